@@ -1,0 +1,60 @@
+# Two commands do all the set-up: `make serve` and `make test`. `make` lists the rest.
+SPEC ?= mlops_nb.examples.diagnosis
+PORT ?= 5000
+HOST ?= 127.0.0.1
+PYTHON ?= python3
+BIN := .venv/bin
+export PLOOMBER_STATS_ENABLED := false
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help serve build lab test check bench export clean lock
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@echo "  SPEC=$(SPEC)  PORT=$(PORT)  HOST=$(HOST)"
+
+# One stamp says that .venv holds what the lock names
+.venv/installed: requirements.lock settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mlops_nb needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=python3.12, say."; exit 1; }
+	@echo "Installing into .venv from requirements.lock (about a minute the first time)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+serve: .venv/installed ## run the pipeline for SPEC, then serve its model at http://HOST:PORT
+	@mlops-nb serve --check --host $(HOST) --port $(PORT)
+	@ploomber build --env--spec $(SPEC)
+	@exec mlops-nb serve --spec $(SPEC) --host $(HOST) --port $(PORT)
+
+build: .venv/installed ## run the pipeline for SPEC (ploomber build)
+	@ploomber build --env--spec $(SPEC)
+
+lab: .venv/installed ## open JupyterLab on the notebooks
+	@jupyter lab
+
+test: .venv/installed ## run every check: ruff, pytest, nbval on library and executed notebooks
+	ruff check .
+	pytest tests
+	pytest --nbval-lax --nbval-current-env -p no:cacheprovider nbs --ignore=nbs/pipeline
+
+check: .venv/installed ## the fast half of the tests, under a minute
+	ruff check .
+	pytest tests -m "not slow" -q
+
+bench: .venv/installed ## measure builds, the command line and the service, each against a peer
+	@python benchmarks/run.py
+
+export: .venv/installed ## notebooks to library: nbdev_export, nbdev_clean
+	@nbdev_export
+	@nbdev_clean
+
+clean: ## remove what a build and the tests made; models and runs in store/ stay
+	rm -rf products build dist _proc .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+lock: ## write requirements.lock anew from the bounds in settings.ini
+	@$(BIN)/uv pip compile setup.py --all-extras --universal --python-version 3.11 --generate-hashes \
+	  --no-strip-extras --no-emit-index-url --custom-compile-command "make lock" --quiet -o requirements.lock
