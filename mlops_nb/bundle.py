@@ -242,14 +242,13 @@ def audit_types(
 
 
 def load_estimator(
-    bundle: Bundle,
+    model: str | Path,  # A .skops file
     trusted: Iterable[str] = (),  # Beyond TRUSTED_TYPES
 ) -> "BaseEstimator":
     "Steps 3 and 4 for the scikit-learn model."
     import skops.io
 
-    model = bundle.path / "model.skops"
-    return skops.io.load(model, trusted=audit_types(model, trusted))
+    return skops.io.load(model, trusted=audit_types(Path(model), trusted))
 
 # %% ../nbs/10_bundle.ipynb #00000010
 def load_engine(
@@ -266,7 +265,7 @@ def load_engine(
         audit_types(bundle.path / "model.skops", trusted)
         model = (bundle.path / "model.onnx").read_bytes()
     else:
-        model = load_estimator(bundle, trusted)
+        model = load_estimator(bundle.path / "model.skops", trusted)
     loaded = make_engine(name, model, bundle.signature)
     check_golden(bundle, loaded)
     return bundle, loaded

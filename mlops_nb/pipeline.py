@@ -95,6 +95,11 @@ def plan(dag: "DAG"):
     "Check the parameters, and give the build a run."
     os.environ.setdefault("PLOOMBER_STATS_ENABLED", "false")
     check_parameters(find_project())
+    for name in dag:
+        if (
+            dag[name].executor == "papermill"
+        ):  # a kernel on this machine talks over loopback: not worth a warning a task
+            dag[name].executor_params.setdefault("extra_arguments", ["--IPKernelApp.log_level=ERROR"])
     run = RunStore(Path(Settings.read().runs)).resume(_params(dag)["spec"])
     os.environ[RUN_ID_VARIABLE] = run.id
 
