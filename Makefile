@@ -8,7 +8,7 @@ export PLOOMBER_STATS_ENABLED := false
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build lab test check bench export clean lock
+.PHONY: help serve build lab test check bench docs export clean lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,9 @@ check: .venv/installed ## the fast half of the tests, under a minute
 
 bench: .venv/installed ## measure builds, the command line and the service, each against a peer
 	@python benchmarks/run.py
+
+docs: .venv/installed ## write the pages of docs/ that are made from the code
+	@python docs/generate.py
 
 export: .venv/installed ## notebooks to library: nbdev_export, nbdev_clean
 	@nbdev_export

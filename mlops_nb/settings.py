@@ -42,7 +42,7 @@ class Settings:
     threads: int = setting(4, "Threads a worker", 1)
     poll_seconds: float = setting(0.5, "How often a worker asks whether production has moved", 0.05)
     max_rows: int = setting(100_000, "Most rows in one request", 1)
-    max_body_mb: float = setting(64, "Largest request body, in MiB", 0.001)
+    max_body_mb: float = setting(64.0, "Largest request body, in MiB", 0.001)
     trusted_types: str = setting("", "Comma-separated types that a bundle may hold beyond the built-in allow-list")
     wandb_project: str = setting("mlops_nb", "W&B project that runs are logged to")
 

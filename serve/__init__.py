@@ -1,0 +1,1 @@
+"""The prediction service: Flask is imported here and nowhere else, and nothing imports this package."""

@@ -1,0 +1,27 @@
+"""GET /health/live and GET /health/ready: the process answers, and it has something to answer with."""
+
+from flask import Blueprint, Response, current_app
+
+from serve.errors import to_json
+from serve.live_model import NoModelError
+
+routes = Blueprint("health", __name__, url_prefix="/health")
+
+
+@routes.get("/live")
+def live() -> Response:
+    """The process answers."""
+    return to_json({"live": True})
+
+
+@routes.get("/ready")
+def ready() -> Response:
+    """A model is loaded that reproduced its golden rows; what is refused, and why."""
+    live = current_app.extensions["live_model"]
+    refused = [{"version": version, "reason": reason} for version, reason in sorted(live.refused.items())]
+    state = {"model": live.name, "production": live.production, "refused": refused, "problem": live.problem}
+    try:
+        predictor = live.loaded()
+    except NoModelError as e:
+        return to_json({"ready": False, "error": str(e), "code": e.code, **state}, 503)
+    return to_json({"ready": True, "version": predictor.version, "engine": predictor.engine.name, **state})

@@ -1,0 +1,228 @@
+"""Which model answers: promotion, rollback, and what must not be believed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.client import HTTPConnection
+
+import psutil
+import pytest
+
+from mlops_nb.registry import Registry
+from serve.app import create_app, live_model
+from tests.serve.conftest import ROOT, Service, wait_for
+
+
+def replace_model(registry: Registry, version: int):
+    """Put another model file into the place of a registered one."""
+    other = registry.get("toy", 2 if version == 1 else 1).path / "model.skops"
+    shutil.copy(other, registry.get("toy", version).path / "model.skops")
+
+
+def test_promotion_and_rollback_are_followed(app, registry):
+    live = live_model(app)
+    registry.promote("toy", 2)
+    live.refresh()
+    assert live.predictor.version == 2
+    registry.rollback("toy")
+    live.refresh()
+    assert live.predictor.version == 1
+
+
+def test_nothing_is_loaded_again_when_nothing_moved(app):
+    live = live_model(app)
+    before = live.predictor
+    live.refresh()
+    assert live.predictor is before
+
+
+def test_tampered_version_is_refused_and_the_last_good_one_keeps_serving(app, registry):
+    live, client = live_model(app), app.test_client()
+    replace_model(registry, 2)
+    registry.promote("toy", 2)
+    live.refresh()
+    assert live.predictor.version == 1
+    said = client.get("/health/ready").get_json()
+    assert (said["ready"], said["version"], said["production"]) == (True, 1, 2)
+    assert said["refused"] == [
+        {"version": 2, "reason": "model.skops of toy was changed after it was packaged: its SHA-256 differs."}
+    ]
+
+
+def test_file_replaced_under_the_served_version_is_reported_and_forgiven_when_put_back(app, registry):
+    live, client = live_model(app), app.test_client()
+    model = registry.get("toy", 1).path / "model.skops"
+    original = model.read_bytes()
+    replace_model(registry, 1)
+    live.refresh()
+    said = client.get("/health/ready").get_json()
+    assert said["ready"] and said["refused"][0]["version"] == 1
+    assert client.post("/predict", json={"features": [[1, 0]]}).get_json()["version"] == 1
+    model.write_bytes(original)
+    live.refresh()
+    assert client.get("/health/ready").get_json()["refused"] == []
+
+
+def test_after_a_restart_the_newest_earlier_version_that_loads_is_served(settings, registry):
+    registry.promote("toy", 2)
+    replace_model(registry, 2)
+    app = create_app(settings)
+    live_model(app).refresh()
+    assert live_model(app).predictor.version == 1
+    assert [r["version"] for r in app.test_client().get("/health/ready").get_json()["refused"]] == [2]
+    live_model(app).stop()
+
+
+def test_when_no_version_can_be_proven_nothing_is_served_and_it_says_why(settings, registry):
+    shutil.rmtree(registry.get("toy", 1).path)
+    app = create_app(settings)
+    live_model(app).refresh()
+    answer = app.test_client().get("/health/ready")
+    assert answer.status_code == 503
+    assert "Version 1: There is no bundle at 1" in answer.get_json()["error"]
+    live_model(app).stop()
+
+
+def test_database_that_does_not_answer_is_said_and_survived(app, registry, monkeypatch):
+    from sqlalchemy.exc import OperationalError
+
+    live, client = live_model(app), app.test_client()
+
+    def away(*_):
+        raise OperationalError("SELECT", {}, Exception("secret-host is down"))
+
+    monkeypatch.setattr(live._registry, "current", away)
+    live.refresh()
+    said = client.get("/health/ready").get_json()
+    assert said["ready"] and said["problem"] == "The registry cannot be asked: OperationalError."
+    monkeypatch.undo()
+    live.refresh()
+    assert client.get("/health/ready").get_json()["problem"] is None
+
+
+def test_request_that_began_with_a_version_ends_with_it(app, registry):
+    live = live_model(app)
+    predictor = live.predictor
+    registry.promote("toy", 2)
+    live.refresh()
+    assert predictor.predict_rows([[1, 0]]).prediction.tolist() == [1]
+
+
+# With a real Gunicorn
+
+
+@pytest.mark.slow
+def test_promotion_and_rollback_reach_a_running_service_within_two_seconds_without_a_failed_request(service, registry):
+    stop, failures, counts = threading.Event(), [], []
+
+    def traffic():
+        connection, count = HTTPConnection("127.0.0.1", service.port, timeout=30), 0
+        while not stop.is_set():
+            try:
+                status, said = service.predict(connection)
+                if status != 200:
+                    failures.append(said)
+            except Exception as e:
+                failures.append(repr(e))
+                connection = HTTPConnection("127.0.0.1", service.port, timeout=30)
+            count += 1
+        connection.close()
+        counts.append(count)
+
+    threads = [threading.Thread(target=traffic) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    took = []
+    for move, version in [(lambda: registry.promote("toy", 2), 2), (lambda: registry.rollback("toy"), 1)] * 2:
+        start = time.monotonic()
+        move()
+        wait_for(lambda expected=version: service.versions() == {expected}, 10)
+        took.append(time.monotonic() - start)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert sum(counts) > 100
+    assert max(took) < 2, took
+
+
+@pytest.mark.slow
+def test_running_service_refuses_a_replaced_model_and_a_restarted_one_too(service, registry, settings, tmp_path):
+    registry.promote("toy", 2)
+    wait_for(lambda: service.versions() == {2})
+    replace_model(registry, 2)
+    wait_for(lambda: service.get("/health/ready")[1]["refused"])
+    assert service.versions() == {2}, "what is in memory was proven"
+    again = Service(settings, tmp_path / "again")
+    try:
+        assert again.versions() == {1}
+        assert again.get("/health/ready")[1]["refused"][0]["reason"].startswith("model.skops of toy was changed")
+    finally:
+        again.stop()
+
+
+@pytest.mark.slow
+def test_service_without_a_model_picks_up_the_first_one(homes, tmp_path):
+    from mlops_nb.settings import Settings
+
+    settings = Settings.read({"MLOPS_HOME": str(tmp_path), "MLOPS_MODEL": "toy"})
+    service = Service(settings, tmp_path / "log")
+    try:
+        assert service.predict()[0] == 503
+        registry = Registry.open(settings)
+        source = Registry.open(Settings.read({"MLOPS_HOME": str(homes["numbers"])}))
+        from mlops_nb.bundle import read_manifest
+
+        registry.register(read_manifest(source.get("toy", 1).path))
+        registry.promote("toy", 1)
+        wait_for(lambda: service.predict()[0] == 200, 5)
+        registry.close()
+        source.close()
+    finally:
+        log = service.stop()
+    assert "toy version 1 loaded, answers with onnxruntime" in log
+
+
+@pytest.mark.slow
+def test_killed_worker_is_replaced(service):
+    workers = psutil.Process(service.process.pid).children()
+    assert len(workers) == 2
+    os.kill(workers[0].pid, signal.SIGKILL)
+    wait_for(
+        lambda: len({p.pid for p in psutil.Process(service.process.pid).children()} - {w.pid for w in workers}) == 1
+    )
+    wait_for(lambda: service.predict()[0] == 200)
+
+
+@pytest.mark.slow
+def test_port_in_use_is_one_clear_line(service, settings):
+    command = [sys.executable, "-m", "mlops_nb.cli", "serve", "--model", "toy", "--port", str(service.port)]
+    code = "from mlops_nb.cli import main; main()"
+    command = [sys.executable, "-c", code, "serve", "--model", "toy", "--port", str(service.port)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=service.environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"Error: Port {service.port} on 127.0.0.1 is in use. Choose another: PORT={service.port + 1} or --port.\n"
+    )
+
+
+@pytest.mark.slow
+def test_chunked_body_over_the_limit_is_refused_and_the_service_goes_on(settings, tmp_path):
+    service = Service(settings, tmp_path / "log", MLOPS_MAX_BODY_MB="0.01")
+    try:
+        connection = HTTPConnection("127.0.0.1", service.port, timeout=30)
+        parts = (b'{"features": [' + b"[1, 0]," * 3000 + b"[1, 0]]}" for _ in range(1))
+        connection.request("POST", "/predict", parts, {"Content-Type": "application/json"}, encode_chunked=True)
+        response = connection.getresponse()
+        assert (response.status, b"larger than 0.01 MiB" in response.read()) == (413, True)
+        connection.close()
+        assert service.predict()[0] == 200
+    finally:
+        service.stop()
