@@ -39,6 +39,7 @@ test: .venv/installed ## run every check: ruff, pytest, nbval on library and exe
 	ruff check .
 	pytest tests
 	pytest --nbval-lax --nbval-current-env -p no:cacheprovider nbs --ignore=nbs/pipeline
+	@echo 'All checks passed.'
 
 check: .venv/installed ## the fast half of the tests, under a minute
 	ruff check .

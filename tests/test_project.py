@@ -168,7 +168,7 @@ def test_lock_satisfies_the_bounds_and_pins_with_hashes():
     for key in ("requirements", "serve_requirements", "pipeline_requirements", "dev_requirements"):
         for requirement in map(Requirement, config["DEFAULT"][key].split()):
             assert requirement.specifier.contains(pinned[requirement.name], prereleases=True), str(requirement)
-    assert "--hash=sha256:" in lines and "http" not in lines
+    assert "--hash=sha256:" in lines and "://" not in lines
 
 
 # What is documented
