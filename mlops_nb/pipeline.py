@@ -96,12 +96,16 @@ def plan(dag: "DAG"):
     os.environ.setdefault("PLOOMBER_STATS_ENABLED", "false")
     check_parameters(find_project())
     for name in dag:
-        if (
-            dag[name].executor == "papermill"
-        ):  # a kernel on this machine talks over loopback: not worth a warning a task
-            dag[name].executor_params.setdefault("extra_arguments", ["--IPKernelApp.log_level=ERROR"])
+        _quieten(dag[name])
     run = RunStore(Path(Settings.read().runs)).resume(_params(dag)["spec"])
     os.environ[RUN_ID_VARIABLE] = run.id
+
+
+def _quieten(task):
+    "One progress bar, that of the build; no warning a task that a kernel talks over loopback."
+    task.executor_params.setdefault("progress_bar", False)
+    if task.executor == "papermill":
+        task.executor_params.setdefault("extra_arguments", ["--IPKernelApp.log_level=ERROR"])
 
 
 def record_task(task):

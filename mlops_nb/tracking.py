@@ -297,6 +297,7 @@ def log_to_wandb(
     record = run.record
     places = {"WANDB_DATA_DIR": run.folder.parent / "wandb", "WANDB_CACHE_DIR": run.folder.parent / "wandb" / "cache"}
     try:
+        os.environ.setdefault("WANDB_SILENT", "true")
         import wandb
 
         for name, place in places.items():
