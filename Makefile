@@ -46,7 +46,7 @@ check: .venv/installed ## the fast half of the tests, under a minute
 	pytest tests -m "not slow" -q
 
 bench: .venv/installed ## measure builds, the command line and the service, each against a peer
-	@python benchmarks/run.py
+	@python -m benchmarks.run
 
 docs: .venv/installed ## write the pages of docs/ that are made from the code
 	@python docs/generate.py

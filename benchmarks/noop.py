@@ -1,0 +1,20 @@
+"""The peer of the service: a Flask route that does nothing, on the same Gunicorn."""
+
+from flask import Flask, Response
+
+app = Flask("noop")
+
+
+@app.post("/predict")
+def noop() -> Response:
+    return Response(b'{"prediction":[1]}', content_type="application/json")
+
+
+class _Nothing:
+    """What serve/gunicorn.conf.py stops when a worker ends."""
+
+    def stop(self):
+        pass
+
+
+app.extensions["live_model"] = _Nothing()

@@ -1,0 +1,29 @@
+"""The peer of a build: one script that checks, splits, cross-validates, fits, judges and saves, without notebooks."""
+
+import sys
+from pathlib import Path
+
+import skops.io
+
+from mlops_nb.data import load_table, split, validate
+from mlops_nb.engine import SklearnEngine
+from mlops_nb.evaluate import evaluate
+from mlops_nb.signature import signature_of, to_table
+from mlops_nb.spec import load_spec
+from mlops_nb.train import fit
+
+
+def main(module: str, target: Path):
+    spec = load_spec(module)
+    table = validate(load_table(spec.load), spec.schema)
+    train, test = split(table, spec.target, seed=0, stratify=True)
+    training = fit(spec, train[spec.inputs], train[spec.target], seed=0)
+    signature = signature_of(spec, training.estimator)
+    answer = SklearnEngine(training.estimator, signature).answer(to_table(signature, test))
+    evaluation = evaluate(spec, test, test[spec.target], train[spec.target], answer)
+    skops.io.dump(training.estimator, target)
+    print(*evaluation.gates, sep="\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
