@@ -19,7 +19,7 @@ from benchmarks.measure import ROOT, environment, median, seconds
 BODY = '{"features": [[' + ", ".join(f"{(i * 37 % 19 - 9) / 7:.4f}" for i in range(20)) + "]]}"
 LUA = f"""wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
-wrk.body = [[{BODY}]]
+wrk.body = [==[{BODY}]==]
 """
 
 
