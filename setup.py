@@ -9,7 +9,7 @@ root = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
 config.read(root / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("serve", "pipeline", "dev")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("serve", "pipeline", "postgres", "dev")}
 
 setup(
     name=cfg["lib_name"],

@@ -165,7 +165,13 @@ def test_lock_satisfies_the_bounds_and_pins_with_hashes():
     config.read(ROOT / "settings.ini")
     lines = (ROOT / "requirements.lock").read_text()
     pinned = dict(re.findall(r"^([a-z0-9._-]+)(?:\[[^\]]*\])?==([^ \\]+)", lines, re.MULTILINE))
-    for key in ("requirements", "serve_requirements", "pipeline_requirements", "dev_requirements"):
+    for key in (
+        "requirements",
+        "serve_requirements",
+        "pipeline_requirements",
+        "postgres_requirements",
+        "dev_requirements",
+    ):
         for requirement in map(Requirement, config["DEFAULT"][key].split()):
             assert requirement.specifier.contains(pinned[requirement.name], prereleases=True), str(requirement)
     assert "--hash=sha256:" in lines and "://" not in lines
