@@ -1,0 +1,160 @@
+"""Reading, checking, keeping and splitting: what breaks it, and what must never come out."""
+
+import hashlib
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlops_nb.data import fingerprint, load_table, read_table, snapshot, split, validate
+from mlops_nb.errors import DataError, SchemaError
+
+settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.load_profile("same")
+
+SCHEMA = pa.DataFrameSchema(
+    {
+        "id": pa.Column(int, unique=True),
+        "age": pa.Column(int, pa.Check.in_range(0, 120)),
+        "home": pa.Column(str, pa.Check.isin(["own", "rent"]), nullable=True),
+    }
+)
+GOOD = pd.DataFrame({"id": [1, 2, 3], "age": [41, 29, 67], "home": ["own", None, "rent"]})
+
+
+def test_fsspec_urls_and_compressed_files_are_read(tmp_path):
+    with fsspec.open("memory://people.csv", "w") as file:
+        GOOD.to_csv(file, index=False)
+    GOOD.to_csv(tmp_path / "people.csv.gz", index=False)
+    for source in ("memory://people.csv", str(tmp_path / "people.csv.gz")):
+        assert read_table(source)["age"].tolist() == [41, 29, 67]
+
+
+@pytest.mark.parametrize("source", ["postgresql://u:${DB_PASSWORD}@127.0.0.1:1/x", "/nowhere/${DB_PASSWORD}.csv"])
+def test_secret_of_a_source_is_in_no_error(source, monkeypatch):
+    monkeypatch.setenv("DB_PASSWORD", "hunter2-hunter2")
+    with pytest.raises(DataError, match="Cannot read") as caught:
+        read_table(source, "SELECT 1" if "://" in source else None)
+    chain = [caught.value]
+    while chain[-1].__cause__:
+        chain.append(chain[-1].__cause__)
+    assert not any("hunter2" in str(e) for e in chain)
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n", "\x00\x01", 'a,b\n"1,2\n'])
+def test_file_that_is_no_table_is_one_clear_error(tmp_path, content):
+    (tmp_path / "x.csv").write_text(content)
+    with pytest.raises(DataError, match=r"Cannot read|has no rows"):
+        load_table(str(tmp_path / "x.csv"))
+
+
+def test_loader_that_returns_no_table_is_refused():
+    with pytest.raises(DataError, match="must return a DataFrame, got list"):
+        load_table(lambda: [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"age": [41, -1, 500]}, r"column 'age', rule in_range\(0, 120\): broken by 2 of 3 rows"),
+        ({"age": [41.5, 29.0, 67.0]}, r"column 'age', rule dtype"),
+        ({"home": ["own", "boat", "rent"]}, r"column 'home', rule isin\(.*: broken by 1 of 3 rows"),
+        ({"id": [1, 1, 2]}, r"column 'id', rule field_uniqueness: broken by 2 of 3 rows"),
+    ],
+)
+def test_broken_rule_names_column_rule_and_count(change, message):
+    with pytest.raises(SchemaError, match=message):
+        validate(GOOD.assign(**change), SCHEMA)
+
+
+def test_first_offending_rows_are_shown_and_no_more_than_asked_for():
+    bad = pd.DataFrame({"id": range(100), "age": [-1] * 100, "home": ["own"] * 100})
+    with pytest.raises(SchemaError) as caught:
+        validate(bad, SCHEMA, show=2)
+    assert str(caught.value).count("    row ") == 2
+    assert "row 0: {'id': 0, 'age': -1, 'home': 'own'}" in str(caught.value)
+
+
+def test_missing_column_gets_the_nearest_name():
+    with pytest.raises(SchemaError, match=r"Column 'age' is missing\. Did you mean 'agee'"):
+        validate(GOOD.rename(columns={"age": "agee"}), SCHEMA)
+
+
+def test_snapshot_is_named_by_its_content_and_kept_once(tmp_path):
+    first, second = snapshot(GOOD, tmp_path / "data"), snapshot(GOOD.copy(), tmp_path / "data")
+    assert first == second
+    assert [p.name for p in (tmp_path / "data").iterdir()] == [f"{first.sha256}.parquet"]
+    assert hashlib.sha256(first.path.read_bytes()).hexdigest() == first.sha256
+
+
+def test_crash_while_writing_a_snapshot_leaves_no_file_of_its_name(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    def crash(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "replace", crash)
+    with pytest.raises(OSError, match="No space left"):
+        snapshot(GOOD, tmp_path)
+    assert list(tmp_path.glob("*.parquet")) == []
+
+
+@given(
+    days=st.lists(st.integers(0, 12), min_size=8, max_size=60).filter(lambda d: len(set(d)) > 3),
+    test_size=st.floats(0.05, 0.6),
+)
+def test_split_by_time_never_trains_on_what_is_as_new_as_a_test_row(days, test_size):
+    table = pd.DataFrame({"day": days, "y": np.arange(len(days)) % 2})
+    try:
+        train, test = split(table, "y", test_size=test_size, time="day")
+    except DataError as e:
+        assert "cannot split by 'day'" in str(e)
+        return
+    assert train["day"].max() < test["day"].min()
+    assert len(train) + len(test) == len(table)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_random_split_follows_from_the_seed_and_keeps_every_row_once(seed):
+    table = pd.DataFrame({"x": range(50), "y": [0, 1] * 25})
+    train, test = split(table, "y", seed=seed, stratify=True)
+    again = split(table, "y", seed=seed, stratify=True)
+    pd.testing.assert_frame_equal(train, again[0])
+    assert sorted([*train["x"], *test["x"]]) == list(range(50))
+    assert test["y"].sum() == 5
+
+
+def test_class_with_one_row_cannot_be_stratified_and_says_so():
+    with pytest.raises(DataError, match="Cannot split 11 rows"):
+        split(pd.DataFrame({"y": ["a"] * 10 + ["b"]}), "y", stratify=True)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        GOOD.assign(age=[41, 29, 68]),
+        GOOD.rename(columns={"age": "Age"}),
+        GOOD.astype({"age": float}),
+        GOOD.iloc[::-1],
+        GOOD.iloc[:2],
+        GOOD[["age", "id", "home"]],
+        GOOD.assign(home=["own", "None", "rent"]),
+    ],
+    ids=["value", "name", "type", "order", "rows", "columns", "missing"],
+)
+def test_fingerprint_changes_with_the_content(other):
+    assert fingerprint(lambda: GOOD) != fingerprint(lambda: other)
+    assert fingerprint(lambda: GOOD) == fingerprint(lambda: GOOD.copy())
+
+
+def test_fingerprint_of_a_file_is_that_of_its_bytes_whatever_its_time(tmp_path):
+    import os
+
+    GOOD.to_csv(tmp_path / "x.csv", index=False)
+    before = fingerprint(str(tmp_path / "x.csv"))
+    os.utime(tmp_path / "x.csv", (1, 1))
+    assert fingerprint(str(tmp_path / "x.csv")) == before

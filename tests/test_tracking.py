@@ -1,0 +1,107 @@
+"""Records of runs: whole after a crash, without secrets, true about the code."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from mlops_nb.errors import NotFoundError
+from mlops_nb.tracking import GitState, Run, RunStore, git_state, redact, secret_values
+
+CLEAN = GitState("a" * 40, "main", False, "", ())
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RunStore(tmp_path / "runs")
+
+
+def test_store_that_does_not_exist_yet_has_no_runs(store):
+    assert store.list() == []
+    with pytest.raises(NotFoundError, match=r"There is no run 'x'\. There is none yet"):
+        store.get("x")
+
+
+def test_beginning_of_an_id_is_enough_when_it_is_clear(store):
+    runs = [store.new() for _ in range(2)]
+    for run in runs:
+        run.start("toy", CLEAN, spec="toy")
+    assert store.get(runs[0].id).id == runs[0].id
+    with pytest.raises(NotFoundError, match="2 runs begin with '20"):
+        store.get("20")
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/etc/passwd", "*", "run.json"])
+def test_run_id_cannot_leave_the_store(store, name):
+    run = store.new()
+    run.start("toy", CLEAN, spec="toy")
+    with pytest.raises(NotFoundError, match="There is no run"):
+        store.get(name)
+
+
+def test_crash_while_writing_leaves_the_last_whole_record(store, monkeypatch):
+    from pathlib import Path
+
+    run = store.new()
+    run.start("toy", CLEAN, spec="toy", seed=1)
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        run.update(seed=2)
+    monkeypatch.undo()
+    assert run.record["seed"] == 1
+
+
+def test_build_that_runs_elsewhere_is_not_resumed_and_a_dead_one_is(store):
+    run = store.new()
+    run.start("toy", CLEAN, spec="toy")
+    other = subprocess.Popen(["sleep", "60"])
+    run.update(pid=other.pid)
+    assert store.resume("toy").id != run.id
+    other.kill()
+    other.wait()
+    assert store.resume("toy").id == run.id
+
+
+def test_resumed_run_keeps_its_start_and_counts_its_attempts(store):
+    run = store.new()
+    run.start("toy", CLEAN, spec="toy")
+    run.update(started="2026-01-01T00:00:00+00:00")
+    run.finish("failed", error="boom")
+    store.resume("toy").start("toy", CLEAN, spec="toy")
+    record = run.record
+    assert (record["started"], record["attempts"], record["error"]) == ("2026-01-01T00:00:00+00:00", 2, None)
+
+
+def test_secrets_are_blacked_out_wherever_they_stand(store, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://ada:pa55word@db/x")
+    run = store.new()
+    run.start(
+        "toy", GitState("a" * 40, "main", True, "+key = '0123456789abcdef'", ()), spec="toy", params={"u": ["pa55word"]}
+    )
+    run.finish("failed", error="cannot connect to postgresql://ada:pa55word@db/x")
+    text = "".join(p.read_text() for p in run.folder.iterdir())
+    assert "0123456789abcdef" not in text and "pa55word" not in text
+    assert "[secret]" in text
+
+
+def test_harmless_values_are_left_alone(monkeypatch, tmp_path):
+    environ = {"SSH_AUTH_SOCK": str(tmp_path), "KEYBOARD": "de", "TOKENIZERS_PARALLELISM": "false", "AUTH_PORT": "5432"}
+    assert secret_values(environ) == []
+    assert redact("false 5432", environ) == "false 5432"
+
+
+def test_notebooks_are_kept_without_secrets(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("API_TOKEN", "token-of-the-team")
+    (tmp_path / "a.ipynb").write_text(json.dumps({"output": "token-of-the-team"}))
+    run = Run(store.folder / "r")
+    run.keep_notebooks([tmp_path / "a.ipynb", tmp_path / "absent.ipynb"])
+    assert [p.name for p in (run.folder / "notebooks").iterdir()] == ["a.ipynb"]
+    assert "token-of-the-team" not in (run.folder / "notebooks/a.ipynb").read_text()
+
+
+def test_code_outside_a_repository_or_without_git_has_no_commit(tmp_path, monkeypatch):
+    assert git_state(tmp_path).commit is None
+    monkeypatch.setenv("PATH", os.devnull)
+    assert git_state(tmp_path) == GitState(None, None, False, "", ())
