@@ -142,6 +142,20 @@ def test_notebook_is_committed_without_outputs_and_begins_with_what_it_is(path):
         assert "\n\n> " in cells[0].source, "a title and a sentence"
 
 
+PLOTS = [p for p in NOTEBOOKS if re.search("matplotlib inline|plt.show", p.read_text()) and "pipeline" not in p.parts]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PLOTS, ids=lambda p: p.stem)
+def test_plots_of_a_notebook_are_seen_by_its_reader(path):
+    from nbclient import NotebookClient
+
+    done = NotebookClient(nbformat.read(path, 4), resources={"metadata": {"path": str(path.parent)}}).execute()
+    shown = [o.data for c in done.cells if c.cell_type == "code" for o in c.outputs if "data" in o]
+    assert any("image/png" in data for data in shown)
+    assert not any("<Figure size" in data.get("text/plain", "") for data in shown if "image/png" not in data)
+
+
 def test_library_is_what_nbdev_makes_of_the_notebooks_and_they_are_clean(tmp_path):
     for name in ("nbs", "mlops_nb", "settings.ini", "pyproject.toml", "setup.py"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, tmp_path / name)
