@@ -127,6 +127,7 @@ def finish(dag: "DAG", report):
     elapsed = dict(zip(report["name"], report["Elapsed (s)"], strict=True))
     facts = run_facts(products)
     run.finish(seconds=round(sum(elapsed.values()), 3), task_seconds=elapsed, ran=ran, **facts)
+    redact_notebooks(products)
     run.keep_notebooks(products / f"{name}.ipynb" for name in _TASKS)
     problem = log_to_wandb(
         run,
@@ -147,8 +148,8 @@ def fail(dag: "DAG", traceback: Mapping):
         run.start(params["spec"].rpartition(".")[2], git_state(find_project()), spec=params["spec"], params=params)
     errors = [line for text in traceback.values() for line in text.splitlines() if line.strip()]
     run.finish("failed", error="\n".join(errors[-30:]))
-    run.keep_notebooks(_folder(dag) / f"{name}.ipynb" for name in _TASKS)
     redact_notebooks(_folder(dag))
+    run.keep_notebooks(_folder(dag) / f"{name}.ipynb" for name in _TASKS)
     print(f"Run {run.id} failed; the executed notebooks are in {run.folder / 'notebooks'}", file=sys.stderr)
 
 # %% ../nbs/16_pipeline.ipynb #0000000d

@@ -275,10 +275,15 @@ def test_secrets_of_the_environment_reach_no_notebook_run_or_log(built):
     database.close()
     source = ("--env--source", "sqlite:///${DB_PASSWORD}.db", "--env--query", "SELECT * FROM t")
     env = {"DB_PASSWORD": secret, "API_TOKEN": "token-of-the-team", "WANDB_MODE": "offline"}
-    built.build(*source, **env)
     edit(
         built.path / "nbs/pipeline/train.ipynb",
         "\ntraining.estimator",
+        "\nprint(__import__('os').environ['API_TOKEN'])",
+    )
+    built.build(*source, **env)
+    edit(
+        built.path / "nbs/pipeline/train.ipynb",
+        "\nprint(__import__('os').environ['API_TOKEN'])",
         "\nraise ValueError(__import__('os').environ['API_TOKEN'])",
     )
     said = built.fail(*source, "--env--seed", "4", **env)
