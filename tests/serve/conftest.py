@@ -180,6 +180,10 @@ class Service:
         """Which versions answer, whichever worker is asked."""
         return {self.predict()[1].get("version") for _ in range(times)}
 
+    def loads(self, version: int) -> int:
+        """How often a worker said that it loaded a version: which worker answers a request is chance."""
+        return self.log.read_text().count(f"toy version {version} loaded")
+
     def stop(self) -> str:
         """End it as an operator would, and answer with its log."""
         if self.process.poll() is None:

@@ -138,10 +138,11 @@ def test_promotion_and_rollback_reach_a_running_service_within_two_seconds_witho
         thread.start()
     took = []
     for move, version in [(lambda: registry.promote("toy", 2), 2), (lambda: registry.rollback("toy"), 1)] * 2:
-        start = time.monotonic()
+        loaded, start = service.loads(version), time.monotonic()
         move()
-        wait_for(lambda expected=version: service.versions() == {expected}, 10)
+        wait_for(lambda v=version, n=loaded + 2: service.loads(v) == n, 10)
         took.append(time.monotonic() - start)
+        assert service.versions() == {version}
     stop.set()
     for thread in threads:
         thread.join()
@@ -153,7 +154,7 @@ def test_promotion_and_rollback_reach_a_running_service_within_two_seconds_witho
 @pytest.mark.slow
 def test_running_service_refuses_a_replaced_model_and_a_restarted_one_too(service, registry, settings, tmp_path):
     registry.promote("toy", 2)
-    wait_for(lambda: service.versions() == {2})
+    wait_for(lambda: service.loads(2) == 2)
     replace_model(registry, 2)
     wait_for(lambda: service.get("/health/ready")[1]["refused"])
     assert service.versions() == {2}, "what is in memory was proven"
