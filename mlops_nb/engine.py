@@ -26,11 +26,10 @@ class SklearnEngine:
 
     def __init__(self, estimator: "BaseEstimator", signature: Signature):
         self.estimator, self.signature = estimator, signature
-        self.has_probability = signature.classes is not None and hasattr(estimator, "predict_proba")
 
     def answer(self, table: Table) -> Answer:
         frame = to_frame(self.signature, table)
-        if not self.has_probability:
+        if self.signature.classes is None or not self.signature.probability:
             return Answer(np.asarray(self.estimator.predict(frame)), None, self.signature.classes)
         probability = self.estimator.predict_proba(frame)
         return Answer(np.asarray(self.estimator.predict(frame)), probability, self.signature.classes)
@@ -59,7 +58,7 @@ class OnnxEngine:
         outputs = self._session.run(self._outputs, self._feed(table))
         if self.signature.classes is None:
             return Answer(outputs[0].ravel().astype(np.float64))
-        return Answer(outputs[0], outputs[1] if len(outputs) > 1 else None, self.signature.classes)
+        return Answer(outputs[0], outputs[1] if self.signature.probability else None, self.signature.classes)
 
     def _feed(self, table: Table) -> dict[str, np.ndarray]:
         "The table as the tensors of the graph."

@@ -59,6 +59,7 @@ class Signature:
     task: str  # "classification" or "regression"
     output: str  # Name of the target
     classes: tuple | None = None  # Classification: the labels, in the order of the probabilities
+    probability: bool = True  # Classification: it can say how sure it is
 
     @property
     def names(self) -> list[str]:
@@ -73,13 +74,14 @@ class Signature:
         "Plain JSON values."
         inputs = [{k: _plain(v) for k, v in asdict(i).items() if v is not None} for i in self.inputs]
         classes = None if self.classes is None else list(self.classes)
-        return {"inputs": inputs, "task": self.task, "output": self.output, "classes": classes}
+        output = {"output": self.output, "classes": classes, "probability": self.probability}
+        return {"inputs": inputs, "task": self.task, **output}
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "Signature":
         inputs = tuple(Input(**{k: tuple(v) if isinstance(v, list) else v for k, v in i.items()}) for i in d["inputs"])
         classes = None if d["classes"] is None else tuple(d["classes"])
-        return cls(inputs, d["task"], d["output"], classes)
+        return cls(inputs, d["task"], d["output"], classes, d["probability"])
 
 # %% ../nbs/04_signature.ipynb #00000005
 def _plain(value):
@@ -102,11 +104,12 @@ def make_signature(
     target: str,
     task: str = "classification",  # Or "regression"
     classes: Sequence | None = None,  # The labels of a classifier: `estimator.classes_`
+    probability: bool = True,  # The classifier has `predict_proba`
 ) -> Signature:
     "Make a signature of a schema."
     made = tuple(_input_of(name, schema.columns[name]) for name in inputs)
     labels = None if classes is None else tuple(np.asarray(classes).tolist())
-    return Signature(made, task, target, labels)
+    return Signature(made, task, target, labels, probability and labels is not None)
 
 
 def signature_of(
@@ -114,7 +117,8 @@ def signature_of(
     estimator: "BaseEstimator",  # Fitted
 ) -> Signature:
     "The signature of a fitted model."
-    return make_signature(spec.schema, spec.inputs, spec.target, spec.task, getattr(estimator, "classes_", None))
+    classes, probability = getattr(estimator, "classes_", None), hasattr(estimator, "predict_proba")
+    return make_signature(spec.schema, spec.inputs, spec.target, spec.task, classes, probability)
 
 
 def _input_of(name: str, column: "pa.Column") -> Input:

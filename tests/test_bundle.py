@@ -173,11 +173,14 @@ THREE = pd.cut(NUMBERS["a"], [-9, -0.5, 0.5, 9], labels=["low", "mid", "high"]).
 )
 def test_bundle_answers_as_the_estimator_whatever_the_engine(estimator, labels, tmp_path):
     fitted = estimator.fit(NUMBERS[:200], labels[:200])
-    signature = Signature(tuple(map(Input, "abc")), "classification", "y", tuple(fitted.classes_.tolist()))
+    classes, probability = tuple(fitted.classes_.tolist()), hasattr(fitted, "predict_proba")
+    signature = Signature(tuple(map(Input, "abc")), "classification", "y", classes, probability)
     write_bundle(tmp_path / "b", "b", fitted, signature, NUMBERS[200:], NUMBERS, FACTS)
     _, engine = load_engine(tmp_path / "b")
     table = to_table(signature, NUMBERS[200:])
-    assert compare(SklearnEngine(fitted, signature).answer(table), engine.answer(table))[0] is None
+    said = engine.answer(table)
+    assert compare(SklearnEngine(fitted, signature).answer(table), said)[0] is None
+    assert (said.probability is not None) == probability, "a score is not a probability"
     engine.close()
 
 

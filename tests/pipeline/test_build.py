@@ -89,6 +89,20 @@ def test_changed_data_behind_the_same_path_rebuilds(project):
     assert {first, project.read("dataset.json")["sha256"]} == snapshots
 
 
+def test_model_that_the_registry_has_lost_is_registered_and_promoted_again(built):
+    built.build("--env--seed", "3")
+    shutil.rmtree(built.path / "store")
+    assert built.build("--env--seed", "3") == ["evaluate", "package", "register"]
+    assert built.json("models", "list") == [{"name": "toy", "versions": 1, "staging": 1, "production": 1}]
+    assert built.build("--env--seed", "3") == []
+
+
+def test_another_database_gets_the_model_too(built):
+    elsewhere = {"MLOPS_DATABASE_URL": f"sqlite:///{built.path}/other.db"}
+    assert built.build(**elsewhere) == ["evaluate", "package", "register"]
+    assert built.build(**elsewhere) == []
+
+
 def test_changed_rows_of_a_database_rebuild(project):
     with sqlite3.connect(project.path / "toy.db") as database:
         database.execute("CREATE TABLE t (x REAL, y INTEGER)")
