@@ -52,7 +52,7 @@ TRUSTED_TYPES = (
 )
 
 # %% ../nbs/10_bundle.ipynb #00000008
-_IDENTITY = ("name", "signature", "params", "seed", "data", "packages", "python", "evaluation")
+_IDENTITY = ("name", "signature", "params", "seed", "data", "packages", "python", "engine", "evaluation")
 
 
 def identity(

@@ -6,6 +6,7 @@
 __all__ = ['MATRIX', 'TOLERANCE', 'SklearnEngine', 'OnnxEngine', 'Conversion', 'convert', 'compare', 'make_engine']
 
 # %% ../nbs/07_engine.ipynb #00000002
+import itertools
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ class OnnxEngine:
         options.log_severity_level = 3
         self.signature = signature
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._inputs = [i.name for i in self._session.get_inputs()]
+        self._inputs = {i.name: _DTYPES[i.type] for i in self._session.get_inputs()}
         self._outputs = [o.name for o in self._session.get_outputs()]
 
     def answer(self, table: Table) -> Answer:
@@ -62,10 +63,10 @@ class OnnxEngine:
 
     def _feed(self, table: Table) -> dict[str, np.ndarray]:
         "The table as the tensors of the graph."
-        if self._inputs == [MATRIX]:
-            return {MATRIX: table.astype(np.float32)}
+        if MATRIX in self._inputs:
+            return {MATRIX: table.astype(self._inputs[MATRIX])}
         columns = table if isinstance(table, dict) else dict(zip(self.signature.names, table.T, strict=True))
-        return {name: _tensor(columns[name]) for name in self._inputs}
+        return {name: _tensor(columns[name], dtype) for name, dtype in self._inputs.items()}
 
     def close(self):
         "Let the session go, before the process ends."
@@ -73,13 +74,15 @@ class OnnxEngine:
 
 
 MATRIX = "features"  # Name of the one input of a graph that takes a matrix
+_DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
+_DTYPES |= {"tensor(bool)": np.bool_, "tensor(string)": object}
 
 
-def _tensor(column: np.ndarray) -> np.ndarray:
+def _tensor(column: np.ndarray, dtype) -> np.ndarray:
     "A column as a tensor `(n_rows, 1)`; a missing string is an empty one."
-    if column.dtype == object:
+    if dtype is object:
         column = np.array(["" if v is None else v for v in column], dtype=object)
-    return (column.astype(np.float32) if column.dtype == np.float64 else column).reshape(-1, 1)
+    return column.astype(dtype, copy=False).reshape(-1, 1)
 
 # %% ../nbs/07_engine.ipynb #00000009
 TOLERANCE = 1e-5
@@ -102,9 +105,10 @@ def convert(
 ) -> Conversion:
     "Convert to ONNX and prove that it answers as scikit-learn does."
     expected, reasons = SklearnEngine(estimator, signature).answer(table), []
-    for as_matrix in [True, False] if signature.is_matrix else [False]:
+    shapes = [True, False] if signature.is_matrix else [False]
+    for as_matrix, precision in itertools.product(shapes, ["Float", "Double"]):
         try:
-            model = _to_onnx(estimator, signature, as_matrix)
+            model = _to_onnx(estimator, signature, as_matrix, precision)
             engine = OnnxEngine(model, signature)
             problem, difference = compare(expected, engine.answer(table))
             engine.close()
@@ -118,18 +122,21 @@ def convert(
     return Conversion(None, reasons[0])
 
 
-def _to_onnx(estimator, signature: Signature, as_matrix: bool) -> bytes:
-    "Convert, with one input for all columns or one a column."
+def _to_onnx(estimator, signature: Signature, as_matrix: bool, precision: str) -> bytes:
+    "Convert, with one input for all columns or one a column, in `Float` (single) or `Double` precision."
     from skl2onnx import convert_sklearn
     from skl2onnx.common import data_types as onnx_types
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
     if as_matrix:
-        inputs = [(MATRIX, onnx_types.FloatTensorType([None, len(signature.inputs)]))]
+        inputs = [(MATRIX, getattr(onnx_types, f"{precision}TensorType")([None, len(signature.inputs)]))]
     else:
-        kinds = {np.float64: "Float", np.int64: "Int64", np.bool_: "Boolean", object: "String"}
+        kinds = {np.float64: precision, np.int64: "Int64", np.bool_: "Boolean", object: "String"}
         tensor = {dtype: getattr(onnx_types, f"{kind}TensorType") for dtype, kind in kinds.items()}
         inputs = [(i.name, tensor[i.dtype]([None, 1])) for i in signature.inputs]
-    options = {id(estimator): {"zipmap": False}} if signature.classes is not None else None
+    options = {text: {"locale": "C"} for text in (CountVectorizer, TfidfVectorizer)}  # others may not be installed
+    if signature.classes is not None:
+        options[id(estimator)] = {"zipmap": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return convert_sklearn(estimator, initial_types=inputs, options=options).SerializeToString()
