@@ -157,6 +157,7 @@ def test_plots_of_a_notebook_are_seen_by_its_reader(path):
     done = NotebookClient(nbformat.read(path, 4), resources={"metadata": {"path": str(path.parent)}}).execute()
     shown = [o.data for c in done.cells if c.cell_type == "code" for o in c.outputs if "data" in o]
     assert any("image/png" in data for data in shown)
+    assert not [o.text for c in done.cells if c.cell_type == "code" for o in c.outputs if o.get("name") == "stderr"]
     assert not any("<Figure size" in data.get("text/plain", "") for data in shown if "image/png" not in data)
 
 

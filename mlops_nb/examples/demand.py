@@ -58,9 +58,9 @@ def simulate(
         of_fuel = np.where(after, -0.9 if product in ("ice cream", "strawberries") else 0.3, -0.3)
         log_q = np.log(usual) - elasticity * np.log(asked / price) + 0.35 * promotion
         log_q += np.array([WEEKDAYS[d] for d in date.strftime("%a")]) + of_fuel * np.log(fuel / 1.7)
-        log_q += season * np.cos(2 * np.pi * (date.dayofyear.to_numpy() - peak) / 365) + rng.normal(0, 0.12, days)
+        log_q += season * np.cos(2 * np.pi * (date.day_of_year.to_numpy() - peak) / 365) + rng.normal(0, 0.12, days)
         columns = {"date": date, "product": product, "price": asked.round(2), "promotion": promotion.astype(int)}
-        columns |= {"weekday": date.strftime("%a"), "day_of_year": date.dayofyear, "fuel_price": fuel.round(3)}
+        columns |= {"weekday": date.strftime("%a"), "day_of_year": date.day_of_year, "fuel_price": fuel.round(3)}
         parts.append(pd.DataFrame(columns | {"units": np.exp(log_q).round()}))
     return pd.concat(parts).sort_values(["date", "product"], ignore_index=True)
 
