@@ -30,7 +30,7 @@ def applicants(
     abroad: bool = False,  # Another country: younger, lower incomes, more self-employed, fewer owners
 ) -> pd.DataFrame:
     "Draw people who apply for a loan."
-    age = np.clip(rng.gamma(9 if not abroad else 6, 5, n) + 18, 18, 85).astype(int)
+    age = np.clip(rng.gamma(4 if not abroad else 3, 6, n) + 18, 18, 85).astype(int)
     share = [0.7, 0.15, 0.05, 0.1] if not abroad else [0.4, 0.4, 0.02, 0.18]
     employment = rng.choice(list(EMPLOYMENT), n, p=share)
     employment = np.where(age > 67, "retired", employment)
