@@ -35,14 +35,16 @@ build: .venv/installed ## run the pipeline for SPEC (ploomber build)
 lab: .venv/installed ## open JupyterLab on the notebooks
 	@jupyter lab
 
-test: .venv/installed ## run every check: ruff, pytest, nbval on library and executed notebooks
+test: .venv/installed ## run every check: ruff, mlops-nb check, pytest, nbval on library and executed notebooks
 	ruff check .
+	mlops-nb check
 	pytest tests
 	pytest --nbval-lax --nbval-current-env -p no:cacheprovider nbs --ignore=nbs/pipeline
 	@echo 'All checks passed.'
 
 check: .venv/installed ## the fast half of the tests, under a minute
 	ruff check .
+	mlops-nb check
 	pytest tests -m "not slow" -q
 
 bench: .venv/installed ## measure builds, the command line and the service, each against a peer
