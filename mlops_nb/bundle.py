@@ -85,6 +85,17 @@ class Bundle:
     def signature(self) -> Signature:
         return Signature.from_dict(self.manifest["signature"])
 
+    def _repr_html_(self) -> str:
+        shown = {
+            k: self.manifest.get(k) for k in ("name", "engine", "params", "seed", "data", "code", "run_id", "created")
+        }
+        facts = pd.Series({k: str(v) for k, v in shown.items() if v is not None}, name="bundle").to_frame()
+        inputs = pd.DataFrame(self.manifest["signature"]["inputs"]).fillna("")
+        metrics = pd.Series(
+            (self.manifest.get("evaluation") or {}).get("metrics", {}), name="metric", dtype=float
+        ).to_frame()
+        return facts.to_html() + metrics.round(4).to_html() + inputs.to_html(index=False)
+
     @property
     def digest(self) -> str:
         "SHA-256 of the manifest, and so of everything in the bundle."

@@ -7,6 +7,8 @@ __all__ = ['metadata', 'models', 'versions', 'aliases', 'history', 'connect', 'r
            'migrations_folder']
 
 # %% ../nbs/13_database.ipynb #00000002
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,8 +98,25 @@ def connect(
 def _prepare_sqlite(connection, _):
     "Settings of a new SQLite connection."
     connection.isolation_level = None  # transactions begin where we say so
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+    for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+    _set_wal(connection)
+
+
+def _set_wal(
+    connection,
+    patience: float = 30,  # Seconds
+):
+    "Write-ahead logging; SQLite's own patience does not cover two processes that switch a new file to it at once."
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as e:
+            if "locked" not in str(e) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 @contextmanager

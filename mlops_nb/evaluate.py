@@ -242,6 +242,21 @@ class Evaluation:
     def failed(self) -> list[str]:
         return [str(g) for g in self.gates if not g.passed]
 
+    def table(self) -> pd.DataFrame:  # Index: metric
+        "The metrics of model, baseline and champion beside each other."
+        columns = {"model": self.metrics, "baseline": self.baseline}
+        if self.champion is not None:
+            columns[f"champion (version {self.champion_version})"] = self.champion
+        return pd.DataFrame(columns).rename_axis("metric")
+
+    def slice_table(self) -> pd.DataFrame:  # Index: slice
+        "The metrics of every slice."
+        return pd.DataFrame(self.slices).T.astype({"rows": int}).rename_axis("slice")
+
+    def _repr_html_(self) -> str:
+        gates = pd.DataFrame(self.gates).to_html(index=False)
+        return self.table().round(4).to_html() + gates + self.slice_table().round(4).to_html()
+
     def to_dict(self) -> dict:
         "Plain JSON values; a metric that is not defined is null."
         return _nulls(asdict(self) | {"passed": self.passed})

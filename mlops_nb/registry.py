@@ -25,7 +25,7 @@ from .errors import ConflictError, GateError, NotFoundError, RegistryError, know
 from .predictor import Predictor
 from .settings import Settings
 from .spec import check_name
-from .tracking import differences
+from .tracking import Differences, differences
 
 if TYPE_CHECKING:
     from mlops_nb.evaluate import Evaluation
@@ -84,6 +84,14 @@ class Registry:
 
     def close(self):
         self.engine.dispose()
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        columns = ("name", "version", "aliases", "gates_passed", "run_id", "created_at")
+        found = [version for name in self.names() for version in self.versions(name)]
+        rows = [{c: getattr(v, c) for c in columns} | {"aliases": ", ".join(v.aliases)} for v in found]
+        return pd.DataFrame(rows, columns=columns).to_html(index=False)
 
     # reading
 
@@ -342,7 +350,7 @@ _COMPARED = ("params", "seed", "data", "code", "python", "packages", "engine", "
 def compare_versions(
     first: Version,
     second: Version,
-) -> dict[str, tuple]:  # Dotted name to the two values; only what differs
+) -> Differences:
     "Data, parameters, code, packages, signature and metrics of two versions."
     one, two = ({key: v.manifest.get(key) for key in _COMPARED} for v in (first, second))
     for facts, version in ((one, first), (two, second)):

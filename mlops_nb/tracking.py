@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REDACTED', 'PACKAGES', 'RUN_ID_VARIABLE', 'GitState', 'git_state', 'secret_values', 'redact', 'package_versions',
-           'current_run_id', 'Run', 'RunStore', 'differences', 'wandb_mode', 'log_to_wandb']
+           'current_run_id', 'Run', 'RunStore', 'Differences', 'differences', 'wandb_mode', 'log_to_wandb']
 
 # %% ../nbs/12_tracking.ipynb #00000002
 import json
@@ -191,6 +191,13 @@ class RunStore:
 
     folder: Path
 
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        columns = ("id", "model", "state", "started", "seconds", "version")
+        rows = [{c: record.get(c) for c in columns} for record in self.list()]
+        return pd.DataFrame(rows, columns=columns).to_html(index=False)
+
     def new(self) -> Run:
         "A run with an id that sorts by time; nothing is written yet."
         return Run(Path(self.folder) / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
@@ -229,7 +236,7 @@ class RunStore:
         self,
         first: str,  # Run ids
         second: str,
-    ) -> dict[str, tuple]:  # Dotted name to the two values; only what differs
+    ) -> "Differences":
         "What differed between two runs: parameters, data, code, versions, metrics."
         return differences(*(_compared(self.get(i).record) for i in (first, second)))
 
@@ -243,13 +250,25 @@ def _compared(record: Mapping) -> dict:
     return {key: record[key] for key in _COMPARED if key in record}
 
 
+class Differences(dict):
+    "Dotted name to the two values; only what differs."
+
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        if not self:
+            return "<p>Nothing differs.</p>"
+        return pd.DataFrame.from_dict(self, orient="index", columns=["first", "second"]).to_html()
+
+
 def differences(
     first: Mapping,  # Nested facts
     second: Mapping,
-) -> dict[str, tuple]:  # Dotted name to the two values; only what differs
+) -> Differences:
     "What differs between two nested mappings."
     one, two = _flat(first), _flat(second)
-    return {name: (one.get(name), two.get(name)) for name in {**one, **two} if one.get(name) != two.get(name)}
+    names = (name for name in {**one, **two} if one.get(name) != two.get(name))
+    return Differences({name: (one.get(name), two.get(name)) for name in names})
 
 
 def _flat(value: Mapping, prefix: str = "") -> dict[str, Any]:
@@ -271,7 +290,7 @@ def _alive(pid: int | None) -> bool:
         return True
     return pid != os.getpid()
 
-# %% ../nbs/12_tracking.ipynb #00000015
+# %% ../nbs/12_tracking.ipynb #00000017
 def wandb_mode() -> str:  # "online", "offline" or "disabled"
     "What `WANDB_MODE` says; otherwise online for those who are logged in, offline for all others."
     if mode := os.environ.get("WANDB_MODE"):

@@ -103,7 +103,7 @@ def test_the_same_model_registered_by_two_at_once_is_one_version(registry, bundl
 
 
 def test_several_processes_may_open_an_empty_database_at_once(database_url, tmp_path):
-    results = at_once(*(lambda: opened(database_url, tmp_path) for _ in range(5)))
+    results = at_once(*(lambda: opened(database_url, tmp_path) for _ in range(12)))
     assert all(isinstance(r, Registry) for r in results), results
     for registry in results:
         assert registry.names() == []
