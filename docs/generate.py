@@ -22,8 +22,8 @@ def command_pages(command: click.Command, path: str) -> list[str]:
 SETTINGS = """# Settings
 
 Environment variables, read in one place (`mlops_nb.settings`). A name that begins with `MLOPS_` and is none of
-these is an error, as is a value of the wrong type. (`MLOPS_RUN_ID` is not a setting: a build sets it, so that its tasks
-know their run.)
+these is an error, as is a value of the wrong type. (`MLOPS_RUN_ID` and `MLOPS_BUILD_PID` are no settings: a
+build sets them, so that its tasks know their run.)
 
 """
 

@@ -55,7 +55,7 @@ class Settings:
         environ = os.environ if environ is None else environ
         given = {k.removeprefix("MLOPS_").lower(): v for k, v in environ.items() if k.startswith("MLOPS_")}
         known = {f.name: f for f in fields(cls)}
-        for name in set(given) - set(known) - {"run_id"}:
+        for name in set(given) - set(known) - {"run_id", "build_pid"}:
             raise SettingsError(f"MLOPS_{name.upper()} is not a setting. {known_names(name, known)}")
         values = {name: _convert(known[name], text) for name, text in given.items() if name in known and text.strip()}
         values["home"] = Path(values.get("home") or find_project()).resolve()

@@ -179,9 +179,11 @@ def test_killed_build_goes_on_from_the_last_finished_task(project):
     _kill_session(build)
     runs = project.json("runs", "list")
     assert [r["state"] for r in runs] == ["running"]
+    assert project.json("runs", "show", runs[0]["id"])["pid"] == build.pid
     assert project.build(engine="papermill")[0] in ("train", "evaluate")
     again = project.json("runs", "list")
     assert [(r["id"], r["state"], r["version"]) for r in again] == [(runs[0]["id"], "finished", 1)]
+    assert project.json("runs", "show", runs[0]["id"])["attempts"] == 2
 
 
 def _kill_session(process: subprocess.Popen):
