@@ -202,6 +202,9 @@ def _json_value(value):
     return value.item() if hasattr(value, "item") else value
 
 # %% ../nbs/10_bundle.ipynb #0000000f
+_REQUIRED = {"name": str, "engine": str, "identity": str, "files": dict}  # Beside the signature
+
+
 def read_manifest(
     path: str | Path,  # The directory of a bundle
 ) -> Bundle:
@@ -216,6 +219,13 @@ def read_manifest(
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         raise BundleError(f"Bundle {path.name} has format {found!r}; this version reads {FORMAT}. Build it again.")
+    try:
+        Signature.from_dict(manifest["signature"])
+    except (KeyError, TypeError, AttributeError) as e:
+        raise BundleError(f"The signature of bundle {path.name} cannot be read ({e!r}). Build it again.") from e
+    wrong = [key for key, kind in _REQUIRED.items() if not isinstance(manifest.get(key), kind)]
+    if wrong:
+        raise BundleError(f"The manifest of bundle {path.name} has no {', '.join(wrong)}. Build it again.")
     return Bundle(path, manifest)
 
 

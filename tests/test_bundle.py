@@ -114,6 +114,19 @@ def test_manifest_that_is_none_is_refused(bundle, manifest):
         load_engine(bundle.path)
 
 
+@pytest.mark.parametrize("key", ["name", "signature", "engine", "identity", "files"])
+@pytest.mark.parametrize("value", [None, {}, 3])
+def test_manifest_without_a_field_or_with_nonsense_in_it_is_refused(bundle, key, value):
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    if value is None:
+        del manifest[key]
+    else:
+        manifest[key] = value
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"Build it again|is not in its manifest"):
+        load_engine(bundle.path)
+
+
 def test_missing_bundle_is_one_sentence(tmp_path):
     with pytest.raises(BundleError, match="There is no bundle at nowhere"):
         load_engine(tmp_path / "nowhere")
