@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from .bundle import Bundle, appear, check_hashes
 from .database import aliases, history, models, open_database, reading, versions, writing
-from .errors import ConflictError, GateError, NotFoundError, RegistryError, known_names
+from .errors import BundleError, ConflictError, GateError, NotFoundError, RegistryError, known_names
 from .predictor import Predictor
 from .settings import Settings
 from .spec import check_name
@@ -130,7 +130,14 @@ class Registry:
     ) -> Predictor:
         "Load and prove a version."
         found = self.get(name, version)
-        return Predictor.load(found.path, found.version, found.digest, trusted)
+        try:
+            return Predictor.load(found.path, found.version, found.digest, trusted)
+        except BundleError as e:
+            e.add_note(
+                f"This is version {found.version} of {name!r}. A build that should replace it must not compare with it:"
+            )
+            e.add_note("roll production back, or build with --env--champion none.")
+            raise
 
     def current(
         self,

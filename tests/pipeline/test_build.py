@@ -225,6 +225,14 @@ def test_worse_model_does_not_replace_the_champion(built):
     assert built.json("models", "list")[0]["production"] == 1
 
 
+def test_champion_that_cannot_be_proven_stops_the_build_which_says_how_to_go_on(built):
+    (built.path / "store/artifacts/bundles/toy/1/model.skops").write_bytes(b"")
+    said = built.fail("--env--seed", "3")
+    assert "model.skops of toy was changed after it was packaged" in said and "--env--champion none" in said
+    built.build("--env--seed", "3", "--env--champion", "none")
+    assert built.json("models", "list")[0]["production"] == 2
+
+
 def test_auto_promote_off_leaves_production_alone(built):
     built.build("--env--auto_promote", "false", "--env--seed", "3")
     assert built.json("models", "list") == [{"name": "toy", "versions": 2, "staging": 2, "production": 1}]
