@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from .bundle import Bundle, appear, check_hashes
+from .bundle import Bundle, appear, check_hashes, read_manifest
 from .database import aliases, history, models, open_database, reading, versions, writing
 from .errors import BundleError, ConflictError, GateError, NotFoundError, RegistryError, known_names
 from .predictor import Predictor
@@ -168,7 +168,7 @@ class Registry:
         bundle: Bundle,
         run_id: str | None = None,  # The run that made it
     ) -> tuple[Version, bool]:  # The version, and whether it is new
-        "Keep a bundle as the next version; the same model again is the version it already has."
+        "Keep a bundle as the next version; the same model again is the version it already has, if that is intact."
         name = check_name(bundle.name)
         check_hashes(bundle)
         partial = self.artifacts / "bundles" / name / f".{uuid.uuid4().hex}.partial"
@@ -176,9 +176,9 @@ class Registry:
             with writing(self.engine) as connection:
                 self._lock(connection, name)
                 known = self._versions(connection, name)
-                same = next((v for v in reversed(known) if v.identity == bundle.identity), None)
-                if same is not None:
-                    return same, False
+                same = (v for v in reversed(known) if v.identity == bundle.identity and _is_intact(v))
+                if found := next(same, None):
+                    return found, False
                 number = max((v.version for v in known), default=0) + 1
                 shutil.copytree(bundle.path, partial)
                 row = _row_of(bundle, number, run_id)
@@ -301,6 +301,15 @@ def _before(now: int | None, moves) -> int | None:
         elif stack:
             stack.pop()
     return stack[-2] if len(stack) > 1 else None
+
+
+def _is_intact(version: Version) -> bool:
+    "Is the bundle of a version what was registered?"
+    try:
+        check_hashes(read_manifest(version.path), version.digest)
+    except BundleError:
+        return False
+    return True
 
 
 def _row_of(bundle: Bundle, number: int, run_id: str | None) -> dict:

@@ -133,6 +133,18 @@ def test_orphan_of_a_crash_gives_way_to_the_next_registration(registry, bundles,
     assert version.version == 1 and not (orphan / "garbage").exists()
 
 
+@pytest.mark.parametrize("how", ["deleted", "changed"])
+def test_model_whose_registered_bundle_is_lost_or_changed_gets_a_new_version(registry, bundles, how):
+    first, _ = registry.register(bundles[0])
+    if how == "deleted":
+        shutil.rmtree(first.path)
+    else:
+        (first.path / "model.skops").write_bytes(b"")
+    second, is_new = registry.register(bundles[0])
+    assert (second.version, is_new) == (2, True)
+    assert registry.register(bundles[0])[0].version == 2
+
+
 def test_bundle_that_was_changed_is_not_registered(registry, bundles, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(bundles[0].path, copy)
