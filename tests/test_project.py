@@ -261,3 +261,32 @@ def test_readme_names_only_commands_and_files_that_exist():
 def test_changelog_has_something_unreleased_or_this_version():
     version = json.loads(json.dumps(re.search(r"version = (\S+)", (ROOT / "settings.ini").read_text())[1]))
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_whole_library_and_nothing_else(tmp_path):
+    import zipfile
+
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / "source" / name)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        ".",
+    ]
+    subprocess.run(command, cwd=tmp_path / "source", check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        held = {n for n in wheel.namelist() if ".dist-info/" not in n}
+    assert held == {str(p.relative_to(ROOT)) for p in ROOT.glob("mlops_nb/**/*.py")}
