@@ -70,10 +70,12 @@ def read_object() -> dict:
 def _lenient(content: bytes, error: ValueError):
     """JSON as Python writes it, with NaN and Infinity: then the row and the column can be named."""
     try:
-        return json.loads(content)
+        body = json.loads(content)
+        json.dumps(body, ensure_ascii=False).encode()  # half a character, "\ud800", can be neither used nor answered
     except (ValueError, RecursionError):
         reason = "the body is empty" if not content.strip() else str(error)
         raise RequestError(f"The body is not JSON: {reason}.") from None
+    return body
 
 
 def make_ids(n: int) -> list[str]:

@@ -62,6 +62,8 @@ GOOD = [41, 1200.5, "own"]
         (b"{", 400, "bad_request", "not JSON"),
         (b"\xff\xfe", 400, "bad_request", "not JSON"),
         (b"[" * 100_000, 400, "bad_request", "not JSON"),
+        (b'{"features": [{"\\ud800": 1}]}', 400, "bad_request", "not JSON"),
+        (b'{"\\udfff": 1}', 400, "bad_request", "not JSON"),
         ([GOOD], 400, "bad_request", "must be a JSON object"),
         ({"instances": [GOOD]}, 400, "bad_request", "unknown key 'instances'"),
         ({"feature": [GOOD]}, 400, "bad_request", "unknown key 'feature'. Did you mean 'features'"),
