@@ -104,6 +104,10 @@ def convert(
     table: Table,  # The test rows: the proof is only as good as they are many
 ) -> Conversion:
     "Convert to ONNX and prove that it answers as scikit-learn does."
+    if any(i.kind == "datetime" for i in signature.inputs):
+        return Conversion(None, "a date or time is among the inputs, for which it has no type")
+    if _splits_on_missing(estimator):
+        return Conversion(None, "a tree asks whether a value is missing, which its converter cannot express")
     expected, reasons = SklearnEngine(estimator, signature).answer(table), []
     shapes = [True, False] if signature.is_matrix else [False]
     for as_matrix, precision in itertools.product(shapes, ["Float", "Double"]):
@@ -120,6 +124,16 @@ def convert(
             return Conversion(model, f"agrees with scikit-learn on {n_rows} test rows", difference, n_rows)
         reasons.append(f"disagrees with scikit-learn: {problem}")
     return Conversion(None, reasons[0])
+
+
+def _splits_on_missing(part) -> bool:
+    "Does a tree inside split on missing values alone? Its threshold is infinite, where skl2onnx searches for ever."
+    if hasattr(part, "children_left"):
+        return bool(np.isinf(part.threshold).any())
+    if isinstance(part, np.ndarray):
+        part = part.tolist() if part.dtype == object else ()
+    inner = vars(part).values() if hasattr(part, "get_params") else part if isinstance(part, list | tuple) else ()
+    return any(map(_splits_on_missing, inner))
 
 
 def _to_onnx(estimator, signature: Signature, as_matrix: bool, precision: str) -> bytes:

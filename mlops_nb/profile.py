@@ -67,7 +67,7 @@ def make_profile(
     "Profile every input and the output."
     inputs = {}
     for i in signature.inputs:
-        column = frame[i.name].to_numpy()
+        column = _days(frame[i.name]) if i.kind == "datetime" else frame[i.name].to_numpy()
         inputs[i.name] = profile_numbers(column) if _is_number(i) else profile_values(column)
     if signature.classes is None:
         return {"inputs": inputs, "output": profile_numbers(answer.prediction), "probability": None}
@@ -78,7 +78,12 @@ def make_profile(
 
 
 def _is_number(i) -> bool:
-    return i.kind in ("float", "int") and i.categories is None
+    return i.kind in ("float", "int", "datetime") and i.categories is None
+
+
+def _days(column: pd.Series) -> np.ndarray:
+    "Times as days since 1970, NaN for missing."
+    return ((column - pd.Timestamp(0)) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
 
 # %% ../nbs/08_profile.ipynb #0000000c
 def plot_profile(

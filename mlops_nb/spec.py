@@ -63,6 +63,8 @@ class ModelSpec:
         default_factory=dict
     )  # Name to a row mask `(n_rows,)`
     time: str | None = None  # A column to split by: the newest rows are the test set; None splits at random
+    time_is_input: bool = False  # The model is given that column too, e.g. for the weekday
+    ignored: Sequence[str] = ()  # Columns of the table that the model leaves out; a row sent to it may carry them
     trusted_types: Sequence[str] = ()  # Your own classes inside the estimator: reviewed, written into no bundle
     description: str = ""  # One paragraph for the model card: what it predicts, for whom
     limits: Sequence[str] = ()  # For the model card: what it is not, where it must not be used
@@ -77,8 +79,9 @@ class ModelSpec:
 
     @property
     def inputs(self) -> list[str]:
-        "The columns that the model is given, in order: the schema's, without target and time."
-        return [c for c in self.schema.columns if c not in (self.target, self.time)]
+        "The columns that the model is given, in order: the schema's, without target and (by default) time."
+        other = {self.target} if self.time_is_input else {self.target, self.time}
+        return [c for c in self.schema.columns if c not in other]
 
 # %% ../nbs/02_spec.ipynb #0000000e
 def load_spec(

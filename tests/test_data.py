@@ -34,6 +34,50 @@ def test_fsspec_urls_and_compressed_files_are_read(tmp_path):
         assert read_table(source)["age"].tolist() == [41, 29, 67]
 
 
+FAIR = pd.DataFrame({"Ort": ["Köln", "Bonn; Süd"], "Preis": [1234.5, -7.25], "n": [1, 2], "am": ["01.02.2024"] * 2})
+
+
+@pytest.mark.parametrize("sep", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("decimal", [".", ","])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
+def test_csv_is_read_whatever_dialect_it_is_written_in(sep, decimal, encoding, tmp_path):
+    FAIR.to_csv(tmp_path / "fair.csv", sep=sep, decimal=decimal, encoding=encoding, index=False)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "fair.csv"), FAIR)
+
+
+def test_thousands_with_points_are_numbers_and_dates_with_points_stay_text(tmp_path):
+    (tmp_path / "fair.csv").write_text("Ort;Preis;am\nKöln;1.234,5;01.02.2024\nBonn;7,25;28.02.2024\n")
+    read = read_table(tmp_path / "fair.csv")
+    assert read["Preis"].tolist() == [1234.5, 7.25] and read["am"].tolist() == ["01.02.2024", "28.02.2024"]
+
+
+def test_character_beyond_the_beginning_of_a_file_may_be_of_another_encoding(tmp_path):
+    (tmp_path / "long.csv").write_bytes(b"name,n\n" + b"plain,1\n" * 40_000 + "Köln,2\n".encode("latin-1"))
+    assert read_table(tmp_path / "long.csv")["name"].iloc[-1] == "Köln"
+
+
+def test_quoted_text_may_hold_separators_and_line_breaks(tmp_path):
+    table = pd.DataFrame({"note": ["a; b, c", 'she said "no"\nand left', "plain"], "n": [1, 2, 3]})
+    table.to_csv(tmp_path / "notes.csv", index=False)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "notes.csv"), table)
+
+
+def test_excel_is_read_and_column_names_are_text(tmp_path):
+    pd.DataFrame({2023: [1, 2], "b": ["x", "y"]}).to_excel(tmp_path / "book.xlsx", index=False)
+    assert read_table(tmp_path / "book.xlsx").to_dict("list") == {"2023": [1, 2], "b": ["x", "y"]}
+
+
+def test_types_that_no_model_takes_become_plain_ones(tmp_path):
+    from datetime import date
+    from decimal import Decimal
+
+    odd = pd.DataFrame({"price": [Decimal("1.50"), None], "on": [date(2024, 5, 31), None], "kind": ["a", None]})
+    odd.astype({"kind": "category"}).to_parquet(tmp_path / "odd.parquet")
+    read = read_table(tmp_path / "odd.parquet")
+    assert read["price"].tolist()[0] == 1.5 and str(read["on"].dtype).startswith("datetime64")
+    assert read["kind"].dtype == "str" and read.isna().iloc[1].all()
+
+
 @pytest.mark.parametrize("source", ["postgresql://u:${DB_PASSWORD}@127.0.0.1:1/x", "/nowhere/${DB_PASSWORD}.csv"])
 def test_secret_of_a_source_is_in_no_error(source, monkeypatch):
     monkeypatch.setenv("DB_PASSWORD", "hunter2-hunter2")
