@@ -33,6 +33,8 @@ GOLDEN_ROWS = 20
 
 # %% ../nbs/10_bundle.ipynb #00000006
 TRUSTED_TYPES = (
+    "mlops_nb.features.DateParts",
+    "mlops_nb.features.FillText",
     "numpy.dtype",
     "sklearn.tree._tree.Tree",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
@@ -197,8 +199,10 @@ def make_golden(
 
 def _json_value(value):
     "A cell of a table as JSON; missing is null."
-    if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
+    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and np.isnan(value)):
         return None
+    if isinstance(value, pd.Timestamp):
+        return value.isoformat()
     return value.item() if hasattr(value, "item") else value
 
 # %% ../nbs/10_bundle.ipynb #0000000f

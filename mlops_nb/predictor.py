@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from .bundle import Bundle, load_engine
-from .signature import Answer, RowParser, Signature, to_table
+from .signature import Answer, RowParser, Signature, Table, to_table
 
 # %% ../nbs/11_predictor.ipynb #00000004
 class Predictor:
@@ -40,12 +40,26 @@ class Predictor:
     def name(self) -> str:
         return self.bundle.name
 
+    def parse(
+        self,
+        rows: Any,  # Parsed JSON: a list of lists, of objects, or one flat list; or an array; or an Arrow table
+    ) -> Table:
+        "Check rows as a client sends them."
+        return self._parser.parse(rows)
+
+    def answer(
+        self,
+        table: Table,  # What `parse` made
+    ) -> Answer:
+        "Answer checked rows."
+        return self.engine.answer(table)
+
     def predict_rows(
         self,
-        rows: Any,  # Parsed JSON: a list of lists, of objects, or one flat list
+        rows: Any,  # As `parse` takes them
     ) -> Answer:
         "Check rows as a client sends them, and answer."
-        return self.engine.answer(self._parser.parse(rows))
+        return self.answer(self.parse(rows))
 
     def predict_frame(
         self,

@@ -19,7 +19,7 @@ from sklearn.svm import LinearSVC
 
 from mlops_nb import bundle as module
 from mlops_nb.bundle import load_engine, read_manifest, sha256_of, write_bundle
-from mlops_nb.engine import SklearnEngine, compare
+from mlops_nb.engine import SklearnEngine, compare, convert
 from mlops_nb.errors import BundleError
 from mlops_nb.signature import Input, Signature, to_table
 from tests.serve.conftest import package
@@ -206,6 +206,15 @@ def test_regression_is_served_by_onnx(estimator, tmp_path):
     bundle = write_bundle(tmp_path / "b", "b", fitted, signature, NUMBERS, NUMBERS, FACTS)
     assert bundle.manifest["engine"] == "onnxruntime", bundle.manifest["onnx"]
     load_engine(tmp_path / "b")[1].close()
+
+
+def test_forest_that_splits_on_missing_values_is_served_by_scikit_learn(tmp_path):
+    frame = NUMBERS.mask(RNG.random(NUMBERS.shape) < 0.2)
+    fitted = make_pipeline(StandardScaler(), RandomForestClassifier(20, random_state=0)).fit(frame, frame["a"].isna())
+    inputs = tuple(Input(name, required=False) for name in "abc")
+    signature = Signature(inputs, "classification", "y", (False, True))
+    conversion = convert(fitted, signature, to_table(signature, frame))
+    assert conversion.onnx is None and "a tree asks whether a value is missing" in conversion.reason
 
 
 def test_mixed_columns_with_missing_values_are_served_as_trained(tmp_path):
