@@ -1,26 +1,28 @@
 # Two commands do all the set-up: `make serve` and `make test`. `make` lists the rest.
-SPEC ?= mlops_nb.examples.diagnosis
+SPEC ?= $(shell sed -n 's/^spec: //p' env.yaml)
 PORT ?= 5000
 HOST ?= 127.0.0.1
 PYTHON ?= python3
 BIN := .venv/bin
+# Wheels that no index has
+VENDOR := $(if $(wildcard vendor),--find-links vendor)
 export PLOOMBER_STATS_ENABLED := false
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build lab test check bench docs export clean lock
+.PHONY: help serve build lab test check export hooks clean lock
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  SPEC=$(SPEC)  PORT=$(PORT)  HOST=$(HOST)"
 
 # One stamp says that .venv holds what the lock names
 .venv/installed: requirements.lock settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "mlops_nb needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=python3.12, say."; exit 1; }
+	  { echo "Python 3.11 or later is needed; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=python3.12, say."; exit 1; }
 	@echo "Installing into .venv from requirements.lock (about a minute the first time)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(VENDOR) --require-hashes -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -35,6 +37,9 @@ build: .venv/installed ## run the pipeline for SPEC (ploomber build)
 lab: .venv/installed ## open JupyterLab on the notebooks
 	@jupyter lab
 
+# OpenMP threads of several processes that wait for each other cost more than they bring
+test check: export OMP_NUM_THREADS := 1
+
 test: .venv/installed ## run every check: ruff, mlops-nb check, pytest, nbval on library and executed notebooks
 	ruff check .
 	mlops-nb check
@@ -47,20 +52,20 @@ check: .venv/installed ## the fast half of the tests, under a minute
 	mlops-nb check
 	pytest tests -m "not slow" -q
 
-bench: .venv/installed ## measure builds, the command line and the service, each against a peer
-	@python -m benchmarks.run
-
-docs: .venv/installed ## write the pages of docs/ that are made from the code
-	@python docs/generate.py
-
 export: .venv/installed ## notebooks to library: nbdev_export, nbdev_clean
 	@nbdev_export
 	@nbdev_clean
+
+hooks: .venv/installed ## install the git hooks in this clone: notebooks are merged by cell, and checked before a commit
+	@HOME=$$(mktemp -d) nbdev_install_hooks
+	@cp .githooks/pre-commit .git/hooks/pre-commit
 
 clean: ## remove what a build and the tests made; models and runs in store/ stay
 	rm -rf products build dist _proc .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 lock: ## write requirements.lock anew from the bounds in settings.ini
-	@$(BIN)/uv pip compile setup.py --all-extras --universal --python-version 3.11 --generate-hashes \
+	@$(BIN)/uv pip compile $(VENDOR) setup.py --all-extras --universal --python-version 3.11 --generate-hashes \
 	  --no-strip-extras --no-emit-index-url --custom-compile-command "make lock" --quiet -o requirements.lock
+
+-include development.mk

@@ -1,15 +1,33 @@
 """Packaging: everything is read from settings.ini."""
 
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 root = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
 config.read(root / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("serve", "pipeline", "postgres", "dev")}
+package = cfg["lib_path"]
+
+
+class BuildWithTemplate(build_py):
+    """Packs the files that new projects are made of."""
+
+    def run(self):
+        super().run()
+        for name in cfg.get("template", "").split() if not self.editable_mode else ():
+            source, place = root / name, Path(self.build_lib, package, "template", name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+                shutil.copytree(source, place, dirs_exist_ok=True, ignore=ignored)
+            else:
+                shutil.copy2(source, place)
+
 
 setup(
     name=cfg["lib_name"],
@@ -22,11 +40,12 @@ setup(
     url=cfg["git_url"],
     keywords=cfg["keywords"].split(),
     python_requires=f">={cfg['min_python']}",
-    packages=find_packages(include=["mlops_nb", "mlops_nb.*"]),
+    packages=find_packages(include=[package, f"{package}.*"], exclude=[f"{package}.template*"]),
     install_requires=cfg["requirements"].split(),
-    extras_require=extras,
+    extras_require={k.removesuffix("_requirements"): v.split() for k, v in cfg.items() if k.endswith("_requirements")},
     entry_points={
-        "console_scripts": ["mlops-nb=mlops_nb.cli:main"],
-        "nbdev": ["mlops_nb=mlops_nb._modidx:d"],
+        "console_scripts": cfg.get("console_scripts", "").split(),
+        "nbdev": [f"{package}={package}._modidx:d"],
     },
+    cmdclass={"build_py": BuildWithTemplate},
 )

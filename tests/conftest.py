@@ -1,6 +1,7 @@
 """What several folders of tests need."""
 
 import os
+import shutil
 import uuid
 
 import pytest
@@ -38,3 +39,19 @@ def database_url(request, tmp_path):
     with engine.begin() as connection:
         connection.execute(sa.schema.DropSchema(schema, cascade=True))
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Debian's chromium."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        if os.environ.get("REQUIRE_SERVICES"):
+            pytest.fail("There is no chromium")
+        pytest.skip("There is no chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()

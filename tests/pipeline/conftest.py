@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -91,14 +92,35 @@ class Project:
 def copy_project(path: Path) -> Project:
     """The files of the project that git knows or would add."""
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    for name in listed.stdout.splitlines():
+    for name in listed.stdout.split("\0")[:-1]:
         if not name.startswith(("tests/", "benchmarks/", "docs/")) and (ROOT / name).is_file():
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, path / name)
     (path / "toy.py").write_text(TOY)
     return Project(path)
+
+
+PACKAGE = re.search(r"^lib_path = (\w+)", (ROOT / "settings.ini").read_text(), re.MULTILINE)[1]
+MODELS = [
+    ".".join(p.relative_to(ROOT).with_suffix("").parts)
+    for p in sorted(ROOT.glob(f"{PACKAGE}/**/*.py"))
+    if re.search(r"^spec = ModelSpec\(", p.read_text(), re.MULTILINE)
+]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Project:
+    """One copy, in which all models of the project are built."""
+    return copy_project(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session", params=MODELS)
+def model(request, models) -> str:
+    """A model of the project, built: the module of its spec."""
+    models.build(spec=request.param)
+    return request.param
 
 
 @pytest.fixture

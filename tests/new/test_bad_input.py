@@ -1,0 +1,82 @@
+"""What `mlops-nb new` refuses: one clear error, and nothing is written."""
+
+import sqlite3
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from mlops_nb.cli import main
+
+GOOD = pd.DataFrame({"age": np.arange(60) % 30, "plan": ["a", "b", "c"] * 20, "left": ["yes", "no"] * 30})
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Where somebody works who has a table."""
+    monkeypatch.chdir(tmp_path)
+    GOOD.to_csv("good.csv", index=False)
+    GOOD.assign(left="yes").to_csv("constant.csv", index=False)
+    GOOD.assign(left=None).to_csv("unlabelled.csv", index=False)
+    GOOD.head(1).to_csv("one.csv", index=False)
+    GOOD.head(0).to_csv("header.csv", index=False)
+    GOOD[["left"]].to_csv("alone.csv", index=False)
+    (tmp_path / "empty.csv").touch()
+    (tmp_path / "zip.parquet").write_bytes(b"PK")
+    (tmp_path / "good.json").write_text("{}")
+    (tmp_path / "taken").mkdir()
+    database = sqlite3.connect("good.db")
+    GOOD.to_sql("t", database, index=False)
+    database.close()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("churn --data good.csv --target lefft", "There is no column 'lefft' to predict. Did you mean 'left'?"),
+        ("churn --data good.csv", "Which column is to be predicted? Say --target with one of 'age', 'plan', 'left'"),
+        ("churn --data constant.csv --target left", "The target 'left' is 'yes' in every row"),
+        ("churn --data unlabelled.csv --target left", "The table has 0 row(s) with a target"),
+        ("churn --data one.csv --target left", "The table has 1 row(s) with a target; at least 20 are needed"),
+        ("churn --data header.csv --target left", "The table has no rows"),
+        ("churn --data empty.csv --target left", "Cannot read empty.csv: No columns to parse"),
+        ("churn --data alone.csv --target left", "No column is left to predict 'left' from"),
+        ("churn --data zip.parquet --target left", "Cannot read zip.parquet"),
+        ("churn --data good.json --target left", "it ends in .json, not in one of .csv"),
+        ("churn --data nowhere.csv --target left", "Cannot read nowhere.csv"),
+        ("churn --data sqlite:///good.db --target left", "is a database: say what to read"),
+        ("churn --data sqlite:///good.db --query SELECT --target left", "Cannot read sqlite:///good.db"),
+        ("churn --data good.csv --target left --time plan", "Cannot split by 'plan': it holds category"),
+        ("churn --data good.csv --target left --time when", "no column 'when' beside the target"),
+        ("churn --data good.csv --target left --index ages", "no column 'ages' beside the target. Did you mean 'age'"),
+        ("churn --target left", "give it with --data"),
+        ("taken --data good.csv --target left", "taken exists already, and nothing is ever overwritten"),
+        ("good.csv --data good.csv --target left", "is not a name for a project"),
+        ("Churn --data good.csv --target left", "use lower-case letters"),
+        ("tests --data good.csv --target left", "name of something else that a project needs"),
+        ("pandas --data good.csv --target left", "name of something else that a project needs"),
+        ("class --data good.csv --target left", "cannot be a Python package"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_clear_error_and_nothing_is_written(folder, words, message):
+    before = sorted(p.relative_to(folder) for p in folder.rglob("*"))
+    done = CliRunner().invoke(main, ["new", *words.split()])
+    assert done.exit_code in (1, 2) and message in done.stderr, done.stderr
+    assert done.stdout == "" and "Traceback" not in done.stderr
+    assert sorted(p.relative_to(folder) for p in folder.rglob("*")) == before
+
+
+def test_project_that_fails_half_way_leaves_nothing(folder, monkeypatch):
+    from mlops_nb import project
+    from mlops_nb.errors import PipelineError
+
+    def fail(_):
+        raise PipelineError("The wheel of mlops-nb could not be made: no disk")
+
+    monkeypatch.setattr(project, "vendor_wheel", fail)
+    before = sorted(folder.iterdir())
+    done = CliRunner().invoke(main, ["new", "churn", "--data", "good.csv", "--target", "left"])
+    assert done.exit_code == 1 and "no disk" in done.stderr
+    assert sorted(folder.iterdir()) == before

@@ -1,0 +1,211 @@
+"""The rules of the framework itself: who imports whom, what is documented, what the wheel holds."""
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlops_nb.project import template_files
+from mlops_nb.settings import Settings, settings_table
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+MODULES = sorted(p for p in ROOT.glob("mlops_nb/**/*.py") if "migrations" not in p.parts and p.name != "_modidx.py")
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names that a module imports at run time: what stands under TYPE_CHECKING is left out."""
+    tree = ast.parse(path.read_text())
+    typing = [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    hidden = {id(inner) for block in typing for inner in ast.walk(block)}
+    found, package = set(), [*path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {stem, *(f"{stem}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def own_imports(path: Path) -> set[str]:
+    """Modules of mlops_nb that a module imports."""
+    names = {name.split(".")[1] for name in imports(path) if name.startswith("mlops_nb.")}
+    return {name for name in names if (ROOT / "mlops_nb" / f"{name}.py").exists()}
+
+
+@pytest.mark.parametrize("name", ["spec", "data", "tracking", "settings", "train"])
+def test_leaf_modules_import_nothing_of_ours_but_errors(name):
+    assert own_imports(ROOT / f"mlops_nb/{name}.py") <= {"errors"}
+
+
+def test_imports_go_from_later_notebooks_to_earlier_ones():
+    numbered = {p.stem.split("_", 1)[1]: int(p.stem.split("_", 1)[0]) for p in ROOT.glob("nbs/[0-9]*.ipynb")}
+    backwards = [
+        (name, used) for name, number in numbered.items()
+        for used in own_imports(ROOT / f"mlops_nb/{name}.py") if numbered[used] >= number
+    ]  # fmt: skip
+    assert backwards == []
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("serve", set()),
+        ("flask", set()),
+        ("wandb", {"tracking.py"}),
+        ("ploomber", set()),
+        ("click", {"cli.py"}),
+        ("skl2onnx", {"engine.py"}),
+        ("onnxruntime", {"engine.py"}),
+        ("pickle", set()),
+        ("joblib", set()),
+    ],
+)
+def test_only_the_module_that_owns_a_dependency_imports_it(package, allowed):
+    users = {p.name for p in MODULES if any(name.split(".")[0] == package for name in imports(p))}
+    assert users <= allowed
+
+
+def test_flask_is_imported_in_serve_alone():
+    assert any("flask" in imports(p) for p in (ROOT / "serve").glob("*.py"))
+    assert not any(
+        "flask" in imports(p)
+        for p in [*MODULES, *(ROOT / "benchmarks").glob("*.py")]
+        if p.name not in ("noop.py", "textbook.py")
+    )
+
+
+def test_importing_the_library_and_the_service_does_nothing(tmp_path):
+    names = [".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in MODULES]
+    names += [f"serve.{p.stem}" for p in (ROOT / "serve").glob("*.py") if p.name not in ("wsgi.py", "gunicorn.conf.py")]
+    code = f"import importlib, sys\nsys.path.insert(0, {str(ROOT)!r})"
+    code += f"\nfor name in {names!r}: importlib.import_module(name)"
+    code += "\nassert not {'wandb', 'ploomber', 'matplotlib.pyplot'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command_line_answers_without_heavy_imports():
+    heavy = ("pandas", "sklearn", "numpy", "sqlalchemy", "flask")
+    code = f"import sys, mlops_nb.cli; print(sorted(set({heavy}) & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_lock_satisfies_the_bounds_and_pins_with_hashes():
+    from configparser import ConfigParser
+
+    from packaging.requirements import Requirement
+
+    config = ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini")
+    lines = (ROOT / "requirements.lock").read_text()
+    pinned = dict(re.findall(r"^([a-z0-9._-]+)(?:\[[^\]]*\])?==([^ \\]+)", lines, re.MULTILINE))
+    for key in (
+        "requirements",
+        "serve_requirements",
+        "pipeline_requirements",
+        "postgres_requirements",
+        "dev_requirements",
+    ):
+        for requirement in map(Requirement, config["DEFAULT"][key].split()):
+            assert requirement.specifier.contains(pinned[requirement.name], prereleases=True), str(requirement)
+    assert "--hash=sha256:" in lines and "://" not in lines
+
+
+# What is documented
+
+
+def test_every_setting_is_documented():
+    assert settings_table() in (ROOT / "docs/settings.md").read_text()
+
+
+def test_every_command_is_documented_as_its_help_says():
+    import click
+
+    from mlops_nb.cli import main
+
+    text = (ROOT / "docs/commands.md").read_text()
+
+    def check(command, path):
+        with click.Context(command, info_name=path, **main.context_settings) as context:
+            assert command.get_help(context) in text, f"{path}: run make docs"
+        for name, inner in getattr(command, "commands", {}).items():
+            check(inner, f"{path} {name}")
+
+    check(main, "mlops-nb")
+
+
+def test_every_route_is_documented():
+    from serve.app import create_app
+
+    app = create_app(
+        Settings.read({"MLOPS_MODEL": "toy", "MLOPS_HOME": "/nonexistent", "MLOPS_DATABASE_URL": "sqlite://"})
+    )
+    text = (ROOT / "docs/service.md").read_text()
+    undocumented = [
+        f"{method} {rule}" for rule in app.url_map.iter_rules() if rule.endpoint != "static"
+        for method in rule.methods - {"HEAD", "OPTIONS"} if f"`{method} {rule}`" not in text
+    ]  # fmt: skip
+    assert undocumented == []
+
+
+def test_every_error_code_is_documented():
+    from mlops_nb import errors
+
+    text = (ROOT / "docs/service.md").read_text()
+    codes = {e.code for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.InputError)}
+    assert [c for c in codes if f"`{c}`" not in text] == []
+
+
+def test_readme_names_only_commands_and_files_that_exist():
+    text = (ROOT / "README.md").read_text()
+    makefiles = (ROOT / "Makefile").read_text() + (ROOT / "development.mk").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefiles, re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z]+)", text)) <= targets
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert link.startswith("http") or (ROOT / link).exists(), link
+
+
+def test_changelog_has_something_unreleased_or_this_version():
+    version = json.loads(json.dumps(re.search(r"version = (\S+)", (ROOT / "settings.ini").read_text())[1]))
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_whole_library_and_nothing_else(tmp_path):
+    import zipfile
+
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / "source" / name)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        ".",
+    ]
+    subprocess.run(command, cwd=tmp_path / "source", check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        held = {n for n in wheel.namelist() if ".dist-info/" not in n and not n.endswith("/")}
+    library = {str(p.relative_to(ROOT)) for p in ROOT.glob("mlops_nb/**/*.py")}
+    assert held == library | {f"mlops_nb/template/{name}" for name in template_files()}
