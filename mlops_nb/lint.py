@@ -70,7 +70,10 @@ def _undefined_names(cells: list[Cell]) -> Iterator[tuple[Cell, int, str, str]]:
 
     code = "\n".join(cell.code for cell in cells)
     kinds = (messages.UndefinedName, messages.UndefinedLocal)
-    for message in checker.Checker(ast.parse(code), builtins={"get_ipython", "display", "__file__"}).messages:
+    known = {"get_ipython", "display", "__file__"}
+    if any("run_line_magic('production'" in cell.code for cell in cells):
+        known.add("production")  # `%production` of mlops_nb.magics sets it
+    for message in checker.Checker(ast.parse(code), builtins=known).messages:
         if isinstance(message, kinds):
             cell, line = _place(cells, message.lineno)
             name = message.message_args[0]

@@ -49,6 +49,8 @@ def found(path, project):
         (["%load_ext x\n%timeit 1 + 1", "!ls", "%%time\nx = 1", "files = !ls\nprint(files)"], []),
         (["import os.path as p", "p.join('a')", "display(p)", "get_ipython()"], []),
         (["from m import *", "anything"], []),
+        (["t = %production toy", "production.close()"], []),
+        (["production.close()"], [(2, 1, "undefined-name")]),
         (["x = = 1", "y"], [(2, 1, "syntax")]),
         (["import asyncio\nawait asyncio.sleep(0)"], []),
         (["try:\n    x = 1\nexcept Exception as e:\n    print(e)", "del x\nprint(x)"], [(3, 2, "undefined-name")]),
