@@ -1,0 +1,138 @@
+"""JupyterLab in a real browser: a pipeline notebook opens with its parameters, runs, and is saved without them."""
+
+import os
+import signal
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.pipeline.conftest import BIN, Project, copy_project
+from tests.serve.conftest import free_port, wait_for
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 180_000  # Milliseconds, for a kernel that starts on a busy machine
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    """A built project whose default model is the toy."""
+    project = copy_project(tmp_path_factory.mktemp("lab"))
+    project.replace("env.yaml", "spec: mlops_nb.examples.diagnosis", "spec: toy")
+    project.build()
+    return project
+
+
+@pytest.fixture(scope="module")
+def lab(project, tmp_path_factory) -> str:
+    """The address of `make lab`, on a port of its own and without a token."""
+    port, home = free_port(), tmp_path_factory.mktemp("home")
+    options = ["--no-browser", "--allow-root", "--expose-app-in-browser", f"--ServerApp.port={port}"]
+    options += ["--IdentityProvider.token=", "--LabApp.news_url=None"]
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen(
+            [BIN / "jupyter", "lab", *options], cwd=project.path, env=project.environment(HOME=str(home)),
+            stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    wait_for(lambda: _answers(f"http://127.0.0.1:{port}/api/status"), 60)
+    yield f"http://127.0.0.1:{port}"
+    os.killpg(server.pid, signal.SIGTERM)
+    server.wait(timeout=30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def page(browser, tmp_path) -> Page:
+    page = browser.new_page(viewport={"width": 1400, "height": 1100})
+    page.set_default_timeout(PATIENCE)
+    yield page
+    page.screenshot(path=tmp_path / "last.png")
+    page.close()
+
+
+def open_notebook(page: Page, lab: str, path: str):
+    page.goto(f"{lab}/lab/tree/{path}?reset")
+    page.wait_for_function(
+        """path => {
+            const notebook = window.jupyterapp?.shell.currentWidget;
+            const kernel = notebook?.sessionContext?.session?.kernel;
+            return notebook?.context?.path === path && notebook.sessionContext.isReady
+                && kernel?.status === 'idle' && kernel.connectionStatus === 'connected';
+        }""",
+        arg=path,
+        timeout=PATIENCE,
+    )
+
+
+def run_all(page: Page):
+    """As a person does: the menu, then wait until the kernel is idle and every code cell has its number."""
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    page.wait_for_function(
+        """() => {
+            const notebook = jupyterapp.shell.currentWidget;
+            const cells = notebook.content.model.sharedModel.cells.filter(c => c.cell_type === 'code' && c.source);
+            return cells.every(c => c.execution_count) && notebook.sessionContext.session.kernel.status === 'idle';
+        }""",
+        timeout=PATIENCE,
+    )
+
+
+def save(page: Page, path: Path) -> nbformat.NotebookNode:
+    """Save with the keyboard, and read what is on disk then."""
+    before = path.stat().st_mtime_ns
+    page.locator(".jp-NotebookPanel .jp-Cell").first.click()
+    page.keyboard.press("Control+s")
+    wait_for(lambda: path.stat().st_mtime_ns != before, 30)
+    page.wait_for_function("() => !jupyterapp.shell.currentWidget.context.model.dirty")
+    return nbformat.read(path, 4)
+
+
+def tags(notebook: nbformat.NotebookNode) -> list[str]:
+    return [tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
+
+
+def outputs(notebook: nbformat.NotebookNode) -> list:
+    return [o for cell in notebook.cells if cell.cell_type == "code" for o in cell.outputs]
+
+
+def test_pipeline_notebook_opens_with_its_parameters_runs_and_is_saved_without_them(page, lab, project):
+    path = project.path / "nbs/pipeline/evaluate.ipynb"
+    before = nbformat.read(path, 4)
+    open_notebook(page, lab, "nbs/pipeline/evaluate.ipynb")
+    injected = page.locator(".jp-CodeCell", has_text="This cell was injected").first
+    expect(injected).to_contain_text('spec = "toy"')
+    expect(injected).to_contain_text("products/toy/test.parquet")
+    expect(injected).to_contain_text("products/toy/evaluation.json")
+
+    run_all(page)
+    plot = page.locator(".jp-OutputArea-output img").first
+    plot.scroll_into_view_if_needed()
+    expect(plot).to_be_visible()
+    assert plot.bounding_box()["width"] > 300
+    page.screenshot(path=project.path / "evaluate.png")
+
+    after = save(page, path)
+    assert "injected-parameters" not in tags(after) and tags(after) == tags(before) == ["parameters"]
+    assert [c.source for c in after.cells] == [c.source for c in before.cells]
+    assert not [o for o in outputs(after) if o.output_type == "error"]
+    assert [o for o in outputs(after) if "image/png" in o.get("data", {})]
+
+
+def test_notebook_of_a_model_runs_from_top_to_bottom_and_shows_plots(page, lab, project):
+    open_notebook(page, lab, "nbs/examples/signals.ipynb")
+    run_all(page)
+    after = save(page, project.path / "nbs/examples/signals.ipynb")
+    assert not [o for o in outputs(after) if o.output_type == "error" or o.get("name") == "stderr"]
+    assert [o for o in outputs(after) if "text/html" in o.get("data", {})], "tables are shown as tables"
