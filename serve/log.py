@@ -1,0 +1,172 @@
+"""The prediction log as the service keeps it: a request writes a line to disk, a thread ships the lines."""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import orjson
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
+
+from mlops_nb.errors import MlopsError
+from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog
+from mlops_nb.settings import Settings
+from mlops_nb.signature import rows_of
+from serve.loading import log
+from serve.rows import Said
+from serve.spool import Drain, Spool
+
+PAUSE = 0.25  # Seconds between two looks at the spool
+LONGEST_PAUSE = 5.0  # After several errors of the database
+TIDY = 600.0  # Seconds between two deletions of what is old
+REFUSED = "refused.txt"  # Lines that the database will never take
+
+
+class Log:
+    """Records predictions and labels; in one worker of all, ships them."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.excluded = {name.strip() for name in settings.log_exclude.split(",") if name.strip()}
+        self.lost = 0  # Requests that could not be recorded
+        self.errors = 0  # Of the database
+        self.unmatched = 0  # Labels that were given up
+        self.refused = 0  # Lines that the database will never take
+        self.after_step: Callable = lambda log: None  # Called when the spool was tended, with this
+        self._spool = Spool(Path(settings.spool), int(settings.spool_mb * 2**20))
+        self._drain = Drain(Path(settings.spool))
+        self._database: PredictionLog | None = None
+        self._problem: str | None = None
+        self._tidied = -TIDY
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+
+    def start(self):
+        """Begin to ship."""
+        self._thread.start()
+
+    def stop(self):
+        """Ship what there is once more, if the database lets us."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+        self._spool.close()
+        self._step()
+        self._drain.close()
+        self._close()
+
+    # what a request does
+
+    def record(
+        self,
+        said: Said,
+        seconds: float,  # From the request to its answer
+        key: str | None = None,  # A new one by default
+    ) -> str | None:  # The key; row i has the id `{key}-{i}`. None: it is not in the log
+        """Write down what a request was answered, before it is."""
+        share = self.settings.log_share
+        if share < 1 and random.random() >= share:
+            return None
+        now = time.time()
+        key = key or f"{int(now * 1000):012x}{os.urandom(8).hex()}"  # nobody else has it, and it sorts by time
+        predictor, answer = said.predictor, said.answer
+        names, rows = predictor.signature.names, rows_of(predictor.signature, said.table)
+        if self.excluded:
+            kept = [i for i, name in enumerate(names) if name not in self.excluded]
+            names, rows = [names[i] for i in kept], [[row[i] for i in kept] for row in rows]
+        sure = None if answer.probability is None else answer.probability.tolist()
+        predicted = answer.prediction.tolist()
+        who = (predictor.name, predictor.version, said.role)
+        entry = Predicted(key, now, *who, seconds * 1000, names, rows, predicted, sure)
+        if not self._spool.append(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)):
+            self.lost += 1
+            return None
+        return key
+
+    def label(self, labels: Sequence[tuple[str, object]]) -> bool:
+        """Write down what was true; False when there is no room."""
+        now = time.time()
+        lines = [orjson.dumps(Labelled(key, value, now), option=orjson.OPT_APPEND_NEWLINE) for key, value in labels]
+        return self._spool.append(b"".join(lines))
+
+    # what the thread does
+
+    def _run(self):
+        pause = PAUSE
+        while not self._stop.wait(pause):
+            pause = PAUSE if self._step() else min(pause * 2, LONGEST_PAUSE)
+            self.after_step(self)
+
+    def _step(self) -> bool:
+        """Tend the spool, and ship if nobody else does; False when the database does not answer."""
+        try:
+            self._spool.tend()
+            if self._drain.leads():
+                self._open()
+                self._drain.ship(self._deliver)
+                self._tidy()
+            self._problem = None
+            return True
+        except Exception as e:  # the thread that ships must outlive whatever happens to it
+            self._close()
+            self.errors += isinstance(e, SQLAlchemyError)
+            problem = f"The prediction log waits: {_reason(e)}"
+            if problem != self._problem:
+                log(problem)
+            self._problem = problem
+            return False
+
+    def _open(self):
+        if self._database is None:
+            self._database = PredictionLog.open(self.settings)
+
+    def _close(self):
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _deliver(self, lines: list[bytes]):
+        """Into the database; what it will never take is put aside, so that the rest can pass."""
+        try:
+            self._database.add(map(_parse, lines))
+        except (StatementError, ValueError, TypeError, KeyError) as e:
+            if isinstance(e, DBAPIError) and not isinstance(e, DataError | IntegrityError):
+                raise  # the database is away or not well: later
+            if len(lines) > 1:
+                for line in lines:
+                    self._deliver([line])
+                return
+            self._put_aside(lines[0], e)
+
+    def _put_aside(self, line: bytes, error: Exception):
+        self.refused += 1
+        with (Path(self.settings.spool) / REFUSED).open("ab") as file:
+            file.write(line)
+        log(f"A line of the prediction log was put aside in {REFUSED}: {type(error).__name__}.")
+
+    def _tidy(self):
+        """Now and then: delete what is older than the settings say."""
+        if time.monotonic() - self._tidied < TIDY:
+            return
+        given_up = self._database.forget(self.settings.log_days, self.settings.label_hours)
+        self._tidied = time.monotonic()
+        if given_up:
+            self.unmatched += len(given_up)
+            ids = ", ".join(given_up[:3]) + (", ..." if len(given_up) > 3 else "")
+            log(f"{len(given_up)} labels had ids that no prediction has, and were given up: {ids}")
+
+    def backlog(self) -> tuple[int, float]:
+        """Bytes that wait for the database, and for how many seconds the oldest do; who does not ship knows of none."""
+        return self._drain.backlog() if self._drain.leading else (0, 0.0)
+
+
+def _parse(line: bytes) -> Predicted | Labelled:
+    values = orjson.loads(line)
+    return Labelled(**values) if "label" in values else Predicted(**values)
+
+
+def _reason(error: Exception) -> str:
+    """Why, without an address or a value."""
+    return str(error) if isinstance(error, MlopsError) else f"{type(error).__name__}."

@@ -1,0 +1,234 @@
+"""Under load, every id that a client received is in the database once: whatever is killed, away or full."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import sqlalchemy as sa
+
+from mlops_nb.database import open_database, reading
+from tests.serve.conftest import Service, make_home, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+class Traffic:
+    """Clients that send until they are told to stop, and remember every id that they were given."""
+
+    def __init__(self, *services: Service, clients: int = 2):
+        self.ids, self.failed, self._stop = [], 0, threading.Event()
+        self._threads = [threading.Thread(target=self._send, args=(s,)) for s in services for _ in range(clients)]
+
+    def _send(self, service: Service):
+        connection = None
+        while not self._stop.is_set():
+            connection = connection or HTTPConnection("127.0.0.1", service.port, timeout=30)
+            try:
+                status, said = service.call("POST", "/predict", {"features": [[1, 0], [0, 1]]}, connection)
+                assert status == 200, said
+                self.ids += said["ids"] or []
+            except (OSError, HTTPException):
+                self.failed += 1
+                connection.close()
+                connection = None
+                self._stop.wait(0.02)
+        if connection:
+            connection.close()
+
+    def more(self, n: int = 200):
+        """Wait until that many more ids were given."""
+        goal = len(self.ids) + n
+        wait_for(lambda: len(self.ids) >= goal, 60)
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        self.more()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+class Relay:
+    """The way to PostgreSQL, which can be cut."""
+
+    def __init__(self):
+        self._open, self._server = [], socket.create_server(("127.0.0.1", 0))
+        self.port, self.up = self._server.getsockname()[1], True
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                ours = self._server.accept()[0]
+            except OSError:
+                return
+            if not self.up:
+                ours.close()
+                continue
+            theirs = socket.create_connection(("127.0.0.1", 5432))
+            self._open += [ours, theirs]
+            for a, b in ((ours, theirs), (theirs, ours)):
+                threading.Thread(target=self._copy, args=(a, b), daemon=True).start()
+
+    def _copy(self, source, target):
+        try:
+            while content := source.recv(2**16):
+                target.sendall(content)
+        except OSError:
+            pass
+        finally:
+            for end in (source, target):
+                end.close()
+
+    def cut(self):
+        self.up = False
+        for end in self._open:
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                end.close()
+        self._open.clear()
+
+    def close(self):
+        self._server.close()
+        self.cut()
+
+
+@pytest.fixture
+def place(database_url, tmp_path):
+    """A database with a model, its URL for a service, and a way to take it away."""
+    relay = None
+    if database_url.startswith("postgresql"):
+        relay = Relay()
+        served = database_url.replace(":5432", f":{relay.port}")
+    else:
+        served = database_url
+    settings = make_home(tmp_path, MLOPS_DATABASE_URL=database_url)
+    services = []
+
+    def start(name: str = "one") -> Service:
+        more = {"MLOPS_DATABASE_URL": served, "MLOPS_SPOOL": str(tmp_path / f"spool-{name}")}
+        services.append(Service(settings, tmp_path / f"log-{len(services)}", **more))
+        return services[-1]
+
+    @contextmanager
+    def away():
+        if relay:
+            relay.cut()
+            yield
+            relay.up = True
+            return
+        file = Path(sa.make_url(database_url).database)
+        file.rename(file.with_suffix(".away"))
+        file.mkdir()
+        yield
+        file.rmdir()
+        file.with_suffix(".away").rename(file)
+
+    engine = open_database(database_url)
+
+    def ask(query: str) -> list:
+        with reading(engine) as connection:
+            return connection.execute(sa.text(query)).scalars().all()
+
+    yield SimpleNamespace(
+        start=start,
+        away=away,
+        logged=lambda: ask("SELECT id FROM predictions"),
+        count=lambda: ask("SELECT count(*) FROM predictions")[0],
+        spool=lambda: tmp_path / "spool-one",
+    )
+    engine.dispose()
+    for service in services:
+        service.stop()
+    if relay:
+        relay.close()
+
+
+def kept(place, ids: list[str]) -> bool:
+    """Wait until every id is there; more may be, whose answers were cut off. The key makes a second one impossible."""
+    assert len(ids) == len(set(ids)) > 300
+    wait_for(lambda: place.count() >= len(ids), 60)
+    return set(ids) <= set(place.logged())
+
+
+def workers(service: Service) -> list[psutil.Process]:
+    return psutil.Process(service.process.pid).children()
+
+
+def test_killed_workers_lose_nothing(place):
+    service = place.start()
+    with Traffic(service) as traffic:
+        for _ in range(4):
+            victim = workers(service)[0]
+            victim.kill()
+            wait_for(lambda: not victim.is_running() and len(workers(service)) == 2)  # noqa: B023
+            traffic.more()
+    assert kept(place, traffic.ids)
+
+
+def test_killed_service_loses_nothing_when_it_is_started_again(place):
+    service = place.start()
+    with Traffic(service) as traffic:
+        traffic.more()
+        family = [service.process, *workers(service)]
+        for process in family:
+            os.kill(process.pid, signal.SIGKILL)
+    service.process.wait()
+    assert list(place.spool().glob("*.jsonl")), "something was left to ship"
+    place.start()
+    assert kept(place, traffic.ids)
+    wait_for(lambda: len(list(place.spool().glob("*.jsonl"))) == 0)
+
+
+def test_database_that_is_away_for_long_loses_nothing(place, database_url):
+    service, seconds = place.start(), 30 if database_url.startswith("postgresql") else 5
+    with Traffic(service) as traffic:
+        wait_for(lambda: place.count() > 0)
+        with place.away():
+            deadline, before = time.monotonic() + seconds, len(traffic.ids)
+            wait_for(lambda: time.monotonic() > deadline, seconds + 5)
+            assert len(traffic.ids) - before > 100 * seconds / 5, "the service went on"
+        assert traffic.failed == 0
+    assert kept(place, traffic.ids)
+    assert "The prediction log waits: OperationalError." in service.stop()
+
+
+def test_full_disk_loses_nothing_and_tears_no_line(place):
+    service = place.start()
+    for worker in workers(service):
+        worker.rlimit(psutil.RLIMIT_FSIZE, (50_000, psutil.RLIM_INFINITY))  # the write that crosses it is cut in two
+    with Traffic(service) as traffic:
+        traffic.more(4000)
+        for worker in workers(service):
+            worker.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
+        assert traffic.failed == 0
+    assert kept(place, traffic.ids)
+    assert "put aside" not in service.stop()
+
+
+def test_two_services_share_a_database(place):
+    services = [place.start("one"), place.start("two")]
+    with Traffic(*services) as traffic:
+        traffic.more(1000)
+    assert kept(place, traffic.ids)
+
+
+def test_stopped_service_leaves_nothing_in_the_spool(place):
+    service = place.start()
+    with Traffic(service) as traffic:
+        traffic.more()
+    service.stop()
+    assert set(traffic.ids) == set(place.logged()) and not list(place.spool().glob("*.jsonl"))
