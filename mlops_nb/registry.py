@@ -53,9 +53,9 @@ class Move:
 
     id: int
     alias: str
-    action: str  # "promote" or "rollback"
+    action: str  # "promote", "rollback" or "clear"
     from_version: int | None
-    to_version: int
+    to_version: int | None  # None: the alias points nowhere any more
     who: str
     why: str
     at: datetime
@@ -144,9 +144,18 @@ class Registry:
         name: str,
         alias: str = "production",
     ) -> int | None:  # None: the alias points nowhere
-        "Where an alias points; one small query, for those who ask often."
+        "Where an alias points."
         with reading(self.engine) as connection:
             return self._current(connection, name, alias)
+
+    def aliases(
+        self,
+        name: str,
+    ) -> dict[str, int]:  # Alias to version
+        "Where all aliases point; one small query, for those who ask often."
+        query = sa.select(aliases.c.alias, aliases.c.version).where(aliases.c.name == name)
+        with reading(self.engine) as connection:
+            return {row.alias: row.version for row in connection.execute(query)}
 
     def history(
         self,
@@ -158,8 +167,7 @@ class Registry:
         if alias is not None:
             query = query.where(history.c.alias == alias)
         with reading(self.engine) as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
-        return [Move(**{k: _utc(v) for k, v in row.items() if k != "name"}) for row in rows]
+            return [_move_of(row) for row in connection.execute(query).mappings()]
 
     # writing
 
@@ -217,6 +225,19 @@ class Registry:
         "Point an alias to where it was before the promotion that brought it here."
         return self._move(name, alias, "rollback", _before, why, who)
 
+    def clear(
+        self,
+        name: str,
+        alias: str,  # Any but production: the service would have nothing to answer with
+        why: str = "",
+        who: str | None = None,
+        expected: int | None = -1,  # Where the alias must be now; -1: wherever it is
+    ) -> Move:
+        "Let an alias point nowhere."
+        if alias == "production":
+            raise RegistryError(f"'production' of {name!r} cannot be cleared: roll back, or promote another version.")
+        return self._move(name, alias, "clear", lambda *_: _NOWHERE, why, who, expected)
+
     # inside a transaction
 
     def _move(self, name, alias, action, target, why, who, expected=-1) -> Move:
@@ -235,18 +256,22 @@ class Registry:
                 raise RegistryError(
                     f"{alias!r} of {name!r} is at {_shown(now)}, and there is no earlier version to go back to."
                 )
+            if to == _NOWHERE and now is None:
+                known = connection.execute(sa.select(aliases.c.alias).where(aliases.c.name == name)).scalars()
+                raise NotFoundError(f"{alias!r} of {name!r} points to no version. {known_names(alias, known)}")
             if to == now:
-                last = moves[-1]
-                return Move(**{k: _utc(v) for k, v in last.items() if k != "name"})
+                return _move_of(moves[-1])
             at_alias = (aliases.c.name == name) & (aliases.c.alias == alias)
-            if now is None:
+            if to == _NOWHERE:
+                connection.execute(sa.delete(aliases).where(at_alias))
+            elif now is None:
                 connection.execute(sa.insert(aliases).values(name=name, alias=alias, version=to))
             else:
                 connection.execute(sa.update(aliases).where(at_alias).values(version=to))
             entry = {"alias": alias, "action": action, "from_version": now, "to_version": to}
             entry |= {"who": who or _person(), "why": why, "at": datetime.now(UTC)}
             key = connection.execute(sa.insert(history).values(name=name, **entry)).inserted_primary_key[0]
-        return Move(id=key, **entry)
+        return _move_of({"id": key, **entry})
 
     def _lock(self, connection: Connection, name: str, create: bool = True):
         "Let nobody else change this model until the transaction ends."
@@ -292,15 +317,24 @@ class Registry:
         return by_alias[version]
 
 # %% ../nbs/14_registry.ipynb #00000008
+_NOWHERE = 0  # As the version of a move; versions begin with 1
+
+
 def _before(now: int | None, moves) -> int | None:
-    "Where an alias was before the promotion that brought it here: promotions push, rollbacks pop."
+    "Where an alias was before the promotion that brought it here: promotions and clearings push, rollbacks pop."
     stack = []
     for move in moves:
-        if move["action"] == "promote":
+        if move["action"] != "rollback":
             stack.append(move["to_version"])
         elif stack:
             stack.pop()
-    return stack[-2] if len(stack) > 1 else None
+    return stack[-2] or None if len(stack) > 1 else None
+
+
+def _move_of(row: Mapping) -> Move:
+    "A row of the history."
+    values = {k: _utc(v) for k, v in row.items() if k != "name"}
+    return Move(**values | {"to_version": None if row["to_version"] == _NOWHERE else row["to_version"]})
 
 
 def _is_intact(version: Version) -> bool:

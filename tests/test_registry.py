@@ -216,6 +216,28 @@ def test_build_does_not_overrule_somebody_who_promoted_meanwhile(filled):
     assert filled.current("toy") == 2
 
 
+def test_of_several_that_clear_an_alias_one_does(filled, database_url, tmp_path):
+    filled.promote("toy", 2, alias="canary")
+    others = [opened(database_url, tmp_path) for _ in range(3)]
+    results = at_once(*(lambda r=r: r.clear("toy", "canary", why="slow", who="service", expected=2) for r in others))
+    assert sorted(type(r).__name__ for r in results) == ["ConflictError", "ConflictError", "Move"]
+    last = filled.history("toy", "canary")[-1]
+    assert (last.action, last.from_version, last.to_version, last.who) == ("clear", 2, None, "service")
+    for other in others:
+        other.close()
+
+
+def test_cleared_alias_is_brought_back_by_a_rollback_and_what_came_after_it_has_nowhere_to_go(filled):
+    filled.promote("toy", 2, alias="canary")
+    filled.clear("toy", "canary")
+    assert filled.rollback("toy", "canary").to_version == 2
+    filled.clear("toy", "canary")
+    filled.promote("toy", 3, alias="canary")
+    with pytest.raises(RegistryError, match="is at version 3, and there is no earlier version to go back to"):
+        filled.rollback("toy", "canary")
+    assert filled.aliases("toy") == {"canary": 3}
+
+
 def test_version_that_failed_its_gates_needs_force(registry, bundles):
     from dataclasses import replace
 

@@ -7,14 +7,16 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import FrozenInstanceError
 from http.client import HTTPConnection
 
 import psutil
 import pytest
 
+from mlops_nb.predictor import Predictor
 from mlops_nb.registry import Registry
 from serve.app import create_app, live_model
-from tests.serve.conftest import ROOT, Service, wait_for
+from tests.serve.conftest import ROOT, Service, package, wait_for
 
 
 def replace_model(registry: Registry, version: int):
@@ -87,6 +89,58 @@ def test_when_no_version_can_be_proven_nothing_is_served_and_it_says_why(setting
     live_model(app).stop()
 
 
+def test_any_version_that_could_be_served_is_noticed_when_its_files_are_put_back(settings, registry):
+    registry.promote("toy", 2)
+    paths = [registry.get("toy", version).path for version in (1, 2)]
+    for path in paths:
+        path.rename(path.with_suffix(".away"))
+    app = create_app(settings)
+    live = live_model(app)
+    live.refresh()
+    assert live.predictor is None and list(live.state.refused) == [2, 1]
+    paths[0].with_suffix(".away").rename(paths[0])
+    live.refresh()
+    assert live.predictor.version == 1 and list(live.state.refused) == [2]
+    paths[1].with_suffix(".away").rename(paths[1])
+    live.refresh()
+    assert live.predictor.version == 2 and not live.state.refused
+    live.stop()
+
+
+def test_bundle_that_breaks_whoever_loads_it_is_refused(app, registry, monkeypatch):
+    live = live_model(app)
+    monkeypatch.setattr(Predictor, "load", lambda *_: 1 / 0)
+    registry.promote("toy", 2)
+    live.refresh()
+    assert live.predictor.version == 1
+    assert live.state.refused == {2: "Its files cannot be loaded: ZeroDivisionError."}
+
+
+def test_state_of_a_request_does_not_change(app, registry):
+    live = live_model(app)
+    state = live.state
+    replace_model(registry, 2)
+    registry.promote("toy", 2)
+    live.refresh()
+    assert (state.production.version, state.aliases, state.refused) == (1, {"production": 1}, {})
+    with pytest.raises(FrozenInstanceError):
+        state.production = None
+
+
+def test_registry_that_hangs_at_the_start_does_not_hang_the_worker(settings, registry, monkeypatch):
+    answers, opened = threading.Event(), Registry.open
+    monkeypatch.setattr(Registry, "open", lambda settings: answers.wait(60) and opened(settings))
+    app = create_app(settings)
+    live, client = live_model(app), app.test_client()
+    live.start(patience=0.05)
+    said = client.post("/predict", json={"features": [[1, 0]]})
+    assert (said.status_code, said.get_json()["code"]) == (503, "no_model")
+    assert "The first load is not over yet. The service tries again by itself." in said.get_json()["error"]
+    answers.set()
+    wait_for(lambda: client.post("/predict", json={"features": [[1, 0]]}).status_code == 200)
+    live.stop()
+
+
 def test_database_that_does_not_answer_is_said_and_survived(app, registry, monkeypatch):
     from sqlalchemy.exc import OperationalError
 
@@ -95,13 +149,28 @@ def test_database_that_does_not_answer_is_said_and_survived(app, registry, monke
     def away(*_):
         raise OperationalError("SELECT", {}, Exception("secret-host is down"))
 
-    monkeypatch.setattr(live._registry, "current", away)
+    monkeypatch.setattr(live._registry, "aliases", away)
     live.refresh()
     said = client.get("/health/ready").get_json()
     assert said["ready"] and said["problem"] == "The registry cannot be asked: OperationalError."
     monkeypatch.undo()
     live.refresh()
     assert client.get("/health/ready").get_json()["problem"] is None
+
+
+def test_store_that_was_deleted_and_made_again_is_followed(app, settings):
+    live = live_model(app)
+    old = live.predictor
+    shutil.rmtree(settings.home / "store")
+    live.refresh()
+    assert live.predictor is old and live.state.problem
+    registry = Registry.open(settings)
+    registry.register(package(settings.home / "bundle", 3.0))
+    registry.promote("toy", 1)
+    registry.close()
+    live.refresh()
+    assert (live.predictor.version, live.state.problem, live.state.refused) == (1, None, {})
+    assert live.predictor.bundle.manifest["params"] == {"C": 3.0}
 
 
 def test_request_that_began_with_a_version_ends_with_it(app, registry):
@@ -133,6 +202,7 @@ def test_promotion_and_rollback_reach_a_running_service_within_two_seconds_witho
         connection.close()
         counts.append(count)
 
+    wait_for(lambda: service.loads(1) == 2)  # both workers are up
     threads = [threading.Thread(target=traffic) for _ in range(4)]
     for thread in threads:
         thread.start()
