@@ -1,0 +1,83 @@
+"""The application. What happens around every request happens here: its id, its count, its line in the access log."""
+
+import os
+import re
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import orjson
+from flask import Flask
+
+from serve.metrics import Metrics
+
+_is_sane = re.compile(r"[A-Za-z0-9._:-]{1,128}").fullmatch
+
+
+class Service(Flask):
+    """A Flask application that names, counts and logs every request.
+
+    What a request leaves in the WSGI environment: `serve.id`, `serve.started` (of `time.monotonic`), and `serve.said`,
+    what the model said to it (`serve.rows.Said`).
+    """
+
+    def __init__(self, *given, access_log: bool = True, **named):
+        super().__init__(*given, **named)
+        self.access_log = access_log
+        self.extensions["metrics"] = self.metrics = Metrics()
+
+    def wsgi_app(self, environ, start_response):
+        """Answer a request, with what every answer has."""
+        environ["serve.started"] = time.monotonic()
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        environ["serve.id"] = request_id = given if _is_sane(given) else make_id()
+
+        def start(status, headers, exc_info=None):
+            self._note(environ, status, headers)
+            return start_response(status, [*headers, ("X-Request-ID", request_id)], exc_info)
+
+        self.metrics.in_progress.add(request_id)
+        try:
+            return super().wsgi_app(environ, start)
+        finally:
+            self.metrics.in_progress.discard(request_id)
+
+    def _note(self, environ: dict, status: str, headers: list[tuple[str, str]]):
+        """Take down a request when its answer is ready."""
+        seconds = time.monotonic() - environ["serve.started"]
+        request = environ["werkzeug.request"]
+        rule, said = request.url_rule, environ.get("serve.said")
+        self.metrics.note(rule.rule if rule else "none", status[:3], seconds, said)
+        if not self.access_log:
+            return
+        size = dict(headers).get("Content-Length")
+        line = {
+            "at": datetime.now(UTC),
+            "id": environ["serve.id"],
+            "method": request.method[:20],
+            "route": rule and rule.rule,
+            "status": int(status[:3]),
+            "ms": int(seconds * 1_000_000) / 1000,
+            "bytes": size and int(size),
+        }
+        if rule is None:  # what was asked for that is not there
+            line["path"] = request.path[:100]
+        if said is not None:
+            line |= {
+                "rows": len(said.answer.prediction),
+                "model": said.predictor.name,
+                "version": said.predictor.version,
+                "role": said.role,
+            }
+        write_line(line)
+
+
+def make_id() -> str:
+    """An id that nobody else has and that sorts by time."""
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(8).hex()}"
+
+
+def write_line(line: dict):
+    """One write to stdout, so that lines of several threads and workers do not mix."""
+    with suppress(OSError):  # a request must not fail because nobody takes the log
+        os.write(1, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
