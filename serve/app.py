@@ -3,23 +3,46 @@
 from flask import Flask
 
 from mlops_nb.settings import Settings
-from serve import errors, health, model, predict
+from serve import docs, errors, feedback, health, kserve, metrics, mlflow, model, openapi, predict, v2
+from serve.access import Keys
 from serve.live_model import LiveModel
+from serve.log import Log
+from serve.service import Service
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """Make the service; nothing is loaded before `live_model(app).start()`."""
+    """Make the service; nothing is loaded before `start(app)`."""
     settings = settings or Settings.read()
-    app = Flask("serve", static_folder=None)
+    app = Service("serve", static_folder=None, access_log=settings.access_log)
     app.config["MAX_CONTENT_LENGTH"] = int(settings.max_body_mb * 2**20)
     app.extensions["settings"] = settings
-    app.extensions["live_model"] = LiveModel(settings)
+    app.extensions["log"] = log = Log(settings)
+    app.extensions["live_model"] = LiveModel(settings, log.record)
+    live_model(app).after_refresh, log.after_step = app.metrics.look, app.metrics.look_at_log
+    app.before_request(Keys(settings).check)
     errors.handle(app)
-    for blueprint in (predict.routes, health.routes, model.routes):
-        app.register_blueprint(blueprint)
+    app.url_map.merge_slashes = False  # an address with two slashes is not found, not redirected
+    for module in (predict, feedback, mlflow, kserve, v2, health, model, metrics, openapi, docs):
+        app.register_blueprint(module.routes)
     return app
 
 
 def live_model(app: Flask) -> LiveModel:
     """The model that an application answers with."""
     return app.extensions["live_model"]
+
+
+_PARTS = ("metrics", "log", "live_model")  # Those with a thread of their own
+
+
+def start(app: Flask):
+    """Load the model and follow it; count, and bring what is predicted to the database."""
+    for part in _PARTS:
+        app.extensions[part].start()
+
+
+def stop(app: Flask):
+    """Let the model go, ship what was predicted, count what is left."""
+    for part in reversed(_PARTS):
+        if part in app.extensions:
+            app.extensions[part].stop()

@@ -1,6 +1,7 @@
 """The one shape of an error: {"error": <what was wrong, what was seen, what to do>, "code": <snake_case>, ...}."""
 
 import re
+import sys
 import traceback
 
 import orjson
@@ -12,7 +13,8 @@ from mlops_nb.errors import MlopsError
 JSON = "application/json"
 
 # The library knows no HTTP: this is the place where its codes become statuses
-STATUS = {"bad_input": 400, "bad_request": 400, "too_many_rows": 413, "unsupported_media_type": 415, "no_model": 503}
+STATUS = {"bad_input": 400, "bad_request": 400, "not_found": 404, "too_many_rows": 413}
+STATUS |= {"unsupported_media_type": 415, "no_model": 503, "log_full": 503, "unauthorized": 401, "forbidden": 403}
 
 
 class RequestError(MlopsError):
@@ -32,6 +34,12 @@ def to_json(value, status: int = 200) -> Response:
     return Response(orjson.dumps(value), status, content_type=JSON)
 
 
+def to_error(error: str, code: str, status: int, **details) -> Response:
+    """An answer that says what was wrong; the Open Inference Protocol has a shape of its own for it."""
+    shape = {} if request.path == "/v2" or request.path.startswith("/v2/") else {"code": code, **details}
+    return to_json({"error": error, **shape}, status)
+
+
 def handle(app: Flask):
     """Give every error of an application the one shape."""
     app.register_error_handler(MlopsError, _of_library)
@@ -40,13 +48,16 @@ def handle(app: Flask):
 
 
 def _of_library(error: MlopsError) -> Response:
-    return to_json({"error": str(error), "code": error.code, **error.details}, STATUS.get(error.code, 500))
+    answer = to_error(str(error), error.code, STATUS.get(error.code, 500), **error.details)
+    if answer.status_code == 401:
+        answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer
 
 
 def _of_http(error: HTTPException) -> Response:
     """What Flask itself refuses: no such route, wrong method, a body that is too large."""
     code = re.sub(r"\W+", "_", error.name.lower())
-    answer = to_json({"error": _explain(error), "code": code}, error.code)
+    answer = to_error(_explain(error), code, error.code)
     if error.code == 405:
         answer.headers["Allow"] = ", ".join(sorted(error.valid_methods))
     return answer
@@ -68,7 +79,7 @@ def _explain(error: HTTPException) -> str:
 
 
 def _unexpected(error: Exception) -> Response:
-    """A defect of ours: its traceback is for the log, not for the client."""
-    traceback.print_exception(error)
+    """A defect of ours: where it happened is for the log; what it says may be what the client sent."""
+    print(*traceback.format_tb(error.__traceback__), type(error).__name__, sep="", file=sys.stderr, flush=True)
     message = "The service failed on this request; its log says why. This is a defect: please report it."
-    return to_json({"error": message, "code": "internal_error"}, 500)
+    return to_error(message, "internal_error", 500)

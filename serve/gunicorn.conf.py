@@ -1,8 +1,18 @@
 """How Gunicorn runs the service; every value is a setting, see docs/settings.md."""
 
-from mlops_nb.settings import Settings
+import os
+import shutil
+import sys
+from pathlib import Path
+from tempfile import mkdtemp
 
-settings = Settings.read()
+from mlops_nb.errors import MlopsError
+from mlops_nb.settings import Settings, require_keys
+
+try:
+    settings = Settings.read()
+except MlopsError as e:
+    sys.exit(f"Error: {e}")
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 workers = settings.workers
@@ -18,12 +28,48 @@ preload_app = False
 loglevel = "warning"
 
 
+# where workers write their metrics for each other; prometheus_client reads this when it is imported
+_METRICS, _OURS = "PROMETHEUS_MULTIPROC_DIR", "mlops-metrics-"
+
+
+def on_starting(server):
+    """Refuse to open the service by mistake; make a folder for metrics, or clear the one that the environment names."""
+    try:
+        for address in server.address:
+            require_keys(settings, address[0] if isinstance(address, tuple) else "localhost")
+    except MlopsError as e:
+        sys.exit(f"Error: {e}")
+    folder = Path(os.environ.get(_METRICS) or _OURS)
+    if folder.name.startswith(_OURS):  # none is named, or by a master that this one replaces
+        os.environ[_METRICS] = mkdtemp(prefix=_OURS)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob("*.db"):
+        file.unlink()
+
+
+def child_exit(server, worker):
+    """Forget the gauges of a worker that is gone; what it counted stays."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)
+
+
+def on_exit(server):
+    """Remove the folder for metrics that was made."""
+    if Path(os.environ[_METRICS]).name.startswith(_OURS):
+        shutil.rmtree(os.environ[_METRICS], ignore_errors=True)
+
+
 def when_ready(server):
-    print(f"Serving {settings.model or 'the default model'} at http://{bind} (stop with Ctrl+C)", flush=True)
+    shown = f"Serving {settings.model or 'the default model'} at http://{bind} (stop with Ctrl+C)"
+    print(shown, file=sys.stderr, flush=True)
 
 
 def worker_exit(server, worker):
     """Let the session go before the process ends: ONNX Runtime aborts otherwise."""
     app = getattr(worker, "wsgi", None)
     if app is not None:
-        app.extensions["live_model"].stop()
+        from serve.app import stop
+
+        stop(app)

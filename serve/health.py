@@ -18,10 +18,13 @@ def live() -> Response:
 def ready() -> Response:
     """A model is loaded that reproduced its golden rows; what is refused, and why."""
     live = current_app.extensions["live_model"]
-    refused = [{"version": version, "reason": reason} for version, reason in sorted(live.refused.items())]
-    state = {"model": live.name, "production": live.production, "refused": refused, "problem": live.problem}
+    now = live.state
+    refused = [{"version": version, "reason": reason} for version, reason in sorted(now.refused.items())]
+    state = {"model": live.name, "production": now.aliases.get("production"), "roles": now.roles, "refused": refused}
+    state |= {"problem": now.problem, "from_cache": now.from_cache, "canary": now.trial and now.trial.counts()}
+    state |= {"shadow": now.shadow and live.shadow.counts, "rolled_back": now.rolled_back}
     try:
-        predictor = live.loaded()
+        predictor = live.loaded(now)
     except NoModelError as e:
         return to_json({"ready": False, "error": str(e), "code": e.code, **state}, 503)
     return to_json({"ready": True, "version": predictor.version, "engine": predictor.engine.name, **state})

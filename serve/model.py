@@ -13,9 +13,10 @@ _SHOWN = ("signature", "engine", "onnx", "params", "seed", "data", "code", "pyth
 def model() -> Response:
     """Signature, version and provenance."""
     live = current_app.extensions["live_model"]
-    predictor = live.loaded()
+    state = live.state
+    predictor = live.loaded(state)
     manifest = predictor.bundle.manifest
     evaluation = manifest.get("evaluation") or {}
     judged = {key: evaluation.get(key) for key in ("metrics", "baseline", "gates")}
     shown = {key: manifest.get(key) for key in _SHOWN}
-    return to_json({"name": live.name, "version": predictor.version, **shown, **judged})
+    return to_json({"name": live.name, "version": predictor.version, "roles": state.roles, **shown, **judged})

@@ -16,10 +16,11 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from mlops_nb.bundle import write_bundle
+from mlops_nb.prediction_log import PredictionLog
 from mlops_nb.registry import Registry
 from mlops_nb.settings import Settings
 from mlops_nb.signature import Input, Signature
-from serve.app import create_app, live_model
+from serve.app import create_app, live_model, stop
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,10 +64,10 @@ def package(folder: Path, C: float, signature: Signature = NUMBERS):
     return write_bundle(folder, "toy", estimator, signature, X, X, facts)
 
 
-def make_home(home: Path, signature: Signature = NUMBERS, promoted: int = 1) -> Settings:
+def make_home(home: Path, signature: Signature = NUMBERS, promoted: int = 1, **more: str) -> Settings:
     """A home with two versions, `promoted` of them in production one after the other."""
     (home / "settings.ini").touch()
-    settings = Settings.read({"MLOPS_HOME": str(home), "MLOPS_MODEL": "toy", "MLOPS_POLL_SECONDS": "0.1"})
+    settings = Settings.read({"MLOPS_HOME": str(home), "MLOPS_MODEL": "toy", "MLOPS_POLL_SECONDS": "0.1", **more})
     registry = Registry.open(settings)
     for C in (0.1, 10.0):
         registry.register(package(home / "bundle", C, signature))
@@ -105,7 +106,7 @@ def app(settings):
     app = create_app(settings)
     live_model(app).refresh()
     yield app
-    live_model(app).stop()
+    stop(app)
 
 
 @pytest.fixture
@@ -114,12 +115,13 @@ def client(app):
 
 
 @pytest.fixture(scope="session")
-def mixed(homes):
+def mixed(homes, tmp_path_factory):
     """A client of the model with three kinds of columns."""
-    app = create_app(Settings.read({"MLOPS_HOME": str(homes["mixed"]), "MLOPS_MODEL": "toy", "MLOPS_MAX_ROWS": "100"}))
+    home = shutil.copytree(homes["mixed"], tmp_path_factory.mktemp("served") / "home")
+    app = create_app(Settings.read({"MLOPS_HOME": str(home), "MLOPS_MODEL": "toy", "MLOPS_MAX_ROWS": "100"}))
     live_model(app).refresh()
     yield app.test_client()
-    live_model(app).stop()
+    stop(app)
 
 
 def free_port() -> int:
@@ -138,6 +140,16 @@ def wait_for(condition, seconds: float = 20):
         time.sleep(0.01)
 
 
+def logged(app, roles=("production", "canary")):
+    """What is in the log, after all that was spooled was shipped."""
+    log = app.extensions["log"]
+    assert log._step(), log._problem
+    database = PredictionLog.open(app.extensions["settings"])
+    window = database.read("toy", roles=roles)
+    database.close()
+    return window
+
+
 class Service:
     """A real Gunicorn with two workers."""
 
@@ -147,10 +159,9 @@ class Service:
         own = {"MLOPS_HOME": str(settings.home), "MLOPS_MODEL": "toy", "MLOPS_PORT": str(self.port)}
         self.environment = kept | own | more
         command = [sys.executable, "-m", "gunicorn", "-c", "serve/gunicorn.conf.py", "serve.wsgi:app"]
-        with log.open("w") as errors:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=self.environment, stderr=errors, stdout=subprocess.DEVNULL
-            )
+        self.out = log.with_name(f"{log.name}.out")
+        with log.open("w") as errors, self.out.open("w") as lines:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stderr=errors, stdout=lines)
         wait_for(self.answers, 60)
 
     def answers(self) -> bool:
@@ -183,6 +194,11 @@ class Service:
     def loads(self, version: int) -> int:
         """How often a worker said that it loaded a version: which worker answers a request is chance."""
         return self.log.read_text().count(f"toy version {version} loaded")
+
+    def lines(self, route: str) -> list[dict]:
+        """What the access log says about a route."""
+        lines = [orjson.loads(line) for line in self.out.read_bytes().splitlines()]
+        return [line for line in lines if line["route"] == route]
 
     def stop(self) -> str:
         """End it as an operator would, and answer with its log."""

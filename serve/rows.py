@@ -1,0 +1,146 @@
+"""From a request to an answer, for whatever protocol: the body, its limits, the model."""
+
+import json
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+import pyarrow
+from flask import current_app, request
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from mlops_nb.errors import TooManyRowsError, known_names
+from mlops_nb.predictor import Predictor
+from mlops_nb.signature import Answer, Table
+from serve.errors import MediaTypeError, RequestError
+
+
+def read_object(example: str = '{"features": [[...], ...]}') -> dict:
+    """The JSON object in the body of the request."""
+    kind = request.mimetype
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise MediaTypeError(f"The body must be application/json, got {kind[:100] or 'no Content-Type'}.")
+    return parse_object(read_body(), example)
+
+
+def read_body() -> bytes:
+    """The body of the request, unpacked, within the limit."""
+    length = request.content_length
+    if length is None:
+        content = request.stream.read()
+        if len(content) >= request.max_content_length:
+            raise RequestEntityTooLarge()  # a body sent in chunks is cut off at the limit, without a word
+    else:
+        content = request.stream.read(length)  # in one piece, which is faster for a large one
+        while len(content) < length and (more := request.stream.read(length - len(content))):
+            content += more
+        if len(content) < length:
+            raise RequestError(f"The body ended after {len(content)} of its {length} bytes.")
+    packed = request.environ.get("HTTP_CONTENT_ENCODING")
+    return content if packed is None else _unpack(content, packed.strip().lower())
+
+
+def _unpack(content: bytes, encoding: str) -> bytes:
+    """A compressed body, never more of it than a body may have."""
+    if encoding in ("identity", ""):
+        return content
+    if encoding not in ("gzip", "deflate"):
+        raise MediaTypeError(f"The Content-Encoding must be gzip or deflate, got {encoding[:100]!r}.")
+    stream = zlib.decompressobj(31 if encoding == "gzip" else 15)
+    try:
+        unpacked = stream.decompress(content, request.max_content_length + 1)
+    except zlib.error:
+        raise RequestError(f"The body is not {encoding}, as its Content-Encoding says.") from None
+    if len(unpacked) > request.max_content_length:
+        raise RequestEntityTooLarge()
+    if not stream.eof or stream.unused_data:
+        raise RequestError(f"The body is not one whole {encoding} stream, as its Content-Encoding says.")
+    return unpacked
+
+
+def parse_object(content: bytes, example: str) -> dict:
+    """A JSON object."""
+    try:
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError as e:
+        body = _lenient(content, e)
+    if not isinstance(body, dict):
+        raise RequestError(f"The body must be a JSON object; send {example}.")
+    return body
+
+
+def _lenient(content: bytes, error: ValueError):
+    """JSON as Python writes it, with NaN and Infinity: then the row and the column can be named."""
+    try:
+        body = json.loads(content)
+        json.dumps(body, ensure_ascii=False).encode()  # half a character, "\ud800", can be neither used nor answered
+    except (ValueError, RecursionError):
+        reason = "the body is empty" if not content.strip() else str(error)
+        raise RequestError(f"The body is not JSON: {reason}.") from None
+    return body
+
+
+def only_keys(body: Mapping, known: set[str], what: str = "The body"):
+    """Refuse a key that nobody knows: it was meant for something."""
+    if not body.keys() <= known:
+        unknown = min(body.keys() - known)
+        raise RequestError(f"{what} has an unknown key {unknown!r}. {known_names(unknown, known)}")
+
+
+@dataclass(slots=True)
+class Said:
+    """What a model said about the rows of a request."""
+
+    predictor: Predictor
+    table: Table  # The rows, checked
+    answer: Answer
+    role: str = "production"  # Or "canary", "shadow"
+    ids: list[str] | None = None  # One a row, by which it is in the prediction log; None when it is not
+
+    @classmethod
+    def by(cls, predictor: Predictor, rows, role: str = "production") -> "Said":
+        """What a predictor says about rows as a client sends them."""
+        table = predictor.parse(rows)
+        return cls(predictor, table, predictor.answer(table), role)
+
+
+def ask(rows, name: str = "'features'", probability: bool = False, canary: bool = True) -> Said:
+    """What the live model says about rows, an array of numbers or an Arrow table: the one way to a prediction."""
+    began = time.perf_counter()
+    extensions = current_app.extensions
+    live = extensions["live_model"]
+    state = live.state
+    predictor = live.loaded(state)
+    if probability and not predictor.signature.probability:
+        raise RequestError(f"The model {predictor.name!r} has no probabilities; leave 'probability' out.")
+    if isinstance(rows, _SEVERAL):
+        check_rows(len(rows), name)
+    if state.trial is None or not canary:
+        said = Said.by(predictor, rows)
+    else:
+        said = state.trial.ask(rows, probability, request.environ.get("HTTP_X_CANARY_KEY"))
+    request.environ["serve.said"] = said
+    key = extensions["log"].record(said, time.perf_counter() - began)
+    if key is not None:
+        said.ids = [f"{key}-{row}" for row in range(len(said.answer.prediction))]
+        if state.shadow is not None:
+            live.shadow.offer(state.shadow, rows, len(said.ids), key)
+    return said
+
+
+_SEVERAL = (list, np.ndarray, pyarrow.Table)
+
+
+def check_rows(n: int, name: str):
+    """Refuse more rows than one request may have."""
+    limit = current_app.extensions["settings"].max_rows
+    if n > limit:
+        raise TooManyRowsError(f"{name} has {n:,} rows; at most {limit:,} are taken. Send them in parts.")
+
+
+def label_text(label) -> str:
+    """A class label as text: a text as it is, anything else as JSON writes it."""
+    return label if isinstance(label, str) else orjson.dumps(label).decode()

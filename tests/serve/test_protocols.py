@@ -1,0 +1,128 @@
+"""Other protocols for the same predictions: MLflow's and KServe's first."""
+
+import pandas as pd
+import pytest
+
+from serve.app import create_app, live_model
+
+ROWS = [[41, 1200.5, "own"], [23, None, "rent"]]
+NAMES = ["age", "income", "home"]
+RECORDS = [dict(zip(NAMES, row, strict=True)) for row in ROWS]
+FRAME = pd.DataFrame(ROWS, columns=NAMES)
+
+
+@pytest.fixture(scope="module")
+def expected(mixed):
+    return mixed.post("/predict", json={"features": ROWS}).get_json()["prediction"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"dataframe_split": {"columns": NAMES, "data": ROWS}},
+        {"dataframe_split": {"columns": NAMES[::-1], "data": [row[::-1] for row in ROWS], "index": [7, 9]}},
+        {"dataframe_split": {"data": ROWS}},
+        {"dataframe_split": FRAME.astype(object).where(FRAME.notna(), None).to_dict("split")},
+        {"dataframe_records": RECORDS},
+        {"instances": ROWS},
+        {"instances": RECORDS, "params": {}},
+        {"inputs": ROWS},
+        {"inputs": {name: [row[i] for row in ROWS] for i, name in enumerate(NAMES)}},
+    ],
+)
+def test_invocations_takes_what_mlflow_clients_send(mixed, expected, body):
+    answer = mixed.post("/invocations", json=body)
+    assert (answer.status_code, answer.get_json()) == (200, {"predictions": expected})
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        ({}, "bad_request", "must have one of dataframe_split, .*, got none of them"),
+        ({"instances": ROWS, "inputs": ROWS}, "bad_request", "got 'instances' and 'inputs'"),
+        ({"dataframe_splitt": 1}, "bad_request", "unknown key 'dataframe_splitt'. Did you mean 'dataframe_split'"),
+        ({"instances": ROWS, "params": {"a": 1}}, "bad_request", "takes no 'params'"),
+        ({"dataframe_split": [1]}, "bad_request", "must be an object with 'data'"),
+        ({"dataframe_split": {"columns": ["age"], "data": ROWS}}, "bad_request", "Row 0 must be a list of 1 values"),
+        ({"dataframe_split": {"columns": ["a", "a"], "data": ROWS}}, "bad_request", "list of different names"),
+        ({"dataframe_split": {"columns": [[1]], "data": ROWS}}, "bad_request", "list of different names"),
+        ({"dataframe_split": {"columns": ["ages"], "data": [[1]]}}, "bad_input", "unknown column 'ages'"),
+        ({"dataframe_records": [{"age": None}]}, "bad_input", "column 'home' is missing"),
+        ({"inputs": {"age": [1], "home": ["own", "own"]}}, "bad_request", "must have one length"),
+        ({"inputs": {}}, "bad_request", "must have one length and be at least one"),
+        ({"instances": [[None, 1.0, "own"]]}, "bad_input", "Row 0, column 'age': expected a whole number, got null"),
+        ({"instances": 3}, "bad_input", "must be a list of rows"),
+        ({"instances": [ROWS[0]] * 101}, "too_many_rows", "'instances' has 101 rows; at most 100"),
+    ],
+)
+def test_what_does_not_fit_invocations_is_said_in_the_one_error_shape(mixed, body, code, message):
+    import re
+
+    answer = mixed.post("/invocations", json=body)
+    said = answer.get_json()
+    assert answer.status_code in (400, 413) and said["code"] == code
+    assert re.search(message, said["error"]), said["error"]
+
+
+def test_kserve_clients_get_names_readiness_and_predictions(mixed, expected):
+    assert mixed.get("/v1/models").get_json() == {"models": ["toy"]}
+    assert mixed.get("/v1/models/toy").get_json() == {"name": "toy", "ready": True}
+    for instances in (ROWS, RECORDS):
+        answer = mixed.post("/v1/models/toy:predict", json={"instances": instances, "signature_name": "x"})
+        assert (answer.status_code, answer.get_json()) == (200, {"predictions": expected})
+
+
+@pytest.mark.parametrize(("method", "path"), [("get", "/v1/models/other"), ("post", "/v1/models/other:predict")])
+def test_other_model_is_not_found(mixed, method, path):
+    answer = getattr(mixed, method)(path, json={"instances": ROWS})
+    assert (answer.status_code, answer.get_json()["code"]) == (404, "not_found")
+    assert "There is no model 'other' here. There is: 'toy'." in answer.get_json()["error"]
+
+
+def test_probe_says_whether_there_is_a_model(mixed, settings, tmp_path):
+    assert mixed.get("/ping").status_code == 200
+    app = create_app(settings)
+    answers = [app.test_client().get(path) for path in ("/ping", "/v1/models/toy")]
+    answers += [
+        app.test_client().post("/invocations", json={}),
+        app.test_client().post("/v1/models/toy:predict", json={}),
+    ]
+    live_model(app).stop()
+    assert [(a.status_code, a.get_json()["code"]) for a in answers] == [(503, "no_model")] * 4
+
+
+@pytest.mark.parametrize("path", ["//predict", "/predict//", "/health//live"])
+def test_address_with_two_slashes_is_not_found(mixed, path):
+    answer = mixed.post(path, json={"features": ROWS})
+    assert (answer.status_code, answer.get_json()["code"]) == (404, "not_found")
+
+
+def test_defect_leaves_its_place_in_the_log_and_nothing_of_the_client(mixed, monkeypatch, capfd):
+    predictor = live_model(mixed.application).predictor
+
+    def broken(table):
+        raise RuntimeError(f"cannot cope with {table}")
+
+    monkeypatch.setattr(predictor, "answer", broken)
+    answer = mixed.post("/predict", json={"features": [[41, 77777.5, "own"]]})
+    log = capfd.readouterr().err
+    assert answer.status_code == 500 and "77777" not in answer.get_data(as_text=True)
+    assert "in broken" in log and "RuntimeError" in log and "77777" not in log
+
+
+@pytest.mark.slow
+def test_body_in_pieces_is_taken_and_a_body_that_ends_early_is_refused(service):
+    import socket
+
+    body = b'{"features": [[1, 0]]}'
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    chunks = [b"%x\r\n%s\r\n" % (len(p), p) for p in (body[:5], body[5:])] + [b"0\r\n\r\n"]
+    for framing, pieces in ((b"Content-Length: 22", [body[:5], body[5:]]), (b"Transfer-Encoding: chunked", chunks)):
+        for sent, status in ((pieces, b"200"), (pieces[:1], b"400")):
+            with socket.create_connection(("127.0.0.1", service.port)) as connection:
+                for piece in (head + framing + b"\r\n\r\n", *sent):
+                    connection.sendall(piece)
+                connection.shutdown(socket.SHUT_WR)
+                answer = b"".join(iter(lambda open=connection: open.recv(65536), b""))
+            assert answer.split(b" ", 2)[1] == status, answer
+            assert status == b"200" or b'"error":' in answer
