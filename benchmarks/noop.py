@@ -8,13 +8,3 @@ app = Flask("noop")
 @app.post("/predict")
 def noop() -> Response:
     return Response(b'{"prediction":[1]}', content_type="application/json")
-
-
-class _Nothing:
-    """What serve/gunicorn.conf.py stops when a worker ends."""
-
-    def stop(self):
-        pass
-
-
-app.extensions["live_model"] = _Nothing()

@@ -1,6 +1,7 @@
-"""One-row /predict of the textbook's model, as a share of what a no-op Flask route reaches on the same Gunicorn.
+"""The whole service, everything on, against a no-op Flask route and against the textbook's app on the same Gunicorn.
 
-Gunicorn with 2 workers, 8 keep-alive connections, from wrk (https://github.com/wg/wrk; Debian: apt-get install wrk).
+Gunicorn with 2 workers, 8 keep-alive connections, one row a request, from wrk (https://github.com/wg/wrk; Debian:
+apt-get install wrk). Servers take turns, a second each, so that the ratio holds when the speed of the machine drifts.
 """
 
 import re
@@ -9,81 +10,145 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.measure import ROOT, environment, median, seconds
+import orjson
+import pandas as pd
+import psutil
+import pyarrow as pa
 
-BODY = '{"features": [[' + ", ".join(f"{(i * 37 % 19 - 9) / 7:.4f}" for i in range(20)) + "]]}"
-LUA = f"""wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
-wrk.body = [==[{BODY}]==]
-"""
+from benchmarks.measure import ROOT, environment, median
+from benchmarks.models import LIMITS, put_into_production
+from mlops_nb.registry import Registry
+from mlops_nb.settings import Settings
+
+SERVERS = {"ours": "serve.wsgi:app", "no-op": "benchmarks.noop:app", "textbook": "benchmarks.textbook:app"}
+ARROW = "application/vnd.apache.arrow.stream"
 
 
-def measure(rounds: int = 20, duration: int = 1) -> list[dict]:
+def measure(rounds: int = 15) -> Iterator[dict]:
     if shutil.which("wrk") is None:
-        return [
-            {
-                "what": "one-row /predict",
-                "value": None,
-                "unit": "requests/s",
-                "against": "wrk is not installed",
-                "ratio": None,
-            }
-        ]
-    with TemporaryDirectory() as folder:
-        home = Path(folder)
-        (home / "post.lua").write_text(LUA)
-        build = ["ploomber", "build", "--env--spec", "mlops_nb.examples.signals", "--env--engine", "ploomber-engine"]
-        for name in ("nbs", "mlops_nb", "serve", "settings.ini", "pipeline.yaml", "env.yaml"):
-            (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, home / name)
-        seconds(build, home)
-        # in turn, a second each: the ratio of neighbours holds when the speed of the machine drifts
-        with running("serve.wsgi:app", home) as ours, running("benchmarks.noop:app", home) as peer:
-            for port in (ours, peer):
-                load(port, home, duration)
-            pairs = [(load(ours, home, duration), load(peer, home, duration)) for _ in range(rounds)]
-    value, noop = (median(list(rates)) for rates in zip(*pairs, strict=True))
-    ratio = median([a / b for a, b in pairs])
-    return [
-        {
-            "what": "one-row /predict",
-            "value": value,
-            "unit": "requests/s",
-            "against": "no-op Flask route",
-            "ratio": ratio,
-        },
-        {"what": "no-op Flask route", "value": noop, "unit": "requests/s", "against": "itself", "ratio": 1.0},
-    ]
+        yield row("one-row /predict", None, "requests/s", "wrk is not installed", None)
+        return
+    for kind in LIMITS:
+        with TemporaryDirectory() as folder:
+            home = Path(folder)
+            put_into_production(kind, home)
+            yield from onerow(kind, home, rounds)
+            yield from many_rows(kind, home)
+
+
+def onerow(kind: str, home: Path, rounds: int) -> Iterator[dict]:
+    """Requests a second and latency."""
+    body = orjson.dumps({"features": orjson.loads((home / "rows.json").read_bytes())[:1]}).decode()
+    write_request(home / "post.lua", orjson.loads(body))
+    with ExitStack() as stack:
+        servers = {name: stack.enter_context(running(app, home, body)) for name, app in SERVERS.items()}
+        ports = {name: port for name, (port, _) in servers.items()}
+        for port in ports.values():
+            load(port, home)
+        turns = [{name: load(port, home) for name, port in ports.items()} for _ in range(rounds)]
+        workers = psutil.Process(servers["ours"][1].pid).children()
+        memory = [worker.memory_full_info().uss / 2**20 for worker in workers]
+    rate = {name: median([turn[name][0] for turn in turns]) for name in SERVERS}
+    for name, limit in zip(("no-op", "textbook"), LIMITS[kind], strict=True):
+        ratio = median([turn["ours"][0] / turn[name][0] for turn in turns])
+        against = f"{name} {rate[name]:,.0f}, at least {limit} x"
+        yield row(f"{kind}, one row", rate["ours"], "requests/s", against, ratio)
+    for i, percentile in ((1, "p50"), (2, "p99")):
+        ours, peer = (median([turn[name][i] for turn in turns]) for name in ("ours", "no-op"))
+        yield row(f"{kind}, {percentile}", ours, "ms", f"no-op {peer:.2f}", ours / peer)
+    yield row(f"{kind}, memory a worker", median(memory), "MiB", "-", None)
+
+
+def many_rows(kind: str, home: Path, rounds: int = 15) -> Iterator[dict]:
+    """Rows a second in bodies of many rows, against the same predictor called in process with a DataFrame."""
+    rows, columns = (orjson.loads((home / f"{name}.json").read_bytes()) for name in ("rows", "columns"))
+    registry = Registry.open(Settings.read({"MLOPS_HOME": str(home)}))
+    predictor = registry.load("bench")
+    registry.close()
+    first = orjson.dumps({"features": rows[:1]}).decode()
+    with running(SERVERS["ours"], home, first) as (port, _):
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        for n in (1_000, 10_000):
+            some = (rows * -(-n // len(rows)))[:n]
+            frame = pd.DataFrame(some, columns=columns)
+            bodies = {"JSON": orjson.dumps({"features": some}), "Arrow": _arrow(frame)}
+            kinds = {"JSON": "application/json", "Arrow": ARROW}
+            turns = []
+            for _ in range(rounds):
+                took = {"in process": _seconds(lambda: predictor.predict_frame(frame))}  # noqa: B023
+                for name, body in bodies.items():
+                    took[name] = _seconds(lambda: _post(connection, body, kinds[name]))  # noqa: B023
+                turns.append(took)
+            for name in bodies:
+                ratio = median([turn["in process"] / turn[name] for turn in turns])
+                against = f"in process {n / median([turn['in process'] for turn in turns]):,.0f}"
+                rate = n / median([turn[name] for turn in turns])
+                yield row(f"{kind}, {n:,} rows as {name}", rate, "rows/s", against, ratio)
+        connection.close()
+    predictor.close()
+
+
+def row(what: str, value, unit: str, against: str, ratio) -> dict:
+    return {"what": what, "value": value, "unit": unit, "against": against, "ratio": ratio}
+
+
+def _arrow(frame: pd.DataFrame) -> bytes:
+    table, sink = pa.Table.from_pandas(frame, preserve_index=False), BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def _seconds(act) -> float:
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+def _post(connection: HTTPConnection, body: bytes, kind: str):
+    connection.request("POST", "/predict", body, {"Content-Type": kind, "Accept": kind})
+    response = connection.getresponse()
+    content = response.read()
+    if response.status != 200:
+        raise SystemExit(content.decode())
 
 
 @contextmanager
-def running(app: str, home: Path):
-    """An application on Gunicorn, as the service runs, until it answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    own = environment(home, MLOPS_PORT=str(port), MLOPS_MODEL="signals", MLOPS_HOME=str(home))
+def running(app: str, home: Path, body: str):
+    """An application on Gunicorn, as the service runs, until it answers: its port and its process."""
+    port = free_port()
+    own = environment(home, MLOPS_PORT=str(port), MLOPS_MODEL="bench", MLOPS_HOME=str(home))
     own["PYTHONPATH"] = f"{home}:{ROOT}"
     command = [sys.executable, "-m", "gunicorn", "-c", "serve/gunicorn.conf.py", app]
-    server = subprocess.Popen(command, cwd=home, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait(port)
-        yield port
+        wait(port, body)
+        yield port, server
     finally:
         server.terminate()
         server.wait()
 
 
-def wait(port: int):
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait(port: int, body: str, path: str = "/predict"):
+    """Until a server answers."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         connection = HTTPConnection("127.0.0.1", port, timeout=10)
         try:
-            connection.request("POST", "/predict", BODY, {"Content-Type": "application/json"})
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
             if connection.getresponse().status == 200:
                 return
         except OSError:
@@ -93,10 +158,23 @@ def wait(port: int):
     raise SystemExit("the service did not answer within 60 s")
 
 
-def load(port: int, home: Path, duration: int) -> float:
-    """Requests a second; every one must succeed."""
-    command = ["wrk", "-t1", "-c8", f"-d{duration}s", "-s", str(home / "post.lua"), f"http://127.0.0.1:{port}/predict"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def write_request(file: Path, body: dict):
+    """What wrk sends."""
+    header = 'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"'
+    file.write_text(f"{header}\nwrk.body = [==[{orjson.dumps(body).decode()}]==]\n")
+
+
+def load(port: int, home: Path, path: str = "/predict", script: str = "post.lua") -> tuple[float, float, float]:
+    """Requests in one second, and the 50th and 99th percentile of their latency in ms; every one must succeed."""
+    command = ["wrk", "-t1", "-c8", "-d1s", "--latency", "-s", script, f"http://127.0.0.1:{port}{path}"]
+    said = subprocess.run(command, cwd=home, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in said or "Socket errors" in said:
         raise SystemExit(said)
-    return float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1])
+    latency = [_ms(re.search(rf"^ +{p}% +(\S+)$", said, re.MULTILINE)[1]) for p in (50, 99)]
+    return float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1]), *latency
+
+
+def _ms(text: str) -> float:
+    """wrk writes 812.00us, 1.23ms or 1.02s."""
+    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s)", text).groups()
+    return float(number) * {"us": 1e-3, "ms": 1, "s": 1e3}[unit]
