@@ -14,6 +14,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ALL = ["ingest", "train", "evaluate", "package", "register"]
+NO_TRIAL = {"canary": None, "shadow": None}
 
 
 def outputs(path: Path) -> list:
@@ -36,7 +37,7 @@ def edit(path: Path, old: str, new: str):
 
 
 def test_first_build_registers_and_promotes(built_once):
-    assert built_once.json("models", "list") == [{"name": "toy", "versions": 1, "staging": 1, "production": 1}]
+    assert built_once.json("models", "list") == [{"name": "toy", "versions": 1, "staging": 1, "production": 1, **NO_TRIAL}]
     assert built_once.read("registration.json")["why"] == "in production, all 2 gates passed"
 
 
@@ -93,7 +94,7 @@ def test_model_that_the_registry_has_lost_is_registered_and_promoted_again(built
     built.build("--env--seed", "3")
     shutil.rmtree(built.path / "store")
     assert built.build("--env--seed", "3") == ["evaluate", "package", "register"]
-    assert built.json("models", "list") == [{"name": "toy", "versions": 1, "staging": 1, "production": 1}]
+    assert built.json("models", "list") == [{"name": "toy", "versions": 1, "staging": 1, "production": 1, **NO_TRIAL}]
     assert built.build("--env--seed", "3") == []
 
 
@@ -211,7 +212,7 @@ def test_both_engines_make_the_same_products_and_two_specs_lie_side_by_side(buil
 def test_model_that_fails_a_gate_is_registered_but_not_promoted(built):
     built.replace("toy.py", '"accuracy": 0.8', '"accuracy": 1.01')
     built.build("--env--seed", "5")
-    assert built.json("models", "list") == [{"name": "toy", "versions": 2, "staging": 2, "production": 1}]
+    assert built.json("models", "list") == [{"name": "toy", "versions": 2, "staging": 2, "production": 1, **NO_TRIAL}]
     assert "not promoted: FAILED: minimum accuracy" in built.read("registration.json")["why"]
     refused = built.run("mlops-nb", "models", "promote", "toy", "2")
     assert refused.returncode == 1 and "did not pass its gates" in refused.stderr
@@ -235,7 +236,7 @@ def test_champion_that_cannot_be_proven_stops_the_build_which_says_how_to_go_on(
 
 def test_auto_promote_off_leaves_production_alone(built):
     built.build("--env--auto_promote", "false", "--env--seed", "3")
-    assert built.json("models", "list") == [{"name": "toy", "versions": 2, "staging": 2, "production": 1}]
+    assert built.json("models", "list") == [{"name": "toy", "versions": 2, "staging": 2, "production": 1, **NO_TRIAL}]
 
 
 def test_search_space_and_parameters_reach_the_estimator(built):
