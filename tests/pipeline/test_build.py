@@ -37,7 +37,9 @@ def edit(path: Path, old: str, new: str):
 
 
 def test_first_build_registers_and_promotes(built_once):
-    assert built_once.json("models", "list") == [{"name": "toy", "versions": 1, "staging": 1, "production": 1, **NO_TRIAL}]
+    assert built_once.json("models", "list") == [
+        {"name": "toy", "versions": 1, "staging": 1, "production": 1, **NO_TRIAL}
+    ]
     assert built_once.read("registration.json")["why"] == "in production, all 2 gates passed"
 
 
