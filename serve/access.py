@@ -71,10 +71,15 @@ class Keys:
     def check(self):
         """Refuse the request if it needs a key that it does not have."""
         rule = request.url_rule
-        level = _LEVEL_OF.get(rule.rule, "admin") if rule else "open"
+        if rule is not None:
+            self.require(rule.rule, request.environ)
+
+    def require(self, rule: str, environ: dict):
+        """Refuse a request of a route that needs a key that it does not have."""
+        level = _LEVEL_OF.get(rule, "admin")
         if level in self._free:
             return
-        key = _given()
+        key = _given(environ)
         if not key:
             raise UnauthorizedError("A key is needed; send Authorization: Bearer KEY, or X-API-Key: KEY.")
         if not _has(self._any, key):
@@ -83,11 +88,11 @@ class Keys:
             raise ForbiddenError("The key is not for administration; send one of MLOPS_ADMIN_KEYS.")
 
 
-def _given() -> bytes:
+def _given(environ: dict) -> bytes:
     """The key that the request carries."""
-    scheme, _, key = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    scheme, _, key = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() != "bearer":
-        key = request.environ.get("HTTP_X_API_KEY", "")
+        key = environ.get("HTTP_X_API_KEY", "")
     return key.strip().encode("latin-1", "replace")
 
 

@@ -8,6 +8,7 @@ from serve.access import Keys
 from serve.live_model import LiveModel
 from serve.log import Log
 from serve.service import Service
+from serve.shortcut import Shortcut
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -19,7 +20,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["log"] = log = Log(settings)
     app.extensions["live_model"] = LiveModel(settings, log.record)
     live_model(app).after_refresh, log.after_step = app.metrics.look, app.metrics.look_at_log
-    app.before_request(Keys(settings).check)
+    keys = Keys(settings)
+    app.before_request(keys.check)
+    app.shortcut = Shortcut(app.extensions, keys, app.config["MAX_CONTENT_LENGTH"]).answer
     errors.handle(app)
     app.url_map.merge_slashes = False  # an address with two slashes is not found, not redirected
     for module in (predict, feedback, mlflow, kserve, v2, health, model, metrics, openapi, docs):

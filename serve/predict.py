@@ -18,12 +18,17 @@ def predict() -> Response:
         said, probability = ask(read_table(), "The table"), False
     else:
         said, probability = _ask_json()
-    return write_table(said, live.name) if wants_arrow() else to_json(_said(said, live.name, probability))
+    return write_table(said, live.name) if wants_arrow() else to_json(content_of(said, live.name, probability))
 
 
 def _ask_json() -> tuple[Said, bool | str]:
     """What the model says about the rows of a JSON body, and in which form the probabilities are wanted."""
-    body = read_object()
+    rows, probability = read_features(read_object())
+    return ask(rows, probability=bool(probability)), probability
+
+
+def read_features(body: dict) -> tuple[object, bool | str]:
+    """The rows, and in which form the probabilities are wanted."""
     only_keys(body, {"features", "probability"})
     if "features" not in body:
         raise RequestError(
@@ -32,10 +37,10 @@ def _ask_json() -> tuple[Said, bool | str]:
     probability = body.get("probability", False)
     if not isinstance(probability, bool) and probability != "named":
         raise RequestError("'probability' must be true, false or \"named\".")
-    return ask(body["features"], probability=bool(probability)), probability
+    return body["features"], probability
 
 
-def _said(said: Said, model: str, probability: bool | str) -> dict:
+def content_of(said: Said, model: str, probability: bool | str) -> dict:
     """The answer in JSON."""
     answer = said.answer
     content = {

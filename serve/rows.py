@@ -108,21 +108,27 @@ class Said:
 
 
 def ask(rows, name: str = "'features'", probability: bool = False, canary: bool = True) -> Said:
-    """What the live model says about rows, an array of numbers or an Arrow table: the one way to a prediction."""
+    """What the live model says about rows of this request, an array of numbers or an Arrow table."""
+    return ask_for(request.environ, current_app.extensions, rows, name, probability, canary)
+
+
+def ask_for(
+    environ: dict, extensions: dict, rows, name: str = "'features'", probability: bool = False, canary: bool = True
+) -> Said:
+    """What the live model says about rows of a request: the one way to a prediction."""
     began = time.perf_counter()
-    extensions = current_app.extensions
     live = extensions["live_model"]
     state = live.state
     predictor = live.loaded(state)
     if probability and not predictor.signature.probability:
         raise RequestError(f"The model {predictor.name!r} has no probabilities; leave 'probability' out.")
     if isinstance(rows, _SEVERAL):
-        check_rows(len(rows), name)
+        check_rows(len(rows), name, extensions["settings"].max_rows)
     if state.trial is None or not canary:
         said = Said.by(predictor, rows)
     else:
-        said = state.trial.ask(rows, probability, request.environ.get("HTTP_X_CANARY_KEY"))
-    request.environ["serve.said"] = said
+        said = state.trial.ask(rows, probability, environ.get("HTTP_X_CANARY_KEY"))
+    environ["serve.said"] = said
     key = extensions["log"].record(said, time.perf_counter() - began)
     if key is not None:
         said.ids = [f"{key}-{row}" for row in range(len(said.answer.prediction))]
@@ -134,9 +140,9 @@ def ask(rows, name: str = "'features'", probability: bool = False, canary: bool 
 _SEVERAL = (list, np.ndarray, pyarrow.Table)
 
 
-def check_rows(n: int, name: str):
+def check_rows(n: int, name: str, limit: int | None = None):
     """Refuse more rows than one request may have."""
-    limit = current_app.extensions["settings"].max_rows
+    limit = limit or current_app.extensions["settings"].max_rows
     if n > limit:
         raise TooManyRowsError(f"{name} has {n:,} rows; at most {limit:,} are taken. Send them in parts.")
 

@@ -3,12 +3,14 @@
 import os
 import re
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
 import orjson
 from flask import Flask
 
+from serve.errors import JSON
 from serve.metrics import Metrics
 
 _is_sane = re.compile(r"[A-Za-z0-9._:-]{1,128}").fullmatch
@@ -17,13 +19,14 @@ _is_sane = re.compile(r"[A-Za-z0-9._:-]{1,128}").fullmatch
 class Service(Flask):
     """A Flask application that names, counts and logs every request.
 
-    What a request leaves in the WSGI environment: `serve.id`, `serve.started` (of `time.monotonic`), and `serve.said`,
-    what the model said to it (`serve.rows.Said`).
+    What a request leaves in the WSGI environment: `serve.id`, `serve.started` (of `time.monotonic`), `serve.said`, what
+    the model said to it (`serve.rows.Said`), and `serve.route` when it took the shortcut.
     """
 
     def __init__(self, *given, access_log: bool = True, **named):
         super().__init__(*given, **named)
         self.access_log = access_log
+        self.shortcut: Callable[[dict], bytes | None] = lambda environ: None  # See serve/shortcut.py
         self.extensions["metrics"] = self.metrics = Metrics()
 
     def wsgi_app(self, environ, start_response):
@@ -38,30 +41,33 @@ class Service(Flask):
 
         self.metrics.in_progress.add(request_id)
         try:
-            return super().wsgi_app(environ, start)
+            content = self.shortcut(environ)
+            if content is None:
+                return super().wsgi_app(environ, start)
+            start("200 OK", [("Content-Type", JSON), ("Content-Length", str(len(content)))])
+            return [content]
         finally:
             self.metrics.in_progress.discard(request_id)
 
     def _note(self, environ: dict, status: str, headers: list[tuple[str, str]]):
         """Take down a request when its answer is ready."""
         seconds = time.monotonic() - environ["serve.started"]
-        request = environ["werkzeug.request"]
-        rule, said = request.url_rule, environ.get("serve.said")
-        self.metrics.note(rule.rule if rule else "none", status[:3], seconds, said)
+        route, said = environ.get("serve.route") or _rule(environ), environ.get("serve.said")
+        self.metrics.note(route or "none", status[:3], seconds, said)
         if not self.access_log:
             return
         size = dict(headers).get("Content-Length")
         line = {
             "at": datetime.now(UTC),
             "id": environ["serve.id"],
-            "method": request.method[:20],
-            "route": rule and rule.rule,
+            "method": environ["REQUEST_METHOD"][:20],
+            "route": route,
             "status": int(status[:3]),
             "ms": int(seconds * 1_000_000) / 1000,
             "bytes": size and int(size),
         }
-        if rule is None:  # what was asked for that is not there
-            line["path"] = request.path[:100]
+        if route is None:  # what was asked for that is not there
+            line["path"] = environ["werkzeug.request"].path[:100]
         if said is not None:
             line |= {
                 "rows": len(said.answer.prediction),
@@ -70,6 +76,12 @@ class Service(Flask):
                 "role": said.role,
             }
         write_line(line)
+
+
+def _rule(environ: dict) -> str | None:
+    """The route that Flask found."""
+    rule = environ["werkzeug.request"].url_rule
+    return rule and rule.rule
 
 
 def make_id() -> str:
