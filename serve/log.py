@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import orjson
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from mlops_nb.errors import MlopsError
 from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog
 from mlops_nb.settings import Settings
-from mlops_nb.signature import rows_of
+from mlops_nb.signature import Signature, Table, rows_of
 from serve.loading import log
 from serve.rows import Said
 from serve.spool import Drain, Spool
@@ -72,15 +73,15 @@ class Log:
         now = time.time()
         key = key or f"{int(now * 1000):012x}{os.urandom(8).hex()}"  # nobody else has it, and it sorts by time
         predictor, answer = said.predictor, said.answer
-        names, rows = predictor.signature.names, rows_of(predictor.signature, said.table)
+        names, rows = predictor.signature.names, _loggable(predictor.signature, said.table)
         if self.excluded:
             kept = [i for i, name in enumerate(names) if name not in self.excluded]
-            names, rows = [names[i] for i in kept], [[row[i] for i in kept] for row in rows]
-        sure = None if answer.probability is None else answer.probability.tolist()
-        predicted = answer.prediction.tolist()
+            names = [names[i] for i in kept]
+            rows = rows[:, kept] if isinstance(rows, np.ndarray) else [[row[i] for i in kept] for row in rows]
         who = (predictor.name, predictor.version, said.role)
-        entry = Predicted(key, now, *who, seconds * 1000, names, rows, predicted, sure)
-        if not self._spool.append(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE)):
+        sure = None if answer.probability is None else answer.probability.astype(np.float64)
+        entry = Predicted(key, now, *who, seconds * 1000, names, rows, answer.prediction.tolist(), sure)
+        if not self._spool.append(orjson.dumps(entry, _plain, _LINE)):
             self.lost += 1
             return None
         return key
@@ -160,6 +161,19 @@ class Log:
     def backlog(self) -> tuple[int, float]:
         """Bytes that wait for the database, and for how many seconds the oldest do; who does not ship knows of none."""
         return self._drain.backlog() if self._drain.leading else (0, 0.0)
+
+
+_LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+
+
+def _loggable(signature: Signature, table: Table) -> np.ndarray | list[list]:
+    """Rows that orjson can write: floats as they are, since a list of each would take longer than the model."""
+    return np.ascontiguousarray(table) if signature.is_float else rows_of(signature, table)
+
+
+def _plain(array: np.ndarray) -> list:
+    """What orjson does not write itself."""
+    return array.tolist()
 
 
 def _parse(line: bytes) -> Predicted | Labelled:
