@@ -5,7 +5,7 @@ import signal
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,21 +89,24 @@ class Relay:
         except OSError:
             pass
         finally:
-            for end in (source, target):
-                end.close()
+            _end(source, target)
 
     def cut(self):
         self.up = False
-        for end in self._open:
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                end.close()
+        _end(*self._open)
         self._open.clear()
 
     def close(self):
         self._server.close()
         self.cut()
+
+
+def _end(*sockets: socket.socket):
+    """Closing alone would not wake the thread that reads from the other side, and the database would keep its locks."""
+    for each in sockets:
+        with suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
+        each.close()
 
 
 @pytest.fixture
