@@ -11,7 +11,7 @@ from mlops_nb.bundle import appear, check_hashes, read_manifest
 from mlops_nb.errors import MlopsError
 from mlops_nb.registry import Version
 from mlops_nb.settings import Settings
-from serve.loading import log
+from serve.background import log
 
 KEPT = 2
 

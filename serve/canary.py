@@ -12,7 +12,7 @@ from mlops_nb.canary import Limits, Window, judge
 from mlops_nb.errors import InputError
 from mlops_nb.predictor import Predictor
 from mlops_nb.settings import Settings
-from serve.loading import log
+from serve.background import log
 from serve.rows import Said
 
 LAST = 1000  # How many requests of each are remembered, unless more are needed to judge

@@ -11,9 +11,10 @@ from mlops_nb.predictor import Predictor
 from mlops_nb.registry import Registry
 from mlops_nb.settings import Settings
 from mlops_nb.spec import default_model
+from serve.background import Routine, log
 from serve.cache import Cache
 from serve.canary import Trial
-from serve.loading import Look, log, prove
+from serve.loading import Look, prove
 from serve.shadow import Shadow
 
 _WHO = "service"  # In the registry's history
@@ -70,19 +71,17 @@ class LiveModel:
         self._cache = Cache(settings, self.name)
         self._cached: Predictor | None = None  # From the cache, and not yet confirmed by the registry
         self._worse: int | None = None  # A canary that has to be cleared
-        self._first, self._stop = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="live-model", daemon=True)
+        self._first = threading.Event()  # The registry was asked once
+        self._routine = Routine("live-model", self._watch)
 
     def start(self, patience: float = 20):
         """Begin to follow the registry; wait for the first model, but not until Gunicorn ends the worker."""
-        self._thread.start()
+        self._routine.start()
         self._first.wait(patience)
 
     def stop(self):
         """Stop following, and let the models go."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=10)
+        self._routine.stop()
         self.shadow.stop()
         self.state, self._looks, self._cached = State(), {}, None
         if self._registry is not None:
@@ -109,12 +108,12 @@ class LiveModel:
             f"not pass, see `mlops-nb models list {self.name}` and `mlops-nb models promote`."
         )
 
-    def _watch(self):
-        self._begin_with_cache()
-        while not self._stop.is_set():
-            self.refresh()
-            self._first.set()
-            self._stop.wait(self.settings.poll_seconds)
+    def _watch(self) -> float:
+        if not self._first.is_set():
+            self._begin_with_cache()
+        self.refresh()
+        self._first.set()
+        return self.settings.poll_seconds
 
     def _begin_with_cache(self):
         """Prove what this disk has, to have something to serve if the registry should be away."""

@@ -1,7 +1,6 @@
 """From a version in the registry to a proven predictor; what cannot be proven is refused, and it is said why."""
 
 import os
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from mlops_nb.bundle import check_hashes, read_manifest
 from mlops_nb.errors import MlopsError
 from mlops_nb.predictor import Predictor
 from mlops_nb.registry import Version
+from serve.background import log
 
 if TYPE_CHECKING:
     from serve.cache import Cached
@@ -58,8 +58,3 @@ def stamp_of(path: Path) -> tuple:
             return tuple(sorted((e.name, e.stat().st_mtime_ns, e.stat().st_size, e.inode()) for e in entries))
     except OSError:
         return ()
-
-
-def log(message: str):
-    """A line that says which worker it is from."""
-    print(f"[worker {os.getpid()}] {message}", file=sys.stderr, flush=True)

@@ -2,7 +2,6 @@
 
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from mlops_nb.errors import MlopsError
 from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog
 from mlops_nb.settings import Settings
 from mlops_nb.signature import Signature, Table, rows_of
-from serve.loading import log
+from serve.background import Routine, log
 from serve.rows import Said
 from serve.spool import Drain, Spool
 
@@ -41,18 +40,16 @@ class Log:
         self._database: PredictionLog | None = None
         self._problem: str | None = None
         self._tidied = -TIDY
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._pause = PAUSE
+        self._routine = Routine("log", self._tend)
 
     def start(self):
         """Begin to ship."""
-        self._thread.start()
+        self._routine.start()
 
     def stop(self):
         """Ship what there is once more, if the database lets us."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=10)
+        self._routine.stop()
         self._spool.close()
         self._step()
         self._drain.close()
@@ -94,11 +91,10 @@ class Log:
 
     # what the thread does
 
-    def _run(self):
-        pause = PAUSE
-        while not self._stop.wait(pause):
-            pause = PAUSE if self._step() else min(pause * 2, LONGEST_PAUSE)
-            self.after_step(self)
+    def _tend(self) -> float:
+        self._pause = PAUSE if self._step() else min(self._pause * 2, LONGEST_PAUSE)
+        self.after_step(self)
+        return self._pause
 
     def _step(self) -> bool:
         """Tend the spool, and ship if nobody else does; False when the database does not answer."""

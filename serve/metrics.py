@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from mlops_nb.predictor import Predictor
+from serve.background import Routine
 from serve.live_model import LiveModel
 from serve.log import Log
 from serve.rows import Said
@@ -70,23 +71,20 @@ class Metrics:
         self._answering = {}  # Role to version, and which object it is
         self._noted = collections.deque()
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep_counting, name="metrics", daemon=True)
+        self._routine = Routine("metrics", self._keep_counting)
 
     def start(self):
         """Count by itself from now on, and not only when asked."""
-        self._thread.start()
+        self._routine.start()
 
     def stop(self):
         """Count what is left."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=10)
+        self._routine.stop()
         self.count()
 
-    def _keep_counting(self):
-        while not self._stop.wait(0.5):
-            self.count()
+    def _keep_counting(self) -> float:
+        self.count()
+        return 0.5
 
     def shown(self) -> CollectorRegistry:
         """What a scrape is answered with."""

@@ -1,0 +1,37 @@
+"""What a worker does beside answering: threads of its own, and what it says."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+
+class Routine:
+    """A thread that does something again and again, until it is stopped."""
+
+    def __init__(
+        self,
+        name: str,
+        act: Callable[[], float],  # Must raise nothing; answers after how many seconds it shall be called again
+    ):
+        self._act, self._stop = act, threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self):
+        """Begin, without waiting for anything."""
+        self._thread.start()
+
+    def stop(self):
+        """Wait until it is through, though not for ever."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    def _run(self):
+        while not self._stop.wait(self._act()):
+            pass
+
+
+def log(message: str):
+    """A line that says which worker it is from."""
+    print(f"[worker {os.getpid()}] {message}", file=sys.stderr, flush=True)
