@@ -59,6 +59,11 @@ class Settings:
     canary_psi: float = setting(0.25, "Its predictions may differ so much from production's (PSI)", 0)
     max_rows: int = setting(100_000, "Most rows in one request", 1)
     max_body_mb: float = setting(64.0, "Largest request body, in MiB", 0.001)
+    arrival_seconds: float = setting(
+        10.0, "A request must be here in so many seconds, and one more for every 64 KiB of it, or it gets 408", 0.1
+    )
+    queue_seconds: float = setting(1.0, "A request that waits longer for a thread gets 503", 0.01)
+    request_seconds: float = setting(30.0, "A request that takes longer gets 503", 0.1, 50)
     log_share: float = setting(1.0, "Share of the requests whose predictions are logged; 0 turns the log off", 0, 1)
     log_exclude: str = setting("", "Comma-separated columns that are never logged")
     log_days: float = setting(90.0, "How long predictions and labels stay in the database", 0.01)

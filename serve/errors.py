@@ -9,6 +9,7 @@ from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from mlops_nb.errors import MlopsError
+from serve.refusal import TOO_LARGE
 
 JSON = "application/json"
 
@@ -37,7 +38,9 @@ def to_json(value, status: int = 200) -> Response:
 def to_error(error: str, code: str, status: int, **details) -> Response:
     """An answer that says what was wrong; the Open Inference Protocol has a shape of its own for it."""
     shape = {} if request.path == "/v2" or request.path.startswith("/v2/") else {"code": code, **details}
-    return to_json({"error": error, **shape}, status)
+    answer = to_json({"error": error, **shape}, status)
+    answer.headers["X-Content-Type-Options"] = "nosniff"  # it may quote what was sent
+    return answer
 
 
 def handle(app: Flask):
@@ -73,8 +76,7 @@ def _explain(error: HTTPException) -> str:
         case 405:
             return f"{request.method[:20]} is not for {path}; use {' or '.join(sorted(error.valid_methods))}."
         case 413:
-            limit = current_app.extensions["settings"].max_body_mb
-            return f"The body is larger than {limit:g} MiB, the limit (MLOPS_MAX_BODY_MB). Send fewer rows at a time."
+            return TOO_LARGE.format(current_app.extensions["settings"].max_body_mb)
     return error.description
 
 

@@ -1,6 +1,7 @@
 """How Gunicorn runs the service; every value is a setting, see docs/settings.md."""
 
 import gc
+import math
 import os
 import shutil
 import sys
@@ -17,12 +18,15 @@ except MlopsError as e:
 
 bind = f"[{settings.host}]:{settings.port}" if ":" in settings.host else f"{settings.host}:{settings.port}"
 workers = settings.workers
-# threads, because only a threaded worker keeps connections alive
-worker_class = "gthread"
+# threads, because only a threaded worker keeps connections alive; and limits
+worker_class = "serve.worker.Worker"
 threads = settings.threads
 keepalive = 75
 timeout = 60
-graceful_timeout = 30
+# what is being answered is answered or refused within its limit, and then there is something to put away
+graceful_timeout = max(30, math.ceil(settings.request_seconds) + 5)
+# an answer is sent by the worker in one piece, see serve/worker.py
+sendfile = False
 # an ONNX session must be made in the process that uses it
 preload_app = False
 # the arbiter's own chatter; what a worker loads or refuses it says itself
@@ -80,3 +84,5 @@ def worker_exit(server, worker):
         from serve.app import stop
 
         stop(app)
+    if worker.is_busy():  # Python would wait for its threads
+        os._exit(0)

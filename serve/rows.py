@@ -16,6 +16,7 @@ from mlops_nb.errors import TooManyRowsError, known_names
 from mlops_nb.predictor import Predictor
 from mlops_nb.signature import Answer, Table
 from serve.errors import MediaTypeError, RequestError
+from serve.turn import take
 
 
 def read_object(example: str = '{"features": [[...], ...]}') -> dict:
@@ -128,6 +129,7 @@ def ask_for(
         said = Said.by(predictor, rows)
     else:
         said = state.trial.ask(rows, probability, environ.get("HTTP_X_CANARY_KEY"))
+    take(environ)  # what is in the log was answered
     environ["serve.said"] = said
     key = extensions["log"].record(said, time.perf_counter() - began)
     if key is not None:

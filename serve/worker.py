@@ -1,0 +1,407 @@
+"""The Gunicorn worker: no client can hold a thread, and no request can hold one for long.
+
+The main loop alone reads from clients, and it never waits for one. A thread gets a request when all of it is there,
+and what a client does not take of its answer at once is sent on by the main loop, so slow clients cost memory only, of
+which there is a limit. The main loop also watches the threads: it answers 503 for a request that has waited for one for
+too long, or has had one for too long.
+"""
+
+import resource
+import select
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from selectors import EVENT_READ, EVENT_WRITE
+
+from gunicorn.http import errors
+from gunicorn.workers.gthread import PollableMethodQueue, TConn, ThreadWorker
+
+from mlops_nb.settings import Settings
+from serve.arrival import VISIT, Arrival
+from serve.ids import make_id
+from serve.refusal import Refusal, read_asked
+from serve.turn import TooLate, Turn
+
+LOOK = 0.1  # Seconds between two looks at who waits
+SLOWEST = 64 * 2**10  # Bytes a second that excuse a client from the time limit, in either direction
+SMALL = 64 * 2**10  # Bytes of a request that always have room
+LINGER, LONGEST_LINGER = 2.0, 30.0  # Seconds that a connection stays open, for what a client goes on sending
+
+# What must answer when nothing else does: never refused for lack of a thread, because it has its own
+_VITAL = ("/health/", "/ping", "/v2/health/", "/metrics")
+_VITAL = tuple(f"{method} {path}".encode() for method in ("GET", "HEAD") for path in _VITAL)
+
+_STATUS = {errors.LimitRequestLine: 414, errors.LimitRequestHeaders: 431, errors.UnsupportedTransferCoding: 501}
+_STATUS |= {errors.ExpectationFailed: 417, errors.InvalidSchemeHeaders: 403, errors.ForbiddenProxyRequest: 403}
+_OURS = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName, errors.ConfigurationProblem)
+
+
+class Client(socket.socket):
+    """A connection that never waits: an answer is kept until it is whole, and what the client does not take, longer."""
+
+    def __init__(self, accepted: socket.socket):
+        super().__init__(accepted.family, accepted.type, accepted.proto, accepted.detach())
+        super().setblocking(False)
+        self.turn: Turn | None = None  # Of its request, when a thread may write the answer
+        self.sent, self.since = 0, 0.0  # Bytes of an answer that it does not take at once, and since when
+        self._kept: list = []
+
+    def setblocking(self, flag: bool):
+        """Stay as it is, whatever Gunicorn says."""
+
+    def settimeout(self, value: float | None):
+        """Stay as it is, whatever Gunicorn says."""
+
+    def send(self, data: bytes, flags: int = 0) -> int:
+        """Drop what Gunicorn sends of itself: the `100 Continue` that the client got before its body."""
+        return len(data)
+
+    def sendall(self, data: bytes, flags: int = 0):
+        """Keep a part of an answer."""
+        self._kept.append(data)
+
+    def flush(self) -> bool:
+        """Send what is kept, as far as the client takes it: all?"""
+        if not self._kept:
+            return True
+        data = self._kept[0] if len(self._kept) == 1 else b"".join(self._kept)
+        try:
+            sent = super().send(data)
+        except BlockingIOError:
+            sent = 0
+        self.sent += sent
+        self._kept = [memoryview(data)[sent:]] if sent < len(data) else []
+        return not self._kept
+
+    @property
+    def unsent(self) -> bool:
+        return bool(self._kept)
+
+    def say_continue(self):
+        """Ask for the body."""
+        super().send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+class Calls(PollableMethodQueue):
+    """What threads want the main loop to do."""
+
+    closed = False
+
+    def close(self):
+        """Take no more: the number of its file may soon be that of another."""
+        self.closed = True
+        super().close()
+
+
+class Worker(ThreadWorker):
+    """Gunicorn's threaded worker, with limits."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.settings = Settings.read()
+        self.method_queue = Calls()
+        self.vital_pool: ThreadPoolExecutor | None = None
+        self.turns: dict[Turn, TConn] = {}  # Requests that have a thread, or wait for one
+        self.waits: dict[TConn, tuple[float, Callable]] = {}  # In the poller: until when, and what to do then
+        self.large: dict[TConn, int] = {}  # Bytes of the large requests that are not answered
+        self.stuck: set[Turn] = set()  # Turns that were given up, and whose threads are not back
+        self._next_look = 0.0
+
+    @classmethod
+    def check_config(cls, cfg, log):
+        super().check_config(cfg, log)
+        if cfg.is_ssl:
+            sys.exit("Error: the service speaks HTTP; put a proxy with TLS in front of it.")
+
+    def init_process(self):
+        self.vital_pool = ThreadPoolExecutor(2)
+        files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = self.worker_connections + 1000  # a connection is a file
+        if 0 <= files < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if most < 0 else min(wanted, most), most))
+        super().init_process()
+
+    # A request arrives
+
+    def enqueue_req(self, conn: TConn):
+        """Take what has come of a request; it gets a thread when that is all."""
+        now = time.monotonic()
+        try:
+            if not conn.initialized:
+                conn.sock = Client(conn.sock)
+                conn.init()
+                conn.parser.unreader = Arrival(conn.sock, self.settings.max_body_mb)
+            arrival = conn.parser.unreader
+            if arrival.fill(now):
+                self._ask(conn, now)
+            else:
+                self._await_more(conn, now)
+        except Refusal as refusal:
+            self._refuse(conn, refusal, now)
+        except OSError:  # the client has left
+            self._drop(conn)
+
+    def _ask(self, conn: TConn, now: float):
+        """Give a whole request to a thread, or to the queue for one."""
+        size = len(conn.parser.unreader.data)
+        if size > SMALL:
+            self._make_room(conn, size)
+        conn.sock.turn = turn = Turn(now)
+        self.turns[turn] = conn
+        self._submit(conn, turn)
+
+    def _submit(self, conn: TConn, turn: Turn):
+        vital = conn.parser.unreader.data.startswith(_VITAL)
+        turn.pool = self.vital_pool if vital else self.tpool
+        turn.future = turn.pool.submit(self.handle, conn)
+        turn.future.add_done_callback(partial(self._done, conn, turn))
+
+    def _await_more(self, conn: TConn, now: float):
+        """Wait for the rest of a request."""
+        arrival = conn.parser.unreader
+        size = len(arrival.data)
+        if not size:
+            seconds = self.settings.arrival_seconds if self.alive else LINGER
+            self._wait(conn, EVENT_READ, self.enqueue_req, self._drop_idle, now + seconds)
+            return
+        if size > SMALL:
+            self._make_room(conn, size)
+        if arrival.expects:
+            arrival.expects = False
+            conn.sock.say_continue()
+        until = arrival.since + self.settings.arrival_seconds + size / SLOWEST
+        self._wait(conn, EVENT_READ, self.enqueue_req, self._refuse_unfinished, until)
+
+    def _make_room(self, conn: TConn, size: int):
+        """Hold the bytes of a large request, if they are not too many with those of the others."""
+        self.large[conn] = size
+        if sum(self.large.values()) > self.settings.max_body_mb * 2**20 * self.cfg.threads:
+            raise Refusal(503, "Too many large requests at a time. Try again.", "overloaded", retry=True)
+
+    def _refuse_unfinished(self, conn: TConn):
+        seconds = self.settings.arrival_seconds
+        error = f"The request was not all there after {seconds:g} s (MLOPS_ARRIVAL_SECONDS). Send it faster."
+        self._refuse(conn, Refusal(408, error), time.monotonic())
+
+    # A thread has it
+
+    def handle(self, conn: TConn):
+        """Answer a request. In a thread."""
+        client = conn.sock
+        turn = client.turn
+        turn.began = time.monotonic()
+        try:
+            keep = super().handle(conn)
+            turn.take()
+            client.flush()
+            return keep
+        except (TooLate, OSError):
+            return False
+
+    def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:
+        """May the connection be used again? What the application did not read of the body is here, nobody waits."""
+        return bool(keepalive and conn.parser.finish_body())
+
+    def handle_error(self, req, client: Client, addr, exc: Exception):
+        """Answer for the parser, or for an application that failed. In a thread."""
+        if isinstance(exc, errors.ParseException) and not isinstance(exc, _OURS):
+            refusal = Refusal(_STATUS.get(type(exc), 400), f"The request is not HTTP as it should be: {exc}.")
+        else:
+            print(*traceback.format_tb(exc.__traceback__), type(exc).__name__, sep="", file=sys.stderr, flush=True)
+            refusal = Refusal(500, "The service failed on this request; its log says why.", "internal_error")
+        if client.turn is not None:
+            client.turn.take()
+            asked = ("", "", None) if req is None else (req.method, req.path, None)
+            client.sendall(self._answer(refusal, asked, client.turn.queued))
+
+    def _done(self, conn: TConn, turn: Turn, future: Future):
+        """The thread is back, or the request never had one. In either."""
+        self.stuck.discard(turn)
+        if not self.method_queue.closed:
+            self.method_queue.defer(self._finish, conn, turn, future)
+
+    # The main loop has it back
+
+    def _finish(self, conn: TConn, turn: Turn, future: Future):
+        if turn not in self.turns:
+            return  # it was answered here
+        if future.cancelled():
+            self._submit(conn, turn)  # its pool was replaced
+            return
+        del self.turns[turn]
+        self.large.pop(conn, None)
+        keep = future.exception() is None and future.result()
+        if conn.sock.unsent:
+            self._send(conn, partial(self._go_on, conn, future, keep))
+        else:
+            self._go_on(conn, future, keep)
+
+    def _go_on(self, conn: TConn, future: Future, keep: bool):
+        """After an answer: the next request, or the end."""
+        if not keep:
+            self._leave(conn)
+        elif conn.parser.unreader.start_over():
+            self._ask_next(conn)
+        else:
+            self.finish_request(conn, future)
+
+    def _ask_next(self, conn: TConn):
+        """Go on with a request that came with the one before."""
+        now = time.monotonic()
+        conn.parser.unreader.since = now
+        try:
+            (self._ask if conn.parser.unreader.is_whole() else self._await_more)(conn, now)
+        except Refusal as refusal:
+            self._refuse(conn, refusal, now)
+
+    def _send(self, conn: TConn, then: Callable):
+        """Send the rest of an answer as the client takes it."""
+        try:
+            whole = conn.sock.flush()
+        except OSError:
+            self._drop(conn)
+            return
+        if whole:
+            conn.sock.sent, conn.sock.since = 0, 0.0
+            then()
+            return
+        conn.sock.since = conn.sock.since or time.monotonic()
+        until = conn.sock.since + self.settings.arrival_seconds + conn.sock.sent / SLOWEST
+        self._wait(conn, EVENT_WRITE, partial(self._send, then=then), self._drop, until)
+
+    def _refuse(self, conn: TConn, refusal: Refusal, since: float, environ: dict | None = None):
+        """Answer in place of a thread, and end the connection."""
+        if environ:
+            asked = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["serve.id"]
+        else:
+            asked = read_asked(conn.parser.unreader.data)
+        conn.sock = Client(conn.sock)  # a thread that has the old one writes nowhere
+        conn.sock.sendall(self._answer(refusal, asked, since))
+        conn.parser.unreader = None
+        self.large.pop(conn, None)
+        self._send(conn, partial(self._leave, conn))
+
+    def _answer(self, refusal: Refusal, asked: tuple[str, str, str | None], since: float) -> bytes:
+        """What a refusal sends; it is counted and logged as any other answer."""
+        method, path, request_id = asked
+        request_id = request_id or make_id()
+        answer, size = refusal.answer(path, request_id)
+        note = getattr(self.wsgi, "note_refused", None)  # another application may have none
+        if note is not None:
+            note(request_id, method, path, str(int(refusal.status)), time.monotonic() - since, size)
+        return answer
+
+    def _leave(self, conn: TConn):
+        """Close when the client does, or soon: if closed with something unread, the client might not see its answer."""
+        conn.latest = time.monotonic() + LONGEST_LINGER
+        try:
+            conn.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._drop(conn)
+        else:
+            self._wait(conn, EVENT_READ, self._discard, self._drop, time.monotonic() + LINGER)
+
+    def _discard(self, conn: TConn):
+        try:
+            more = conn.sock.recv(VISIT)
+        except OSError:
+            more = b""
+        if more:
+            until = min(time.monotonic() + LINGER, conn.latest)
+            self._wait(conn, EVENT_READ, self._discard, self._drop, until)
+        else:
+            self._drop(conn)
+
+    def _drop_idle(self, conn: TConn):
+        """Close what never sent anything."""
+        self._drop(conn)
+
+    def _drop(self, conn: TConn):
+        self.nr_conns -= 1
+        self.large.pop(conn, None)
+        conn.close()
+
+    # It looks who waits
+
+    def _wait(self, conn: TConn, event: int, ready: Callable, overdue: Callable, until: float):
+        """Leave a connection to the poller."""
+        self.waits[conn] = until, overdue
+        self.poller.register(conn.sock, event, partial(self._wake, conn, ready))
+
+    def _wake(self, conn: TConn, act: Callable, _socket=None):
+        del self.waits[conn]
+        self.poller.unregister(conn.sock)
+        act(conn)
+
+    def wait_for_and_dispatch_events(self, timeout: float):
+        super().wait_for_and_dispatch_events(min(timeout, LOOK) if self.turns or self.waits else timeout)
+
+    def murder_pending(self):
+        """Look whose time is up; called after every event."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK
+        # with no room for another connection, those that wait get less time
+        haste = max(0, self.settings.arrival_seconds - 1) if self.nr_conns >= self.worker_connections else 0
+        for conn, (until, overdue) in list(self.waits.items()):
+            if until - haste <= now:
+                self._wake(conn, overdue)
+        for turn, conn in list(self.turns.items()):
+            self._look_at(turn, conn, now)
+
+    def _look_at(self, turn: Turn, conn: TConn, now: float):
+        most = self.settings.request_seconds
+        if turn.began is None:
+            waited = now - turn.queued > self.settings.queue_seconds and turn.pool is not self.vital_pool
+            if waited and turn.future.cancel():
+                del self.turns[turn]
+                error = "The service has more requests than it can answer. Try again."
+                self._refuse(conn, Refusal(503, error, "overloaded", retry=True), turn.queued)
+        elif now - turn.began > most and turn.give_up():
+            self._let_go(turn)
+            error = f"This request took longer than {most:g} s, the limit (MLOPS_REQUEST_SECONDS). Send fewer rows."
+            self._refuse(conn, Refusal(503, error, "timeout"), turn.queued, turn.environ)
+        elif now - turn.began > 2 * most:  # its answer began, and does not end
+            self._let_go(turn)
+            self._drop(conn)
+
+    def _let_go(self, turn: Turn):
+        """Go on without the thread that a request has."""
+        del self.turns[turn]
+        self.stuck.add(turn)
+        if turn.pool is self.vital_pool:
+            self.vital_pool = ThreadPoolExecutor(2)
+        elif turn.pool is self.tpool:
+            self.tpool = self.get_thread_pool()
+        turn.pool.shutdown(wait=False, cancel_futures=True)  # `_finish` gives what waited there to the new one
+        if turn.future.done():  # just now
+            self.stuck.discard(turn)
+        if len(self.stuck) >= self.cfg.threads and self.alive:
+            self.log.error("%d requests do not end; another worker takes over.", len(self.stuck))
+            self.alive = False
+
+    # It ends
+
+    def set_accept_enabled(self, enabled: bool):
+        """At the end, take who has connected already before the door is closed."""
+        super().set_accept_enabled(enabled)
+        if not (enabled or self.alive):
+            for listener in self.sockets:
+                queue = select.poll()
+                queue.register(listener, select.POLLIN)
+                while queue.poll(0):
+                    self.accept(listener)
+                listener.close()
+            soon = time.monotonic() + LINGER
+            for conn, (until, overdue) in self.waits.items():
+                if overdue == self._drop_idle:
+                    self.waits[conn] = min(until, soon), overdue
+
+    def is_busy(self) -> bool:
+        """Do threads go on, for which Python would wait before the process ends?"""
+        return bool(self.turns or self.stuck)
