@@ -89,8 +89,8 @@ class Arrival(Unreader):
 
     def _read_head(self, head: bytes):
         """How the body ends, as far as it can be told; `head` is in lower case."""
-        if b"\r\ntransfer-encoding:" in head:
-            self._chunked = True
+        if (at := head.find(b"\r\ntransfer-encoding:")) >= 0:
+            self._chunked = b"chunked" in head[at : head.find(b"\r\n", at + 2)]
         elif (at := head.find(b"\r\ncontent-length:")) >= 0:
             length = head[at + 17 : head.find(b"\r\n", at + 17)].strip()
             if length.isdigit():

@@ -185,7 +185,7 @@ class Worker(ThreadWorker):
     def _refuse_unfinished(self, conn: TConn):
         seconds = self.settings.arrival_seconds
         error = f"The request was not all there after {seconds:g} s (MLOPS_ARRIVAL_SECONDS). Send it faster."
-        self._refuse(conn, Refusal(408, error), time.monotonic())
+        self._refuse(conn, Refusal(408, error), conn.parser.unreader.since)
 
     # A thread has it
 

@@ -153,12 +153,14 @@ def logged(app, roles=("production", "canary")):
 class Service:
     """A real Gunicorn with two workers."""
 
+    app = "serve.wsgi:app"
+
     def __init__(self, settings: Settings, log: Path, **more: str):
         self.port, self.log = free_port(), log
         kept = {k: v for k, v in os.environ.items() if not k.startswith("MLOPS_")}
         own = {"MLOPS_HOME": str(settings.home), "MLOPS_MODEL": "toy", "MLOPS_PORT": str(self.port)}
         self.environment = kept | own | more
-        command = [sys.executable, "-m", "gunicorn", "-c", "serve/gunicorn.conf.py", "serve.wsgi:app"]
+        command = [sys.executable, "-m", "gunicorn", "-c", "serve/gunicorn.conf.py", self.app]
         self.out = log.with_name(f"{log.name}.out")
         with log.open("w") as errors, self.out.open("w") as lines:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stderr=errors, stdout=lines)
