@@ -35,9 +35,10 @@ class Refusal(Exception):
         return "\r\n".join([*head, "\r\n"]).encode() + body, len(body)
 
 
-def read_asked(head: bytes) -> tuple[str, str, str | None]:
+def read_asked(data: bytes | bytearray) -> tuple[str, str, str | None]:
     """Method, path and id, as far as they are there, of a request that nobody parsed."""
-    words = head[:4096].partition(b"\r\n")[0].decode("latin-1").split(" ")
+    head = bytes(data[: 2**16]).partition(b"\r\n\r\n")[0] + b"\r\n"
+    words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
     given = _given_id(head)
     path = words[1].partition("?")[0] if len(words) > 1 else ""
     return words[0], path, given and given[1].decode()

@@ -187,7 +187,8 @@ def crowded(homes, tmp_path_factory):
 @pytest.fixture(scope="module")
 def single(homes, tmp_path_factory):
     """One worker with four threads."""
-    with serving(homes, tmp_path_factory.mktemp("single"), MLOPS_WORKERS="1") as service:
+    more = {"MLOPS_WORKERS": "1", "GUNICORN_CMD_ARGS": "--worker-connections 30"}
+    with serving(homes, tmp_path_factory.mktemp("single"), **more) as service:
         yield service
 
 
@@ -286,7 +287,8 @@ def test_slow_clients_hold_no_thread(crowded, first, rest):
 
 @pytest.mark.slow
 def test_request_that_is_not_there_in_time_gets_408(crowded):
-    begun = [POST, POST + b"Content-Length: 10\r\n\r\na", POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\na"]
+    post = POST + b"X-Request-ID: mine\r\n"
+    begun = [post, post + b"Content-Length: 10\r\n\r\na", post + b"Transfer-Encoding: chunked\r\n\r\n5\r\na"]
     began = time.monotonic()
     with ExitStack() as stack:
         silent = stack.enter_context(connect(crowded))
@@ -294,7 +296,7 @@ def test_request_that_is_not_there_in_time_gets_408(crowded):
         for client in clients:
             got = answer(client)
             assert (got.status, got.said["code"]) == (408, "request_timeout"), got
-            assert got.headers["X-Request-ID"] and got.headers["Connection"] == "close"
+            assert got.headers["X-Request-ID"] == "mine" and got.headers["Connection"] == "close"
             assert client.recv(1) == b""
         assert silent.recv(1) == b""  # closed without a word
     assert 3 <= time.monotonic() - began < 5
@@ -354,6 +356,16 @@ def test_what_no_application_sees_has_the_shape_of_an_error(crowded, status, cod
         assert (got.status, got.said.get("code")) == (status, code), got.said
         assert got.said.keys() == ({"error", "code"} if code else {"error"})
         assert got.headers["Content-Type"] == "application/json" and got.headers["X-Request-ID"]
+
+
+@pytest.mark.slow
+def test_connections_that_stall_leave_room_for_another(single):
+    with ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(connect(single, POST))
+        began = time.monotonic()
+        assert single.predict()[0] == 200
+        assert time.monotonic() - began < 2.5  # not after the 3 s of MLOPS_ARRIVAL_SECONDS
 
 
 @pytest.mark.slow
