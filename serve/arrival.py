@@ -29,7 +29,7 @@ class Arrival(Unreader):
         self._largest_mb, self._largest = largest_mb, int(largest_mb * 2**20)  # Of a body
         self.data: bytes | bytearray = b""
         self._given = 0  # Bytes of it that the parser has
-        self.since: float | None = None  # When the first of them came, of `time.monotonic()`
+        self.since = 0.0  # When the first of them came, of `time.monotonic()`
         self._begin()
 
     def _begin(self):
@@ -120,10 +120,10 @@ class Arrival(Unreader):
     def _too_large(self) -> Refusal:
         return Refusal(413, TOO_LARGE.format(self._largest_mb))
 
-    def start_over(self) -> bool:
+    def start_over(self, now: float) -> bool:
         """The request was answered; has what follows it come already?"""
         rest = self.take_buffered() + self.data[self._given :]
-        self.data, self._given, self.since = rest, 0, None
+        self.data, self._given, self.since = rest, 0, now
         self._begin()
         return bool(rest)
 

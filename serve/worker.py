@@ -127,8 +127,8 @@ class Worker(ThreadWorker):
 
     # A request arrives
 
-    def enqueue_req(self, conn: TConn):
-        """Take what has come of a request; it gets a thread when that is all."""
+    def enqueue_req(self, conn: TConn, with_last: bool = False):
+        """Take what has come of a request, or came with the last one; it gets a thread when that is all."""
         now = time.monotonic()
         try:
             if not conn.initialized:
@@ -136,7 +136,7 @@ class Worker(ThreadWorker):
                 conn.init()
                 conn.parser.unreader = Arrival(conn.sock, self.settings.max_body_mb)
             arrival = conn.parser.unreader
-            if arrival.fill(now):
+            if arrival.is_whole() if with_last else arrival.fill(now):
                 self._ask(conn, now)
             else:
                 self._await_more(conn, now)
@@ -244,19 +244,10 @@ class Worker(ThreadWorker):
         """After an answer: the next request, or the end."""
         if not keep:
             self._leave(conn)
-        elif conn.parser.unreader.start_over():
-            self._ask_next(conn)
+        elif conn.parser.unreader.start_over(time.monotonic()):
+            self.enqueue_req(conn, with_last=True)
         else:
             self.finish_request(conn, future)
-
-    def _ask_next(self, conn: TConn):
-        """Go on with a request that came with the one before."""
-        now = time.monotonic()
-        conn.parser.unreader.since = now
-        try:
-            (self._ask if conn.parser.unreader.is_whole() else self._await_more)(conn, now)
-        except Refusal as refusal:
-            self._refuse(conn, refusal, now)
 
     def _send(self, conn: TConn, then: Callable):
         """Send the rest of an answer as the client takes it."""

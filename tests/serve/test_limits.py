@@ -81,14 +81,14 @@ def test_what_follows_a_request_is_kept_for_the_next():
     arrival = Arrival(Pieces(WHOLE + CHUNKED + GET[:9], GET[9:]), 1)
     assert arrival.fill(0)
     assert parsed(arrival) == BODY
-    assert arrival.start_over()
+    assert arrival.start_over(0)
     assert arrival.is_whole()
     assert parsed(arrival) == BODY
-    assert arrival.start_over()
+    assert arrival.start_over(0)
     assert not arrival.is_whole()
     assert arrival.fill(0)
     assert parsed(arrival) == b""
-    assert not arrival.start_over()
+    assert not arrival.start_over(0)
 
 
 HOPELESS = {
@@ -136,23 +136,28 @@ def test_thread_and_main_loop_never_both_answer():
         for_loop.take()
 
 
-@pytest.mark.parametrize("late", ["before the model", "after the log"])
-def test_answer_that_comes_too_late_is_not_recorded(app, client, monkeypatch, capfd, late):
-    turn, log = Turn(0), app.extensions["log"]
-    if late == "before the model":
-        turn.give_up()
-    else:  # the thread took its turn when it recorded, so the main loop gets none
-        record = log.record
-        monkeypatch.setattr(log, "record", lambda *a: (record(*a), turn.give_up() and pytest.fail("both"))[0])
+@pytest.mark.parametrize("path", ["/predict", "/feedback", "/nowhere"])
+def test_answer_that_comes_too_late_leaves_no_trace(app, client, capfd, path):
+    turn = Turn(0)
+    turn.give_up()
     context = {"gunicorn.socket": SimpleNamespace(turn=turn)}
-    if late == "before the model":
-        with pytest.raises(TooLate):
-            client.post("/predict", json={"features": [[1, 0]]}, environ_overrides=context)
-    else:
-        assert client.post("/predict", json={"features": [[1, 0]]}, environ_overrides=context).status_code == 200
-    assert (capfd.readouterr().out.count('"status":200') == 0) == (late == "before the model")
-    assert bool(app.metrics._noted) == (late != "before the model")
-    assert len(logged(app).facts) == (late != "before the model")
+    with pytest.raises(TooLate):
+        client.post(path, json={"features": [[1, 0]]}, environ_overrides=context)
+    assert capfd.readouterr().out == ""
+    assert not app.metrics._noted and len(logged(app).facts) == 0
+
+
+def test_answer_that_is_recorded_is_sent(app, client, monkeypatch):
+    turn, record = Turn(0), app.extensions["log"].record
+
+    def record_late(*given):
+        assert not turn.give_up()
+        return record(*given)
+
+    monkeypatch.setattr(app.extensions["log"], "record", record_late)
+    context = {"gunicorn.socket": SimpleNamespace(turn=turn)}
+    assert client.post("/predict", json={"features": [[1, 0]]}, environ_overrides=context).status_code == 200
+    assert len(app.metrics._noted) == len(logged(app).facts) == 1
 
 
 # The service
