@@ -10,9 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .bundle import Bundle, load_engine
+from .errors import InputError
 from .signature import Answer, RowParser, Signature, Table, to_table
 
 # %% ../nbs/11_predictor.ipynb #00000004
@@ -51,8 +53,18 @@ class Predictor:
         self,
         table: Table,  # What `parse` made
     ) -> Answer:
-        "Answer checked rows."
-        return self.engine.answer(table)
+        "Answer checked rows; an `InputError` names one that has no finite answer."
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                answer = self.engine.answer(table)
+        except ValueError as e:  # scikit-learn's trees compute in single precision, and say so
+            if (row := _too_large(table)) is None:
+                raise
+            raise _no_answer(row) from e
+        numbers = answer.prediction if answer.probability is None else answer.probability
+        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+            raise _no_answer(int(np.argmin(np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1))))
+        return answer
 
     def predict_rows(
         self,
@@ -66,8 +78,19 @@ class Predictor:
         frame: pd.DataFrame,  # Validated rows with the signature's columns
     ) -> Answer:
         "Answer rows of a DataFrame."
-        return self.engine.answer(to_table(self.signature, frame))
+        return self.answer(to_table(self.signature, frame))
 
     def close(self):
         "Let the engine go, before the process ends."
         self.engine.close()
+
+# %% ../nbs/11_predictor.ipynb #0000000a
+def _too_large(table: Table) -> int | None:
+    "The first row with a number that single precision cannot hold."
+    columns = table.T if isinstance(table, np.ndarray) else table.values()
+    large = [np.abs(column) > np.finfo(np.float32).max for column in columns if column.dtype.kind in "fi"]
+    return int(np.argmax(np.any(large, axis=0))) if np.any(large) else None
+
+
+def _no_answer(row: int) -> InputError:
+    return InputError(f"Row {row}: the model has no finite answer. Are its numbers too large?", row=row)

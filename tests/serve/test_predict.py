@@ -133,6 +133,21 @@ def test_nan_is_refused_by_a_model_whose_columns_must_not_be_missing(client):
     assert (said["row"], said["column"]) == (1, "a")
 
 
+def test_row_without_a_finite_answer_is_refused_and_not_guessed(client):
+    answer = post(client, {"features": [[1, 0], [1e300, 1e300]], "probability": True})
+    assert (answer.status_code, answer.get_json()["code"], answer.get_json()["row"]) == (400, "bad_input", 1)
+    assert "the model has no finite answer" in answer.get_json()["error"]
+
+
+def test_row_that_an_engine_cannot_compute_with_is_refused_and_a_defect_is_not(client, app, monkeypatch, capsys):
+    def refuse(table):
+        raise ValueError("Input X contains infinity or a value too large for dtype('float32').")
+
+    monkeypatch.setattr(live_model(app).predictor.engine, "answer", refuse)
+    assert post(client, {"features": [[1, 0], [0, -1e39]]}).get_json()["row"] == 1
+    assert post(client, {"features": [[1, 0], [0, -1e38]]}).status_code == 500
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
 def test_other_content_types_are_refused(client, kind):
     answer = client.post("/predict", data='{"features": [[1, 0]]}', content_type=kind or None)
