@@ -1,6 +1,7 @@
 """The application factory."""
 
 from flask import Flask
+from werkzeug.routing import BaseConverter
 
 from mlops_nb.settings import Settings
 from serve import docs, errors, feedback, health, kserve, metrics, mlflow, model, openapi, predict, v2
@@ -24,10 +25,17 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.before_request(keys.check)
     app.shortcut = Shortcut(app.extensions, keys, app.config["MAX_CONTENT_LENGTH"]).answer
     errors.handle(app)
+    app.url_map.converters["default"] = _Name
     app.url_map.merge_slashes = False  # an address with two slashes is not found, not redirected
     for module in (predict, feedback, mlflow, kserve, v2, health, model, metrics, openapi, docs):
         app.register_blueprint(module.routes)
     return app
+
+
+class _Name(BaseConverter):
+    """A part of an address; what follows a colon is what to do, as in `/v1/models/<name>:predict`."""
+
+    regex, part_isolating = "[^/:]+", True
 
 
 def live_model(app: Flask) -> LiveModel:

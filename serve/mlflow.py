@@ -23,7 +23,7 @@ def invocations() -> Response:
     current_app.extensions["live_model"].loaded()
     body = read_object(_EXAMPLE)
     only_keys(body, {*_FORMS, "params"})
-    if body.get("params"):
+    if body.get("params") not in (None, {}):
         raise RequestError("The model takes no 'params': leave them out.")
     given = [form for form in _FORMS if form in body]
     if len(given) != 1:

@@ -42,6 +42,7 @@ def test_invocations_takes_what_mlflow_clients_send(mixed, expected, body):
         ({"instances": ROWS, "inputs": ROWS}, "bad_request", "got 'instances' and 'inputs'"),
         ({"dataframe_splitt": 1}, "bad_request", "unknown key 'dataframe_splitt'. Did you mean 'dataframe_split'"),
         ({"instances": ROWS, "params": {"a": 1}}, "bad_request", "takes no 'params'"),
+        ({"instances": ROWS, "params": False}, "bad_request", "takes no 'params'"),
         ({"dataframe_split": [1]}, "bad_request", "must be an object with 'data'"),
         ({"dataframe_split": {"columns": ["age"], "data": ROWS}}, "bad_request", "Row 0 must be a list of 1 values"),
         ({"dataframe_split": {"columns": ["a", "a"], "data": ROWS}}, "bad_request", "list of different names"),
@@ -89,6 +90,12 @@ def test_probe_says_whether_there_is_a_model(mixed, settings, tmp_path):
     ]
     live_model(app).stop()
     assert [(a.status_code, a.get_json()["code"]) for a in answers] == [(503, "no_model")] * 4
+
+
+def test_address_to_predict_is_only_for_that(mixed):
+    assert mixed.options("/v1/models/toy:predict").allow == {"POST", "OPTIONS"}
+    answer = mixed.get("/v1/models/toy:predict")
+    assert (answer.status_code, answer.allow) == (405, {"POST", "OPTIONS"})
 
 
 @pytest.mark.parametrize("path", ["//predict", "/predict//", "/health//live"])
