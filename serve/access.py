@@ -14,6 +14,7 @@ LEVELS = {
         "/health/live",
         "/health/ready",
         "/ping",
+        "/health",
         "/v2/health/live",
         "/v2/health/ready",
         "/docs",
@@ -34,6 +35,7 @@ LEVELS = {
         "/v2/models/<name>/versions/<version>",
         "/v2/models/<name>/versions/<version>/ready",
         "/v2/models/<name>/versions/<version>/infer",
+        "/version",
         "/model",
         "/openapi.json",
         "/metrics",
@@ -68,6 +70,15 @@ class Keys:
         if not self._any and not settings.allow_anonymous and is_loopback(settings.host):
             self._free.add("admin")
 
+    @property
+    def given(self) -> bool:
+        """Is there any key?"""
+        return bool(self._any)
+
+    def needed(self, rule: str) -> bool:
+        """Does a route need one?"""
+        return _LEVEL_OF.get(rule, "admin") not in self._free
+
     def check(self):
         """Refuse the request if it needs a key that it does not have."""
         rule = request.url_rule
@@ -76,15 +87,14 @@ class Keys:
 
     def require(self, rule: str, environ: dict):
         """Refuse a request of a route that needs a key that it does not have."""
-        level = _LEVEL_OF.get(rule, "admin")
-        if level in self._free:
+        if not self.needed(rule):
             return
         key = _given(environ)
         if not key:
             raise UnauthorizedError("A key is needed; send Authorization: Bearer KEY, or X-API-Key: KEY.")
         if not _has(self._any, key):
             raise ForbiddenError("The key is not one of this service's.")
-        if level == "admin" and not _has(self._admin, key):
+        if _LEVEL_OF.get(rule, "admin") == "admin" and not _has(self._admin, key):
             raise ForbiddenError("The key is not for administration; send one of MLOPS_ADMIN_KEYS.")
 
 

@@ -21,7 +21,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["log"] = log = Log(settings)
     app.extensions["live_model"] = LiveModel(settings, log.record)
     live_model(app).after_refresh, log.after_step = app.metrics.look, app.metrics.look_at_log
-    keys = Keys(settings)
+    app.extensions["keys"] = keys = Keys(settings)
     app.before_request(keys.check)
     app.shortcut = Shortcut(app.extensions, keys, app.config["MAX_CONTENT_LENGTH"]).answer
     errors.handle(app)

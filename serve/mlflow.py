@@ -1,26 +1,47 @@
-"""MLflow's scoring protocol: POST /invocations, GET /ping."""
+"""MLflow's scoring protocol: POST /invocations, GET /ping, GET /health, GET /version."""
 
-from flask import Blueprint, Response, current_app
+import csv
+from contextlib import suppress
+from io import StringIO
 
-from serve.errors import RequestError, to_json
-from serve.rows import ask, only_keys, read_object
+from flask import Blueprint, Response, current_app, request
+
+from mlops_nb import __version__
+from mlops_nb.signature import Signature
+from serve.errors import MediaTypeError, RequestError, to_json
+from serve.rows import Said, ask, only_keys, read_body, read_object
 
 routes = Blueprint("mlflow", __name__)
 
 _EXAMPLE = '{"dataframe_split": {"columns": [...], "data": [[...], ...]}}'
 
 
+CSV = "text/csv"
+
+
 @routes.get("/ping")
+@routes.get("/health")
 def ping() -> Response:
     """Is there a model to answer with? 200, or 503 and why not."""
     predictor = current_app.extensions["live_model"].loaded()
     return to_json({"status": "ready", "version": predictor.version})
 
 
+@routes.get("/version")
+def version() -> Response:
+    """Of this software, as text."""
+    return Response(__version__, content_type="text/plain; charset=utf-8")
+
+
 @routes.post("/invocations")
 def invocations() -> Response:
-    """Predictions of a table in one of MLflow's four forms."""
-    current_app.extensions["live_model"].loaded()
+    """Predictions of a table in one of MLflow's four forms, or as CSV."""
+    signature = current_app.extensions["live_model"].loaded().signature
+    said = ask(_read_csv(signature), "The table") if request.mimetype == CSV else _ask_json()
+    return to_json({"predictions": said.answer.prediction.tolist()})
+
+
+def _ask_json() -> Said:
     body = read_object(_EXAMPLE)
     only_keys(body, {*_FORMS, "params"})
     if body.get("params") not in (None, {}):
@@ -29,8 +50,7 @@ def invocations() -> Response:
     if len(given) != 1:
         seen = " and ".join(map(repr, given)) or "none of them"
         raise RequestError(f"The body must have one of {', '.join(_FORMS)}, got {seen}; send {_EXAMPLE}.")
-    said = ask(_FORMS[given[0]](body[given[0]]), repr(given[0]))
-    return to_json({"predictions": said.answer.prediction.tolist()})
+    return ask(_FORMS[given[0]](body[given[0]]), repr(given[0]))
 
 
 def _of_split(table) -> list:
@@ -65,3 +85,39 @@ _FORMS = {
     "instances": lambda rows: rows,
     "inputs": _of_inputs,
 }
+
+
+def _read_csv(signature: Signature) -> list[dict]:
+    """Rows of a table with names in its first line, each value as its column has it; an empty one is missing."""
+    charset = request.mimetype_params.get("charset", "utf-8").lower()
+    if charset not in ("utf-8", "utf8"):
+        raise MediaTypeError(f"The charset of {CSV} must be utf-8, got {charset[:40]!r}.")
+    try:
+        names, *rows = [row for row in csv.reader(StringIO(read_body().decode("utf-8-sig"), ""), strict=True) if row]
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise RequestError(f"The body is not CSV: {e}.") from None
+    except ValueError:
+        raise RequestError("The body is empty; send a line with the names of the columns, and one a row.") from None
+    if "" in names or len({*names}) < len(names):
+        raise RequestError("The first line must name each column once. (pandas: to_csv(index=False))")
+    kinds = {i.name: i.kind for i in signature.inputs}
+    read = [_VALUES.get(kinds.get(name), str) for name in names]
+    for number, row in enumerate(rows):
+        if len(row) != len(names):
+            raise RequestError(f"Row {number} has {len(row)} values; the first line names {len(names)}.", row=number)
+    return [{n: value(text) if text else None for n, value, text in zip(names, read, row, strict=True)} for row in rows]
+
+
+def _number(text: str) -> int | float | str:
+    """A number, or the text as it is, which will be refused by row and column."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind("" if "_" in text else text)
+    return text
+
+
+def _truth(text: str) -> bool | str:
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+_VALUES = {"float": _number, "int": _number, "bool": _truth}  # Of a kind of column; any other is text

@@ -10,6 +10,7 @@ from mlops_nb.signature import Input, Signature
 from serve.arrow import ARROW
 from serve.errors import to_json
 from serve.feedback import PATTERN
+from serve.mlflow import CSV
 from serve.rows import label_text
 from serve.tensors import DATATYPES, DTYPES
 from serve.v2 import INPUTS, outputs_of
@@ -29,11 +30,12 @@ _V2_ERROR = _ERROR | {"properties": {"error": {"type": "string"}}, "required": [
 def openapi() -> Response:
     """OpenAPI 3.1; it changes with the model."""
     live = current_app.extensions["live_model"]
-    return to_json(describe(live.name, live.loaded()))
+    description = describe(live.name, live.loaded())
+    return to_json(_with_keys(description) if current_app.extensions["keys"].given else description)
 
 
 def describe(name: str, predictor: Predictor) -> dict:
-    """The whole description."""
+    """The whole description of a service without keys."""
     signature = predictor.signature
     rows = {"$ref": "#/components/schemas/Rows"}
     answers = {"type": "array", "items": _value(signature)}
@@ -47,7 +49,8 @@ def describe(name: str, predictor: Predictor) -> dict:
         named = _object({label_text(label): {"type": "number"} for label in signature.classes})
         forms = [{"type": "array", "items": form} for form in (_list("number"), named)]
         sure = {"probability": {"anyOf": forms}, "classes": answers}
-    forms = {"dataframe_split": _split(signature), "dataframe_records": rows, "instances": rows, "inputs": {}}
+    inputs = {"anyOf": [rows, _columns(signature)]}
+    forms = {"dataframe_split": _split(signature), "dataframe_records": rows, "instances": rows, "inputs": inputs}
     params = {"params": {"type": ["object", "null"], "maxProperties": 0}}
     invocation = {"oneOf": [_object({form: schema} | params, [form]) for form, schema in forms.items()]}
     label = _object({"id": {"type": "string", "pattern": PATTERN}, "label": _value(signature)})
@@ -56,6 +59,8 @@ def describe(name: str, predictor: Predictor) -> dict:
     predict = _post("Predict rows", _object(body, ["features"]), _object(said | sure, list(said)))
     for holder in (predict["post"]["requestBody"], predict["post"]["responses"]["200"]):
         holder["content"][ARROW] = {"schema": {"type": "string", "format": "binary"}}
+    invocations = _post("Predict as MLflow's clients ask", invocation, predictions)
+    invocations["post"]["requestBody"]["content"][CSV] = {"schema": {"type": "string"}}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -65,17 +70,19 @@ def describe(name: str, predictor: Predictor) -> dict:
         },
         "paths": {
             "/predict": predict,
-            "/invocations": _post("Predict as MLflow's clients ask", invocation, predictions),
+            "/invocations": invocations,
             "/feedback": _post("Say what was true", labels, _object({"accepted": {"type": "integer"}}), 202),
             f"/v1/models/{name}:predict": _post("Predict as KServe's clients ask", instances, predictions),
             "/v1/models": _get("The name of the model"),
             f"/v1/models/{name}": _get("Can the model answer?"),
             "/ping": _get("Can the service answer?"),
+            "/health": _get("Can the service answer?"),
+            "/version": _text("The version of this software", "text/plain"),
             **_v2_paths(name, predictor),
             "/model": _get("Signature, version and provenance"),
             "/health/live": _get("Does the process answer?"),
             "/health/ready": _get("Has it a proven model?"),
-            "/metrics": _metrics(),
+            "/metrics": _text("What Prometheus asks for", "text/plain", "application/openmetrics-text"),
             "/openapi.json": _get("This description"),
         },
         "components": {
@@ -83,6 +90,25 @@ def describe(name: str, predictor: Predictor) -> dict:
             "examples": {"row": {"value": _example(predictor)}},
         },
     }
+
+
+def _with_keys(description: dict) -> dict:
+    """How to send a key, and to which routes."""
+    header = {"WWW-Authenticate": {"schema": {"const": "Bearer"}, "required": True}}
+    description["components"]["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    address, keys = current_app.url_map.bind(""), current_app.extensions["keys"]
+    for path, methods in description["paths"].items():
+        for method, operation in methods.items():
+            rule, _ = address.match(path, method.upper(), return_rule=True)
+            if keys.needed(rule.rule):
+                operation["security"] = [{"bearer": []}, {"header": []}]
+                refused = _errors(401, 403, shape="V2Error" if path.startswith("/v2") else "Error")
+                refused["401"]["headers"] = header
+                operation["responses"] = operation["responses"] | refused
+    return description
 
 
 def _example(predictor: Predictor) -> dict:
@@ -110,9 +136,21 @@ def _row(signature: Signature) -> dict:
 
 
 def _split(signature: Signature) -> dict:
-    columns = {"type": "array", "items": {"enum": [*signature.names, *signature.ignored]}, "uniqueItems": True}
-    data = {"type": "array", "items": {"type": "array"}, "minItems": 1}
-    return _object({"columns": columns, "data": data, "index": {}}, ["data"])
+    """Rows without names, or with: that a row has one value a name, and of which kind, no schema can say."""
+    values = [_input(i) for i in signature.inputs]
+    flat = {"type": "array", "prefixItems": values, "items": False, "minItems": len(values)}
+    unnamed = _object({"columns": {"type": "null"}, "data": _some(flat), "index": {}}, ["data"])
+    required = [{"contains": {"const": i.name}} for i in signature.inputs if i.required]
+    names = {"items": {"enum": [*signature.names, *signature.ignored]}, "uniqueItems": True}
+    names |= {"type": "array", "minItems": 1, "allOf": required or [True]}
+    named = _object({"columns": names, "data": _some({"type": "array"}), "index": {}}, ["columns", "data"])
+    return {"anyOf": [unnamed, named]}
+
+
+def _columns(signature: Signature) -> dict:
+    """One list a column, all of one length, which no schema can say."""
+    properties = {i.name: _some(_input(i)) for i in signature.inputs} | {name: _some({}) for name in signature.ignored}
+    return _object(properties, [i.name for i in signature.inputs if i.required]) | {"minProperties": 1}
 
 
 def _input(i: Input) -> dict:
@@ -204,6 +242,10 @@ def _value(signature: Signature) -> dict:
     return {"type": "number"} if signature.classes is None else {"enum": list(signature.classes)}
 
 
+def _some(items: dict) -> dict:
+    return {"type": "array", "items": items, "minItems": 1}
+
+
 def _list(kind: str) -> dict:
     return {"type": "array", "items": {"type": kind}}
 
@@ -222,7 +264,8 @@ def _statuses(operation: dict) -> list[int]:
 
 
 def _errors(*statuses: int, shape: str = "Error") -> dict:
-    words = {400: "What was sent does not fit", 413: "Too many rows or bytes", 415: "Not JSON", 503: "No model yet"}
+    words = {400: "What was sent does not fit", 401: "No key", 403: "Not a key for this"}
+    words |= {413: "Too many rows or bytes", 415: "Not of a type that is taken", 503: "No model yet"}
     return {str(s): {"description": words[s], **_json({"$ref": f"#/components/schemas/{shape}"})} for s in statuses}
 
 
@@ -231,9 +274,9 @@ def _post(summary: str, takes: dict, answers: dict, status: int = 200) -> dict:
     return {"post": {"summary": summary, "requestBody": {"required": True, **_json(takes)}, "responses": responses}}
 
 
-def _metrics() -> dict:
-    answer = {"description": "The answer", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    return {"get": {"summary": "What Prometheus asks for", "responses": {"200": answer}}}
+def _text(summary: str, *kinds: str) -> dict:
+    answer = {"description": "The answer", "content": {kind: {"schema": {"type": "string"}} for kind in kinds}}
+    return {"get": {"summary": summary, "responses": {"200": answer}}}
 
 
 def _get(summary: str, answers: dict | None = None) -> dict:

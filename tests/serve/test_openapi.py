@@ -4,15 +4,17 @@ import math
 import sys
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
+from hypothesis import settings as profile
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from mlops_nb.settings import Settings
 from mlops_nb.signature import Input, Signature
 from serve.app import create_app, live_model
 
-settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=300)
-settings.load_profile("same")
+profile.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=300)
+profile.load_profile("same")
 
 GOOD = [41, 1200.5, "own"]
 
@@ -133,6 +135,56 @@ def test_without_a_model_there_is_no_description_but_the_page(settings):
     client = create_app(settings).test_client()
     assert client.get("/openapi.json").status_code == 503
     assert client.get("/docs").status_code == 200
+
+
+def test_description_says_how_to_send_a_key_and_where(settings):
+    key = "k" * 16
+    homed = {"MLOPS_HOME": str(settings.home), "MLOPS_MODEL": "toy"}
+    for more, closed in (
+        ({}, 0),
+        ({"MLOPS_ADMIN_KEYS": key, "MLOPS_ALLOW_ANONYMOUS": "true"}, 0),
+        ({"MLOPS_API_KEYS": key}, 17),
+    ):
+        app = create_app(Settings.read(homed | more))
+        live_model(app).refresh()
+        said = app.test_client().get("/openapi.json", headers={"X-API-Key": key}).get_json()
+        live_model(app).stop()
+        operations = {(path, method): o for path, methods in said["paths"].items() for method, o in methods.items()}
+        needing = {path for (path, _), operation in operations.items() if "security" in operation}
+        assert len(needing) == closed
+        for (path, method), operation in operations.items():
+            assert ({"401", "403"} <= operation["responses"].keys()) == (path in needing), path
+            status = app.test_client().open(path, method=method).status_code
+            assert (status == 401) == (path in needing), path
+        if needing:
+            assert said["components"]["securitySchemes"]["header"]["name"] == "X-API-Key"
+            assert operations["/predict", "post"]["security"] == [{"bearer": []}, {"header": []}]
+
+
+@pytest.mark.parametrize(
+    ("table", "allowed"),
+    [
+        ({"dataframe_split": {"data": [GOOD]}}, True),
+        ({"dataframe_split": {"data": [GOOD[:2]]}}, False),
+        ({"dataframe_split": {"data": [["x", 1.0, "own"]]}}, False),
+        ({"dataframe_split": {"columns": ["home", "age"], "data": [["own", 41]], "index": [7]}}, True),
+        ({"dataframe_split": {"columns": ["home"], "data": [["own"]]}}, False),
+        ({"dataframe_split": {"columns": ["home", "age", "x"], "data": [["own", 41, 1]]}}, False),
+        ({"dataframe_split": {"columns": None, "data": [GOOD]}}, True),
+        ({"dataframe_split": {"columns": ["age", "age", "home"], "data": [[1, 1, "own"]]}}, False),
+        ({"inputs": {"age": [41, 5], "home": ["own", "rent"]}}, True),
+        ({"inputs": {"age": [41], "home": ["boat"]}}, False),
+        ({"inputs": {"age": [41]}}, False),
+        ({"inputs": {"age": 41, "home": "own"}}, True),
+        ({"inputs": []}, False),
+        ({"instances": [GOOD], "params": {}}, True),
+        ({"instances": [GOOD], "params": None}, True),
+        ({"instances": [GOOD], "params": []}, False),
+    ],
+)
+def test_forms_of_mlflow_are_described_as_they_are_taken(mixed, spec, table, allowed):
+    assert validator(spec, "/invocations").is_valid(table) == allowed
+    assert mixed.post("/invocations", json=table).status_code == (200 if allowed else 400)
 
 
 @pytest.mark.slow

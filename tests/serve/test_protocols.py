@@ -1,8 +1,13 @@
 """Other protocols for the same predictions: MLflow's and KServe's first."""
 
+import json
+from io import BytesIO
+
 import pandas as pd
 import pytest
 
+from mlops_nb import __version__
+from mlops_nb.settings import Settings
 from serve.app import create_app, live_model
 
 ROWS = [[41, 1200.5, "own"], [23, None, "rent"]]
@@ -33,6 +38,103 @@ def expected(mixed):
 def test_invocations_takes_what_mlflow_clients_send(mixed, expected, body):
     answer = mixed.post("/invocations", json=body)
     assert (answer.status_code, answer.get_json()) == (200, {"predictions": expected})
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "application/json;"])
+@pytest.mark.parametrize("params", [None, {}])
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"dataframe_split": FRAME.to_dict(orient="split")},
+        {"dataframe_split": FRAME.set_index([[7, 9]]).to_dict(orient="split")},
+        {"dataframe_records": FRAME.to_dict(orient="records")},
+        {"inputs": FRAME.astype(object).to_numpy().tolist()},
+        {"inputs": {name: FRAME[name].to_numpy().tolist() for name in NAMES}},
+        {"instances": FRAME.to_dict(orient="records")},
+    ],
+)
+def test_bodies_as_mlflow_s_own_client_writes_them_get_the_answer_that_it_reads(mixed, expected, table, params, kind):
+    body = json.dumps(table if params is None else table | {"params": params})  # with NaN, as Python writes it
+    answer = mixed.post("/invocations", data=body, headers={"Content-Type": kind})
+    assert (answer.status_code, answer.mimetype) == (200, "application/json"), answer.get_json()
+    assert json.loads(answer.text).keys() == {"predictions"}
+    assert pd.DataFrame(answer.get_json()["predictions"])[0].tolist() == expected
+
+
+def post_csv(client, body, kind="text/csv", **headers):
+    return client.post("/invocations", data=body, headers={"Content-Type": kind, **headers})
+
+
+@pytest.mark.parametrize("kind", ["text/csv", "text/csv; charset=utf-8", "text/csv; charset=UTF-8; header=present"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        FRAME.to_csv(index=False),
+        "\ufeff" + FRAME[NAMES[::-1]].to_csv(index=False, lineterminator="\r\n"),
+        FRAME.to_csv(index=False, quoting=1) + "\n\n",
+        "age,income,home\n41,1.2005e3,own\n23.0,NaN,rent",
+    ],
+)
+def test_csv_gets_what_the_same_rows_get_as_json(mixed, expected, body, kind):
+    answer = post_csv(mixed, body.encode(), kind)
+    assert (answer.status_code, answer.get_json()) == (200, {"predictions": expected})
+
+
+def test_csv_may_leave_out_an_optional_column(mixed, expected):
+    assert post_csv(mixed, FRAME.drop(columns="income").to_csv(index=False)).get_json()["predictions"] == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        (b"", "bad_request", "The body is empty; send a line with the names of the columns"),
+        (b"\n\n", "bad_request", "The body is empty"),
+        (b"age,income,home\n", "bad_input", "has no rows"),
+        (FRAME.to_csv().encode(), "bad_request", "must name each column once. (pandas: to_csv(index=False))"),
+        (b"age,age,home\n1,1,own", "bad_request", "must name each column once"),
+        (b"age,home\n1,own\n1", "bad_request", "Row 1 has 1 values; the first line names 2"),
+        (b"age,hom\n1,own", "bad_input", "Row 0 has an unknown column 'hom'"),
+        (b"age\n1", "bad_input", "Row 0: column 'home' is missing"),
+        (b"age,home\n1,own\nold,own", "bad_input", "Row 1, column 'age': expected a whole number, got 'old'"),
+        (b"age,home\n1_0,own", "bad_input", "Row 0, column 'age': expected a whole number, got '1_0'"),
+        (b"age,home\n1.5,own", "bad_input", "Row 0, column 'age': expected a whole number, got 1.5"),
+        (b"age,home\n121,own", "bad_input", "Row 0, column 'age': expected a number of at least 0 and at most 120"),
+        (b"age,home\n,own", "bad_input", "Row 0, column 'age': expected a whole number, got null"),
+        (b"age,home\n" + b"9" * 5000 + b",own", "bad_input", "Row 0, column 'age': expected a finite number"),
+        (b"age,home\n1,boat", "bad_input", "Row 0, column 'home': expected one of ['own', 'rent'], got 'boat'"),
+        (b"age,home\n1,", "bad_input", "Row 0, column 'home': expected a string, got null"),
+        (b"age,income,home\n1,inf,own", "bad_input", "Row 0, column 'income': expected a finite number"),
+        (b'age,home\n1,"own', "bad_request", "The body is not CSV: unexpected end of data"),
+        (b"age,home\n1,\xff", "bad_request", "The body is not CSV: 'utf-8' codec can't decode"),
+        (b"age,home\n" + b"1,own\n" * 101, "too_many_rows", "The table has 101 rows; at most 100 are taken"),
+    ],
+)
+def test_csv_that_does_not_fit_is_named_in_the_one_error_shape(mixed, body, code, message):
+    answer = post_csv(mixed, body)
+    assert answer.status_code in (400, 413) and answer.get_json()["code"] == code
+    assert message in answer.get_json()["error"]
+
+
+def test_csv_in_another_charset_is_refused(mixed):
+    answer = post_csv(mixed, FRAME.to_csv(index=False), "text/csv; charset=latin-1")
+    assert (answer.status_code, answer.get_json()["code"]) == (415, "unsupported_media_type")
+
+
+def test_values_of_csv_are_what_the_columns_say_and_no_guess(homes):
+    from mlops_nb.signature import Input, Signature
+    from serve.mlflow import _read_csv
+
+    inputs = Input("code", "string"), Input("ok", "bool"), Input("day", "datetime"), Input("n")
+    app = create_app(Settings.read({"MLOPS_HOME": str(homes["mixed"]), "MLOPS_MODEL": "toy"}))
+    body = b"code,ok,day,n,other\n007,True,2024-05-31,1,1\n1e3,false,x,0x1,\nNA,maybe,,-.5,x"
+    with app.test_request_context(
+        "/invocations", method="POST", input_stream=BytesIO(body), content_type="text/csv"
+    ) as c:
+        c.request.environ["CONTENT_LENGTH"] = str(len(body))
+        rows = [list(row.values()) for row in _read_csv(Signature(inputs, "regression", "y", ignored=("other",)))]
+    assert rows == [
+        ["007", True, "2024-05-31", 1, "1"], ["1e3", False, "x", "0x1", None], ["NA", "maybe", None, -0.5, "x"],
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -81,15 +183,20 @@ def test_other_model_is_not_found(mixed, method, path):
 
 
 def test_probe_says_whether_there_is_a_model(mixed, settings, tmp_path):
-    assert mixed.get("/ping").status_code == 200
+    assert [mixed.get(path).status_code for path in ("/ping", "/health")] == [200, 200]
     app = create_app(settings)
-    answers = [app.test_client().get(path) for path in ("/ping", "/v1/models/toy")]
+    answers = [app.test_client().get(path) for path in ("/ping", "/health", "/v1/models/toy")]
     answers += [
         app.test_client().post("/invocations", json={}),
         app.test_client().post("/v1/models/toy:predict", json={}),
     ]
     live_model(app).stop()
-    assert [(a.status_code, a.get_json()["code"]) for a in answers] == [(503, "no_model")] * 4
+    assert [(a.status_code, a.get_json()["code"]) for a in answers] == [(503, "no_model")] * 5
+
+
+def test_version_is_that_of_the_software_as_text(mixed):
+    answer = mixed.get("/version")
+    assert (answer.status_code, answer.mimetype, answer.text) == (200, "text/plain", __version__)
 
 
 def test_address_to_predict_is_only_for_that(mixed):
