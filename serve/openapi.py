@@ -60,7 +60,7 @@ def describe(name: str, predictor: Predictor) -> dict:
     for holder in (predict["post"]["requestBody"], predict["post"]["responses"]["200"]):
         holder["content"][ARROW] = {"schema": {"type": "string", "format": "binary"}}
     invocations = _post("Predict as MLflow's clients ask", invocation, predictions)
-    invocations["post"]["requestBody"]["content"][CSV] = {"schema": {"type": "string"}}
+    invocations["post"]["requestBody"]["content"][CSV] = {"schema": {"type": "string", "minLength": 1}}
     return {
         "openapi": "3.1.0",
         "info": {

@@ -63,16 +63,22 @@ def _read(given: dict, binary: memoryview) -> Tensor:
     datatype, shape = given.get("datatype"), given.get("shape")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise RequestError(f"{_called(given)} must have a 'datatype', one of {', '.join(DATATYPES)}.")
-    if not isinstance(shape, list) or len(shape) not in (1, 2) or not all(type(n) is int and n > 0 for n in shape):
+    if not isinstance(shape, list) or len(shape) not in (1, 2) or not all(_is_whole(n) and n > 0 for n in shape):
         raise RequestError(f"{_called(given)} must have a 'shape', [rows] or [rows, columns], each at least 1.")
-    check_rows(shape[0], _called(given))
+    given = given | {"shape": [*map(int, shape)]}
+    check_rows(given["shape"][0], _called(given))
     if "data" not in given:
         values = _strings(given, binary) if datatype == "BYTES" else _numbers(given, binary)
     elif isinstance(given["data"], list):
         values = _of_json(given, _flat(given))
     else:
         raise RequestError(f"{_called(given)}: 'data' must be a list.")
-    return Tensor(given["name"], datatype, tuple(shape), values)
+    return Tensor(given["name"], datatype, tuple(given["shape"]), values)
+
+
+def _is_whole(number) -> bool:
+    """Is it an integer, as JSON Schema has it: 2.0 is one."""
+    return type(number) in (int, float) and number == number // 1
 
 
 def _binary_size(given: dict) -> int:
@@ -83,9 +89,9 @@ def _binary_size(given: dict) -> int:
     size = parameters.get("binary_data_size")
     if ("data" in given) == (size is not None):
         raise RequestError(f"{_called(given)} must have either 'data' or the parameter 'binary_data_size'.")
-    if size is not None and (type(size) is not int or size < 0):
+    if size is not None and not (_is_whole(size) and size >= 0):
         raise RequestError(f"{_called(given)}: 'binary_data_size' must be a number of bytes.")
-    return size or 0
+    return int(size or 0)
 
 
 def _numbers(given: dict, binary: memoryview) -> np.ndarray:

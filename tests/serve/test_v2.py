@@ -212,6 +212,12 @@ def test_one_tensor_of_all_columns_may_be_flat_or_nested(client, data):
         assert "id" not in said
 
 
+def test_shape_and_size_may_be_written_as_json_writes_whole_numbers(client):
+    body = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1.0, 2e0], "data": [1, 0]}]}'
+    assert client.post("/v2/models/toy/infer", data=body).get_json()["outputs"][0]["data"] == [1]
+    assert in_bytes(client, [sized("x", "FP32", [1, 2], 8.0)], b"\0\0\x80?\0\0\0\0").status_code == 200
+
+
 @pytest.mark.parametrize(
     ("more", "names", "binary"),
     [
@@ -276,6 +282,8 @@ B = tensor("b", "FP64", [1.0, 2.0])
         ([A | {"shape": [1, 1, 2]}], "must have a 'shape'"),
         ([A | {"shape": 2}], "must have a 'shape'"),
         ([A | {"shape": [True, 2]}], "must have a 'shape'"),
+        ([A | {"shape": [1.5]}], "must have a 'shape'"),
+        ([A | {"shape": [float("inf")]}], "must have a 'shape'"),
         ([A | {"shape": [3]}], "Tensor 'a' of shape [3]: 'data' must have 3 values, flat or as rows, got a list of 2"),
         ([A | {"shape": [1, 10**15]}], "'data' must have 1000000000000000 values"),
         ([A | {"shape": [2, 2], "data": [[1, 2], [3]]}], "'data' must have 4 values, flat or as rows, got a list of 2"),
