@@ -10,6 +10,7 @@ import time
 from dataclasses import FrozenInstanceError
 from http.client import HTTPConnection
 
+import numpy as np
 import psutil
 import pytest
 
@@ -184,41 +185,58 @@ def test_request_that_began_with_a_version_ends_with_it(app, registry):
 # With a real Gunicorn
 
 
+BORDER = [[x / 4, 0.0] for x in range(-4, 5)]  # The two versions disagree on how sure they are of these
+
+
+def traffic(service, stop: threading.Event, answers: list):
+    """Ask over one connection that is kept alive, and take down what was said; a failure is an answer too."""
+    connection = HTTPConnection("127.0.0.1", service.port, timeout=30)
+    body = {"features": BORDER, "probability": True}
+    while not stop.is_set():
+        try:
+            answers.append(service.call("POST", "/predict", body, connection))
+        except Exception as e:  # also a connection that the service closed
+            answers.append((0, repr(e)))
+            connection.close()
+    connection.close()
+
+
 @pytest.mark.slow
-def test_promotion_and_rollback_reach_a_running_service_within_two_seconds_without_a_failed_request(service, registry):
-    stop, failures, counts = threading.Event(), [], []
-
-    def traffic():
-        connection, count = HTTPConnection("127.0.0.1", service.port, timeout=30), 0
-        while not stop.is_set():
-            try:
-                status, said = service.predict(connection)
-                if status != 200:
-                    failures.append(said)
-            except Exception as e:
-                failures.append(repr(e))
-                connection = HTTPConnection("127.0.0.1", service.port, timeout=30)
-            count += 1
-        connection.close()
-        counts.append(count)
-
+def test_twenty_promotions_and_rollbacks_reach_every_worker_within_two_seconds_without_a_failed_request(
+    service, registry
+):
+    predictors = {version: Predictor.load(registry.get("toy", version).path) for version in (1, 2)}
+    expected = {version: predictor.predict_rows(BORDER) for version, predictor in predictors.items()}
+    assert (np.abs(expected[1].probability - expected[2].probability) > 1e-3).all()
     wait_for(lambda: service.loads(1) == 2)  # both workers are up
-    threads = [threading.Thread(target=traffic) for _ in range(4)]
+    stop, answers = threading.Event(), [[] for _ in range(5)]
+    threads = [threading.Thread(target=traffic, args=(service, stop, each)) for each in answers]
     for thread in threads:
         thread.start()
     took = []
-    for move, version in [(lambda: registry.promote("toy", 2), 2), (lambda: registry.rollback("toy"), 1)] * 2:
-        loaded, start = service.loads(version), time.monotonic()
-        move()
-        wait_for(lambda v=version, n=loaded + 2: service.loads(v) == n, 10)
-        took.append(time.monotonic() - start)
-        assert service.versions() == {version}
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    assert sum(counts) > 100
-    assert max(took) < 2, took
+    try:
+        for move, version in [(lambda: registry.promote("toy", 2), 2), (lambda: registry.rollback("toy"), 1)] * 10:
+            loaded, start = service.loads(version), time.monotonic()
+            move()
+            wait_for(lambda v=version, n=loaded + 2: service.loads(v) == n, 10)
+            took.append(time.monotonic() - start)
+            assert service.versions() == {version}
+            before = [len(each) for each in answers]
+            wait_for(lambda b=before: all(len(each) > n + 1 for each, n in zip(answers, b, strict=True)))
+            assert {each[-1][1].get("version") for each in answers} == {version}, "a connection is not left behind"
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert [said for each in answers for status, said in each if status != 200] == []
+    said = [body for each in answers for _, body in each]
+    assert {body["version"] for body in said} == {1, 2}
+    for body in said:
+        right = expected[body["version"]]
+        assert body["prediction"] == right.prediction.tolist()
+        assert np.allclose(body["probability"], right.probability, atol=1e-7), "of another version than it says"
+    assert len(took) == 20 and max(took) < 2, took
+    assert all(len({body["version"] for _, body in each}) == 2 for each in answers)
 
 
 @pytest.mark.slow
