@@ -137,6 +137,21 @@ def test_values_of_csv_are_what_the_columns_say_and_no_guess(homes):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("body", [{"inputs": ROWS}, {"instances": ROWS}, {"dataframe_split": {"data": ROWS}}])
+def test_rows_without_names_are_taken_where_the_signature_has_names(mixed, expected, body):
+    assert mixed.post("/invocations", json=body).get_json() == {"predictions": expected}
+
+
+@pytest.mark.parametrize("body", [
+    {"inputs": [[None, 1.0, "own"]]}, {"dataframe_split": {"columns": NAMES, "data": [[None, 1.0, "own"]]}},
+    {"dataframe_records": [{"age": None, "home": "own"}]}, {"inputs": {"age": [None], "home": ["own"]}},
+])  # fmt: skip
+def test_a_null_is_named_by_row_and_column_and_by_nothing_else(mixed, body):
+    said = mixed.post("/invocations", json=body).get_json()
+    message = "Row 0, column 'age': expected a whole number, got null."
+    assert said == {"error": message, "code": "bad_input", "row": 0, "column": "age"}
+
+
 @pytest.mark.parametrize(
     ("body", "code", "message"),
     [
@@ -173,6 +188,25 @@ def test_kserve_clients_get_names_readiness_and_predictions(mixed, expected):
     for instances in (ROWS, RECORDS):
         answer = mixed.post("/v1/models/toy:predict", json={"instances": instances, "signature_name": "x"})
         assert (answer.status_code, answer.get_json()) == (200, {"predictions": expected})
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "message"),
+    [
+        (b"", 400, "bad_request", "The body is not JSON: the body is empty"),
+        (b"[]", 400, "bad_request", 'must be a JSON object; send {"instances": [[...], ...]}'),
+        (b"{}", 400, "bad_request", "The body has no 'instances'"),
+        (b'{"instance": []}', 400, "bad_request", "unknown key 'instance'. Did you mean 'instances'"),
+        (b'{"instances": []}', 400, "bad_input", "has no rows; send at least one"),
+        (b'{"instances": [[41, 1]]}', 400, "bad_input", "Row 0 has 2 values; the model takes 3"),
+        (b'{"instances": [[41, null, null]]}', 400, "bad_input", "Row 0, column 'home': expected a string, got null"),
+        (b'{"instances": [%s]}' % b",".join([b"[1]"] * 101), 413, "too_many_rows", "has 101 rows; at most 100"),
+    ],
+)
+def test_what_does_not_fit_kserve_s_protocol_is_said_in_the_one_error_shape(mixed, body, status, code, message):
+    answer = mixed.post("/v1/models/toy:predict", data=body, content_type="application/json")
+    assert (answer.status_code, answer.get_json()["code"]) == (status, code)
+    assert message in answer.get_json()["error"]
 
 
 @pytest.mark.parametrize(("method", "path"), [("get", "/v1/models/other"), ("post", "/v1/models/other:predict")])

@@ -317,6 +317,23 @@ def test_tensor_that_does_not_fit_is_named(client, inputs, message):
     assert message in answer.get_json()["error"]
 
 
+@pytest.mark.parametrize("body", [{}, {"inputs": None}, {"id": "mine", "outputs": [{"name": "prediction"}]}])
+def test_missing_inputs_have_the_error_shape_of_everything_else(client, body):
+    answer = client.post("/v2/models/toy/infer", json=body)
+    assert (answer.status_code, answer.get_json()) == (
+        400,
+        {"error": "'inputs' must be a list of at least one tensor."},
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_result_of_n_rows_has_the_shape_n_whatever_the_shape_of_the_inputs(client, rows):
+    columns = [tensor(name, "FP64", [1.0] * rows, [rows, 1]) for name in "ab"]
+    for inputs in (columns, [tensor("x", "FP64", [1.0] * 2 * rows, [rows, 2])]):
+        shapes = [output["shape"] for output in infer(client, inputs).get_json()["outputs"]]
+        assert shapes == [[rows], [rows, 2]]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
