@@ -243,8 +243,10 @@ def check_hashes(
     expected = bundle.manifest["files"]
     found = {f.name for f in bundle.path.iterdir()} - {"manifest.json"}
     for name in sorted(expected.keys() | found):
+        if Path(name).name != name or (name in found and (bundle.path / name).is_symlink()):
+            raise BundleError(f"{name[:100]} of {bundle.name} leaves the folder of the bundle.")
         if name not in found:
-            raise BundleError(f"{name} of {bundle.name} is missing.")
+            raise BundleError(f"{name[:100]} of {bundle.name} is missing.")
         if name not in expected:
             raise BundleError(f"{name} of {bundle.name} is not in its manifest.")
         if sha256_of(bundle.path / name) != expected[name]:
@@ -278,7 +280,11 @@ def load_estimator(
     "Steps 3 and 4 for the scikit-learn model."
     import skops.io
 
-    return skops.io.load(model, trusted=audit_types(Path(model), trusted))
+    needed = audit_types(Path(model), trusted)
+    try:
+        return skops.io.load(model, trusted=needed)
+    except Exception as e:  # whatever a broken or hostile file does to the reader, it is refused
+        raise BundleError(f"{Path(model).name} cannot be loaded: {type(e).__name__}.") from e
 
 # %% ../nbs/10_bundle.ipynb #00000010
 def load_engine(
@@ -296,7 +302,12 @@ def load_engine(
         model = (bundle.path / "model.onnx").read_bytes()
     else:
         model = load_estimator(bundle.path / "model.skops", trusted)
-    loaded = make_engine(name, model, bundle.signature)
+    try:
+        loaded = make_engine(name, model, bundle.signature)
+    except MlopsError:
+        raise
+    except Exception as e:  # as above
+        raise BundleError(f"The model of {bundle.name} cannot be loaded by {name}: {type(e).__name__}.") from e
     check_golden(bundle, loaded)
     return bundle, loaded
 

@@ -1,9 +1,13 @@
 """Attacks on a bundle: nothing that was changed is loaded, nothing half-written is left."""
 
+import ast
+import io
 import json
 import pickle
 import shutil
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,6 +25,7 @@ from mlops_nb import bundle as module
 from mlops_nb.bundle import load_engine, read_manifest, sha256_of, write_bundle
 from mlops_nb.engine import SklearnEngine, compare, convert
 from mlops_nb.errors import BundleError
+from mlops_nb.predictor import Predictor
 from mlops_nb.signature import Input, Signature, to_table
 from tests.serve.conftest import package
 
@@ -43,6 +48,17 @@ def rehash(path, name):
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"][name] = sha256_of(path / name)
     (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def rewrite(model, change):
+    """Write a model file anew, with its schema and its arrays as `change` leaves them."""
+    with zipfile.ZipFile(model) as file:
+        content = {n: file.read(n) for n in file.namelist()}
+    schema = json.loads(content["schema.json"])
+    change(schema, content)
+    with zipfile.ZipFile(model, "w") as file:
+        for name, data in (content | {"schema.json": json.dumps(schema)}).items():
+            file.writestr(name, data)
 
 
 def test_untouched_bundle_loads(bundle):
@@ -92,16 +108,164 @@ def test_broken_model_file_is_refused(bundle, content):
 
 
 def test_model_file_that_names_a_strange_type_is_refused_before_anything_is_constructed(bundle):
-    model = bundle.path / "model.skops"
-    with zipfile.ZipFile(model) as file:
-        content = {n: file.read(n) for n in file.namelist()}
-    schema = json.loads(content["schema.json"])
-    schema |= {"__class__": "Popen", "__module__": "subprocess", "__loader__": "ObjectNode"}
-    with zipfile.ZipFile(model, "w") as file:
-        for name, data in (content | {"schema.json": json.dumps(schema)}).items():
-            file.writestr(name, data)
+    strange = {"__class__": "Popen", "__module__": "subprocess", "__loader__": "ObjectNode"}
+    rewrite(bundle.path / "model.skops", lambda schema, _: schema.update(strange))
     rehash(bundle.path, "model.skops")
     with pytest.raises(BundleError, match=r"not on the allow-list: subprocess\.Popen"):
+        load_engine(bundle.path)
+
+
+@pytest.fixture
+def evil(tmp_path, monkeypatch):
+    """A module that says so when it is imported."""
+    (tmp_path / "evil_module.py").write_text(f"open({str(tmp_path / 'exploded')!r}, 'w')\n\ndef run(*_): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield lambda: (tmp_path / "exploded").exists() or "evil_module" in sys.modules
+    sys.modules.pop("evil_module", None)
+
+
+LOADERS = ["ObjectNode", "FunctionNode", "TypeNode", "MethodNode", "OperatorFuncNode", "ConstructorFromReduceNode"]
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "scikit-learn"])
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("where", ["C", "coef_", "classes_"])
+def test_type_outside_the_allow_list_is_refused_before_its_module_is_imported(bundle, engine, loader, where, evil):
+    def change(schema, _):
+        inner = {
+            "__class__": "dict",
+            "__module__": "builtins",
+            "__loader__": "DictNode",
+            "content": {},
+            "key_types": {},
+        }
+        content = {"module_path": "evil_module", "function": "run", "func": "run", "obj": inner}
+        node = {"__class__": "run", "__module__": "evil_module", "__loader__": loader, "content": content, "__id__": 1}
+        schema["content"]["content"][where] = node
+
+    rewrite(bundle.path / "model.skops", change)
+    rehash(bundle.path, "model.skops")
+    with pytest.raises(BundleError, match=r"not on the allow-list: .*(evil_module|run)|is not a model file"):
+        load_engine(bundle.path, engine=engine)
+    assert not evil()
+
+
+def test_pickle_inside_an_array_of_the_model_is_refused_and_not_run(bundle, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    def change(_, content):
+        array = io.BytesIO()
+        np.save(array, np.array([Bomb()], dtype=object), allow_pickle=True)
+        for name in content:
+            if name.endswith(".npy"):
+                content[name] = array.getvalue()
+
+    rewrite(bundle.path / "model.skops", change)
+    rehash(bundle.path, "model.skops")
+    with pytest.raises(BundleError, match=r"model\.skops cannot be loaded: ValueError"):
+        load_engine(bundle.path, engine="scikit-learn")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_loading_and_answering_use_no_pickle(bundle, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a pickle is loaded")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr("joblib.load", refuse)
+    for engine in ("onnxruntime", "scikit-learn"):
+        predictor = Predictor.load(bundle.path, engine=engine)
+        assert predictor.predict_rows([[1, 0]]).prediction.tolist() == [1]
+        predictor.close()
+
+
+def test_nothing_of_ours_names_a_library_that_loads_pickles():
+    folder, named = Path(module.__file__).parent, set()
+    for file in [*folder.glob("*.py"), *(folder.parent / "serve").glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                named |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                named.add((node.module or "").split(".")[0])
+            elif isinstance(node, ast.Attribute | ast.keyword):
+                named.add(node.attr if isinstance(node, ast.Attribute) else node.arg)
+    assert {"skops", "numpy", "read_bytes"} <= named
+    forbidden = {"pickle", "cPickle", "_pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal", "read_pickle"}
+    assert named & (forbidden | {"allow_pickle"}) == set()
+
+
+@pytest.mark.parametrize("how", ["format", "hash", "digest", "stray", "missing", "outside", "link"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "scikit-learn"])
+def test_what_is_wrong_outside_is_refused_before_the_inside_is_opened(bundle, how, engine, monkeypatch, tmp_path):
+    path, digest, manifest = bundle.path, None, json.loads((bundle.path / "manifest.json").read_text())
+    if how == "format":
+        manifest["format"] = 2
+    elif how == "hash":
+        (path / "model.skops").write_bytes((path / "model.skops").read_bytes() + b" ")
+    elif how == "digest":
+        digest = "0" * 64
+    elif how == "stray":
+        (path / "extra.pkl").write_bytes(b"")
+    elif how == "missing":
+        (path / "golden.json").unlink()
+    elif how == "outside":
+        (tmp_path / "outside").write_bytes(b"x")
+        manifest["files"]["../outside"] = sha256_of(tmp_path / "outside")
+    else:
+        (path / "model.onnx").rename(tmp_path / "model.onnx")
+        (path / "model.onnx").symlink_to(tmp_path / "model.onnx")
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+    def refuse(*_, **__):
+        raise AssertionError("the inside was opened")
+
+    for name in ("skops.io.get_untrusted_types", "skops.io.load", "onnxruntime.InferenceSession"):
+        monkeypatch.setattr(name, refuse)
+    message = {
+        "format": "Bundle toy has format 2; this version reads 1. Build it again",
+        "hash": r"model\.skops of toy was changed after it was packaged",
+        "digest": r"manifest\.json of toy is not the one that was registered",
+        "stray": r"extra\.pkl of toy is not in its manifest",
+        "missing": r"golden\.json of toy is missing",
+        "outside": r"\.\./outside of toy leaves the folder of the bundle",
+        "link": r"model\.onnx of toy leaves the folder of the bundle",
+    }
+    with pytest.raises(BundleError, match=message[how]):
+        load_engine(path, digest, engine=engine)
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "..", ".", "", "\x00", "x" * 5000])
+def test_file_of_the_manifest_that_is_none_of_the_folder_is_refused(bundle, name):
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    manifest["files"][name] = "0" * 64
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=r"leaves the folder of the bundle|is missing"):
+        load_engine(bundle.path)
+
+
+@pytest.mark.parametrize("location", ["/etc/hostname", "../outside", "inside"])
+def test_graph_whose_weights_are_in_a_file_of_their_own_is_refused(bundle, location, tmp_path, monkeypatch):
+    import onnx
+
+    monkeypatch.chdir(bundle.path)
+    for file in (tmp_path / "outside", bundle.path / "inside"):
+        np.zeros(100, np.float32).tofile(file)
+    graph = onnx.load(bundle.path / "model.onnx")
+    weights = next(node.attribute for node in graph.graph.node if node.op_type == "LinearClassifier")
+    assert weights
+    tensor = graph.graph.initializer.add(name="w", data_type=1, dims=[1, 2], data_location=1)
+    for key, value in (("location", location), ("offset", "0"), ("length", "8")):
+        tensor.external_data.add(key=key, value=value)
+    graph.graph.node.insert(0, onnx.helper.make_node("Add", ["features", "w"], ["moved"]))
+    graph.graph.node[1].input[0] = "moved"
+    (bundle.path / "inside").unlink() if location != "inside" else None
+    (bundle.path / "model.onnx").write_bytes(graph.SerializeToString())
+    for name in ("model.onnx", *(["inside"] if location == "inside" else [])):
+        rehash(bundle.path, name)
+    with pytest.raises(BundleError, match="The model of toy cannot be loaded by onnxruntime"):
         load_engine(bundle.path)
 
 
