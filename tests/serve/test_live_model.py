@@ -14,10 +14,12 @@ import numpy as np
 import psutil
 import pytest
 
+from mlops_nb.bundle import read_manifest
 from mlops_nb.predictor import Predictor
 from mlops_nb.registry import Registry
 from serve.app import create_app, live_model
 from tests.serve.conftest import ROOT, Service, package, wait_for
+from tests.test_bundle import rehash, rewrite
 
 
 def replace_model(registry: Registry, version: int):
@@ -115,6 +117,19 @@ def test_bundle_that_breaks_whoever_loads_it_is_refused(app, registry, monkeypat
     live.refresh()
     assert live.predictor.version == 1
     assert live.state.refused == {2: "Its files cannot be loaded: ZeroDivisionError."}
+
+
+def test_registered_bundle_with_a_type_of_an_attacker_is_refused_with_the_reason(app, registry, settings):
+    live, client, attack = live_model(app), app.test_client(), package(settings.home / "attack", 3.0)
+    strange = {"__class__": "Popen", "__module__": "subprocess", "__loader__": "ObjectNode"}
+    rewrite(attack.path / "model.skops", lambda schema, _: schema.update(strange))
+    rehash(attack.path, "model.skops")
+    version = registry.register(read_manifest(attack.path))[0].version
+    registry.promote("toy", version)
+    live.refresh()
+    said = client.get("/health/ready").get_json()
+    assert (said["version"], said["production"]) == (1, version)
+    assert said["refused"][0]["reason"].startswith("model.skops holds types that are not on the allow-list: subprocess")
 
 
 def test_state_of_a_request_does_not_change(app, registry):
