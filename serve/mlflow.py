@@ -13,10 +13,8 @@ from serve.rows import Said, ask, only_keys, read_body, read_object
 
 routes = Blueprint("mlflow", __name__)
 
-_EXAMPLE = '{"dataframe_split": {"columns": [...], "data": [[...], ...]}}'
-
-
 CSV = "text/csv"
+_EXAMPLE = '{"dataframe_split": {"columns": [...], "data": [[...], ...]}}'
 
 
 @routes.get("/ping")
@@ -60,6 +58,9 @@ def _of_split(table) -> list:
     only_keys(table, {"columns", "data", "index"}, "'dataframe_split'")
     columns, rows = table.get("columns"), table["data"]
     if columns is None:
+        for number, row in enumerate(rows):
+            if not isinstance(row, list):
+                raise RequestError(f"Row {number} of 'data' must be a list of values.", row=number)
         return rows
     if not isinstance(columns, list) or not all(isinstance(c, str) for c in columns) or len({*columns}) < len(columns):
         raise RequestError("'columns' must be a list of different names.")

@@ -122,11 +122,16 @@ def _example(predictor: Predictor) -> dict:
 
 def _rows(signature: Signature) -> dict:
     """Rows as lists, as objects, or one row as itself."""
-    values = [_input(i) for i in signature.inputs]
-    flat = {"type": "array", "prefixItems": values, "items": False, "minItems": len(values)}
+    flat = _flat(signature)
     row = {"$ref": "#/components/schemas/Row"}
     several = [{"type": "array", "items": kind, "minItems": 1} for kind in (row, flat)]
     return {"anyOf": [*several, row, flat]}
+
+
+def _flat(signature: Signature) -> dict:
+    """One row as a list, in the signature's order."""
+    values = [_input(i) for i in signature.inputs]
+    return {"type": "array", "prefixItems": values, "items": False, "minItems": len(values)}
 
 
 def _row(signature: Signature) -> dict:
@@ -137,9 +142,7 @@ def _row(signature: Signature) -> dict:
 
 def _split(signature: Signature) -> dict:
     """Rows without names, or with: that a row has one value a name, and of which kind, no schema can say."""
-    values = [_input(i) for i in signature.inputs]
-    flat = {"type": "array", "prefixItems": values, "items": False, "minItems": len(values)}
-    unnamed = _object({"columns": {"type": "null"}, "data": _some(flat), "index": {}}, ["data"])
+    unnamed = _object({"columns": {"type": "null"}, "data": _some(_flat(signature)), "index": {}}, ["data"])
     required = [{"contains": {"const": i.name}} for i in signature.inputs if i.required]
     names = {"items": {"enum": [*signature.names, *signature.ignored]}, "uniqueItems": True}
     names |= {"type": "array", "minItems": 1, "allOf": required or [True]}

@@ -166,6 +166,9 @@ def test_description_says_how_to_send_a_key_and_where(settings):
     [
         ({"dataframe_split": {"data": [GOOD]}}, True),
         ({"dataframe_split": {"data": [GOOD[:2]]}}, False),
+        ({"dataframe_split": {"data": GOOD}}, False),
+        ({"dataframe_split": {"data": [{"age": 41, "home": "own"}]}}, False),
+        ({"dataframe_split": {"data": []}}, False),
         ({"dataframe_split": {"data": [["x", 1.0, "own"]]}}, False),
         ({"dataframe_split": {"columns": ["home", "age"], "data": [["own", 41]], "index": [7]}}, True),
         ({"dataframe_split": {"columns": ["home"], "data": [["own"]]}}, False),
