@@ -17,6 +17,7 @@ from mlops_nb.bundle import write_bundle
 from mlops_nb.data import load_table, snapshot, split, validate
 from mlops_nb.errors import DataError, NotFoundError
 from mlops_nb.fingerprint import project_modules
+from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog
 from mlops_nb.predictor import Predictor
 from mlops_nb.registry import Registry
 from mlops_nb.settings import Settings
@@ -127,7 +128,8 @@ def test_rows_of_production_are_those_that_it_was_judged_on(shell, made):
 
 def test_predictor_is_at_hand_and_it_is_said(shell, capsys):
     table = shell.run_line_magic("production", "diagnosis")
-    assert capsys.readouterr().out == "production: Predictor of diagnosis version 1, proven\n"
+    said = f"production: Predictor of diagnosis version 1, proven\n{len(table)} rows of the test set\n"
+    assert capsys.readouterr().out == said
     production = shell.user_ns["production"]
     assert isinstance(production, Predictor)
     assert production.predict_frame(table).prediction.tolist() == table["prediction"].tolist()
@@ -138,7 +140,7 @@ def test_table_knows_model_version_and_run_and_last_rows_can_be_asked_for(shell,
     all_rows = shell.run_line_magic("production", "diagnosis")
     assert shell.user_ns["t"].equals(all_rows.tail(4))
     run = RunStore(home / "store/runs").list("diagnosis")[-1]["id"]
-    assert shell.user_ns["head"].attrs == {"model": "diagnosis", "version": 1, "run": run}
+    assert shell.user_ns["head"].attrs == {"model": "diagnosis", "version": 1, "run": run, "rows": "test set"}
 
 
 def test_regression_split_by_time_has_errors_in_place_of_correct(shell, made):
@@ -158,6 +160,82 @@ def test_version_that_moved_is_followed(shell, home):
     after = shell.run_line_magic("production", "diagnosis")
     assert (after.attrs["version"], shell.user_ns["production"].version) == (2, 2)
     assert len(after) == len(before) and not after.equals(before)
+
+
+def ask(home: Path, name: str, rows: list, said: list, sure: list | None, at: float = 1e9, version: int = 1):
+    """Put into the log what a service would, with the key of its time."""
+    names = load_spec(MODULES[name]).inputs
+    entry = Predicted(f"{at:.0f}", at, name, version, "production", 0.5, [*map(str, names)], rows, said, sure)
+    log = PredictionLog.open(Settings.read({"MLOPS_HOME": str(home)}))
+    log.add([entry])
+    log.close()
+
+
+def label(home: Path, **labels):
+    log = PredictionLog.open(Settings.read({"MLOPS_HOME": str(home)}))
+    log.add([Labelled(key.replace("_", "-")[1:], value, 1e9) for key, value in labels.items()])
+    log.close()
+
+
+@pytest.fixture
+def logged(shell, home) -> pd.DataFrame:
+    """Five rows that the service answered; the first two are labelled, one of them otherwise."""
+    table = shell.run_line_magic("production", "diagnosis").head(5)
+    production, names = shell.user_ns["production"], load_spec(MODULES["diagnosis"]).inputs
+    answer = production.predict_frame(table)
+    said, sure = answer.prediction.tolist(), answer.probability.tolist()
+    production.close()
+    ask(home, "diagnosis", table[names].to_numpy().tolist(), said, sure)
+    other = next(c for c in production.signature.classes if c != said[1])
+    label(home, _1000000000_0=said[0], _1000000000_1=other)
+    return table
+
+
+def test_rows_of_the_log_come_before_those_of_the_test_set(shell, logged, capsys):
+    capsys.readouterr()
+    table, spec = shell.run_line_magic("production", "diagnosis"), load_spec(MODULES["diagnosis"])
+    assert capsys.readouterr().out.endswith("5 rows of the prediction log\n")
+    columns = [*spec.inputs, spec.target, "prediction", "probability", "correct", "asked_at"]
+    assert (list(table.columns), table.attrs["rows"]) == (columns, "prediction log")
+    assert table.index.tolist() == [f"1000000000-{i}" for i in range(5)]
+    assert table["correct"].tolist() == [True, False, None, None, None]
+    asked, probability = table.reset_index(drop=True), logged["probability"].tolist()
+    pd.testing.assert_frame_equal(
+        asked[spec.inputs], logged[spec.inputs].reset_index(drop=True), check_column_type=False
+    )
+    assert asked["probability"].tolist() == pytest.approx(probability)
+    assert shell.user_ns["production"].predict_frame(table).prediction.tolist() == table["prediction"].tolist()
+    shell.user_ns["production"].close()
+    assert len(shell.run_line_magic("production", "diagnosis --test")) > 5
+
+
+def test_mistakes_are_those_whose_truth_is_known(shell, logged):
+    wrong = shell.run_line_magic("production", "diagnosis --last 2 --wrong")
+    assert wrong.index.tolist() == ["1000000000-1"]
+    shell.user_ns["production"].close()
+    of_test = shell.run_line_magic("production", "diagnosis --wrong --test")
+    assert len(of_test) and not of_test["correct"].any()
+
+
+def test_last_are_the_newest_of_the_version_that_is_in_production(shell, logged, home):
+    row, sure = logged.iloc[:1, :30].to_numpy().tolist(), [[0.5, 0.5]]
+    ask(home, "diagnosis", row, logged["prediction"].tolist()[:1], sure, at=2e9)
+    ask(home, "diagnosis", row, logged["prediction"].tolist()[:1], sure, at=3e9, version=2)
+    assert shell.run_line_magic("production", "diagnosis --last 2").index.tolist() == ["1000000000-4", "2000000000-0"]
+
+
+def test_worst_errors_of_a_regression_come_first(shell, home):
+    label(home, _1000000000_0=1.0, _1000000000_2=-5.0)
+    ask(home, "tides", [[1.0], [2.0], [3.0]], [2.0, 2.5, 3.0], None)
+    table = shell.run_line_magic("production", "tides")
+    assert table["error"].tolist()[::2] == [1.0, 8.0] and table["error"].isna().tolist() == [False, True, False]
+    shell.user_ns["production"].close()
+    assert shell.run_line_magic("production", "tides --wrong")["error"].tolist() == [8.0, 1.0]
+
+
+def test_no_label_yet_is_no_mistake_and_not_the_test_set(shell, home):
+    ask(home, "tides", [[1.0]], [2.0], None)
+    assert not len(shell.run_line_magic("production", "tides --wrong"))
 
 
 def test_misspelt_names_get_the_nearest(shell):
