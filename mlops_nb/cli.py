@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['as_json', 'why', 'alias', 'main', 'models', 'list_models', 'show', 'diff', 'promote', 'rollback', 'clear',
-           'show_history', 'runs', 'list_runs', 'show_run', 'compare', 'new', 'check', 'doctor', 'serve', 'check_port']
+           'show_history', 'runs', 'list_runs', 'show_run', 'compare', 'new', 'check', 'doctor', 'serve', 'check_port',
+           'traffic']
 
 # %% ../nbs/40_cli.ipynb #00000002
 import json
@@ -396,3 +397,50 @@ def check_port(
         if e.errno == errno.EADDRINUSE:
             raise SettingsError(f"Port {port} on {host} is in use. Choose another: PORT={port + 1} or --port.") from e
         raise SettingsError(f"Cannot listen on {host}:{port}: {e.strerror or e}.") from e
+
+# %% ../nbs/40_cli.ipynb #00000016
+@main.command()
+@click.argument("name")
+@click.option("--scenario", default="good", show_default=True, help="Of the model's spec: good, drift.")
+@click.option("--rows", type=click.IntRange(1), default=1000, show_default=True, help="How many.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Rows a second (default: as fast as they go).")
+@click.option("--label-delay", type=click.FloatRange(0), default=0.0, help="Seconds from an answer to its label.")
+@click.option("--no-labels", is_flag=True, help="Never say what was true.")
+@click.option("--seed", type=click.IntRange(0), help="Of the rows (default: another each time).")
+@click.option("--url", help="Of the service (default: the one on this machine, MLOPS_PORT).")
+@as_json
+def traffic(name, scenario, rows, rate, label_delay, no_labels, seed, url, as_json):
+    "Send rows to the running service as the world would; their labels follow."
+    from dataclasses import asdict
+    from time import time_ns
+
+    from tqdm import tqdm
+
+    from mlops_nb.settings import Settings, split_keys
+    from mlops_nb.spec import load_spec
+    from mlops_nb.traffic import draw, send
+
+    settings, registry = Settings.read(), _registry()
+    sys.path.insert(0, str(settings.home))
+    try:
+        spec = load_spec(registry.get(name, "production").manifest["code"]["spec"])
+    finally:
+        registry.close()
+    table = draw(spec, scenario, rows, time_ns() % 2**32 if seed is None else seed)
+    keys = split_keys(settings.api_keys, "MLOPS_API_KEYS")
+    with tqdm(total=rows, unit=" rows", disable=True if as_json else None) as bar:
+        sent = send(
+            table,
+            spec.target,
+            url or f"http://127.0.0.1:{settings.port}",
+            keys[0] if keys else None,
+            rate,
+            None if no_labels else label_delay,
+            bar.update,
+        )
+    if as_json:
+        _print_json(asdict(sent))
+        return
+    click.echo(f"{sent.rows} rows in {sent.seconds:.1f} s: {sent.answered} answered, {sent.labelled} labelled")
+    for reason, n in sent.refused.items():
+        click.echo(f"{n} refused: {reason}")

@@ -62,6 +62,9 @@ class ModelSpec:
     slices: "Mapping[str, Callable[[pd.DataFrame], Any]]" = field(
         default_factory=dict
     )  # Name to a row mask `(n_rows,)`
+    scenarios: "Mapping[str, Callable[[int, int], pd.DataFrame]]" = field(
+        default_factory=dict
+    )  # Name to a draw of `n` rows with a seed, as the world may send them: "good", "drift"
     time: str | None = None  # A column to split by: the newest rows are the test set; None splits at random
     time_is_input: bool = False  # The model is given that column too, e.g. for the weekday
     ignored: Sequence[str] = ()  # Columns of the table that the model leaves out; a row sent to it may carry them

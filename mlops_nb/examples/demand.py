@@ -111,6 +111,10 @@ spec = ModelSpec(
         "ice cream": lambda X: X["product"] == "ice cream",
     },
     time="date",
+    scenarios={
+        "good": lambda n, seed: simulate(-(-n // 5), seed, start="2026-01-01").head(n),
+        "drift": lambda n, seed: simulate(-(-n // 5), seed, shock=0, start="2026-01-01").head(n),
+    },
     description="Says how many units of a food product a shop will sell on a day. An example of a regression in time.",
     limits=(
         "Simulated: the relation is the formula in the notebook, not that of any shop.",

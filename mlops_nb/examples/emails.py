@@ -105,6 +105,10 @@ spec = ModelSpec(
         "says nothing in the subject": lambda X: X["subject"].str.split().str.len() == 1,
         "short": lambda X: X["body"].str.split().str.len() < 12,
     },
+    scenarios={
+        "good": lambda n, seed: simulate(n, seed),
+        "drift": lambda n, seed: simulate(n, seed, new_product=0.9),
+    },
     description="Says which team a support mail is for, from its subject and body. An example with text.",
     limits=(
         "Simulated: no mail was written by a person; phrases are put together at random (see the notebook).",

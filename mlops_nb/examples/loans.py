@@ -125,6 +125,10 @@ spec = ModelSpec(
         "income not stated": lambda X: X["income"].isna(),
         "self-employed": lambda X: X["employment"] == "self-employed",
     },
+    scenarios={
+        "good": lambda n, seed: simulate(n, seed),
+        "drift": lambda n, seed: simulate(n, seed, abroad=True),
+    },
     description="Says whether a bank's officers would approve a loan application. An example with mixed columns.",
     limits=(
         "Simulated: no applicant is a person, and the relation is a formula that we chose (see the notebook).",

@@ -283,7 +283,7 @@ def test_service_without_a_model_picks_up_the_first_one(homes, tmp_path):
 
         registry.register(read_manifest(source.get("toy", 1).path))
         registry.promote("toy", 1)
-        wait_for(lambda: service.predict()[0] == 200, 5)
+        wait_for(lambda: service.predict()[0] == 200)
         registry.close()
         source.close()
     finally:
