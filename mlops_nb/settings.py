@@ -70,6 +70,9 @@ class Settings:
     label_hours: float = setting(24.0, "How long a label waits for a prediction with its id", 0.01)
     spool: str = setting("", "Folder of predictions on their way to the database. Default: `store/spool`")
     spool_mb: float = setting(1024.0, "Most that waits there, in MiB; beyond it nothing is logged", 1)
+    alert_urls: str = setting(
+        "", "Where alerts go beside the log: Apprise addresses with spaces between (Slack, mail, webhook)", secret=True
+    )
     api_keys: str = setting("", "Comma-separated keys for predictions, of 16 characters or more", secret=True)
     admin_keys: str = setting("", "Comma-separated keys for administration and for all else", secret=True)
     allow_anonymous: bool = setting(False, "Answer predictions of anybody who reaches the service, if `true`")

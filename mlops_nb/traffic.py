@@ -83,7 +83,7 @@ def send(
             if status == 200:
                 answered += len(some)
                 truth = zip(said["ids"] or [], some[target].tolist(), strict=False)
-                labels.append((time.monotonic(), [{"id": i, "label": value} for i, value in truth if i is not None]))
+                labels.append((time.monotonic(), [{"id": i, "label": value} for i, value in truth]))
             else:
                 refused[said["error"]] += len(some)
             report(len(some))

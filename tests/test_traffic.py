@@ -96,12 +96,13 @@ def table(n: int) -> pd.DataFrame:
 
 
 def test_rows_are_objects_with_null_and_iso_times_and_without_the_truth(fake):
-    sent = send(table(4).assign(x=[0, np.nan, 2, 3]), "y", fake.url, key="k" * 16)
+    rows = table(4).assign(x=[0, np.nan, 2, 3], n=pd.array([1, None, 1, 1], "Int64"))
+    sent = send(rows, "y", fake.url, key="k" * 16)
     (_, path, body, key), (_, where, labels, _) = fake.got
     first, second = body["features"][:2]
     assert (path, key, where) == ("/predict", "k" * 16, "/feedback")
-    assert first == {"x": 0, "at": "2026-01-01T00:00:00", "who": "a"}
-    assert second == {"x": None, "at": "2026-01-02T00:00:00", "who": None}
+    assert first == {"x": 0, "at": "2026-01-01T00:00:00", "who": "a", "n": 1}
+    assert second == {"x": None, "at": "2026-01-02T00:00:00", "who": None, "n": None}
     assert labels["labels"] == [{"id": f"k0.0-{i}", "label": i % 2} for i in range(4)]
     assert (sent.rows, sent.answered, sent.labelled, sent.refused) == (4, 4, 4, {})
 
