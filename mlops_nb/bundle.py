@@ -115,7 +115,7 @@ def write_bundle(
     name: str,  # Of the model
     estimator: "BaseEstimator",  # Fitted
     signature: Signature,
-    test: pd.DataFrame,  # Rows that training never saw: they prove the ONNX model and become golden rows
+    test: pd.DataFrame,  # Rows that training never saw, with their target if it is known
     reference: pd.DataFrame,  # Rows for the profile
     facts: Mapping,  # params, seed, data, code, python, packages, seconds, run_id, evaluation: see DESIGN
     card: str = "",  # model_card.md
@@ -137,7 +137,8 @@ def write_bundle(
             (partial / "model.onnx").write_bytes(conversion.onnx)
         golden = make_golden(signature, test.head(GOLDEN_ROWS), answer)
         _write_json(partial / "golden.json", golden)
-        _write_json(partial / "profile.json", make_profile(signature, reference, answer))
+        profile = make_profile(signature, reference, answer, test.get(signature.output))
+        _write_json(partial / "profile.json", profile)
         (partial / "model_card.md").write_text(card, encoding="utf-8")
         manifest = {
             "format": FORMAT,
