@@ -78,7 +78,7 @@ def count_values(
         counted = column.value_counts()
     except TypeError:  # lists, objects
         counted = column.map(str, na_action="ignore").value_counts()
-    counts = {}
+    counts, counted = {}, counted[counted > 0]  # a categorical counts what is not there
     for value, n in zip(counted.index.tolist(), counted.tolist(), strict=True):
         name = name_of(value)
         counts[name] = counts.get(name, 0) + n
@@ -97,6 +97,7 @@ def profile_values(
         "rows": len(values),
         "missing": len(values) - rows,
         "distinct": len(counts),
+        "listed": listed,
         "counts": top,
         "other": rows - sum(top.values()),
     }
