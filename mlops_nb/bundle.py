@@ -135,9 +135,10 @@ def write_bundle(
         answer = SklearnEngine(estimator, signature).answer(table)
         if conversion.onnx:
             (partial / "model.onnx").write_bytes(conversion.onnx)
+        served = OnnxEngine(conversion.onnx, signature).answer(table) if conversion.onnx else answer
         golden = make_golden(signature, test.head(GOLDEN_ROWS), answer)
         _write_json(partial / "golden.json", golden)
-        profile = make_profile(signature, reference, answer, test.get(signature.output))
+        profile = make_profile(signature, reference, served, test.get(signature.output))
         _write_json(partial / "profile.json", profile)
         (partial / "model_card.md").write_text(card, encoding="utf-8")
         manifest = {

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_json', 'why', 'alias', 'main', 'models', 'list_models', 'show', 'diff', 'promote', 'rollback', 'clear',
            'show_history', 'runs', 'list_runs', 'show_run', 'compare', 'new', 'check', 'doctor', 'serve', 'check_port',
-           'traffic']
+           'monitor', 'traffic']
 
 # %% ../nbs/40_cli.ipynb #00000002
 import json
@@ -399,6 +399,38 @@ def check_port(
         raise SettingsError(f"Cannot listen on {host}:{port}: {e.strerror or e}.") from e
 
 # %% ../nbs/40_cli.ipynb #00000016
+@main.command()
+@click.argument("name")
+@click.option("--last", metavar="SPAN", help="The window: so long, such as 90m, 24h, 7d (default: 24h).")
+@click.option("--rows", type=click.IntRange(1), help="The window: so many rows, the newest.")
+@as_json
+def monitor(name, last, rows, as_json):
+    "Look at the production version: exit code 0 healthy, 2 alert, 1 could not tell."
+    from mlops_nb.monitor import monitor as look
+    from mlops_nb.monitor import parse_last
+
+    if last and rows:
+        raise click.UsageError("Give --last or --rows, not both.")
+    result = look(name, last=parse_last(last) if last else None, rows=rows)
+    if as_json:
+        _print_json(result.to_dict())
+    else:
+        _print_health(result)
+    sys.exit({"healthy": 0, "alert": 2, "unknown": 1}[result.status])
+
+
+def _print_health(result):
+    span = f", {result.since:%Y-%m-%d %H:%M:%S} to {result.until:%Y-%m-%d %H:%M:%S} UTC" if result.rows else ""
+    click.echo(f"{result.name} version {result.version}: {result.status} ({result.rows} rows{span})")
+    if result.rows:
+        shown = ", ".join(f"{name} {ms:.3g} ms" for name, ms in result.latency.items())
+        click.echo(f"  latency: {shown}")
+    for finding in result.findings:
+        click.echo(f"  ALERT {finding.kind} of {finding.subject}: {finding.text}")
+    for reason in result.cannot:
+        click.echo(f"  cannot tell {reason}")
+
+# %% ../nbs/40_cli.ipynb #00000018
 @main.command()
 @click.argument("name")
 @click.option("--scenario", default="good", show_default=True, help="Of the model's spec: good, drift.")

@@ -70,6 +70,7 @@ class Settings:
     label_hours: float = setting(24.0, "How long a label waits for a prediction with its id", 0.01)
     spool: str = setting("", "Folder of predictions on their way to the database. Default: `store/spool`")
     spool_mb: float = setting(1024.0, "Most that waits there, in MiB; beyond it nothing is logged", 1)
+    alert_p95_ms: float = setting(250.0, "A model whose rows are answered slower is an alert (95th percentile)", 0)
     alert_urls: str = setting(
         "", "Where alerts go beside the log: Apprise addresses with spaces between (Slack, mail, webhook)", secret=True
     )
