@@ -46,6 +46,8 @@ class Arrival(Unreader):
                 more = self._client.recv(wanted)
             except BlockingIOError:
                 return False
+            if not more and self.data:  # it may still read
+                raise Refusal(400, f"The request ended after {len(self.data)} bytes, before it was whole.")
             if not more:
                 raise ConnectionResetError("the client has left")
             self._add(more, now)

@@ -1,6 +1,7 @@
 """The description of the service is true: thousands of requests that it allows, and that it forbids."""
 
 import re
+import shutil
 from collections import Counter
 
 import orjson
@@ -91,7 +92,8 @@ def check_coverage(schema, statuses: Counter, looked: Counter):
 
 @pytest.mark.parametrize("kind", ["numbers", "mixed"])
 def test_what_the_description_allows_is_answered_and_what_it_forbids_is_refused(homes, kind, tmp_path):
-    home = {"MLOPS_HOME": str(homes[kind]), "MLOPS_MODEL": "toy", "MLOPS_SPOOL": str(tmp_path)}
+    shutil.copytree(homes[kind], tmp_path / "home")
+    home = {"MLOPS_HOME": str(tmp_path / "home"), "MLOPS_MODEL": "toy"}
     app = create_app(Settings.read(home | {"MLOPS_ACCESS_LOG": "false"}))
     live_model(app).refresh()
     schema = schemathesis.openapi.from_wsgi("/openapi.json", app, config=config(100))
