@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -86,12 +87,15 @@ class PredictionLog:
         "Write all of it in one transaction; what is there already stays."
         entries = list(entries)
         dialect = postgresql if self.engine.dialect.name == "postgresql" else sqlite
-        predicted = [row for e in entries if isinstance(e, Predicted) for row in _rows_of(e)]
+        in_words = self.engine.dialect.name == "sqlite"
+        predicted = [row for e in entries if isinstance(e, Predicted) for row in _rows_of(e, in_words)]
         newest = {e.id: e for e in sorted((e for e in entries if isinstance(e, Labelled)), key=lambda e: e.at)}
         labelled = [{"id": e.id, "label": e.label, "at": _time(e.at)} for e in newest.values()]
         with writing(self.engine) as connection:
             if predicted:
-                connection.execute(dialect.insert(predictions).on_conflict_do_nothing(), predicted)
+                insert = dialect.insert(predictions).on_conflict_do_nothing().compile(dialect=self.engine.dialect)
+                named = (dict(zip(_COLUMNS, row, strict=True)) for row in predicted)
+                connection.exec_driver_sql(str(insert), list(named) if insert.positiontup is None else predicted)
             if labelled:
                 insert = dialect.insert(labels)
                 values = {"label": insert.excluded.label, "at": insert.excluded.at}
@@ -156,15 +160,36 @@ class PredictionLog:
         return given_up
 
 # %% ../nbs/24_prediction_log.ipynb #00000009
-def _rows_of(e: Predicted) -> list[dict]:
-    "The rows of the table that a request makes."
-    common = {"name": e.name, "version": e.version, "role": e.role, "at": _time(e.at), "ms": e.ms}
-    probability = e.probability or [None] * len(e.rows)
-    made = []
-    for i, (row, said, sure) in enumerate(zip(e.rows, e.prediction, probability, strict=True)):
-        inputs = dict(zip(e.columns, row, strict=True))
-        made.append({"id": f"{e.id}-{i}", "inputs": inputs, "prediction": said, "probability": sure, **common})
-    return made
+def _rows_of(
+    e: Predicted,
+    in_words: bool,  # A time is text, as SQLAlchemy writes it into SQLite
+) -> list[tuple]:  # In the order of _COLUMNS
+    "The rows of the table that a request makes, as a driver takes them; SQLAlchemy would take three times as long."
+    at = _time(e.at)
+    at = at.strftime("%Y-%m-%d %H:%M:%S.%f") if in_words else at
+    sure = [None] * len(e.rows) if e.probability is None else map(_json, e.probability)
+    every = zip(e.rows, e.prediction, sure, strict=True)
+    return [
+        (
+            f"{e.id}-{i}",
+            e.name,
+            e.version,
+            e.role,
+            at,
+            e.ms,
+            _json(dict(zip(e.columns, row, strict=True))),
+            _json(said),
+            p,
+        )
+        for i, (row, said, p) in enumerate(every)
+    ]
+
+
+_COLUMNS = [column.name for column in predictions.columns]
+
+
+def _json(value) -> str:
+    return orjson.dumps(value).decode()
 
 
 def _time(seconds: float) -> datetime:

@@ -1,6 +1,5 @@
 """The prediction log as the service keeps it: a request writes a line to disk, a thread ships the lines."""
 
-import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog
 from mlops_nb.settings import Settings
 from mlops_nb.signature import Signature, Table, rows_of
 from serve.background import Routine, log
+from serve.ids import make_id
 from serve.rows import Said
 from serve.spool import Drain, Spool
 
@@ -68,7 +68,7 @@ class Log:
         if share < 1 and random.random() >= share:
             return None
         now = time.time()
-        key = key or f"{int(now * 1000):012x}{os.urandom(8).hex()}"  # nobody else has it, and it sorts by time
+        key = key or make_id()
         predictor, answer = said.predictor, said.answer
         names, rows = predictor.signature.names, _loggable(predictor.signature, said.table)
         if self.excluded:
