@@ -54,6 +54,7 @@ class OnnxEngine:
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._inputs = {i.name: _DTYPES[i.type] for i in self._session.get_inputs()}
         self._outputs = [o.name for o in self._session.get_outputs()]
+        self._may_miss = {i.name for i in signature.inputs if not i.required}
 
     def answer(self, table: Table) -> Answer:
         outputs = self._session.run(self._outputs, self._feed(table))
@@ -66,7 +67,7 @@ class OnnxEngine:
         if MATRIX in self._inputs:
             return {MATRIX: table.astype(self._inputs[MATRIX])}
         columns = table if isinstance(table, dict) else dict(zip(self.signature.names, table.T, strict=True))
-        return {name: _tensor(columns[name], dtype) for name, dtype in self._inputs.items()}
+        return {name: _tensor(columns[name], dtype, name in self._may_miss) for name, dtype in self._inputs.items()}
 
     def close(self):
         "Let the session go, before the process ends."
@@ -78,9 +79,9 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(in
 _DTYPES |= {"tensor(bool)": np.bool_, "tensor(string)": object}
 
 
-def _tensor(column: np.ndarray, dtype) -> np.ndarray:
+def _tensor(column: np.ndarray, dtype, may_miss: bool) -> np.ndarray:
     "A column as a tensor `(n_rows, 1)`; a missing string is an empty one."
-    if dtype is object:
+    if dtype is object and may_miss:
         column = np.array(["" if v is None else v for v in column], dtype=object)
     return column.astype(dtype, copy=False).reshape(-1, 1)
 

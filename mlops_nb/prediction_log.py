@@ -21,7 +21,7 @@ from .database import labels, open_database, predictions, reading, writing
 from .settings import Settings
 
 # %% ../nbs/24_prediction_log.ipynb #00000004
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Predicted:
     "What one request was answered."
 
@@ -37,7 +37,7 @@ class Predicted:
     probability: Sequence[Sequence[float]] | None = None  # In the order of the classes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Labelled:
     "What was true of one prediction."
 
@@ -166,7 +166,7 @@ def _rows_of(
 ) -> list[tuple]:  # In the order of _COLUMNS
     "The rows of the table that a request makes, as a driver takes them; SQLAlchemy would take three times as long."
     at = _time(e.at)
-    at = at.strftime("%Y-%m-%d %H:%M:%S.%f") if in_words else at
+    at = at.isoformat(" ", "microseconds")[:26] if in_words else at
     sure = [None] * len(e.rows) if e.probability is None else map(_json, e.probability)
     every = zip(e.rows, e.prediction, sure, strict=True)
     return [
