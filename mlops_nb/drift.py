@@ -70,7 +70,7 @@ def chi_square(
     if df > 1 or expected.min() >= EXPECTED:
         return statistic, float(special.chdtrc(df, statistic)), df
     rare = int(sums.argmin())
-    n, k, share = sums[rare], counts[1, rare], rows[1] / total
+    n, k, share = int(sums[rare]), int(counts[1, rare]), rows[1] / total
     above = special.bdtrc(k - 1, n, share) if k else 1.0
     return statistic, float(min(1, 2 * min(above, special.bdtr(k, n, share)))), df
 
@@ -147,7 +147,8 @@ def _compare_grid(profile: Mapping, ordered: np.ndarray, part: str) -> _Comparis
     sentence += f"{points[where % len(points)]:.4g}, {shares[1]:.1%} in the reference"
     edges = np.searchsorted(ordered, profile["edges"])
     deciles = np.array([profile["counts"], np.diff([0, *edges, m])])
-    inner = np.arange(0, len(points), max(1, len(points) // HISTOGRAM))[1:]
+    step = max(1, len(points) // HISTOGRAM)
+    inner = np.arange(step, max(len(points) - step, 2), step)  # the last bin takes what is left
     histogram = _histogram(profile, points[inner], below[inner], found[0][inner], ordered)
     return _Comparison(part, {"psi": psi(deciles), "ks": d}, d, p, (n, m), None, sentence, histogram)
 
@@ -244,7 +245,9 @@ def _compare_missing(profile: Mapping, missing: int, rows: int) -> _Comparison:
     _, p, _ = chi_square(counts)
     sentence = f"{shares[1]:.1%} of the values are missing, {shares[0]:.1%} in the reference"
     effect = abs(float(shares[1] - shares[0]))
-    return _Comparison("missing", {"missing": effect}, effect, p, (profile["rows"], rows), 1, sentence)
+    histogram = {"names": ["a value", "missing"]}
+    histogram |= {k: [1 - float(v), float(v)] for k, v in zip(("reference", "window"), shares, strict=True)}
+    return _Comparison("missing", {"missing": effect}, effect, p, (profile["rows"], rows), 1, sentence, histogram)
 
 # %% ../nbs/25_drift.ipynb #0000001a
 def _compare(profile: Mapping, column: pd.Series) -> tuple[list[_Comparison], str | None]:
@@ -278,6 +281,8 @@ def _numbers(profile: Mapping, column: pd.Series) -> np.ndarray:
     "Floats, NaN for missing; times as days."
     if pd.api.types.is_datetime64_any_dtype(column):
         return to_days(column.dt.tz_convert("UTC").dt.tz_localize(None) if column.dt.tz else column)
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "fiu" and "unit" not in profile:
+        return column.to_numpy(dtype=np.float64)
     holds = pd.api.types.infer_dtype(column, skipna=True)
     if profile.get("unit") == "days" and holds in ("string", "datetime", "date", "mixed", "empty"):
         times = pd.to_datetime(column, format="ISO8601", utc=True, errors="coerce")
@@ -357,7 +362,7 @@ class DriftReport:
                 "drifted": {True: "yes", False: "no", None: "cannot tell"}[c.drifted],
                 "effect": c.effect,
                 "p (corrected)": c.p_corrected,
-                "psi": (c.statistics or {}).get("psi"),
+                "psi": max((v for k, v in (c.statistics or {}).items() if k.endswith("psi")), default=None),
                 "missing": None if c.missing is None else c.missing[1],
                 "reason": c.reason,
             }
@@ -389,9 +394,9 @@ class DriftReport:
 
         columns = self.drifting if names is None else [c for c in self.columns if c.name in names]
         columns = [c for c in columns if c.histogram][:most]
-        rows = max(1, -(-len(columns) // 4))
-        figure = Figure(figsize=(13, 2.7 * rows), layout="constrained")
-        for axes, c in zip(figure.subplots(rows, 4, squeeze=False).flat, columns, strict=False):
+        rows, width = max(1, -(-len(columns) // 4)), min(4, max(1, len(columns)))
+        figure = Figure(figsize=(3.25 * width, 2.7 * rows), layout="constrained")
+        for axes, c in zip(figure.subplots(rows, width, squeeze=False).flat, columns, strict=False):
             _draw(axes, c)
         for axes in figure.axes[len(columns) :]:
             axes.set_visible(False)
@@ -414,13 +419,13 @@ def _tuple(value):
 def _draw(axes, c: ColumnDrift):
     "One column."
     title = c.name if c.role == "input" else f"{c.role} {c.name}" if c.role == "probability" else c.role
-    axes.set_title(title if c.part in ("values", "missing") else f"{title}: {c.part}", fontsize=9)
+    axes.set_title(title if c.part == "values" else f"{title}: {c.part}", fontsize=9)
     axes.tick_params(labelsize=7)
     axes.set_yticks([])
     both = (("reference", "tab:blue"), ("window", "tab:orange"))
     if "names" in c.histogram:
-        order = np.argsort(c.histogram["reference"])[::-1][:8] if len(c.histogram["names"]) > 8 else None
-        order = range(len(c.histogram["names"])) if order is None else order
+        largest = np.maximum(c.histogram["reference"], c.histogram["window"])
+        order = np.sort(np.argsort(largest)[::-1][:8])  # at most eight, in their own order
         for shift, (which, color) in zip((-0.2, 0.2), both, strict=True):
             heights = [c.histogram[which][i] for i in order]
             axes.bar(np.arange(len(heights)) + shift, heights, 0.4, color=color, label=which)
@@ -462,7 +467,7 @@ def measure_drift(
             continue
         p_value, p_corrected = next(corrected)
         drifted, reason = _verdict(compared, cannot, c, p_corrected, alpha, effect, level)
-        facts = _facts(p, column, compared, c)
+        facts = _facts(p, column, compared, c, drifted)
         made.append(
             ColumnDrift(name, role, p["kind"], drifted, reason, c.part, c.effect, p_value, p_corrected, **facts)
         )
@@ -520,7 +525,7 @@ def _too_few(c: _Comparison, required: float) -> str:
     return f"not enough rows: {m:,} with a value, about {np.ceil(n * required / (n - required)):,.0f} are needed"
 
 
-def _facts(profile: Mapping, column: pd.Series, compared: list[_Comparison], c: _Comparison) -> dict:
+def _facts(profile: Mapping, column: pd.Series, compared: list[_Comparison], c: _Comparison, drifted) -> dict:
     "What is shown of a column beside the verdict."
     several = sum(o.part != "missing" for o in compared) > 1
     statistics = {
@@ -528,7 +533,7 @@ def _facts(profile: Mapping, column: pd.Series, compared: list[_Comparison], c: 
     }
     return {
         "statistics": statistics,
-        "histogram": (c if c.histogram else compared[0]).histogram,
+        "histogram": (c if drifted else compared[0]).histogram,
         "missing": (profile["missing"] / profile["rows"], float(column.isna().mean())),
         "unseen": compared[0].unseen,
         "unseen_share": compared[0].unseen_share,
