@@ -83,7 +83,7 @@ class RegistryError(MlopsError):
 
 
 class NotFoundError(RegistryError):
-    "No model, version, alias or run of this name."
+    "No model, version, alias, run or prediction of this name."
 
     code = "not_found"
 
