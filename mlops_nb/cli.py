@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['as_json', 'why', 'alias', 'main', 'models', 'list_models', 'show', 'diff', 'promote', 'rollback', 'clear',
-           'show_history', 'runs', 'list_runs', 'show_run', 'compare', 'new', 'check', 'doctor', 'serve', 'check_port',
-           'monitor', 'traffic']
+           'show_history', 'explain_answer', 'runs', 'list_runs', 'show_run', 'compare', 'new', 'check', 'doctor',
+           'serve', 'check_port', 'monitor', 'traffic']
 
 # %% ../nbs/40_cli.ipynb #00000002
 import json
@@ -230,6 +230,42 @@ def _print_move(name: str, move, as_json: bool):
         click.echo(f"{move.alias} of {name}: {before} -> {after}")
 
 # %% ../nbs/40_cli.ipynb #0000000b
+@main.command("explain")
+@click.argument("id")
+@as_json
+def explain_answer(id, as_json):
+    "Everything behind the answer ID: input, version, gates, data, code, what moved it; and computes it again."
+    from dataclasses import asdict
+
+    from mlops_nb.explain import explain
+
+    found = explain(id)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        _print_facts(_explained(found))
+        click.echo("\nThe columns that moved it most, from the mean answer on the golden rows:")
+        moved = [asdict(c) for c in found.contributions[:10]]
+        _print_table(moved, ["column", "value", "effect", "error"], "Not known.")
+        for sentence in found.missing:
+            click.echo(sentence, err=True)
+    if not found.reproduced:
+        click.echo(f"Error: {id} is {found.verdict}.", err=True)
+        sys.exit(1)
+
+
+def _explained(found) -> dict:
+    "The facts of an explanation, as a person reads them."
+    from mlops_nb.evaluate import GateResult
+
+    logged, facts = found.logged, found.facts
+    said = {"answer": logged.prediction, "probability": logged.probability, "truth": logged.label}
+    said["computed again"] = found.verdict
+    asked = {"model": logged.name, "version": logged.version, "role": logged.role, "at": logged.at, "ms": logged.ms}
+    gates = {str(i): str(GateResult(**g)) for i, g in enumerate(facts["gates"], 1)}
+    return {"id": logged.id, **asked, "input": logged.inputs, **said, **facts, "gates": gates or None}
+
+# %% ../nbs/40_cli.ipynb #0000000d
 @main.group()
 def runs():
     "What builds did: list, show, compare."
@@ -284,7 +320,7 @@ def compare(first, second, as_json):
     first, second = store.get(first).id, store.get(second).id
     _print_differences(store.compare(first, second), first, second, as_json)
 
-# %% ../nbs/40_cli.ipynb #0000000d
+# %% ../nbs/40_cli.ipynb #0000000f
 @main.command()
 @click.argument("name", type=click.Path())
 @click.option("--data", help="The table: CSV, Parquet, Excel, an fsspec URL or a SQLAlchemy URL (default: an example).")
@@ -313,7 +349,7 @@ def new(name, data, query, target, time, index, as_json):
         click.echo(note)
     click.echo(f"\nThe project is in {name}. Next:\n  cd {name} && make serve")
 
-# %% ../nbs/40_cli.ipynb #0000000f
+# %% ../nbs/40_cli.ipynb #00000011
 @main.command()
 @click.argument("notebooks", nargs=-1, type=click.Path())
 @as_json
@@ -331,7 +367,7 @@ def check(notebooks, as_json):
         click.echo("\n".join(map(str, problems)) or "No problems found.", err=not problems)
     sys.exit(1 if problems else 0)
 
-# %% ../nbs/40_cli.ipynb #00000011
+# %% ../nbs/40_cli.ipynb #00000013
 @main.command()
 @as_json
 def doctor(as_json):
@@ -349,7 +385,7 @@ def doctor(as_json):
         _print_json([asdict(f) for f in findings])
     sys.exit(1 if any(f.ok is False for f in findings) else 0)
 
-# %% ../nbs/40_cli.ipynb #00000013
+# %% ../nbs/40_cli.ipynb #00000015
 @main.command()
 @click.option("--model", help="The model to serve (default: MLOPS_MODEL, else that of the spec).")
 @click.option("--spec", help="Module of a ModelSpec: serve its model.")
@@ -398,7 +434,7 @@ def check_port(
             raise SettingsError(f"Port {port} on {host} is in use. Choose another: PORT={port + 1} or --port.") from e
         raise SettingsError(f"Cannot listen on {host}:{port}: {e.strerror or e}.") from e
 
-# %% ../nbs/40_cli.ipynb #00000016
+# %% ../nbs/40_cli.ipynb #00000018
 @main.command()
 @click.argument("name")
 @click.option("--last", metavar="SPAN", help="The window: so long, such as 90m, 24h, 7d (default: 24h).")
@@ -430,7 +466,7 @@ def _print_health(result):
     for reason in result.cannot:
         click.echo(f"  cannot tell {reason}")
 
-# %% ../nbs/40_cli.ipynb #00000018
+# %% ../nbs/40_cli.ipynb #0000001a
 @main.command()
 @click.argument("name")
 @click.option("--scenario", default="good", show_default=True, help="Of the model's spec: good, drift.")
