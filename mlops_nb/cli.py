@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['as_json', 'why', 'alias', 'main', 'models', 'list_models', 'show', 'diff', 'promote', 'rollback', 'clear',
-           'show_history', 'explain_answer', 'runs', 'list_runs', 'show_run', 'compare', 'new', 'check', 'doctor',
-           'serve', 'check_port', 'monitor', 'traffic']
+           'show_history', 'explain_answer', 'rehearse_version', 'runs', 'list_runs', 'show_run', 'compare', 'new',
+           'check', 'doctor', 'serve', 'check_port', 'monitor', 'traffic']
 
 # %% ../nbs/40_cli.ipynb #00000002
 import json
@@ -73,7 +73,7 @@ def _print_facts(facts: Mapping, indent: str = ""):
 # %% ../nbs/40_cli.ipynb #00000009
 @main.group()
 def models():
-    "Versions of models: list, show, diff, promote, rollback, clear, history."
+    "Versions of models: list, show, diff, rehearse, promote, rollback, clear, history."
 
 
 def _registry():
@@ -266,6 +266,45 @@ def _explained(found) -> dict:
     return {"id": logged.id, **asked, "input": logged.inputs, **said, **facts, "gates": gates or None}
 
 # %% ../nbs/40_cli.ipynb #0000000d
+@models.command("rehearse")
+@click.argument("name")
+@click.argument("version")
+@click.option(
+    "--last", type=click.IntRange(1), default=10_000, show_default=True, help="So many logged rows, the newest."
+)
+@as_json
+def rehearse_version(name, version, last, as_json):
+    "Replay logged rows of NAME through VERSION (a number or an alias), beside production: what would change?"
+    from mlops_nb.rehearse import rehearse
+
+    found = rehearse(name, version, last=last)
+    _print_json(found.to_dict()) if as_json else _print_rehearsal(found)
+    if not found.passed:
+        failed = "; ".join(str(gate) for gate in found.gates if not gate.passed)
+        click.echo(
+            f"Error: version {found.version} shows more in the rehearsal than its spec allows: {failed}.", err=True
+        )
+        sys.exit(1)
+
+
+def _print_rehearsal(found):
+    "Counts, then one table a question."
+    kept = ("name", "version", "production", "since", "until", "rows", "flips", "moved_by", "labelled")
+    counted = {"changes": found.changes, "refused": found.refused}
+    facts = {**{k: getattr(found, k) for k in kept}, **{k: v for k, v in counted.items() if v}, "ms": found.ms}
+    _print_facts({k: v for k, v in facts.items() if v is not None})
+    click.echo("\nSlices:")
+    slices = [{"slice": name, **values} for name, values in found.slices.items()]
+    _print_table(slices, list(dict.fromkeys(column for row in slices for column in row)), "")
+    click.echo("\nOn the labelled rows:")
+    metrics = [{"metric": name, **values} for name, values in found.metrics.items()]
+    _print_table(metrics, ["metric", "production", "rehearsed"], "No label has come yet.")
+    for line in [*found.gates, *found.notes]:
+        click.echo(line, err=True)
+    if found.flipped:
+        click.echo(f"\nAnswers that changed, for mlops-nb explain: {', '.join(found.flipped[:3])}")
+
+# %% ../nbs/40_cli.ipynb #0000000f
 @main.group()
 def runs():
     "What builds did: list, show, compare."
@@ -320,7 +359,7 @@ def compare(first, second, as_json):
     first, second = store.get(first).id, store.get(second).id
     _print_differences(store.compare(first, second), first, second, as_json)
 
-# %% ../nbs/40_cli.ipynb #0000000f
+# %% ../nbs/40_cli.ipynb #00000011
 @main.command()
 @click.argument("name", type=click.Path())
 @click.option("--data", help="The table: CSV, Parquet, Excel, an fsspec URL or a SQLAlchemy URL (default: an example).")
@@ -349,7 +388,7 @@ def new(name, data, query, target, time, index, as_json):
         click.echo(note)
     click.echo(f"\nThe project is in {name}. Next:\n  cd {name} && make serve")
 
-# %% ../nbs/40_cli.ipynb #00000011
+# %% ../nbs/40_cli.ipynb #00000013
 @main.command()
 @click.argument("notebooks", nargs=-1, type=click.Path())
 @as_json
@@ -367,7 +406,7 @@ def check(notebooks, as_json):
         click.echo("\n".join(map(str, problems)) or "No problems found.", err=not problems)
     sys.exit(1 if problems else 0)
 
-# %% ../nbs/40_cli.ipynb #00000013
+# %% ../nbs/40_cli.ipynb #00000015
 @main.command()
 @as_json
 def doctor(as_json):
@@ -385,7 +424,7 @@ def doctor(as_json):
         _print_json([asdict(f) for f in findings])
     sys.exit(1 if any(f.ok is False for f in findings) else 0)
 
-# %% ../nbs/40_cli.ipynb #00000015
+# %% ../nbs/40_cli.ipynb #00000017
 @main.command()
 @click.option("--model", help="The model to serve (default: MLOPS_MODEL, else that of the spec).")
 @click.option("--spec", help="Module of a ModelSpec: serve its model.")
@@ -434,7 +473,7 @@ def check_port(
             raise SettingsError(f"Port {port} on {host} is in use. Choose another: PORT={port + 1} or --port.") from e
         raise SettingsError(f"Cannot listen on {host}:{port}: {e.strerror or e}.") from e
 
-# %% ../nbs/40_cli.ipynb #00000018
+# %% ../nbs/40_cli.ipynb #0000001a
 @main.command()
 @click.argument("name")
 @click.option("--last", metavar="SPAN", help="The window: so long, such as 90m, 24h, 7d (default: 24h).")
@@ -466,7 +505,7 @@ def _print_health(result):
     for reason in result.cannot:
         click.echo(f"  cannot tell {reason}")
 
-# %% ../nbs/40_cli.ipynb #0000001a
+# %% ../nbs/40_cli.ipynb #0000001c
 @main.command()
 @click.argument("name")
 @click.option("--scenario", default="good", show_default=True, help="Of the model's spec: good, drift.")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSIFICATION_METRICS', 'BINARY_METRICS', 'MULTICLASS_METRICS', 'REGRESSION_METRICS', 'default_metrics', 'score',
-           'baseline', 'GateResult', 'check_gates', 'slice_table', 'plot', 'Evaluation', 'evaluate']
+           'baseline', 'GateResult', 'check_gates', 'slice_table', 'plot', 'Evaluation', 'nulls', 'evaluate']
 
 # %% ../nbs/06_evaluate.ipynb #00000002
 import math
@@ -110,16 +110,18 @@ def baseline(
 class GateResult:
     "One gate, decided."
 
-    gate: str  # "minimum", "baseline" or "champion"
+    gate: str  # "minimum", "baseline", "champion" or "rehearsal"
     metric: str
     value: float  # What the model has
     required: float  # What it must have
     passed: bool
 
     def __str__(self):
-        relation = {"minimum": "at least", "baseline": "more than", "champion": "at least"}[self.gate]
-        outcome = "passed" if self.passed else "FAILED"
-        return f"{outcome}: {self.gate} {self.metric} {self.value:.6g}, required {relation} {self.required:.6g}"
+        relation = {"baseline": "more than", "rehearsal": "at most"}.get(self.gate, "at least")
+        outcome, value = "passed" if self.passed else "FAILED", f"{self.value:.6g},"
+        if not math.isfinite(self.value):
+            value = "is not known, the log has no rows for it;"
+        return f"{outcome}: {self.gate} {self.metric} {value} required {relation} {self.required:.6g}"
 
 
 def check_gates(
@@ -259,7 +261,7 @@ class Evaluation:
 
     def to_dict(self) -> dict:
         "Plain JSON values; a metric that is not defined is null."
-        return _nulls(asdict(self) | {"passed": self.passed})
+        return nulls(asdict(self) | {"passed": self.passed})
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "Evaluation":
@@ -267,12 +269,12 @@ class Evaluation:
         return cls(**values, gates=[GateResult(**g) for g in d["gates"]])
 
 
-def _nulls(value):
+def nulls(value):
     "NaN as null, all the way down: JSON has no NaN."
     if isinstance(value, Mapping):
-        return {k: _nulls(v) for k, v in value.items()}
+        return {k: nulls(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_nulls(v) for v in value]
+        return [nulls(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

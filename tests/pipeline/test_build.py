@@ -11,6 +11,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from mlops_nb.prediction_log import Predicted, PredictionLog
+from mlops_nb.settings import Settings
+
 pytestmark = pytest.mark.slow
 
 ALL = ["ingest", "train", "evaluate", "package", "register"]
@@ -226,6 +229,21 @@ def test_worse_model_does_not_replace_the_champion(built):
     built.build("--env--params", "{'C': 1e-9, 'fit_intercept': False}")
     assert "FAILED: champion accuracy" in built.read("registration.json")["why"]
     assert built.json("models", "list")[0]["production"] == 1
+
+
+def test_rehearsal_limit_lets_no_version_through_that_was_not_rehearsed(built):
+    built.replace("toy.py", '{"accuracy": 0.8}', '{"accuracy": 0.8}, rehearsal={"max_flips": 0.5}')
+    built.build("--env--seed", "3")
+    why = built.read("registration.json")["why"]
+    assert why.startswith("not promoted: FAILED: rehearsal flips is not known, the log has no rows for it")
+    assert built.json("models", "list")[0]["production"] == 1
+
+    log = PredictionLog.open(Settings.read({"MLOPS_HOME": str(built.path)}))
+    log.add([Predicted("k", time.time(), "toy", 1, "production", 1.0, ["x"], [[1.0], [99.0]], [0, 1])])
+    log.close()
+    built.build("--env--seed", "4")
+    assert built.read("registration.json")["why"] == "in production, all 4 gates passed"
+
 
 
 def test_champion_that_cannot_be_proven_stops_the_build_which_says_how_to_go_on(built):
