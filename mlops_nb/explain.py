@@ -172,8 +172,8 @@ class Explanation:
             return "NOT reproduced: it cannot be computed again"
         if self.again.problem:
             return f"NOT reproduced: {self.again.problem}"
-        by = f", within {self.again.difference:.1g}" if self.again.difference else " to the last bit"
-        return f"reproduced: computed again it is equal{by}"
+        by = f"within {self.again.difference:.1g}" if self.again.difference else "to the last bit"
+        return f"reproduced: equal {by}"
 
     @property
     def facts(self) -> dict:
