@@ -221,9 +221,10 @@ class Registry:
         alias: str = "production",
         why: str = "",
         who: str | None = None,
+        expected: int | None = -1,  # Where the alias must be now; -1: wherever it is
     ) -> Move:
         "Point an alias to where it was before the promotion that brought it here."
-        return self._move(name, alias, "rollback", _before, why, who)
+        return self._move(name, alias, "rollback", _before, why, who, expected)
 
     def clear(
         self,
