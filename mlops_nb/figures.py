@@ -150,7 +150,7 @@ def _shown(text: str | None) -> str:
 
 
 def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
+    return float(part / whole) if whole else None
 
 # %% ../nbs/33_figures.ipynb #0000000f
 LEAST, MOST_LABELS = 50, 20_000  # Labels that a point over time has; the newest labels that are looked at
@@ -263,7 +263,9 @@ def standing(
     registry: Registry,
     name: str,  # Of a model
     last: int = 50,  # Versions and moves at most
-) -> dict:  # current, since, manifest of the version in production (None without); versions; history
+) -> (
+    dict
+):  # current, since, manifest of what is in production (None without); earlier, to roll back to; versions; history
     "The versions of a model and the moves of its aliases."
     found, moves = registry.versions(name), registry.history(name)
     now = next((v for v in found if "production" in v.aliases), None)
@@ -271,6 +273,7 @@ def standing(
     arrived = [m.at for m in moves if now and (m.alias, m.to_version) == ("production", now.version)]
     return {
         "current": now and now.version,
+        "earlier": registry.earlier(name),
         "since": arrived[-1] if arrived else None,
         "manifest": now and now.manifest,
         "versions": [_version(v) for v in sorted(shown, key=lambda v: -v.version)],

@@ -169,6 +169,15 @@ class Registry:
         with reading(self.engine) as connection:
             return [_move_of(row) for row in connection.execute(query).mappings()]
 
+    def earlier(
+        self,
+        name: str,
+        alias: str = "production",
+    ) -> int | None:  # None: there is no earlier version to go back to
+        "Where a rollback would lead."
+        moves = [{"action": m.action, "to_version": m.to_version or _NOWHERE} for m in self.history(name, alias)]
+        return _before(None, moves)
+
     # writing
 
     def register(

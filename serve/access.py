@@ -20,6 +20,12 @@ LEVELS = {
         "/docs",
         "/docs/style.css",
         "/docs/script.js",
+        "/",
+        "/dashboard/style.css",
+        "/dashboard/script.js",
+        "/dashboard/icon.svg",
+        "/dashboard/uplot.css",
+        "/dashboard/uplot.js",
     },
     "key": {
         "/predict",
@@ -39,8 +45,9 @@ LEVELS = {
         "/model",
         "/openapi.json",
         "/metrics",
+        "/dashboard/data.json",
     },
-    "admin": set(),
+    "admin": {"/admin/promote", "/admin/rollback"},
 }
 _LEVEL_OF = {rule: level for level, rules in LEVELS.items() for rule in rules}
 
@@ -78,6 +85,14 @@ class Keys:
     def needed(self, rule: str) -> bool:
         """Does a route need one?"""
         return _LEVEL_OF.get(rule, "admin") not in self._free
+
+    def allow(self, rule: str, environ: dict) -> bool:
+        """May this request have what is at the route?"""
+        try:
+            self.require(rule, environ)
+        except (UnauthorizedError, ForbiddenError):
+            return False
+        return True
 
     def check(self):
         """Refuse the request if it needs a key that it does not have."""

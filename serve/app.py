@@ -4,7 +4,7 @@ from flask import Flask
 from werkzeug.routing import BaseConverter
 
 from mlops_nb.settings import Settings
-from serve import docs, errors, feedback, health, kserve, metrics, mlflow, model, openapi, predict, v2
+from serve import dashboard, docs, errors, feedback, health, kserve, metrics, mlflow, model, openapi, predict, v2
 from serve.access import Keys
 from serve.live_model import LiveModel
 from serve.log import Log
@@ -21,13 +21,14 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["log"] = log = Log(settings)
     app.extensions["live_model"] = LiveModel(settings, log.record)
     live_model(app).after_refresh, log.after_step = app.metrics.look, app.metrics.look_at_log
+    app.extensions["dashboard"] = dashboard.Dashboard(settings, live_model(app), app.metrics)
     app.extensions["keys"] = keys = Keys(settings)
     app.before_request(keys.check)
     app.shortcut = Shortcut(app.extensions, keys, app.config["MAX_CONTENT_LENGTH"]).answer
     errors.handle(app)
     app.url_map.converters["default"] = _Name
     app.url_map.merge_slashes = False  # an address with two slashes is not found, not redirected
-    for module in (predict, feedback, mlflow, kserve, v2, health, model, metrics, openapi, docs):
+    for module in (predict, feedback, mlflow, kserve, v2, health, model, metrics, openapi, docs, dashboard):
         app.register_blueprint(module.routes)
     return app
 
@@ -43,7 +44,7 @@ def live_model(app: Flask) -> LiveModel:
     return app.extensions["live_model"]
 
 
-_PARTS = ("metrics", "log", "live_model")  # Those with a thread of their own
+_PARTS = ("metrics", "log", "live_model", "dashboard")  # Those with a thread of their own
 
 
 def start(app: Flask):

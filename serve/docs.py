@@ -6,9 +6,9 @@ from flask import Blueprint, Response
 
 routes = Blueprint("docs", __name__, url_prefix="/docs")
 
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -17,21 +17,22 @@ _HEADERS = {
 @routes.get("")
 def page() -> Response:
     """The page."""
-    return _file("docs.html", "text/html")
+    return send_file("docs.html", "text/html")
 
 
 @routes.get("/style.css")
 def style() -> Response:
     """How it looks."""
-    return _file("docs.css", "text/css")
+    return send_file("docs.css", "text/css")
 
 
 @routes.get("/script.js")
 def script() -> Response:
     """What it does."""
-    return _file("docs.js", "text/javascript")
+    return send_file("docs.js", "text/javascript")
 
 
-def _file(name: str, kind: str) -> Response:
-    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
-    return Response(text, headers=_HEADERS, content_type=f"{kind}; charset=utf-8")
+def send_file(name: str, kind: str) -> Response:
+    """A file of this folder, for a browser."""
+    text = (Path(__file__).parent / name).read_text(encoding="utf-8")
+    return Response(text, headers=HEADERS, content_type=f"{kind}; charset=utf-8")

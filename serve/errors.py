@@ -16,6 +16,7 @@ JSON = "application/json"
 # The library knows no HTTP: this is the place where its codes become statuses
 STATUS = {"bad_input": 400, "bad_request": 400, "not_found": 404, "too_many_rows": 413}
 STATUS |= {"unsupported_media_type": 415, "no_model": 503, "log_full": 503, "unauthorized": 401, "forbidden": 403}
+STATUS |= {"conflict": 409, "gate_failed": 409, "registry_error": 409, "no_database": 503}
 
 
 class RequestError(MlopsError):

@@ -98,6 +98,12 @@ class Metrics:
             shown.register(collector)
         return shown
 
+    def requests(self) -> list[tuple[str, str, int]]:
+        """Route, status and how many requests, of all workers."""
+        families = (family for family in self.shown().collect() if family.name == "mlops_requests")
+        samples = (s for family in families for s in family.samples if s.name == "mlops_requests_total")
+        return [(s.labels["route"], s.labels["status"], int(s.value)) for s in samples]
+
     def note(self, route: str, status: str, seconds: float, said: Said | None = None):
         """Take down an answered request, and what the model said to it."""
         self._noted.append((route, status, seconds, said))

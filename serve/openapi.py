@@ -5,9 +5,11 @@ import sys
 
 from flask import Blueprint, Response, current_app
 
+from mlops_nb.figures import WINDOWS
 from mlops_nb.predictor import Predictor
 from mlops_nb.signature import Input, Signature
 from serve.arrow import ARROW
+from serve.dashboard import DATA, HOURS, LONGEST, MARK
 from serve.errors import to_json
 from serve.feedback import PATTERN
 from serve.mlflow import CSV
@@ -84,12 +86,37 @@ def describe(name: str, predictor: Predictor) -> dict:
             "/health/ready": _get("Has it a proven model?"),
             "/metrics": _text("What Prometheus asks for", "text/plain", "application/openmetrics-text"),
             "/openapi.json": _get("This description"),
+            **_dashboard_paths(),
         },
         "components": {
             "schemas": {"Row": _row(signature), "Rows": _rows(signature), "Error": _ERROR, "V2Error": _V2_ERROR},
             "examples": {"row": {"value": _example(predictor)}},
         },
     }
+
+
+def _dashboard_paths() -> dict:
+    """What the dashboard shows, and its moves."""
+    hours = {"name": "hours", "in": "query", "schema": {"enum": [*WINDOWS], "default": HOURS}}
+    data = _get("What the dashboard shows")
+    data["get"] |= {"parameters": [hours], "responses": data["get"]["responses"] | _errors(400)}
+    mark = {"name": MARK, "in": "header", "required": True, "schema": {"const": "move"}}
+    why = {"type": "string", "minLength": 1, "maxLength": LONGEST, "pattern": "[^\\s]"}
+    facts = {"expected": {"type": ["integer", "null"]}, "why": why}
+    texts = {key: {"type": "string"} for key in ("alias", "action", "who", "why", "at")}
+    numbers = {key: {"type": ["integer", "null"]} for key in ("from_version", "to_version")}
+    paths = {
+        "/admin/promote": _post(
+            "Promote a version", _object({"version": {"type": "integer", "minimum": 1}} | facts), {}
+        ),
+        "/admin/rollback": _post("Roll production back", _object(facts), {}),
+    }
+    for route in paths.values():
+        route["post"]["parameters"] = [mark]
+        route["post"]["responses"] |= _errors(403, 404, 409) | {
+            "200": {"description": "The move", **_json(_object(texts | numbers))}
+        }
+    return {DATA: data} | paths
 
 
 def _with_keys(description: dict) -> dict:
@@ -268,6 +295,7 @@ def _statuses(operation: dict) -> list[int]:
 
 def _errors(*statuses: int, shape: str = "Error") -> dict:
     words = {400: "What was sent does not fit", 401: "No key", 403: "Not a key for this"}
+    words |= {404: "No such version", 409: "It cannot be moved there, or was moved meanwhile"}
     words |= {413: "Too many rows or bytes", 415: "Not of a type that is taken", 503: "No model yet"}
     return {str(s): {"description": words[s], **_json({"$ref": f"#/components/schemas/{shape}"})} for s in statuses}
 

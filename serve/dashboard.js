@@ -1,0 +1,253 @@
+"use strict";
+const EVERY = 5000; // Milliseconds between two looks
+const HEIGHT = 180;
+const get = id => document.getElementById(id);
+const plots = new Map(); // Id of a figure to what is drawn there
+let key = sessionStorage.getItem("key") || "";
+let hours = document.body.dataset.hours;
+let shown = null; // The last figures
+
+const headers = () => (key ? {Authorization: `Bearer ${key}`} : {});
+const color = name => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const two = n => String(n).padStart(2, "0");
+const clock = d => `${two(d.getUTCHours())}:${two(d.getUTCMinutes())}`;
+const day = d => `${two(d.getUTCMonth() + 1)}-${two(d.getUTCDate())}`;
+const date = second => new Date(second * 1000);
+const number = v => (v == null ? "–" : Math.abs(v) >= 1000 ? Math.round(v).toLocaleString("en") : String(+v.toPrecision(4)));
+const percent = v => (v == null ? "–" : `${+(100 * v).toFixed(1)} %`);
+
+// charts
+
+function axisTime(_, splits) {
+  return splits.map(t => (hours === "168" && clock(date(t)) === "00:00" ? day(date(t)) : clock(date(t))));
+}
+
+function options(width, chart) {
+  const {from, to, series, value, bars, bands, most} = chart;
+  const line = {stroke: color("soft"), grid: {stroke: color("line"), width: 1}, ticks: {stroke: color("line"), width: 1}, font: "12px system-ui"};
+  const drawn = series.map((s, i) => ({
+    label: s.label, stroke: color(s.color || `c${i % 7}`), width: s.thin ? 1 : 2, dash: s.dash, value: (_, v) => value(v), spanGaps: Boolean(s.joined),
+    points: {show: !bars && !s.dash, size: 4}, ...(bars && {fill: color(s.color || `c${i}`), width: 0, paths: uPlot.paths.bars({size: [0.8, 40], align: 1})}),
+  }));
+  return {
+    width, height: HEIGHT, tzDate: t => uPlot.tzDate(date(t), "Etc/UTC"), cursor: {y: false, drag: {x: false, y: false}},
+    scales: {x: {time: true, range: [from, to]}, y: {range: (_, low, high) => limits(low, high, most)}},
+    axes: [{...line, values: axisTime, space: 60}, {...line, size: 56, values: (_, splits) => splits.map(value)}],
+    series: [{label: "time", value: (_, t) => (t == null ? "–" : `${day(date(t))} ${clock(date(t))}`)}, ...drawn],
+    ...(bands && {bands: [{series: bands, fill: color("band")}]}),
+  };
+}
+
+function limits(low, high, most) {
+  if (low == null) return [0, 1];
+  const bottom = Math.min(0, low), top = Math.max(high, 0);
+  return [bottom * 1.05, most && top <= most ? most : top === bottom ? 1 : top + (top - bottom) * 0.08];
+}
+
+function draw(id, chart) {
+  const figure = get(id), place = figure.querySelector(".plot"), before = plots.get(id);
+  const something = chart.series.some(s => !s.dash && s.values.some(v => v != null && (v !== 0 || !chart.hideZeros)));
+  if (!something) {
+    before?.plot.destroy();
+    plots.delete(id);
+    const text = Object.assign(document.createElement("p"), {className: "empty", textContent: figure.dataset.empty});
+    place.replaceChildren(text);
+    return;
+  }
+  const data = [chart.at, ...chart.series.map(s => s.values)];
+  const shape = JSON.stringify([hours, chart.series.map(s => s.label)]);
+  if (before && before.shape === shape) {
+    before.chart.from = chart.from; before.chart.to = chart.to;
+    before.plot.scales.x.range = () => [chart.from, chart.to];
+    before.plot.setData(data);
+    return;
+  }
+  before?.plot.destroy();
+  place.replaceChildren();
+  plots.set(id, {shape, chart, plot: new uPlot(options(place.clientWidth, chart), data, place)});
+  sizes.observe(place);
+}
+
+const sizes = new ResizeObserver(entries => {
+  for (const {target} of entries) {
+    const known = plots.get(target.parentElement.id);
+    if (known && target.clientWidth && known.plot.width !== target.clientWidth) known.plot.setSize({width: target.clientWidth, height: HEIGHT});
+  }
+});
+
+function caption(id, text) { get(id).querySelector("small").textContent = text; }
+
+function drawAll() {
+  const {figures, errors, bucket_seconds: size} = shown;
+  const each = size < 3600 ? `${size / 60} minute${size > 60 ? "s" : ""}` : `${size / 3600} hours`;
+  const span = {at: errors.at, from: errors.at[0], to: errors.at[errors.at.length - 1] + size};
+  draw("errors", {...span, bars: true, hideZeros: true, value: number, series: [
+    {label: "the service's (5xx)", color: "bad", values: errors.server}, {label: "clients' (4xx)", color: "c4", values: errors.client},
+  ]});
+  caption("errors", `in ${each}, since the worker started`);
+  if (!figures) return;
+  const {traffic, predictions} = figures;
+  const within = {...span, at: traffic.at, from: traffic.at[0], to: traffic.at[traffic.at.length - 1] + size};
+  const cut = traffic.complete_since > traffic.at[0] ? `; complete since ${day(date(traffic.complete_since))} ${clock(date(traffic.complete_since))}` : "";
+  draw("requests", {...within, bars: true, hideZeros: true, value: number, series: [{label: "requests", values: traffic.requests}]});
+  caption("requests", `in ${each}${cut}`);
+  draw("latency", {...within, value: number, series: [{label: "median", values: traffic.p50}, {label: "95th percentile", values: traffic.p95}]});
+  const names = {p10: "10th percentile", p50: "median", p90: "90th percentile"};
+  const regression = predictions.task === "regression";
+  const order = regression ? ["p90", "p50", "p10"] : Object.keys(predictions.series);
+  draw("predictions", {...within, value: regression ? number : percent, most: regression ? 0 : 1, bands: regression ? [1, 3] : null,
+    series: order.map(label => ({label: regression ? names[label] : label, color: regression ? "c0" : undefined, thin: regression && label !== "p50", values: predictions.series[label]}))});
+  caption("predictions", regression ? "values" : "share of each class");
+  drawQuality(figures.quality, within);
+}
+
+function drawQuality({labels, metrics}, span) {
+  get("quality-note").textContent = labels ? `Of the ${number(labels)} predictions of this time whose truth is known.` : "";
+  const wanted = metrics.map(m => `quality-${m.metric}`);
+  for (const old of [...get("quality").children]) if (!wanted.includes(old.id)) { plots.get(old.id)?.plot.destroy(); plots.delete(old.id); old.remove(); }
+  for (const m of metrics) {
+    const id = `quality-${m.metric}`;
+    if (!get(id)) {
+      const figure = Object.assign(document.createElement("figure"), {id});
+      figure.dataset.empty = "No labels yet: send what turned out to be true to POST /feedback.";
+      const title = document.createElement("figcaption"), plot = document.createElement("div");
+      title.append(m.name[0].toUpperCase() + m.name.slice(1) + " ", document.createElement("small"));
+      plot.className = "plot";
+      figure.append(title, plot);
+      get("quality").append(figure);
+    }
+    const gate = m.gate == null ? "no gate" : `gate: at ${m.lower_is_better ? "most" : "least"} ${number(m.gate)}`;
+    caption(id, m.value == null ? gate : `${number(m.value)}, ${gate}`);
+    const at = [span.from, ...m.at.map(t => Math.max(t, span.from + 1)), span.to], series = [{label: m.name, joined: true, values: [null, ...m.values, null]}];
+    if (m.gate != null) series.push({label: "gate", color: "bad", dash: [6, 4], values: at.map(() => m.gate)});
+    draw(id, {...span, at, value: number, series, most: !m.lower_is_better && m.gate != null && m.gate <= 1 ? 1 : 0});
+  }
+  if (!metrics.length) get("quality-note").textContent = "No version is in production, so there are no gates.";
+}
+
+// what the server rendered
+
+function swap(page) {
+  for (const fresh of page.querySelectorAll("[data-live]")) {
+    const old = get(fresh.id), focus = document.activeElement;
+    if (old.innerHTML === fresh.innerHTML) continue;
+    for (const now of fresh.querySelectorAll("details[id]")) if (get(now.id)) now.open = get(now.id).open;
+    const scrolled = [...old.querySelectorAll(".wide")].map(e => e.scrollLeft);
+    const held = old.contains(focus) && focus.dataset.move ? `[data-move="${focus.dataset.move}"][data-version="${focus.dataset.version}"]` : null;
+    old.replaceChildren(...fresh.childNodes);
+    old.querySelectorAll(".wide").forEach((e, i) => { e.scrollLeft = scrolled[i] || 0; });
+    if (held) old.querySelector(held)?.focus();
+  }
+  get("title").textContent = document.title = page.title;
+}
+
+function trouble(text) {
+  get("trouble").textContent = text;
+  get("trouble").className = "problem";
+  get("trouble").hidden = !text;
+  document.body.classList.toggle("stale", Boolean(text));
+}
+
+function lock(text) {
+  get("locked").hidden = false;
+  get("board").hidden = true;
+  get("refused").textContent = text;
+  get("key").focus();
+}
+
+let turn = 0;
+
+async function refresh() {
+  const mine = ++turn;
+  try {
+    const asked = {headers: headers(), cache: "no-store"};
+    const answer = await fetch(`/dashboard/data.json?hours=${hours}`, asked);
+    const data = await answer.json();
+    if (mine !== turn) return; // something else was asked for meanwhile
+    if (answer.status === 401 || answer.status === 403) { key = ""; sessionStorage.removeItem("key"); lock(data.error); return; }
+    if (!answer.ok) throw new Error(data.error);
+    const page = await fetch(`/?hours=${hours}`, asked);
+    const text = await page.text();
+    if (mine !== turn) return;
+    if (!page.ok) throw new Error("The service does not answer as it should.");
+    shown = data;
+    get("locked").hidden = true;
+    get("board").hidden = false;
+    if (key) sessionStorage.setItem("key", key);
+    swap(new DOMParser().parseFromString(text, "text/html"));
+    drawAll();
+    trouble("");
+    get("updated").textContent = `Updated at ${new Date().toISOString().slice(11, 19)}, every ${EVERY / 1000} seconds.`;
+  } catch (error) {
+    if (mine === turn) trouble(error instanceof TypeError ? "The service does not answer. It is asked again every 5 seconds." : error.message);
+  }
+}
+
+let timer = 0;
+
+async function keepUp() {
+  clearTimeout(timer);
+  if (!document.hidden && !(document.body.hasAttribute("data-locked") && !key)) await refresh();
+  clearTimeout(timer);
+  timer = setTimeout(keepUp, EVERY);
+}
+
+// moves
+
+const dialog = get("move");
+let move = null;
+
+function ask({move: action, version, expected}) {
+  move = {action, version: Number(version), expected: expected ? Number(expected) : null};
+  const from = move.expected ? `from version ${move.expected} to version ${version}` : `to version ${version}`;
+  get("move-title").textContent = action === "promote" ? `Promote version ${version}?` : `Roll back to version ${version}?`;
+  get("move-text").textContent = `Production of ${shown?.model ?? document.title} moves ${from}. The service answers with it within seconds.`;
+  get("confirm").textContent = action === "promote" ? "Promote" : "Roll back";
+  get("move-failed").hidden = true;
+  get("why").value = "";
+  get("confirm").disabled = false;
+  dialog.showModal();
+  get("why").focus();
+}
+
+async function confirmMove() {
+  const why = get("why").value.trim();
+  if (!why) { get("why").reportValidity(); return; }
+  get("confirm").disabled = true;
+  const body = {expected: move.expected, why, ...(move.action === "promote" && {version: move.version})};
+  let failed = null;
+  try {
+    const answer = await fetch(`/admin/${move.action}`, {
+      method: "POST", headers: {"Content-Type": "application/json", "X-Dashboard": "move", ...headers()}, body: JSON.stringify(body),
+    });
+    if (!answer.ok) failed = (await answer.json()).error;
+  } catch { failed = "The service does not answer; nothing is known of the move. Look at the history."; }
+  get("confirm").disabled = false;
+  get("move-failed").textContent = failed || "";
+  get("move-failed").hidden = !failed;
+  if (!failed) dialog.close();
+  await keepUp();
+}
+
+document.addEventListener("click", event => {
+  const button = event.target.closest("button[data-move]"), link = event.target.closest("a[data-hours]");
+  if (button) ask(button.dataset);
+  if (link) {
+    event.preventDefault();
+    hours = link.dataset.hours;
+    for (const other of document.querySelectorAll("a[data-hours]")) other.toggleAttribute("aria-current", other === link);
+    link.setAttribute("aria-current", "true");
+    history.replaceState(null, "", `/?hours=${hours}`);
+    keepUp();
+  }
+});
+dialog.querySelector("form").addEventListener("submit", event => { event.preventDefault(); confirmMove(); });
+get("cancel").addEventListener("click", () => dialog.close());
+get("locked").addEventListener("submit", event => { event.preventDefault(); key = get("key").value.trim(); keepUp(); });
+document.addEventListener("visibilitychange", () => { if (!document.hidden) keepUp(); });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  for (const {plot} of plots.values()) plot.destroy();
+  plots.clear();
+  if (shown) drawAll();
+});
+keepUp();

@@ -1,0 +1,46 @@
+"""Two distributions of a column beside each other, as rectangles of an SVG."""
+
+from itertools import pairwise
+
+WIDTH, HEIGHT = 300, 80
+
+
+def draw(histogram) -> dict | None:
+    """A histogram from the monitor as bars, with what stands below them; None when there is nothing to draw."""
+    try:
+        counts = {kind: [float(n) for n in histogram[kind]] for kind in ("reference", "window")}
+    except (TypeError, KeyError, ValueError):
+        return None
+    n = len(counts["reference"])
+    if not n or len(counts["window"]) != n:
+        return None
+    shares = {kind: [c / (sum(values) or 1) for c in values] for kind, values in counts.items()}
+    most = max(map(max, shares.values())) or 1
+    names, step, bars = _names(histogram, n), WIDTH / n, []
+    for i in range(n):
+        for kind, shift in (("reference", 0.08), ("window", 0.5)):
+            share = shares[kind][i]
+            height = max(HEIGHT * share / most, 0.5)
+            place = {"x": round((i + shift) * step, 2), "y": round(HEIGHT - height, 2)}
+            size = {"width": round(0.42 * step, 2), "height": round(height, 2)}
+            bars.append({**place, **size, "kind": kind, "title": f"{names[i]}: {share:.1%} {_WHEN[kind]}"})
+    return {"bars": bars, "width": WIDTH, "height": HEIGHT, "first": names[0], "last": names[-1]}
+
+
+_WHEN = {"reference": "in the reference", "window": "now"}
+
+
+def _names(histogram: dict, n: int) -> list[str]:
+    """What each bar is of: a label, or a range; the outer ranges may be open."""
+    labels, edges = histogram.get("labels"), histogram.get("edges")
+    if isinstance(labels, list) and len(labels) == n:
+        return [str(label) for label in labels]
+    if not isinstance(edges, list) or len(edges) not in (n - 1, n + 1):
+        return [str(i + 1) for i in range(n)]
+    texts = [f"{edge:.4g}" if isinstance(edge, int | float) else str(edge) for edge in edges]
+    if len(edges) == n + 1:
+        return [f"{low} to {high}" for low, high in pairwise(texts)]
+    if not texts:
+        return ["all"]
+    inner = [f"{low} to {high}" for low, high in pairwise(texts)]
+    return [f"below {texts[0]}", *inner, f"{texts[-1]} and above"]
