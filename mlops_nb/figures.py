@@ -175,7 +175,7 @@ def quality(
         return {"labels": 0, "metrics": [_metric(m, gate, math.nan, [], [], []) for m, gate in gates.items()]}
     parts = _parts(rows, 4 * span.seconds)
     scores = [_score(part, signature, [*gates]) for part in parts]
-    at, n, whole = [part[0].bucket for part in parts], [len(part) for part in parts], _score(rows, signature, [*gates])
+    at, n, whole = [part[-1].bucket for part in parts], [len(part) for part in parts], _score(rows, signature, [*gates])
     metrics = [_metric(m, gate, whole[m], at, [s[m] for s in scores], n) for m, gate in gates.items()]
     return {"labels": len(rows), "metrics": metrics}
 
@@ -224,10 +224,14 @@ def _metric(metric: str, gate: float | None, value: float, at: list, values: lis
     def shown(v):
         return sign * v + 0.0 if v is not None and math.isfinite(v) else None
 
-    names = {"metric": metric, "name": metric.removeprefix("neg_").replace("_", " "), "lower_is_better": sign < 0}
+    spoken = metric.removeprefix("neg_").replace("_", " ")
+    names = {"metric": metric, "name": _SPELLED.get(spoken, spoken), "lower_is_better": sign < 0}
     judged = {"gate": shown(gate), "value": shown(value)}
     judged["ok"] = None if None in judged.values() else bool(value >= gate)
     return {**names, **judged, "at": at, "values": [shown(v) for v in values], "labels": n}
+
+
+_SPELLED = {"roc auc": "ROC AUC", "roc auc ovr": "ROC AUC, one against the rest", "r2": "R²", "f1 macro": "F1, macro"}
 
 # %% ../nbs/33_figures.ipynb #00000014
 _health = sa.table("health", *map(sa.column, ("id", "name", "at", "version")), sa.column("report", sa.JSON))

@@ -23,25 +23,29 @@ function axisTime(_, splits) {
 }
 
 function options(width, chart) {
-  const {from, to, series, value, bars, bands, most} = chart;
+  const {from, to, series, value, bars, bands, limits} = chart;
   const line = {stroke: color("soft"), grid: {stroke: color("line"), width: 1}, ticks: {stroke: color("line"), width: 1}, font: "12px system-ui"};
   const drawn = series.map((s, i) => ({
-    label: s.label, stroke: color(s.color || `c${i % 7}`), width: s.thin ? 1 : 2, dash: s.dash, value: (_, v) => value(v), spanGaps: Boolean(s.joined),
+    label: s.label, stroke: color(s.color || `c${i % 7}`), width: s.thin ? 1 : 2, dash: s.dash, value: (_, v, __, place) => value(s.shown && place != null ? s.shown()[place] : v), spanGaps: Boolean(s.joined),
     points: {show: !bars && !s.dash, size: 4}, ...(bars && {fill: color(s.color || `c${i}`), width: 0, paths: uPlot.paths.bars({size: [0.8, 40], align: 1})}),
   }));
   return {
     width, height: HEIGHT, tzDate: t => uPlot.tzDate(date(t), "Etc/UTC"), cursor: {y: false, drag: {x: false, y: false}},
-    scales: {x: {time: true, range: [from, to]}, y: {range: (_, low, high) => limits(low, high, most)}},
+    scales: {x: {time: true, range: [from, to]}, y: {range: (_, low, high) => low == null ? [0, 1] : limits(low, high)}},
     axes: [{...line, values: axisTime, space: 60}, {...line, size: 56, values: (_, splits) => splits.map(value)}],
     series: [{label: "time", value: (_, t) => (t == null ? "–" : `${day(date(t))} ${clock(date(t))}`)}, ...drawn],
     ...(bands && {bands: [{series: bands, fill: color("band")}]}),
   };
 }
 
-function limits(low, high, most) {
-  if (low == null) return [0, 1];
+function fromZero(low, high) {
   const bottom = Math.min(0, low), top = Math.max(high, 0);
-  return [bottom * 1.05, most && top <= most ? most : top === bottom ? 1 : top + (top - bottom) * 0.08];
+  return [bottom * 1.05, top === bottom ? 1 : top + (top - bottom) * 0.08];
+}
+
+function near(low, high) { // Where a score is and its gate, and some room
+  const room = Math.max(0.05, 0.2 * (high - low));
+  return [low - room, high <= 1 ? Math.min(1, high + room) : high + room];
 }
 
 function draw(id, chart) {
@@ -81,21 +85,22 @@ function drawAll() {
   const {figures, errors, bucket_seconds: size} = shown;
   const each = size < 3600 ? `${size / 60} minute${size > 60 ? "s" : ""}` : `${size / 3600} hours`;
   const span = {at: errors.at, from: errors.at[0], to: errors.at[errors.at.length - 1] + size};
-  draw("errors", {...span, bars: true, hideZeros: true, value: number, series: [
-    {label: "the service's (5xx)", color: "bad", values: errors.server}, {label: "clients' (4xx)", color: "c4", values: errors.client},
+  const both = errors.client.map((n, i) => (n == null ? null : n + errors.server[i])); // one upon the other
+  draw("errors", {...span, bars: true, hideZeros: true, value: number, limits: fromZero, series: [
+    {label: "clients' (4xx)", color: "c4", values: both, shown: () => shown.errors.client}, {label: "the service's (5xx)", color: "bad", values: errors.server},
   ]});
   caption("errors", `in ${each}, since the worker started`);
   if (!figures) return;
   const {traffic, predictions} = figures;
   const within = {...span, at: traffic.at, from: traffic.at[0], to: traffic.at[traffic.at.length - 1] + size};
   const cut = traffic.complete_since > traffic.at[0] ? `; complete since ${day(date(traffic.complete_since))} ${clock(date(traffic.complete_since))}` : "";
-  draw("requests", {...within, bars: true, hideZeros: true, value: number, series: [{label: "requests", values: traffic.requests}]});
+  draw("requests", {...within, bars: true, hideZeros: true, value: number, limits: fromZero, series: [{label: "requests", values: traffic.requests}]});
   caption("requests", `in ${each}${cut}`);
-  draw("latency", {...within, value: number, series: [{label: "median", values: traffic.p50}, {label: "95th percentile", values: traffic.p95}]});
+  draw("latency", {...within, value: number, limits: fromZero, series: [{label: "median", values: traffic.p50}, {label: "95th percentile", values: traffic.p95}]});
   const names = {p10: "10th percentile", p50: "median", p90: "90th percentile"};
   const regression = predictions.task === "regression";
   const order = regression ? ["p90", "p50", "p10"] : Object.keys(predictions.series);
-  draw("predictions", {...within, value: regression ? number : percent, most: regression ? 0 : 1, bands: regression ? [1, 3] : null,
+  draw("predictions", {...within, value: regression ? number : percent, limits: regression ? fromZero : () => [0, 1], bands: regression ? [1, 3] : null,
     series: order.map(label => ({label: regression ? names[label] : label, color: regression ? "c0" : undefined, thin: regression && label !== "p50", values: predictions.series[label]}))});
   caption("predictions", regression ? "values" : "share of each class");
   drawQuality(figures.quality, within);
@@ -120,7 +125,7 @@ function drawQuality({labels, metrics}, span) {
     caption(id, m.value == null ? gate : `${number(m.value)}, ${gate}`);
     const at = [span.from, ...m.at.map(t => Math.max(t, span.from + 1)), span.to], series = [{label: m.name, joined: true, values: [null, ...m.values, null]}];
     if (m.gate != null) series.push({label: "gate", color: "bad", dash: [6, 4], values: at.map(() => m.gate)});
-    draw(id, {...span, at, value: number, series, most: !m.lower_is_better && m.gate != null && m.gate <= 1 ? 1 : 0});
+    draw(id, {...span, at, value: number, series, limits: m.lower_is_better ? fromZero : near});
   }
   if (!metrics.length) get("quality-note").textContent = "No version is in production, so there are no gates.";
 }
@@ -150,7 +155,7 @@ function trouble(text) {
 
 function lock(text) {
   get("locked").hidden = false;
-  get("board").hidden = true;
+  get("board").hidden = get("windows").hidden = true;
   get("refused").textContent = text;
   get("key").focus();
 }
@@ -172,7 +177,7 @@ async function refresh() {
     if (!page.ok) throw new Error("The service does not answer as it should.");
     shown = data;
     get("locked").hidden = true;
-    get("board").hidden = false;
+    get("board").hidden = get("windows").hidden = false;
     if (key) sessionStorage.setItem("key", key);
     swap(new DOMParser().parseFromString(text, "text/html"));
     drawAll();

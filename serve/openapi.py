@@ -97,7 +97,8 @@ def describe(name: str, predictor: Predictor) -> dict:
 
 def _dashboard_paths() -> dict:
     """What the dashboard shows, and its moves."""
-    hours = {"name": "hours", "in": "query", "schema": {"enum": [*WINDOWS], "default": HOURS}}
+    words = {"type": "string", "enum": [*map(str, WINDOWS)], "default": str(HOURS)}
+    hours = {"name": "hours", "in": "query", "schema": words}
     data = _get("What the dashboard shows")
     data["get"] |= {"parameters": [hours], "responses": data["get"]["responses"] | _errors(400)}
     mark = {"name": MARK, "in": "header", "required": True, "schema": {"const": "move"}}

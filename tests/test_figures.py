@@ -98,7 +98,7 @@ def test_quality_is_that_of_the_labels_against_the_gates(log):
     metrics = quality(log.engine, "toy", Span(1, NOW), manifest(BINARY, accuracy=0.95, roc_auc=0.8))["metrics"]
     accuracy, area = metrics
     assert (accuracy["value"], accuracy["gate"], accuracy["ok"], accuracy["labels"]) == (0.9, 0.95, False, [100])
-    assert (area["name"], area["ok"]) == ("roc auc", True) and area["values"] == [area["value"]]
+    assert (area["name"], area["ok"]) == ("ROC AUC", True) and area["values"] == [area["value"]]
 
 
 def test_points_over_time_have_enough_labels_each(log):
