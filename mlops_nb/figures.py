@@ -17,7 +17,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from .database import labels, predictions, reading
+from .database import alerts, health, labels, predictions, reading
 from .evaluate import score
 from .registry import Registry
 from .signature import Answer, Signature
@@ -234,28 +234,33 @@ def _metric(metric: str, gate: float | None, value: float, at: list, values: lis
 _SPELLED = {"roc auc": "ROC AUC", "roc auc ovr": "ROC AUC, one against the rest", "r2": "R²", "f1 macro": "F1, macro"}
 
 # %% ../nbs/33_figures.ipynb #00000014
-_health = sa.table("health", *map(sa.column, ("id", "name", "at", "version")), sa.column("report", sa.JSON))
-_SAID = ("kind", "subject", "level", "text")  # Of an alert
-_alerts = sa.table("alerts", *map(sa.column, ("name", *_SAID, "closed_at")), sa.column("opened_at", sa.DateTime(True)))
-
-
 def latest_health(
     engine: Engine,
     name: str,  # Of a model
-) -> tuple[dict | None, list[dict]]:  # The last report, None without one; {kind, subject, level, text, opened_at} each
+) -> tuple[dict | None, list[dict]]:  # The last report, None without one; {kind, subject, text, opened_at} each
     "What the monitor said last, and the alerts that are open, newest first."
     with reading(engine) as connection:
-        there = {*sa.inspect(connection).get_table_names()}
-        report, alerts = None, []
-        if "health" in there:
-            query = sa.select(_health.c.report).where(_health.c.name == name).order_by(_health.c.id.desc()).limit(1)
-            report = connection.execute(query).scalar()
-        if "alerts" in there:
-            columns = [_alerts.c[key] for key in (*_SAID, "opened_at")]
-            query = sa.select(*columns).where(_alerts.c.name == name, _alerts.c.closed_at.is_(None))
-            query = query.order_by(_alerts.c.opened_at.desc()).limit(100)
-            alerts = [dict(row) | {"opened_at": _utc(row["opened_at"])} for row in connection.execute(query).mappings()]
-    return report, alerts
+        query = sa.select(health.c.report).where(health.c.name == name).order_by(health.c.id.desc()).limit(1)
+        report = connection.execute(query).scalar()
+        query = sa.select(alerts).where(alerts.c.name == name, alerts.c.closed_at.is_(None))
+        query = query.order_by(alerts.c.opened_at.desc(), alerts.c.id.desc()).limit(100)
+        opened = [
+            {"kind": alert.kind, "subject": alert.subject, "text": alert.text, "opened_at": _utc(alert.opened_at)}
+            for alert in connection.execute(query)
+        ]
+    return report and _drawable(report), opened
+
+
+def _drawable(report: Mapping) -> dict:
+    "A report whose histograms name their bars as charts do."
+    columns = [dict(c) | {"histogram": _with_labels(c.get("histogram"))} for c in report["drift"]["columns"]]
+    return {**report, "drift": {**report["drift"], "columns": columns}}
+
+
+def _with_labels(histogram: Mapping | None) -> Mapping | None:
+    if not histogram or "names" not in histogram:
+        return histogram
+    return {"labels": histogram["names"], "reference": histogram["reference"], "window": histogram["window"]}
 
 
 def _utc(at: datetime) -> datetime:

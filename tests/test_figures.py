@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
-import sqlalchemy as sa
 
 from mlops_nb import figures
-from mlops_nb.database import open_database, writing
+from mlops_nb.alerts import Finding, update_alerts
+from mlops_nb.database import health, open_database, writing
 from mlops_nb.figures import WINDOWS, Span, latest_health, predicted, quality, traffic
 from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog
 from mlops_nb.signature import Input, Signature
@@ -136,27 +136,19 @@ def test_without_labels_the_gates_are_there_and_nothing_is_said_of_them(log):
     ]
 
 
-def test_last_report_and_the_open_alerts_are_read_from_the_tables_of_the_monitor(log):
+def test_last_report_and_the_open_alerts_are_those_of_the_monitor(log):
     assert latest_health(log.engine, "toy") == (None, [])
-    at = sa.DateTime(timezone=True)
-    kept, column = sa.MetaData(), sa.Column
-    table = sa.Table("health", kept, column("id", sa.Integer, primary_key=True), column("name", sa.String(63)),
-                     column("at", at), column("version", sa.Integer), column("report", sa.JSON))  # fmt: skip
-    texts = [column(key, sa.Text) for key in ("name", "kind", "subject", "level", "text")]
-    times = [column(key, at) for key in ("opened_at", "told_at", "closed_at")]
-    alerts = sa.Table(
-        "alerts", kept, column("id", sa.Integer, primary_key=True), *texts, column("figures", sa.JSON), *times
-    )
-    kept.create_all(log.engine)
-    assert latest_health(log.engine, "toy") == (None, [])
-    alert = {"name": "toy", "kind": "drift", "subject": "age", "level": "warning", "text": "age drifted"}
+    bars = {"names": ["x", "y"], "reference": [0.5, 0.5], "window": [0.1, 0.9]}
     with writing(log.engine) as connection:
         for i, name in enumerate(["toy", "toy", "other"]):
-            report = {"drift": {"columns": [{"name": f"c{i}", "drifted": None}]}}
-            connection.execute(table.insert(), {"name": name, "at": NOW, "version": 1, "report": report})
-        connection.execute(alerts.insert(), alert | {"opened_at": NOW})
-        connection.execute(alerts.insert(), alert | {"opened_at": NOW, "closed_at": NOW, "text": "over"})
-        connection.execute(alerts.insert(), alert | {"opened_at": NOW, "name": "other"})
+            report = {"drift": {"columns": [{"name": f"c{i}", "drifted": None, "histogram": bars}]}}
+            said = {"name": name, "at": NOW, "version": 1, "status": "unknown", "report": report}
+            connection.execute(health.insert(), said)
+    age, income = (Finding("drift", subject, 1.0, f"{subject} drifted") for subject in ("age", "income"))
+    update_alerts(log.engine, "toy", [age, income], [], NOW)
+    update_alerts(log.engine, "toy", [age], [("drift", "income")], NOW)
+    update_alerts(log.engine, "other", [age], [], NOW)
     report, opened = latest_health(log.engine, "toy")
-    assert report["drift"]["columns"][0]["name"] == "c1"
-    assert opened == [{k: alert[k] for k in ("kind", "subject", "level", "text")} | {"opened_at": NOW}]
+    (column,) = report["drift"]["columns"]
+    assert (column["name"], column["histogram"]["labels"]) == ("c1", ["x", "y"])
+    assert opened == [{"kind": "drift", "subject": "age", "text": "age drifted", "opened_at": NOW}]

@@ -245,7 +245,6 @@ def test_rehearsal_limit_lets_no_version_through_that_was_not_rehearsed(built):
     assert built.read("registration.json")["why"] == "in production, all 4 gates passed"
 
 
-
 def test_champion_that_cannot_be_proven_stops_the_build_which_says_how_to_go_on(built):
     (built.path / "store/artifacts/bundles/toy/1/model.skops").write_bytes(b"")
     said = built.fail("--env--seed", "3")

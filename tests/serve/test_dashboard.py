@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 import pytest
 import sqlalchemy as sa
 
-from mlops_nb.database import open_database, versions, writing
+from mlops_nb.alerts import Finding, update_alerts
+from mlops_nb.database import health, open_database, versions, writing
 from mlops_nb.figures import WINDOWS, Span
 from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog
 from mlops_nb.settings import Settings
@@ -65,23 +66,19 @@ def page(client) -> str:
 
 
 def monitor_says(engine, columns: list | None = None, alerts: list[dict] = ()):
-    """The tables of the monitor, with a report and alerts."""
-    at = sa.DateTime(timezone=True)
-    kept, column = sa.MetaData(), sa.Column
-    key = {"primary_key": True}
-    health = sa.Table("health", kept, column("id", sa.Integer, **key), column("name", sa.Text), column("at", at),
-                      column("version", sa.Integer), column("report", sa.JSON))  # fmt: skip
-    texts = [column(name, sa.Text) for name in ("name", "kind", "subject", "level", "text")]
-    times = [column(name, at) for name in ("opened_at", "told_at", "closed_at")]
-    opened = sa.Table("alerts", kept, column("id", sa.Integer, **key), *texts, column("figures", sa.JSON), *times)
-    kept.drop_all(engine)
-    kept.create_all(engine)
+    """A report and open alerts, as `mlops_nb.monitor` leaves them."""
     now = datetime.now(UTC)
+    report = {
+        "name": "toy",
+        "version": 1,
+        "at": now,
+        "status": "alert",
+        "report": {"drift": {"columns": columns or []}},
+    }
     with writing(engine) as connection:
-        report = {"drift": {"columns": columns or []}}
-        connection.execute(health.insert(), {"name": "toy", "at": now, "version": 1, "report": report})
-        for alert in alerts:
-            connection.execute(opened.insert(), {"name": "toy", "opened_at": now - timedelta(hours=3), **alert})
+        connection.execute(health.insert(), report)
+    findings = [Finding(alert["kind"], alert["subject"], 1.0, alert["text"]) for alert in alerts]
+    update_alerts(engine, "toy", findings, [], now - timedelta(hours=3))
 
 
 def require(engine, **metrics: float):
@@ -165,7 +162,7 @@ def test_drift_and_alerts_of_the_monitor_are_shown(app, client):
         {"name": "b", "drifted": False},
         {"name": "c", "drifted": None, "reason": "too few rows", "histogram": None},
     ]
-    alert = {"kind": "drift", "subject": "a", "level": "warning", "text": "a is not what it was"}
+    alert = {"kind": "drift", "subject": "a", "text": "a is not what it was"}
     monitor_says(app.extensions["dashboard"].figures.registry.engine, [column, *others], [alert])
     text = page(client)
     for words in (
@@ -175,7 +172,7 @@ def test_drift_and_alerts_of_the_monitor_are_shown(app, client):
         "PSI 0.4",
         "2 other columns",
         "too few rows",
-        "warning: drift, a",
+        "drift, a",
         "a is not what it was",
         "3 hours",
     ):
@@ -241,7 +238,7 @@ def test_words_of_strangers_are_never_markup(app, client, registry):
     registry.promote("toy", 2, why=HOSTILE, who=HOSTILE)
     column = {"name": HOSTILE, "kind": HOSTILE, "drifted": True, "reason": HOSTILE,
               "histogram": {"labels": [HOSTILE], "reference": [1], "window": [1]}}  # fmt: skip
-    alert = {"kind": HOSTILE, "subject": HOSTILE, "level": HOSTILE, "text": HOSTILE}
+    alert = {"kind": HOSTILE, "subject": HOSTILE, "text": HOSTILE}
     monitor_says(registry.engine, [column], [alert])
     log = PredictionLog(registry.engine)
     log.add([Predicted("x", time.time(), "toy", 1, "production", 1.0, ["a"], [[1]], [HOSTILE])])

@@ -66,8 +66,8 @@ def fill(registry, minutes: int = 50):
     why = "PSI 0.31 is above 0.25, and more than chance"
     columns = [{"name": "a", "drifted": True, "reason": why, "effect": 0.31, "p_value": 1e-7, "histogram": binned}]
     columns += [{"name": "months_since_last_payment_to_any_bank_or_lender", "drifted": False, "histogram": binned}]
-    alert = {"kind": "drift", "subject": "a", "level": "warning", "text": "a has drifted: PSI 0.31 is above 0.25."}
-    monitor_says(registry.engine, columns, [alert, alert | {"level": "critical", "text": "x" * 120}])
+    alert = {"kind": "drift", "subject": "a", "text": "a has drifted: PSI 0.31 is above 0.25."}
+    monitor_says(registry.engine, columns, [alert, alert | {"subject": "b", "text": "x" * 120}])
 
 
 CONTRAST = """() => {
@@ -233,7 +233,7 @@ def test_words_of_strangers_are_shown_and_not_obeyed(open_page, url, registry):
     registry.promote("toy", 2, why=HOSTILE, who=HOSTILE)
     binned = {"labels": [HOSTILE], "reference": [1], "window": [1]}
     column = {"name": HOSTILE, "drifted": True, "reason": HOSTILE, "histogram": binned}
-    monitor_says(registry.engine, [column], [dict.fromkeys(("kind", "subject", "level", "text"), HOSTILE)])
+    monitor_says(registry.engine, [column], [dict.fromkeys(("kind", "subject", "text"), HOSTILE)])
     PredictionLog(registry.engine).add(
         [Predicted("x", time.time(), "toy", 1, "production", 1.0, ["a"], [[1]], [HOSTILE])]
     )
