@@ -140,17 +140,25 @@ def _compare_grid(profile: Mapping, ordered: np.ndarray, part: str) -> _Comparis
     points, n, m = np.array(profile["grid"]["points"]), profile["rows"] - profile["missing"], len(ordered)
     below, upto = np.array(profile["grid"]["below"]), np.array(profile["grid"]["upto"])
     found = [np.searchsorted(ordered, points, side) for side in ("left", "right")]
-    known = np.concatenate([below, upto])
-    d, p, where = kolmogorov_smirnov(known, np.concatenate(found), n, m)
-    shares = np.concatenate(found)[where] / m, known[where] / n
-    sentence = f"{shares[0]:.1%} of {_OF[part]} are {'below' if where < len(points) else 'at most'} "
-    sentence += f"{points[where % len(points)]:.4g}, {shares[1]:.1%} in the reference"
+    ends = [np.searchsorted(ordered, -np.inf, "right"), np.searchsorted(ordered, np.inf)]  # what is not finite
+    known, now = np.concatenate([below, upto, [below[0], upto[-1]]]), np.concatenate([*found, ends])
+    d, p, where = kolmogorov_smirnov(known, now, n, m)
+    sentence = (
+        f"{now[where] / m:.1%} of {_OF[part]} are {_place(points, where)}, {known[where] / n:.1%} in the reference"
+    )
     edges = np.searchsorted(ordered, profile["edges"])
     deciles = np.array([profile["counts"], np.diff([0, *edges, m])])
     step = max(1, len(points) // HISTOGRAM)
-    inner = np.arange(step, max(len(points) - step, 2), step)  # the last bin takes what is left
+    inner = np.arange(step, len(points) - step, step)  # the last bin takes what is left
     histogram = _histogram(profile, points[inner], below[inner], found[0][inner], ordered)
     return _Comparison(part, {"psi": psi(deciles), "ks": d}, d, p, (n, m), None, sentence, histogram)
+
+
+def _place(points: np.ndarray, where: int) -> str:
+    "Which of the places that are compared one is: left and right of each point, and the two ends."
+    if where >= 2 * len(points):
+        return ("-Infinity", "below Infinity")[where - 2 * len(points)]
+    return f"{'below' if where < len(points) else 'at most'} {points[where % len(points)]:.4g}"
 
 
 HISTOGRAM = 20  # Bins
@@ -175,8 +183,9 @@ def _compare_cells(names: Sequence[str], counts: np.ndarray, part: str, **facts)
     shares = counts / rows[:, None]
     statistic, p, df = chi_square(counts)
     differences = np.abs(shares[1] - shares[0])
-    most = int(differences.argmax())
-    sentence = f"{shares[1, most]:.1%} are {names[most]}, {shares[0, most]:.1%} in the reference"
+    most = int((shares[1] - shares[0]).argmax())
+    which = "other values" if names[most] == OTHER else names[most]
+    sentence = f"{shares[1, most]:.1%} of {_OF[part]} are {which}, {shares[0, most]:.1%} in the reference"
     histogram = {"names": list(names), "reference": shares[0].tolist(), "window": shares[1].tolist()}
     statistics = {"psi": psi(counts), "chi2": statistic}
     effect, both = float(differences.sum() / 2), (int(rows[0]), int(rows[1]))
@@ -284,7 +293,7 @@ def _numbers(profile: Mapping, column: pd.Series) -> np.ndarray:
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "fiu" and "unit" not in profile:
         return column.to_numpy(dtype=np.float64)
     holds = pd.api.types.infer_dtype(column, skipna=True)
-    if profile.get("unit") == "days" and holds in ("string", "datetime", "date", "mixed", "empty"):
+    if profile.get("unit") == "days" and holds in ("string", "datetime", "date", "empty"):
         times = pd.to_datetime(column, format="ISO8601", utc=True, errors="coerce")
         if not (times.isna() & column.notna()).any():
             return to_days(times.dt.tz_localize(None))
@@ -326,7 +335,7 @@ class ColumnDrift:
     p_value: float | None = None  # For all tests of this column
     p_corrected: float | None = None  # For all columns
     statistics: dict[str, float] | None = None  # psi, ks, chi2, missing; of a text "length psi" and so on
-    histogram: dict | None = None  # Shares of "reference" and "window" between "edges", or of "names"
+    histogram: dict | None = None  # Of a "part": shares of "reference" and "window" between "edges", or of "names"
     missing: tuple[float, float] | None = None  # Share of the reference and of the window
     unseen: tuple[str, ...] | None = None  # Categories that the reference does not have; None: it cannot name all
     unseen_share: float | None = None  # Rows with such a category or value
@@ -419,7 +428,8 @@ def _tuple(value):
 def _draw(axes, c: ColumnDrift):
     "One column."
     title = c.name if c.role == "input" else f"{c.role} {c.name}" if c.role == "probability" else c.role
-    axes.set_title(title if c.part == "values" else f"{title}: {c.part}", fontsize=9)
+    part = c.histogram["part"]
+    axes.set_title(title if part == "values" else f"{title}: {part}", fontsize=9)
     axes.tick_params(labelsize=7)
     axes.set_yticks([])
     both = (("reference", "tab:blue"), ("window", "tab:orange"))
@@ -433,13 +443,11 @@ def _draw(axes, c: ColumnDrift):
         axes.set_xticks(range(len(names)), names, rotation=30 if sum(map(len, names)) > 30 else 0)
     else:
         edges = np.array(c.histogram["edges"])
-        widths = np.maximum(np.diff(edges), 1e-12)
+        widths = np.maximum(np.diff(np.clip(edges, -1e150, 1e150)), 1e-12)
         for which, color in both:
             density = np.array(c.histogram[which]) / widths
-            axes.stairs(
-                density, edges, fill=which == "reference", color=color, alpha=0.5 if which == "reference" else 1
-            )
-            axes.plot([], [], color=color, label=which)
+            filled = {"fill": True, "alpha": 0.5} if which == "reference" else {"linewidth": 1.5}
+            axes.stairs(density, edges, color=color, label=which, **filled)
         span = edges[-2] - edges[1]
         axes.set_xlim(max(edges[0], edges[1] - span), min(edges[-1], edges[-2] + span)) if span else None
     axes.legend(fontsize=7)
@@ -531,9 +539,10 @@ def _facts(profile: Mapping, column: pd.Series, compared: list[_Comparison], c: 
     statistics = {
         f"{o.part} {k}" if several and o.part != "missing" else k: v for o in compared for k, v in o.statistics.items()
     }
+    shown = c if drifted or c.part != "missing" else compared[0]
     return {
         "statistics": statistics,
-        "histogram": (c if drifted else compared[0]).histogram,
+        "histogram": {"part": shown.part, **shown.histogram},
         "missing": (profile["missing"] / profile["rows"], float(column.isna().mean())),
         "unseen": compared[0].unseen,
         "unseen_share": compared[0].unseen_share,

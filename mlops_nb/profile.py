@@ -37,11 +37,12 @@ def profile_numbers(
     summary = {"kind": "number", "rows": len(ordered), "missing": len(ordered) - len(present)}
     if not len(finite):
         return summary
-    inner = np.unique(np.quantile(finite, np.linspace(0, 1, BINS + 1)))[1:-1]
+    tame = np.clip(finite, -1e150, 1e150)  # so that squares are finite too
+    inner = np.unique(np.quantile(tame, np.linspace(0, 1, BINS + 1)))[1:-1]
     below = np.searchsorted(present, inner).tolist()
     return summary | {
-        "mean": float(finite.mean()),
-        "std": float(finite.std()),
+        "mean": float(tame.mean()),
+        "std": float(tame.std()),
         "minimum": float(finite[0]),
         "maximum": float(finite[-1]),
         "edges": inner.tolist(),  # bin i is [edges[i-1], edges[i]); the outer two have no end
@@ -161,9 +162,9 @@ def profile_texts(
     "Count, missing, vocabulary, length and share of unseen words of a column of texts."
     column = pd.Series(values, dtype=object)
     rows, words, names = split_words(column)
-    texts_with = np.bincount(words, minlength=len(names))
+    texts_with = np.bincount(words[rows % 2 == 0], minlength=len(names))
     least = max(2, int(np.sort(texts_with)[::-1][WORDS]) + 1) if len(names) > WORDS else 2
-    unseen = unseen_share(rows, texts_with[words] > least, len(column))  # its own text does not count
+    unseen = np.where(column.isna(), np.nan, unseen_share(rows, texts_with[words] >= least, len(column)))
     return {
         "kind": "text",
         "rows": len(column),
@@ -171,7 +172,7 @@ def profile_texts(
         "distinct": int(column.nunique()),
         "words": sorted(names.filter(pa.array(texts_with >= least)).to_pylist()),
         "length": profile_numbers(text_lengths(column)),
-        "unseen": profile_numbers(np.where(column.isna(), np.nan, unseen)),
+        "unseen": profile_numbers(unseen[1::2]),
     }
 
 
