@@ -457,7 +457,7 @@ def measure_drift(
     profile: Mapping,  # Of a bundle: `profile.json`
     inputs: pd.DataFrame,  # The rows of a window; a column an input
     answers: "Answer | None" = None,  # What the model said of them
-    alpha: float = 0.01,  # Expected share of false alarms among the alarms
+    alpha: float = 0.005,  # Expected share of false alarms among the alarms
     effect: float = 0.05,  # The least share of rows that matters
 ) -> DriftReport:
     "Compare a window with the data that a model was made with."

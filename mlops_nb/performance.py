@@ -143,7 +143,8 @@ def _draw(axes, results: list[MetricResult]):
     axes.invert_yaxis()
     axes.margins(y=0.3)
     axes.tick_params(labelsize=8)
-    axes.legend(fontsize=7)
+    if results:
+        axes.legend(fontsize=7)
 
 # %% ../nbs/27_performance.ipynb #0000000d
 def measure_performance(
