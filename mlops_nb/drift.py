@@ -263,7 +263,7 @@ def _compare(profile: Mapping, column: pd.Series) -> tuple[list[_Comparison], st
     "All tests of a column, and why the one of its values cannot be made."
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
-    missing, compared, cannot = int(column.isna().sum()), [], None
+    missing, compared, cannot = np.count_nonzero(column.isna()), [], None
     try:
         compared = [c for c in _PARTS[profile["kind"]](profile, column) if c is not None]
     except _CannotTell as e:
@@ -469,13 +469,13 @@ def measure_drift(
     corrected = iter(zip(p_values, benjamini_hochberg(p_values).tolist(), strict=True))
     level = alpha / max(len(p_values), 1)
     made = []
-    for (role, name, p, column), (compared, cannot), c in zip(columns, results, deciding, strict=True):
+    for (role, name, p, _), (compared, cannot), c in zip(columns, results, deciding, strict=True):
         if c is None:
             made.append(ColumnDrift(name, role, p["kind"], None, cannot))
             continue
         p_value, p_corrected = next(corrected)
         drifted, reason = _verdict(compared, cannot, c, p_corrected, alpha, effect, level)
-        facts = _facts(p, column, compared, c, drifted)
+        facts = _facts(p, compared, c, drifted)
         made.append(
             ColumnDrift(name, role, p["kind"], drifted, reason, c.part, c.effect, p_value, p_corrected, **facts)
         )
@@ -533,17 +533,18 @@ def _too_few(c: _Comparison, required: float) -> str:
     return f"not enough rows: {m:,} with a value, about {np.ceil(n * required / (n - required)):,.0f} are needed"
 
 
-def _facts(profile: Mapping, column: pd.Series, compared: list[_Comparison], c: _Comparison, drifted) -> dict:
+def _facts(profile: Mapping, compared: list[_Comparison], c: _Comparison, drifted) -> dict:
     "What is shown of a column beside the verdict."
     several = sum(o.part != "missing" for o in compared) > 1
     statistics = {
         f"{o.part} {k}" if several and o.part != "missing" else k: v for o in compared for k, v in o.statistics.items()
     }
+    missing = next((o for o in compared if o.part == "missing"), None)
     shown = c if drifted or c.part != "missing" else compared[0]
     return {
         "statistics": statistics,
         "histogram": {"part": shown.part, **shown.histogram},
-        "missing": (profile["missing"] / profile["rows"], float(column.isna().mean())),
+        "missing": (profile["missing"] / profile["rows"], missing.histogram["window"][1] if missing else 0.0),
         "unseen": compared[0].unseen,
         "unseen_share": compared[0].unseen_share,
     }
