@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BINS', 'GRID', 'DISTINCT', 'COMMON', 'RARE', 'TOP', 'WORDS', 'profile_numbers', 'name_of', 'count_values',
-           'profile_values', 'split_words', 'unseen_share', 'text_lengths', 'profile_texts', 'is_text', 'calibrate',
-           'make_profile', 'to_days', 'plot_profile']
+           'profile_values', 'first_half', 'split_words', 'unseen_share', 'text_lengths', 'profile_texts', 'is_text',
+           'calibrate', 'make_profile', 'to_days', 'plot_profile']
 
 # %% ../nbs/08_profile.ipynb #00000002
 from collections.abc import Mapping, Sequence
@@ -108,14 +108,20 @@ def profile_values(
     return summary | {"sample": _sample(values)}
 
 
+def first_half(
+    n: int,  # Rows
+) -> np.ndarray:  # `(n,)` about half of them, the same for the same n
+    "Which rows choose what is counted on the others: drawn, because tables have patterns."
+    return np.random.default_rng(0).random(n) < 0.5
+
+
 def _sample(values: np.ndarray) -> dict:
-    "Names chosen on the even rows, counted on the odd ones."
-    chosen = [name for name, n in count_values(values[::2]).items() if n >= COMMON / 2][:TOP]
-    counts = count_values(values[1::2])
-    return {
-        "counts": {n: counts.get(n, 0) for n in chosen},
-        "other": sum(counts.values()) - sum(counts.get(n, 0) for n in chosen),
-    }
+    "Names chosen on one half of the rows, counted on the other."
+    choosing = first_half(len(values))
+    chosen = [name for name, n in count_values(values[choosing]).items() if n >= COMMON / 2][:TOP]
+    counts = count_values(values[~choosing])
+    kept = {name: counts.get(name, 0) for name in chosen}
+    return {"counts": kept, "other": sum(counts.values()) - sum(kept.values())}
 
 # %% ../nbs/08_profile.ipynb #0000000e
 WORDS = 1000  # Words of a vocabulary
@@ -162,17 +168,20 @@ def profile_texts(
     "Count, missing, vocabulary, length and share of unseen words of a column of texts."
     column = pd.Series(values, dtype=object)
     rows, words, names = split_words(column)
-    texts_with = np.bincount(words[rows % 2 == 0], minlength=len(names))
-    least = max(2, int(np.sort(texts_with)[::-1][WORDS]) + 1) if len(names) > WORDS else 2
-    unseen = np.where(column.isna(), np.nan, unseen_share(rows, texts_with[words] >= least, len(column)))
+    choosing = first_half(len(column))
+    texts_with = np.bincount(words[choosing[rows]], minlength=len(names))
+    names = names.to_numpy(zero_copy_only=False)
+    known = np.lexsort((names, -texts_with))[:WORDS]
+    known = np.isin(np.arange(len(names)), known[texts_with[known] >= 2])
+    unseen = np.where(column.isna(), np.nan, unseen_share(rows, known[words], len(column)))
     return {
         "kind": "text",
         "rows": len(column),
         "missing": int(column.isna().sum()),
         "distinct": int(column.nunique()),
-        "words": sorted(names.filter(pa.array(texts_with >= least)).to_pylist()),
+        "words": sorted(names[known].tolist()),
         "length": profile_numbers(text_lengths(column)),
-        "unseen": profile_numbers(unseen[1::2]),
+        "unseen": profile_numbers(unseen[~choosing]),
     }
 
 

@@ -103,6 +103,13 @@ def test_texts_with_new_words_drift_and_texts_of_the_same_words_do_not():
     assert column.drifted and column.statistics["length psi"] > 5
 
 
+def test_a_vocabulary_has_at_most_a_thousand_words_and_those_of_most_texts():
+    texts = [f"usual w{i % 1500}" for i in range(6000)] + [f"frequent v{i % 900}" for i in range(7200)]
+    known = profile_texts(np.array(texts, dtype=object))["words"]
+    assert {"usual", "frequent"} < set(known) and len(known) == 1000
+    assert sum(word.startswith("v") for word in known) > 850
+
+
 # Statistics against other implementations
 
 
@@ -286,6 +293,6 @@ def test_report_draws_what_drifted_and_says_when_nothing_did():
 
 
 def test_markup_in_a_category_is_shown_and_not_run():
-    profile = profile_of(pd.DataFrame({"x": ["<script>"] * 1000, "y": NORMAL[:1000]}))
-    html = measure_drift(profile, pd.DataFrame({"x": ["<b>"] * 500, "y": NORMAL[:500]}))._repr_html_()
-    assert "<script>" not in html
+    profile = profile_of(pd.DataFrame({"x": ["<script>", "fine"] * 500, "y": NORMAL[:1000]}))
+    html = measure_drift(profile, pd.DataFrame({"x": ["<script>"] * 500, "y": NORMAL[:500]}))._repr_html_()
+    assert "&lt;script&gt;" in html and "<script>" not in html
