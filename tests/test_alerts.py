@@ -3,7 +3,7 @@
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import orjson
 import pytest
@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from mlops_nb.alerts import Finding, list_alerts, tell, update_alerts
 from mlops_nb.database import alerts, migrate, open_database, reading
+from tests.listening import listening
 
 DRIFT = Finding("drift", "income", 0.2, "half of it is gone", {"psi": 0.3})
 SLOW = Finding("latency", "p95", 40.0, "40 ms")
@@ -107,15 +108,9 @@ class Receiver(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def webhook():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    server.got, server.status = [], 200
-    server.url = f"json://user:hidden@127.0.0.1:{server.server_port}/hook"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(Receiver) as server:
+        server.status, server.url = 200, f"json://user:hidden@127.0.0.1:{server.server_port}/hook"
+        yield server
 
 
 def test_webhook_gets_each_change_once(engine, webhook):

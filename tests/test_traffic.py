@@ -1,9 +1,8 @@
 """Traffic: what is drawn, and what reaches a real service."""
 
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import orjson
@@ -22,6 +21,7 @@ from mlops_nb.signature import signature_of
 from mlops_nb.spec import load_spec
 from mlops_nb.traffic import TrafficError, draw, send
 from mlops_nb.train import fit
+from tests.listening import listening
 from tests.serve.conftest import Service, wait_for
 
 EXAMPLES = ("loans", "emails", "demand")
@@ -80,14 +80,9 @@ def answer(path, body):
 
 @pytest.fixture
 def fake():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Fake)
-    server.got, server.answer, server.url = [], answer, f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(Fake) as server:
+        server.answer, server.url = answer, f"http://127.0.0.1:{server.server_port}"
+        yield server
 
 
 def table(n: int) -> pd.DataFrame:
