@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy import Engine
 from sqlalchemy.dialects import postgresql, sqlite
 
-from .database import alerts, reading, writing
+from .database import alerts, in_utc, reading, writing
 
 # %% ../nbs/35_alerts.ipynb #00000004
 @dataclass(frozen=True)
@@ -97,12 +97,7 @@ def _change(connection, alert: Alert, **values):
 def _select(connection, *conditions) -> list[Alert]:
     rows = connection.execute(sa.select(alerts).where(*conditions).order_by(alerts.c.opened_at, alerts.c.id)).mappings()
     times = ("opened_at", "changed_at", "told_at", "closed_at")
-    return [Alert(**{**row, **{t: _in_utc(row[t]) for t in times}}) for row in rows]
-
-
-def _in_utc(at: datetime | None) -> datetime | None:
-    "SQLite forgets the zone."
-    return at if at is None or at.tzinfo else at.replace(tzinfo=UTC)
+    return [Alert(**{**row, **{t: in_utc(row[t]) for t in times}}) for row in rows]
 
 
 def list_alerts(

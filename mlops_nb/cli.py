@@ -435,7 +435,7 @@ def doctor(as_json):
 def serve(model, spec, host, port, workers, check):
     "Serve the production version of a model over HTTP."
     from mlops_nb.settings import Settings, require_keys
-    from mlops_nb.spec import default_model, load_spec
+    from mlops_nb.spec import default_model, import_from, load_spec
 
     settings = Settings.read()
     host, port = host or settings.host, port or settings.port
@@ -445,7 +445,7 @@ def serve(model, spec, host, port, workers, check):
         return
     if not (settings.home / "serve" / "wsgi.py").is_file():
         raise click.ClickException(f"There is no serve/ in {settings.home}: run mlops-nb inside a project.")
-    sys.path.insert(0, str(settings.home))
+    import_from(settings.home)
     model = model or (load_spec(spec).name if spec else settings.model) or default_model(settings.home)
     given = {"HOME": settings.home, "MODEL": model, "HOST": host, "PORT": port, "WORKERS": workers or settings.workers}
     os.environ.update({f"MLOPS_{key}": str(value) for key, value in given.items()})
@@ -524,11 +524,11 @@ def traffic(name, scenario, rows, rate, label_delay, no_labels, seed, url, as_js
     from tqdm import tqdm
 
     from mlops_nb.settings import Settings, split_keys
-    from mlops_nb.spec import load_spec
+    from mlops_nb.spec import import_from, load_spec
     from mlops_nb.traffic import draw, send
 
     settings, registry = Settings.read(), _registry()
-    sys.path.insert(0, str(settings.home))
+    import_from(settings.home)
     try:
         spec = load_spec(registry.get(name, "production").manifest["code"]["spec"])
     finally:

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['metadata', 'models', 'versions', 'aliases', 'history', 'predictions', 'labels', 'health', 'alerts', 'connect',
-           'reading', 'writing', 'open_database', 'migrate', 'migrations_folder', 'revision', 'newest_revision']
+           'in_utc', 'reading', 'writing', 'open_database', 'migrate', 'migrations_folder', 'revision',
+           'newest_revision']
 
 # %% ../nbs/13_database.ipynb #00000002
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
@@ -194,6 +196,13 @@ def _set_wal(
             if "locked" not in str(e) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
+
+
+def in_utc(
+    at: datetime | None,  # As a database gives it; SQLite forgets the time zone, and all of it is UTC
+) -> datetime | None:
+    "A stored time with its zone."
+    return at if at is None else at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory, TemporaryFile
 from typing import TYPE_CHECKING
 
 from .errors import BundleError, SettingsError
-from .settings import Settings, find_project
+from .settings import Settings, find_project, split_names
 from .tracking import package_versions, redact, wandb_mode
 
 if TYPE_CHECKING:
@@ -297,12 +297,11 @@ def check_notebooks(settings: Settings) -> Finding:
 def check_model(settings: Settings) -> Finding:
     "Would the service load what is in production?"
     from mlops_nb.registry import Registry
-    from mlops_nb.spec import default_model
+    from mlops_nb.spec import default_model, import_from
 
     if not settings.model and not (settings.home / "env.yaml").is_file():
         return Finding("model", None, "there is no env.yaml, and MLOPS_MODEL names no model")
-    if str(settings.home) not in sys.path:
-        sys.path.insert(0, str(settings.home))
+    import_from(settings.home)
     name = settings.model or default_model(settings.home)
     engine = _existing_database(settings)
     registry = engine and Registry(engine, settings.artifacts)
@@ -321,7 +320,7 @@ def _production(registry, name: str, settings: Settings) -> Finding:
     if version is None:
         todo = f"mlops-nb models list {name}, mlops-nb models promote {name} VERSION"
         return Finding("model", False, f"no version of {name!r} is in production", todo)
-    trusted = [t.strip() for t in settings.trusted_types.split(",") if t.strip()]
+    trusted = split_names(settings.trusted_types)
     try:
         registry.load(name, version, trusted).close()
     except BundleError as e:

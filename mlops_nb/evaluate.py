@@ -167,9 +167,7 @@ def slice_table(
         mask = np.asarray(mask_of(X), dtype=bool)
         if mask.shape != (len(X),):
             raise GateError(f"Slice {name!r} must give one true or false a row: {len(X)}, got shape {mask.shape}.")
-        probability = None if answer.probability is None else answer.probability[mask]
-        part = Answer(answer.prediction[mask], probability, answer.classes)
-        rows[name] = {"rows": int(mask.sum()), **(score(part, y[mask], metrics) if mask.any() else {})}
+        rows[name] = {"rows": int(mask.sum()), **(score(answer.take(mask), y[mask], metrics) if mask.any() else {})}
     return pd.DataFrame(rows).T.astype({"rows": int}).rename_axis("slice")
 
 # %% ../nbs/06_evaluate.ipynb #00000012

@@ -8,7 +8,6 @@ __all__ = ['PAIRS', 'ROWS', 'Reproduction', 'reproduce', 'Contribution', 'contri
 
 # %% ../nbs/31_explain.ipynb #00000002
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,9 +22,9 @@ from .errors import InputError, MlopsError, NotFoundError
 from .prediction_log import Logged, PredictionLog
 from .predictor import Predictor
 from .registry import Registry, Version
-from .settings import Settings
+from .settings import Settings, split_names
 from .signature import Answer, Table
-from .spec import ModelSpec, load_spec
+from .spec import ModelSpec, import_from, load_spec
 from .tracking import Run, RunStore
 
 if TYPE_CHECKING:
@@ -265,8 +264,7 @@ def spec_of(
     settings: Settings,
 ) -> ModelSpec | None:
     "The spec of a version as it is now; None where it names none, or one that cannot be imported."
-    if str(settings.home) not in sys.path:
-        sys.path.insert(0, str(settings.home))
+    import_from(settings.home)
     try:
         return load_spec(version.manifest["code"]["spec"])
     except Exception:  # a module of the user's, maybe of another time: whatever it raises, there is no spec to be had
@@ -280,7 +278,7 @@ def load_version(
 ) -> Predictor:
     "Load and prove a version with the types that the settings and its spec trust."
     spec = spec_of(version, settings)
-    trusted = [t.strip() for t in settings.trusted_types.split(",") if t.strip()]
+    trusted = split_names(settings.trusted_types)
     return registry.load(version.name, version.version, [*trusted, *(spec.trusted_types if spec else ())])
 
 

@@ -8,7 +8,6 @@ __all__ = ['LAST', 'held_out_rows', 'judged', 'asked', 'mistakes', 'production_t
 
 # %% ../nbs/30_magics.ipynb #00000002
 import json
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +22,7 @@ from .prediction_log import PredictionLog, Window
 from .predictor import Predictor
 from .registry import Registry, Version
 from .settings import Settings
-from .spec import load_spec
+from .spec import import_from, load_spec
 from .tracking import RunStore
 
 # %% ../nbs/30_magics.ipynb #00000004
@@ -119,8 +118,7 @@ def production_table(
 ) -> tuple[pd.DataFrame, Predictor]:  # `.attrs` of the table: model, version, run, and whence its rows are
     "The production version of a model, and what it was asked, or what it says about the rows that it was judged on."
     settings = settings or Settings.read()
-    if str(settings.home) not in sys.path:
-        sys.path.insert(0, str(settings.home))
+    import_from(settings.home)
     registry = Registry.open(settings)
     try:
         version = registry.get(name, "production")

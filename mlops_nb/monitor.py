@@ -17,7 +17,7 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from .alerts import Finding, list_alerts, tell, update_alerts
+from .alerts import Finding, tell, update_alerts
 from .bundle import Bundle, check_hashes, read_manifest
 from .database import health, reading, writing
 from .drift import DriftReport, measure_drift

@@ -53,17 +53,11 @@ def bootstrap_interval(
         return None
     rng, tail = np.random.default_rng(seed), (1 - confidence) / 2
     drawn = rng.integers(len(y), size=(RESAMPLES, len(y)))
-    values = np.array([score(_rows(answer, rows), y[rows], [metric])[metric] for rows in drawn])
+    values = np.array([score(answer.take(rows), y[rows], [metric])[metric] for rows in drawn])
     values = values[np.isfinite(values)]
     if len(values) < RESAMPLES / 2:
         return None
     return tuple(np.quantile(values, [tail, 1 - tail]).tolist())
-
-
-def _rows(answer: Answer, rows: np.ndarray) -> Answer:
-    "Some of the answers."
-    probability = None if answer.probability is None else answer.probability[rows]
-    return Answer(np.asarray(answer.prediction)[rows], probability, answer.classes)
 
 # %% ../nbs/27_performance.ipynb #0000000c
 @dataclass(frozen=True)
@@ -167,7 +161,7 @@ def measure_performance(
         then = (release.get("slices") or {}).get(name, {})
         values = release.get("metrics", {}) if name == "all" else then
         for metric in metrics:
-            found = _measured(_rows(answer, rows), y[rows], metric, confidence, seed)
+            found = _measured(answer.take(rows), y[rows], metric, confidence, seed)
             gate = gates.get(metric) if name == "all" else None
             limits = (gate, values.get(metric), then.get("rows"), spec.gates.tolerance)
             results.append(_judged(name, metric, len(rows), found, *limits))
@@ -292,7 +286,7 @@ def estimate_performance(
     for _ in range(DRAWS):
         rows = rng.integers(n, size=n)
         truth = classes[(rng.uniform(size=(n, 1)) > steps[rows]).sum(axis=1)]
-        drawn.append(score(_rows(answer, rows), truth, metrics))
+        drawn.append(score(answer.take(rows), truth, metrics))
     return [_estimate(metric, n, [d[metric] for d in drawn], calibrated, confidence) for metric in metrics]
 
 

@@ -19,7 +19,7 @@ from . import data
 from .errors import PipelineError, known_names
 from .fingerprint import code_fingerprint
 from .settings import Settings, find_project
-from .spec import load_spec
+from .spec import import_from, load_spec
 from mlops_nb.tracking import (
     BUILD_PID_VARIABLE,
     RUN_ID_VARIABLE,
@@ -41,8 +41,7 @@ def code(
 ) -> str:
     "The fingerprint of the code that a task runs."
     project = find_project()
-    if str(project) not in sys.path:
-        sys.path.insert(0, str(project))
+    import_from(project)
     return code_fingerprint(notebook, project, spec)[:16]
 
 

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Engine
 
-from .database import labels, open_database, predictions, reading, writing
+from .database import in_utc, labels, open_database, predictions, reading, writing
 from .errors import NotFoundError
 from .settings import Settings
 
@@ -243,9 +243,8 @@ def _newest(name: str, last: int | None, roles: Sequence[str]) -> sa.Select:
 
 
 def _logged(row: Mapping) -> Logged:
-    "A row of the table; SQLite forgets the time zone of what it stores, and all of it is UTC."
-    at = row["at"]
-    return Logged(**dict(row) | {"at": at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)})
+    "A row of the table."
+    return Logged(**dict(row) | {"at": in_utc(row["at"])})
 
 
 def _time(seconds: float) -> datetime:

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from .bundle import Bundle, appear, check_hashes, read_manifest
-from .database import aliases, history, models, open_database, reading, versions, writing
+from .database import aliases, history, in_utc, models, open_database, reading, versions, writing
 from .errors import BundleError, ConflictError, GateError, NotFoundError, RegistryError, known_names
 from .predictor import Predictor
 from .settings import Settings
@@ -301,7 +301,7 @@ class Registry:
         query = sa.select(versions).where(versions.c.name == name).order_by(versions.c.version)
         made = []
         for row in connection.execute(query).mappings():
-            values = {k: _utc(v) for k, v in row.items() if k != "location"}
+            values = {k: v for k, v in row.items() if k != "location"} | {"created_at": in_utc(row["created_at"])}
             made.append(
                 Version(**values, path=self.artifacts / row["location"], aliases=tuple(where.get(row["version"], ())))
             )
@@ -343,7 +343,7 @@ def _before(now: int | None, moves) -> int | None:
 
 def _move_of(row: Mapping) -> Move:
     "A row of the history."
-    values = {k: _utc(v) for k, v in row.items() if k != "name"}
+    values = {k: v for k, v in row.items() if k != "name"} | {"at": in_utc(row["at"])}
     return Move(**values | {"to_version": None if row["to_version"] == _NOWHERE else row["to_version"]})
 
 
@@ -385,11 +385,6 @@ def _insert_if_absent(connection: Connection, table: sa.Table, **values):
 
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     return dialect.insert(table).values(**values).on_conflict_do_nothing()
-
-
-def _utc(value):
-    "SQLite forgets the time zone of what it stores; all of it is UTC."
-    return value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value
 
 
 def _shown(version: int | None) -> str:

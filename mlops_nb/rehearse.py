@@ -73,13 +73,6 @@ def _reason(error: InputError) -> str:
     "Why a row was refused, without its number and its value."
     return str(error).removeprefix("Row 0").lstrip(":, ").rsplit(", got ", 1)[0].rstrip(".")
 
-
-def _part(answer: Answer, mask: np.ndarray) -> Answer:
-    "The answers of some rows."
-    return Answer(
-        answer.prediction[mask], None if answer.probability is None else answer.probability[mask], answer.classes
-    )
-
 # %% ../nbs/32_rehearse.ipynb #00000007
 MOVED = 0.1  # Of the standard deviation of production's answers
 
@@ -237,7 +230,7 @@ def _compare(
     if not rows:
         raise DataError(f"Production refuses all {len(before.answered)} logged rows: {next(iter(before.refused))}.")
     after = replay(rehearsed, [row.inputs for row in rows])
-    answers = _part(before.answer, after.answered), after.answer
+    answers = before.answer.take(after.answered), after.answer
     other, moved_by = flips(*answers)
     flipped = np.zeros(len(rows), dtype=bool)
     flipped[after.answered] = other
@@ -298,7 +291,7 @@ def _scores(
     if not mask.any() or not metrics:
         return {}
     truth = np.array([row.label for row, taken in zip(rows, mask, strict=True) if taken])
-    both = [score(_part(answer, mask[answered]), truth, metrics) for answer in answers]
+    both = [score(answer.take(mask[answered]), truth, metrics) for answer in answers]
     return {metric: {"production": both[0][metric], "rehearsed": both[1][metric]} for metric in metrics}
 
 

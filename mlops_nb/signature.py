@@ -110,6 +110,14 @@ class Answer:
     probability: np.ndarray | None = None  # `(n_rows, n_classes)`; None for regression or a classifier without
     classes: Sequence | None = None  # The labels, in the order of the columns of `probability`
 
+    def take(
+        self,
+        rows: np.ndarray,  # A mask `(n_rows,)`, or numbers of rows
+    ) -> "Answer":
+        "What it says about some of the rows."
+        probability = None if self.probability is None else self.probability[rows]
+        return Answer(np.asarray(self.prediction)[rows], probability, self.classes)
+
 # %% ../nbs/04_signature.ipynb #00000009
 def make_signature(
     schema: "pa.DataFrameSchema",  # Of the spec

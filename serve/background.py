@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 
 
@@ -35,3 +36,8 @@ class Routine:
 def log(message: str):
     """A line that says which worker it is from."""
     print(f"[worker {os.getpid()}] {message}", file=sys.stderr, flush=True)
+
+
+def log_defect(error: BaseException):
+    """Where a defect of ours happened; what it says may be what a client sent, and is left out."""
+    print(*traceback.format_tb(error.__traceback__), type(error).__name__, sep="", file=sys.stderr, flush=True)

@@ -1,14 +1,13 @@
 """The one shape of an error: {"error": <what was wrong, what was seen, what to do>, "code": <snake_case>, ...}."""
 
 import re
-import sys
-import traceback
 
 import orjson
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from mlops_nb.errors import MlopsError
+from serve.background import log_defect
 from serve.refusal import TOO_LARGE
 
 JSON = "application/json"
@@ -82,7 +81,7 @@ def _explain(error: HTTPException) -> str:
 
 
 def _unexpected(error: Exception) -> Response:
-    """A defect of ours: where it happened is for the log; what it says may be what the client sent."""
-    print(*traceback.format_tb(error.__traceback__), type(error).__name__, sep="", file=sys.stderr, flush=True)
+    """A defect of ours."""
+    log_defect(error)
     message = "The service failed on this request; its log says why. This is a defect: please report it."
     return to_error(message, "internal_error", 500)

@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mlops_nb.errors import MlopsError, RegistryError
 from mlops_nb.predictor import Predictor
 from mlops_nb.registry import Registry
-from mlops_nb.settings import Settings
+from mlops_nb.settings import Settings, split_names
 from mlops_nb.spec import default_model
 from serve.background import Routine, log
 from serve.cache import Cache
@@ -61,7 +61,7 @@ class LiveModel:
     def __init__(self, settings: Settings, record: Callable):
         self.settings = settings
         self.name = settings.model or default_model(settings.home)
-        self.trusted = [t.strip() for t in settings.trusted_types.split(",") if t.strip()]
+        self.trusted = split_names(settings.trusted_types)
         self.state = State()
         self.shadow = Shadow(record)
         self.after_refresh: Callable = lambda live: None  # Called when the registry was asked, with this

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 
 from mlops_nb.errors import MlopsError
 from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog
-from mlops_nb.settings import Settings
+from mlops_nb.settings import Settings, split_names
 from mlops_nb.signature import Signature, Table, rows_of
 from serve.background import Routine, log
 from serve.ids import make_id
@@ -29,7 +29,7 @@ class Log:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.excluded = {name.strip() for name in settings.log_exclude.split(",") if name.strip()}
+        self.excluded = set(split_names(settings.log_exclude))
         self.lost = 0  # Requests that could not be recorded
         self.errors = 0  # Of the database
         self.unmatched = 0  # Labels that were given up

@@ -11,7 +11,6 @@ import select
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -22,6 +21,7 @@ from gunicorn.workers.gthread import PollableMethodQueue, TConn, ThreadWorker
 
 from mlops_nb.settings import Settings
 from serve.arrival import VISIT, Arrival
+from serve.background import log_defect
 from serve.ids import make_id
 from serve.refusal import Refusal, read_asked
 from serve.turn import TooLate, Turn
@@ -211,7 +211,7 @@ class Worker(ThreadWorker):
         if isinstance(exc, errors.ParseException) and not isinstance(exc, _OURS):
             refusal = Refusal(_STATUS.get(type(exc), 400), f"The request is not HTTP as it should be: {exc}.")
         else:
-            print(*traceback.format_tb(exc.__traceback__), type(exc).__name__, sep="", file=sys.stderr, flush=True)
+            log_defect(exc)
             refusal = Refusal(500, "The service failed on this request; its log says why.", "internal_error")
         if client.turn is not None:
             client.turn.take()
