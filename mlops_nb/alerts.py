@@ -47,12 +47,18 @@ class Alert:
     closed_at: datetime | None
 
     @property
+    def since(self) -> datetime | None:
+        "The first row of the window in which it was seen first; None where that is not known."
+        return datetime.fromisoformat(self.figures["since"]) if self.figures.get("since") else None
+
+    @property
     def change(self) -> str:
         "What happened last: opened, worse or closed."
         return "closed" if self.closed_at else "opened" if self.changed_at == self.opened_at else "worse"
 
     def __str__(self):
-        return f"{self.name}: {self.kind} of {self.subject} {_CHANGES[self.change]}: {self.text}"
+        since = f" (in rows since {self.since:%Y-%m-%d %H:%M:%S} UTC)" if self.since else ""
+        return f"{self.name}: {self.kind} of {self.subject} {_CHANGES[self.change]}: {self.text}{since}"
 
 
 _CHANGES = {"opened": "alerts", "worse": "got worse", "closed": "is over"}
@@ -78,7 +84,8 @@ def update_alerts(
                 _change(connection, alert, closed_at=now, changed_at=now, told_at=None)
             elif key in wrong and wrong[key].size > alert.size * WORSE:
                 f = wrong[key]
-                _change(connection, alert, size=f.size, text=f.text, figures=f.figures, changed_at=now, told_at=None)
+                figures = {**f.figures, **{k: v for k, v in alert.figures.items() if k == "since"}}
+                _change(connection, alert, size=f.size, text=f.text, figures=figures, changed_at=now, told_at=None)
         return _select(connection, alerts.c.name == name, alerts.c.told_at.is_(None))
 
 

@@ -500,6 +500,11 @@ def _print_health(result):
     if result.rows:
         shown = ", ".join(f"{name} {ms:.3g} ms" for name, ms in result.latency.items())
         click.echo(f"  latency: {shown}")
+    for r in result.performance.results if result.performance else ():
+        if r.slice == "all":
+            click.echo(f"  {r.metric}: {r.reason}, {r.rows:,} labelled rows")
+    for estimate in result.estimates:
+        click.echo(f"  {estimate.metric}: {estimate.reason}")
     for finding in result.findings:
         click.echo(f"  ALERT {finding.kind} of {finding.subject}: {finding.text}")
     for reason in result.cannot:

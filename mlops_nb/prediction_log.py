@@ -129,6 +129,7 @@ class PredictionLog:
         version: int | None = None,
         labelled: bool = False,  # Only rows whose label is known
         roles: Sequence[str] = ("production", "canary"),  # Those that clients saw
+        labelled_since: datetime | None = None,  # Only rows whose label came then or later, whenever they were asked
     ) -> "Window":
         "What was asked and answered, and what was true; oldest first."
         query = _newest(name, last, roles)
@@ -138,6 +139,8 @@ class PredictionLog:
             query = query.where(predictions.c.version == version)
         if labelled:
             query = query.where(labels.c.id.is_not(None))
+        if labelled_since is not None:
+            query = query.where(labels.c.at >= labelled_since)
         with reading(self.engine) as connection:
             rows = connection.execute(query).mappings().all()
         return _window(rows[::-1])
@@ -169,6 +172,15 @@ class PredictionLog:
             f"There is no prediction {id!r} in the log. It may be on its way there (MLOPS_SPOOL; a running service ships "
             "it), be older than MLOPS_LOG_DAYS, or never have been logged (MLOPS_LOG_SHARE)."
         )
+
+    def has_labels(
+        self,
+        name: str,
+    ) -> bool:
+        "Has the truth of any prediction of a model ever come?"
+        query = sa.select(labels.c.id).join(predictions, predictions.c.id == labels.c.id)
+        with reading(self.engine) as connection:
+            return connection.execute(query.where(predictions.c.name == name).limit(1)).first() is not None
 
     def count(
         self,

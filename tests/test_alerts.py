@@ -54,6 +54,16 @@ def test_what_could_not_be_judged_stays_open(engine):
     assert [a.subject for a in list_alerts(engine, "loans")] == ["income"]
 
 
+def test_alert_says_since_when_it_was_seen_first(engine, capsys):
+    since = [{"since": f"2026-04-30T{hour}:00:00+00:00"} for hour in (10, 11)]
+    look(engine, replace(DRIFT, figures=since[0]))
+    look(engine, replace(DRIFT, size=1.0, figures=since[1]), at=1)
+    (alert,) = list_alerts(engine, "loans")
+    assert (alert.since, alert.opened_at) == (datetime(2026, 4, 30, 10, tzinfo=UTC), NOW)
+    said = "ALERT loans: drift of income {}: half of it is gone (in rows since 2026-04-30 10:00:00 UTC)"
+    assert capsys.readouterr().err.splitlines() == [said.format(change) for change in ("alerts", "got worse")]
+
+
 def test_models_do_not_mix(engine):
     look(engine, DRIFT)
     assert look(engine, name="emails") == []

@@ -1,6 +1,8 @@
 """A look at a model in production: what it finds, what it cannot tell, what it stores and tells."""
 
 import json
+import sys
+import uuid
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -13,8 +15,8 @@ from mlops_nb.alerts import list_alerts
 from mlops_nb.bundle import write_bundle
 from mlops_nb.cli import main
 from mlops_nb.errors import BundleError, InputError, NotFoundError
-from mlops_nb.monitor import latest_health, monitor, parse_last
-from mlops_nb.prediction_log import Predicted, PredictionLog
+from mlops_nb.monitor import LABELLED, latest_health, monitor, parse_last
+from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog
 from mlops_nb.registry import Registry
 from mlops_nb.settings import Settings
 from mlops_nb.signature import Input, Signature
@@ -27,7 +29,7 @@ SUM = Signature((Input("a"), Input("b")), "regression", "sum")
 class Watched:
     """A model in production, and what a service would log of it."""
 
-    def __init__(self, home, database_url: str, signature: Signature = SIDES):
+    def __init__(self, home, database_url: str, signature: Signature = SIDES, spec: str | None = None):
         (home / "settings.ini").touch()
         self.environment = {"MLOPS_HOME": str(home), "MLOPS_DATABASE_URL": database_url}
         self.settings, self.rng = Settings.read(self.environment), np.random.default_rng(0)
@@ -38,6 +40,10 @@ class Watched:
             estimator = LinearRegression().fit(X, X["a"] + X["b"])
         facts = {"params": {}, "seed": 0, "data": {}, "python": "", "packages": {}}
         facts["evaluation"] = {"metrics": {}, "gates": [], "passed": True}
+        if spec is not None:
+            facts["code"] = {"spec": spec}
+            facts["evaluation"]["metrics"] = {"accuracy": 0.98}
+            facts["evaluation"]["slices"] = {"all": {"rows": 2000}}
         bundle = write_bundle(home / "bundle", "toy", estimator, signature, X, X, facts)
         self.registry = Registry.open(self.settings)
         self.registry.register(bundle)
@@ -52,6 +58,16 @@ class Watched:
         at = NOW.timestamp() - ago
         said = answer.prediction.tolist(), sure
         self.log.add([Predicted(f"{at:.3f}", at, "toy", version, "production", ms, ["a", "b"], rows.tolist(), *said)])
+
+    def label(self, ago: float, came: float, wrong: float = 0.0):
+        """What was true of the rows that were asked so many seconds ago; the model is wrong about a share of them."""
+        said = self.log.read("toy").facts
+        said = said[said["at"] == pd.Timestamp(NOW - timedelta(seconds=ago))]
+        other = {"left": "right", "right": "left"}
+        mistaken = np.arange(len(said)) < wrong * len(said)
+        truth = [other[p] if m else p for p, m in zip(said["prediction"], mistaken, strict=True)]
+        at = NOW.timestamp() - came
+        self.log.add([Labelled(key, label, at) for key, label in zip(said.index, truth, strict=True)])
 
     def look(self, **window):
         return monitor("toy", self.settings, now=NOW, **window)
@@ -160,6 +176,165 @@ def test_spans(text, seconds):
 def test_spans_that_are_none(text):
     with pytest.raises(InputError, match="is no time span; give minutes, hours or days"):
         parse_last(text)
+
+
+SPEC = """
+import pandera.pandas as pa
+from mlops_nb.spec import Gates, ModelSpec
+
+spec = ModelSpec(
+    "toy", load="none.csv", target="side", schema=pa.DataFrameSchema({c: pa.Column() for c in ("a", "b", "side")}),
+    make_estimator=lambda params: None, gates=Gates(minimum={"accuracy": 0.9}),
+    slices={"a is large": lambda X: X["a"] > 1},
+)
+"""
+
+
+@pytest.fixture
+def make_labelled(tmp_path):
+    """A model whose spec is a module of its project."""
+    made = []
+
+    def make(database_url=f"sqlite:///{tmp_path}/mlops.db", text=SPEC):
+        module = f"toy_spec_{uuid.uuid4().hex}"
+        (tmp_path / f"{module}.py").write_text(text)
+        made.append(Watched(tmp_path, database_url, spec=module))
+        return made[-1]
+
+    yield make
+    for watched in made:
+        sys.path[:] = [p for p in sys.path if p != str(tmp_path)]
+        watched.close()
+
+
+def subjects(found, kind="performance"):
+    return [f.subject for f in found if f.kind == kind]
+
+
+def test_accuracy_below_the_gate_is_an_alert_until_it_is_back(make_labelled, database_url, capsys):
+    watched = make_labelled(database_url)
+    watched.serve(ago=7200)
+    watched.label(7200, 7000, wrong=0.2)
+    health = watched.look(rows=1000)
+    assert (health.status, subjects(health.findings)) == ("alert", ["accuracy"])
+    (finding,) = health.findings
+    assert finding.size == pytest.approx(0.17), "as far below what it was at release, less the tolerance"
+    assert "0.8 (between 0.774 and 0.824), below the gate of 0.9, below the 0.98 of its release" in finding.text
+    assert finding.figures["worst"][0]["slice"] == "a is large" and finding.figures["rows"] == 1000
+    result = {r.slice: r for r in health.performance.results}
+    assert (result["all"].value, result["all"].below_gate) == (0.8, True) and result["a is large"].gate is None
+    (alert,) = list_alerts(watched.registry.engine, "toy")
+    assert alert.since == NOW - timedelta(seconds=7200) and alert.opened_at == NOW
+    assert "performance of accuracy alerts" in (said := capsys.readouterr().err) and "since 2026-05-01 10:00" in said
+    watched.serve(ago=60)
+    watched.label(60, 30)
+    assert (watched.look(rows=1000).status, list_alerts(watched.registry.engine, "toy")) == ("healthy", [])
+
+
+def test_label_counts_in_the_window_in_which_it_comes(make_labelled):
+    watched = make_labelled()
+    watched.serve(ago=30 * 3600)
+    watched.serve(ago=3600)
+    assert watched.look(last=timedelta(hours=2)).performance is None
+    watched.label(30 * 3600, 600, wrong=0.5)
+    health = watched.look(last=timedelta(hours=2))
+    assert (health.rows, health.performance.rows, subjects(health.findings)) == (1000, 1000, ["accuracy"])
+    assert health.labelled_since == health.labelled_until == NOW - timedelta(hours=30)
+    health = watched.look(last=timedelta(minutes=5))
+    assert health.performance is None
+    assert "performance: no labels came in the window, as they did before" in health.cannot
+    assert subjects(list_alerts(watched.registry.engine, "toy")) == ["accuracy"], "not enough to tell is not fine"
+
+
+def test_only_the_newest_labelled_rows_count(make_labelled):
+    watched = make_labelled()
+    for ago, wrong in ((7200, 1.0), (3600, 0.0), (1800, 0.0)):
+        watched.serve(ago=ago)
+        watched.label(ago, ago - 60, wrong)
+    health = watched.look()
+    assert (health.rows, health.performance.rows, health.status) == (3000, LABELLED, "healthy")
+
+
+def test_without_labels_there_is_an_estimate_that_is_called_one(make_labelled):
+    watched = make_labelled()
+    watched.serve()
+    health = watched.look()
+    (estimate,) = health.estimates
+    assert (health.status, health.performance) == ("healthy", None)
+    assert estimate.estimated_value > 0.9 and "estimated from" in estimate.reason
+    assert health.to_dict()["estimates"][0]["metric"] == "accuracy"
+
+
+def test_estimate_below_the_gate_is_no_finding_but_does_not_reassure(make_labelled):
+    watched = make_labelled(text=SPEC.replace('"accuracy": 0.9', '"accuracy": 0.9999'))
+    watched.serve()
+    health = watched.look()
+    assert (health.status, health.findings) == ("unknown", [])
+    assert "performance by accuracy: estimated from" in health.cannot[0] and "its gate is 1" in health.cannot[0]
+
+
+def test_few_labels_cannot_tell(make_labelled):
+    watched = make_labelled()
+    watched.serve(ago=60)
+    watched.serve(12, ago=90)
+    watched.label(90, 30)
+    health = watched.look()
+    assert health.status == "unknown" and health.performance.rows == 12 and health.estimates
+    assert health.cannot[0].startswith(
+        "performance by accuracy: 1 (between 0.735 and 1), cannot tell yet whether below"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("import nothing_of_this_name", "cannot be imported: ModuleNotFoundError"), ("1 / 0", "ZeroDivisionError")],
+)
+def test_spec_that_cannot_be_imported_stops_no_look(make_labelled, text, says):
+    watched = make_labelled(text=text)
+    watched.serve(shift=0.7)
+    watched.label(60, 30)
+    health = watched.look()
+    assert health.performance is None and "a" in subjects(health.findings, "drift")
+    assert any(reason.startswith("performance: toy_spec_") and says in reason for reason in health.cannot)
+
+
+def test_slice_of_a_column_that_is_never_logged_is_named(make_labelled):
+    watched = make_labelled(text=SPEC.replace("slices={", 'slices={"nobody knows": lambda X: X["c"] > 1, '))
+    watched.serve()
+    watched.label(60, 30)
+    health = watched.look()
+    assert health.cannot == ["performance of nobody knows: its rows cannot be found: KeyError: 'c'"]
+    assert {r.slice for r in health.performance.results} == {"all", "a is large"}
+
+
+def test_labels_that_no_answer_can_be_are_named_and_left_out(make_labelled):
+    watched = make_labelled()
+    watched.serve()
+    watched.label(60, 30)
+    first = watched.log.read("toy").facts.index[0]
+    watched.log.add([Labelled(first, "up", NOW.timestamp())])
+    health = watched.look()
+    assert health.performance.rows == 999
+    assert health.cannot == ["performance: 1 of 1000 labels are nothing that the model can say, such as 'up'"]
+
+
+def test_command_shows_performance_and_exits_by_it(make_labelled):
+    watched = make_labelled()
+
+    def run(*words):
+        done = CliRunner().invoke(main, ["monitor", "toy", *words], env=watched.environment)
+        return done.exit_code, done.stdout
+
+    watched.serve(ago=7200)
+    code, said = run("--rows", "1000")
+    assert code == 0 and "  accuracy: estimated from " in said
+    watched.label(7200, 3600, wrong=0.2)
+    code, said = run("--rows", "1000")
+    assert code == 2 and "  accuracy: 0.8 (between 0.774 and 0.824), below the gate of 0.9" in said
+    assert "  ALERT performance of accuracy: " in said
+    watched.label(7200, 1800)
+    code, said = run("--rows", "1000", "--json")
+    assert code == 0 and json.loads(said)["performance"]["results"][0]["value"] == 1
 
 
 def test_command_prints_and_exits_with_what_it_found(alone):
