@@ -500,6 +500,9 @@ def _print_health(result):
     if result.rows:
         shown = ", ".join(f"{name} {ms:.3g} ms" for name, ms in result.latency.items())
         click.echo(f"  latency: {shown}")
+    if result.traffic and result.traffic.requests is not None:
+        t = result.traffic
+        click.echo(f"  requests: {t.requests:,}, {t.refused:,} refused (4xx), {t.failed:,} failed (5xx)")
     for r in result.performance.results if result.performance else ():
         if r.slice == "all":
             click.echo(f"  {r.metric}: {r.reason}, {r.rows:,} labelled rows")

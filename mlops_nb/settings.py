@@ -71,6 +71,8 @@ class Settings:
     spool: str = setting("", "Folder of predictions on their way to the database. Default: `store/spool`")
     spool_mb: float = setting(1024.0, "Most that waits there, in MiB; beyond it nothing is logged", 1)
     alert_p95_ms: float = setting(250.0, "A model whose rows are answered slower is an alert (95th percentile)", 0)
+    alert_error_rate: float = setting(0.01, "A model whose requests fail (5xx) more often is an alert", 0, 1)
+    alert_refusal_rate: float = setting(0.1, "A model whose requests are refused (4xx) more often is an alert", 0, 1)
     alert_urls: str = setting(
         "", "Where alerts go beside the log: Apprise addresses with spaces between (Slack, mail, webhook)", secret=True
     )

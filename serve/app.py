@@ -6,6 +6,7 @@ from werkzeug.routing import BaseConverter
 from mlops_nb.settings import Settings
 from serve import dashboard, docs, errors, feedback, health, kserve, metrics, mlflow, model, openapi, predict, v2
 from serve.access import Keys
+from serve.counts import Counts
 from serve.live_model import LiveModel
 from serve.log import Log
 from serve.service import Service
@@ -20,7 +21,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["settings"] = settings
     app.extensions["log"] = log = Log(settings)
     app.extensions["live_model"] = LiveModel(settings, log.record)
-    live_model(app).after_refresh, log.after_step = app.metrics.look, app.metrics.look_at_log
+    live_model(app).after_refresh = app.metrics.look
+    counts = Counts(live_model(app).name)
+    app.metrics.after_count = counts.add
+    log.after_step = lambda log: (app.metrics.look_at_log(log), counts.write(log))
     app.extensions["dashboard"] = dashboard.Dashboard(settings, live_model(app), app.metrics)
     app.extensions["keys"] = keys = Keys(settings)
     app.before_request(keys.check)
@@ -44,7 +48,7 @@ def live_model(app: Flask) -> LiveModel:
     return app.extensions["live_model"]
 
 
-_PARTS = ("metrics", "log", "live_model", "dashboard")  # Those with a thread of their own
+_PARTS = ("log", "metrics", "live_model", "dashboard")  # Those with a thread of their own; the log ends last
 
 
 def start(app: Flask):

@@ -10,7 +10,7 @@ import orjson
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from mlops_nb.errors import MlopsError
-from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog
+from mlops_nb.prediction_log import Counted, Labelled, Predicted, PredictionLog
 from mlops_nb.settings import Settings, split_names
 from mlops_nb.signature import Signature, Table, rows_of
 from serve.background import Routine, log
@@ -34,6 +34,7 @@ class Log:
         self.errors = 0  # Of the database
         self.unmatched = 0  # Labels that were given up
         self.refused = 0  # Lines that the database will never take
+        self.ends = False  # Nothing is taken after the next step
         self.after_step: Callable = lambda log: None  # Called when the spool was tended, with this
         self._spool = Spool(Path(settings.spool), int(settings.spool_mb * 2**20))
         self._drain = Drain(Path(settings.spool))
@@ -50,6 +51,8 @@ class Log:
     def stop(self):
         """Ship what there is once more, if the database lets us."""
         self._routine.stop()
+        self.ends = True
+        self.after_step(self)
         self._spool.close()
         self._step()
         self._drain.close()
@@ -88,6 +91,12 @@ class Log:
         now = time.time()
         lines = [orjson.dumps(Labelled(key, value, now), option=orjson.OPT_APPEND_NEWLINE) for key, value in labels]
         return self._spool.append(b"".join(lines))
+
+    def count(self, counts: Sequence[Counted]) -> bool:
+        """Write down how many requests there were; False when there is no room, or nothing is to be logged."""
+        if not self.settings.log_share:
+            return False
+        return self._spool.append(b"".join(orjson.dumps(c, option=orjson.OPT_APPEND_NEWLINE) for c in counts))
 
     # what the thread does
 
@@ -172,9 +181,10 @@ def _plain(array: np.ndarray) -> list:
     return array.tolist()
 
 
-def _parse(line: bytes) -> Predicted | Labelled:
+def _parse(line: bytes) -> Predicted | Labelled | Counted:
     values = orjson.loads(line)
-    return Labelled(**values) if "label" in values else Predicted(**values)
+    kind = Labelled if "label" in values else Counted if "status" in values else Predicted
+    return kind(**values)
 
 
 def _reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 import numpy as np
 from flask import Blueprint, Response, current_app, request
@@ -68,6 +69,7 @@ class Metrics:
         live = own | {"multiprocess_mode": "livesum"}
         self._spool_bytes = Gauge("mlops_spool_bytes", "Predictions and labels that wait for the database", **live)
         self._spool_age = Gauge("mlops_spool_age_seconds", "How long the oldest of them have waited", **live)
+        self.after_count: Callable = lambda requests: None  # Told how many there were, by route and status
         self._answering = {}  # Role to version, and which object it is
         self._noted = collections.deque()
         self._lock = threading.Lock()
@@ -125,6 +127,7 @@ class Metrics:
                         rows.update((version, label) for label in prediction)
             for labels, n in requests.items():
                 self._requests.labels(*labels).inc(n)
+            self.after_count(requests)
             for route, seconds in durations.items():
                 self._seconds.labels(route).observe_all(seconds)
             for labels, n in rows.items():

@@ -16,7 +16,7 @@ from mlops_nb.bundle import write_bundle
 from mlops_nb.cli import main
 from mlops_nb.errors import BundleError, InputError, NotFoundError
 from mlops_nb.monitor import LABELLED, latest_health, monitor, parse_last
-from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog
+from mlops_nb.prediction_log import Counted, Labelled, Predicted, PredictionLog
 from mlops_nb.registry import Registry
 from mlops_nb.settings import Settings
 from mlops_nb.signature import Input, Signature
@@ -316,6 +316,67 @@ def test_labels_that_no_answer_can_be_are_named_and_left_out(make_labelled):
     health = watched.look()
     assert health.performance.rows == 999
     assert health.cannot == ["performance: 1 of 1000 labels are nothing that the model can say, such as 'up'"]
+
+
+def count(watched, ago: float, **by_status: int):
+    """Requests that a service counted in the minute that was so many seconds ago."""
+    at = (NOW.timestamp() - ago) // 60 * 60
+    watched.log.add([Counted(f"w-{at}-{s}", "toy", at, int(s[1:]), n) for s, n in by_status.items()])
+
+
+def test_requests_that_fail_are_an_alert_by_their_share(watched):
+    watched.serve()
+    count(watched, 60, s200=990, s422=5, s503=40)
+    count(watched, 30 * 3600, s503=1000)
+    health = watched.look()
+    assert [(f.kind, f.subject) for f in health.findings] == [("errors", "failed (5xx)")]
+    assert health.findings[0].text == "3.9% of 1,035 requests failed (5xx), the limit is 1.0%"
+    assert (health.traffic.requests, health.traffic.refused, health.traffic.failed) == (1035, 5, 40)
+    count(watched, 0, s200=4000)
+    assert watched.look().status == "healthy" and list_alerts(watched.registry.engine, "toy") == []
+
+
+def test_requests_that_are_refused_are_an_alert_beyond_a_tenth(alone):
+    alone.serve()
+    count(alone, 60, s200=60, s422=40)
+    assert "40.0% of 100 requests refused (4xx), the limit is 10.0%" in alone.look().findings[0].text
+
+
+def test_few_requests_neither_open_nor_close_an_alert_about_errors(alone):
+    alone.serve()
+    count(alone, 60, s200=9, s503=1)
+    health = alone.look()
+    assert health.status == "healthy" and "errors" not in {kind for kind, _ in health.judged}
+
+
+def test_requests_that_nobody_counted_are_not_judged(alone):
+    alone.serve()
+    health = alone.look()
+    assert (health.status, health.traffic.requests) == ("healthy", None)
+
+
+def test_traffic_that_was_steady_and_stops_is_an_alert_until_a_row_comes(watched):
+    for minutes in range(20, 20 * 25, 5):
+        watched.serve(3, ago=minutes * 60)
+    watched.serve(300, ago=20 * 60)
+    health = watched.look(last=timedelta(hours=2))
+    assert [(f.kind, f.subject) for f in health.findings] == [("traffic", "rows")]
+    assert (
+        "none for 20 minutes; there were rows in each of the 20 spans of that length before" in health.findings[0].text
+    )
+    watched.serve(ago=60)
+    assert watched.look(last=timedelta(hours=2)).status == "healthy"
+    assert list_alerts(watched.registry.engine, "toy") == []
+
+
+@pytest.mark.parametrize(("oldest", "gap"), [(200, None), (25 * 20, 60)])
+def test_silence_that_is_usual_or_cannot_be_compared_is_no_alert(alone, oldest, gap):
+    for minutes in range(20, oldest, 5):
+        if gap is None or not gap <= minutes < gap + 30:
+            alone.serve(10, ago=minutes * 60)
+    traffic = alone.look().traffic
+    assert traffic.silent_minutes == pytest.approx(20) and traffic.steady is (None if gap is None else False)
+    assert "traffic" not in {f.kind for f in alone.look().findings}
 
 
 def test_command_shows_performance_and_exits_by_it(make_labelled):
