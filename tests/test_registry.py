@@ -12,7 +12,6 @@ from mlops_nb.database import metadata, migrate, open_database, reading
 from mlops_nb.errors import BundleError, GateError, NotFoundError, RegistryError, SettingsError, SpecError
 from mlops_nb.evaluate import Evaluation, GateResult
 from mlops_nb.registry import Registry, promote_if_passed
-from mlops_nb.settings import Settings
 from tests.serve.conftest import package
 
 
@@ -111,7 +110,7 @@ def test_several_processes_may_open_an_empty_database_at_once(database_url, tmp_
 
 
 def test_failed_registration_leaves_nothing_half_written(registry, bundles, tmp_path, monkeypatch):
-    import mlops_nb.registry as module
+    import mlops_nb.artifacts as module
 
     def full(*_):
         raise OSError("No space left on device")
@@ -265,11 +264,6 @@ def test_migrations_end_in_the_declared_tables_and_go_down_again(database_url):
     with reading(engine) as connection:
         assert set(sa.inspect(connection).get_table_names()) == {"alembic_version", *metadata.tables}
     engine.dispose()
-
-
-def test_artifact_store_that_is_no_folder_is_refused(tmp_path):
-    with pytest.raises(RegistryError, match="MLOPS_ARTIFACTS must be a folder"):
-        Registry.open(Settings.read({"MLOPS_HOME": str(tmp_path), "MLOPS_ARTIFACTS": "s3://bucket/x"}))
 
 
 @pytest.mark.parametrize("url", ["mysql://u:hunter22@h/x", "nonsense hunter22", "oracle://u:hunter22@h"])
