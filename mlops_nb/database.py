@@ -247,7 +247,7 @@ def open_database(
     engine = connect(url)
     with reading(engine) as connection:
         current = revision(connection)
-    if current != newest_revision():
+    if current is None or current < newest_revision():
         migrate(engine)
     return engine
 

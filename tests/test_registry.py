@@ -1,5 +1,6 @@
 """Versions and aliases, on both databases: what must hold when several people act at once."""
 
+import ast
 import itertools
 import shutil
 import threading
@@ -8,10 +9,11 @@ import pytest
 import sqlalchemy as sa
 
 from mlops_nb.bundle import read_manifest
-from mlops_nb.database import metadata, migrate, open_database, reading
+from mlops_nb.database import metadata, migrate, migrations_folder, open_database, reading, revision, writing
 from mlops_nb.errors import BundleError, GateError, NotFoundError, RegistryError, SettingsError, SpecError
 from mlops_nb.evaluate import Evaluation, GateResult
 from mlops_nb.registry import Registry, promote_if_passed
+from mlops_nb.settings import Settings
 from tests.serve.conftest import package
 
 
@@ -110,7 +112,7 @@ def test_several_processes_may_open_an_empty_database_at_once(database_url, tmp_
 
 
 def test_failed_registration_leaves_nothing_half_written(registry, bundles, tmp_path, monkeypatch):
-    import mlops_nb.artifacts as module
+    import mlops_nb.registry as module
 
     def full(*_):
         raise OSError("No space left on device")
@@ -264,6 +266,40 @@ def test_migrations_end_in_the_declared_tables_and_go_down_again(database_url):
     with reading(engine) as connection:
         assert set(sa.inspect(connection).get_table_names()) == {"alembic_version", *metadata.tables}
     engine.dispose()
+
+
+def test_database_that_a_newer_release_migrated_is_used_as_it_is(database_url, bundles, tmp_path):
+    """A rolling upgrade, or one that was taken back: the migration of the newer release stays."""
+    engine = open_database(database_url)
+    with writing(engine) as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(sa.text("ALTER TABLE versions ADD COLUMN reviewed_by VARCHAR(63)"))
+        connection.execute(sa.text("CREATE TABLE reviews (id INTEGER PRIMARY KEY)"))
+    engine.dispose()
+    registry = Registry.open(Settings.read({"MLOPS_HOME": str(tmp_path), "MLOPS_DATABASE_URL": database_url}))
+    registry.register(bundles[0])
+    assert registry.promote("toy", 1).to_version == 1 and registry.load("toy").version == 1
+    with reading(registry.engine) as connection:
+        assert revision(connection) == "9999"
+    registry.close()
+
+
+def test_migrations_only_add():
+    """What an older release does not know of must not be in its way."""
+    allowed = {"create_table", "add_column", "create_index", "execute", "batch_alter_table"}
+    for file in (migrations_folder() / "versions").glob("[0-9]*.py"):
+        tree = ast.parse(file.read_text())
+        upgrade = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "upgrade")
+        calls = [n for n in ast.walk(upgrade) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
+        done = {c.func.attr for c in calls if ast.unparse(c.func.value) in ("op", "batch", "batch_op")}
+        assert done <= allowed, f"{file.name}: {sorted(done - allowed)}"
+        columns = [ast.unparse(c) for c in calls if c.func.attr == "add_column"]
+        assert all("nullable=False" not in c or "server_default" in c for c in columns), file.name
+
+
+def test_artifact_store_that_is_no_folder_is_refused(tmp_path):
+    with pytest.raises(RegistryError, match="MLOPS_ARTIFACTS must be a folder"):
+        Registry.open(Settings.read({"MLOPS_HOME": str(tmp_path), "MLOPS_ARTIFACTS": "s3://bucket/x"}))
 
 
 @pytest.mark.parametrize("url", ["mysql://u:hunter22@h/x", "nonsense hunter22", "oracle://u:hunter22@h"])
