@@ -434,7 +434,7 @@ def doctor(as_json):
 @click.option("--check", is_flag=True, help="Only say whether it could listen there.")
 def serve(model, spec, host, port, workers, check):
     "Serve the production version of a model over HTTP."
-    from mlops_nb.settings import Settings, require_keys
+    from mlops_nb.settings import Settings, require_keys, template_folder
     from mlops_nb.spec import default_model, import_from, load_spec
 
     settings = Settings.read()
@@ -443,14 +443,15 @@ def serve(model, spec, host, port, workers, check):
     check_port(host, port)
     if check:
         return
-    if not (settings.home / "serve" / "wsgi.py").is_file():
-        raise click.ClickException(f"There is no serve/ in {settings.home}: run mlops-nb inside a project.")
     import_from(settings.home)
     model = model or (load_spec(spec).name if spec else settings.model) or default_model(settings.home)
     given = {"HOME": settings.home, "MODEL": model, "HOST": host, "PORT": port, "WORKERS": workers or settings.workers}
     os.environ.update({f"MLOPS_{key}": str(value) for key, value in given.items()})
     os.chdir(settings.home)
-    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "-c", "serve/gunicorn.conf.py", "serve.wsgi:app"])
+    own = (settings.home / "serve" / "wsgi.py").is_file()
+    service = settings.home if own else template_folder()
+    options = ["--pythonpath", str(service), "-c", str(service / "serve" / "gunicorn.conf.py")]
+    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *options, "serve.wsgi:app"])
 
 
 def check_port(

@@ -66,10 +66,9 @@ def store(
     if registration.is_file() and manifest.is_file():
         facts = json.loads(manifest.read_text(encoding="utf-8"))
         registry = Registry.open(settings)
-        same = [v.location for v in registry.versions(facts["name"]) if v.identity == facts["identity"]]
-        known = any(registry.artifacts.holds(location) for location in same)
+        known = {v.identity for v in registry.versions(facts["name"]) if (v.path / "manifest.json").is_file()}
         registry.close()
-        if not known:
+        if facts["identity"] not in known:
             for lost in (registration, folder / "evaluation.json"):
                 lost.unlink(missing_ok=True)
     return hashlib.sha256(f"{settings.database_url} {settings.artifacts}".encode()).hexdigest()[:16]

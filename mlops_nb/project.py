@@ -29,14 +29,12 @@ from .data import csv_dialect, load_table
 from .draft import Source, Trial, draft_notebook, try_estimators
 from .errors import DataError, PipelineError, SpecError
 from .explore import Exploration, explore
+from .settings import template_folder
 
 # %% ../nbs/22_project.ipynb #00000005
 def template_files() -> dict[str, Path]:  # Path inside a project to the file
     "The files that every project has."
-    from importlib.util import find_spec
-
-    package = Path(find_spec("mlops_nb").submodule_search_locations[0])
-    root = package / "template" if (package / "template").is_dir() else package.parent
+    root = template_folder()
     config = ConfigParser(delimiters=["="])
     config.read(root / "settings.ini", encoding="utf-8")
     found = {}

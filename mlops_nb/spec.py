@@ -131,9 +131,9 @@ def default_model(
     project: Path,  # The folder with `env.yaml`
 ) -> str:  # The name of the default spec's model
     "The model that is meant when nobody names one."
-    import yaml
-
     path = project / "env.yaml"
     if not path.is_file():
         raise SpecError("Which model? There is no env.yaml to take the default from: set MLOPS_MODEL.")
+    import yaml
+
     return load_spec(yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]).name
