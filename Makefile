@@ -1,16 +1,20 @@
 # Two commands do all the set-up: `make serve` and `make test`. `make` lists the rest.
-SPEC ?= $(shell sed -n 's/^spec: //p' env.yaml)
+SPEC := $(or $(SPEC),$(shell sed -n 's/^spec: //p' env.yaml))
 PORT ?= 5000
 HOST ?= 127.0.0.1
 PYTHON ?= python3
 BIN := .venv/bin
 # Wheels that no index has
 VENDOR := $(if $(wildcard vendor),--find-links vendor)
+# What a serving image installs, beside the packages of serve/requirements.lock: the framework and the folder of its wheel
+FRAMEWORK := mlops-nb
+WHEELS := vendor
+IMAGE ?= $(notdir $(CURDIR))
 export PLOOMBER_STATS_ENABLED := false
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build lab test check export hooks clean lock
+.PHONY: help serve build lab test check export hooks image clean lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +35,8 @@ serve: .venv/installed ## run the pipeline for SPEC, then serve its model at htt
 	@ploomber build --env--spec $(SPEC)
 	@exec mlops-nb serve --spec $(SPEC) --host $(HOST) --port $(PORT)
 
-build: .venv/installed ## run the pipeline for SPEC (ploomber build)
-	@ploomber build --env--spec $(SPEC)
+build: .venv/installed ## run the pipeline for SPEC (ploomber build, with the options in BUILD)
+	@ploomber build --env--spec $(SPEC) $(BUILD)
 
 lab: .venv/installed ## open JupyterLab on the notebooks
 	@jupyter lab
@@ -40,10 +44,11 @@ lab: .venv/installed ## open JupyterLab on the notebooks
 # OpenMP threads of several processes that wait for each other cost more than they bring
 test check: export OMP_NUM_THREADS := 1
 
+TESTS := not soak
 test: .venv/installed ## run every check: ruff, mlops-nb check, pytest, nbval on library and executed notebooks
 	ruff check .
 	mlops-nb check
-	pytest tests
+	pytest tests -m "$(TESTS)"
 	pytest --nbval-lax --nbval-current-env -p no:cacheprovider nbs --ignore=nbs/pipeline
 	@echo 'All checks passed.'
 
@@ -60,12 +65,18 @@ hooks: .venv/installed ## install the git hooks in this clone: notebooks are mer
 	@HOME=$$(mktemp -d) nbdev_install_hooks
 	@cp .githooks/pre-commit .git/hooks/pre-commit
 
+image: ## build the image that serves, with Docker (TARGET=pipeline: the one that builds models)
+	docker build --file serve/Dockerfile --target $(or $(TARGET),serve) --build-arg WHEELS=$(WHEELS) --tag $(IMAGE) .
+
 clean: ## remove what a build and the tests made; models and runs in store/ stay
 	rm -rf products build dist _proc .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-lock: ## write requirements.lock anew from the bounds in settings.ini
-	@$(BIN)/uv pip compile $(VENDOR) setup.py --all-extras --universal --python-version 3.11 --generate-hashes \
-	  --no-strip-extras --no-emit-index-url --custom-compile-command "make lock" --quiet -o requirements.lock
+COMPILE = $(BIN)/uv pip compile $(VENDOR) --universal --python-version 3.11 --generate-hashes --no-strip-extras \
+  --no-emit-index-url --custom-compile-command "make lock" --quiet
+lock: ## write requirements.lock anew from the bounds in settings.ini, and of it what serving needs
+	@$(COMPILE) setup.py --all-extras -o requirements.lock
+	@echo '$(FRAMEWORK)[serve,postgres,alerts]' | \
+	  $(COMPILE) - --constraint requirements.lock --no-emit-package mlops-nb -o serve/requirements.lock
 
 -include development.mk

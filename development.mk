@@ -1,5 +1,7 @@
 # Targets of the framework itself, beside those that every project has
-.PHONY: bench bench-peers docs
+.PHONY: bench bench-peers docs wheel
+FRAMEWORK := .
+WHEELS := dist
 
 bench: .venv/installed ## measure builds, the command line and the service, each against a peer
 	@python -m benchmarks.run
@@ -9,3 +11,9 @@ bench-peers: .venv/installed ## measure the service against MLflow, BentoML and 
 
 docs: .venv/installed ## write the pages of docs/ that are made from the code
 	@python docs/generate.py
+
+wheel: .venv/installed ## build the wheel of the framework into dist/
+	@rm -rf dist
+	@pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
+image: wheel
