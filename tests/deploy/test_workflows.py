@@ -1,0 +1,108 @@
+"""The workflows of GitHub: what their schema takes, and what a person can run line by line."""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from check_jsonschema.cli import main as check_jsonschema
+from click.testing import CliRunner
+
+from mlops_nb.settings import Settings
+from tests.deploy.dockerfile import ROOT
+from tests.deploy.test_manifests import parsed
+from tests.pipeline.conftest import Project, copy_project
+
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+VALUES = {  # What GitHub would put in
+    "MLOPS_MODEL": "toy",
+    "GITHUB_OUTPUT": "outputs",
+    "WHY": "release 7",
+    "SPEC": "toy",
+}
+
+
+def steps(workflow: str) -> Iterator[tuple[str, dict]]:
+    """Job and step of a workflow, in order."""
+    for name, job in yaml.safe_load((ROOT / ".github/workflows" / f"{workflow}.yml").read_text())["jobs"].items():
+        for step in job["steps"]:
+            yield name, step
+
+
+@pytest.mark.parametrize("schema", ["vendor.github-workflows", "custom.github-workflows-require-timeout"])
+def test_workflows_are_what_github_takes(schema, tmp_path):
+    def check(*files) -> int:
+        return CliRunner().invoke(check_jsonschema, ["--builtin-schema", schema, *map(str, files)]).exit_code
+
+    assert check(*WORKFLOWS) == 0
+    wrong = yaml.safe_load(WORKFLOWS[0].read_text())
+    next(iter(wrong["jobs"].values())).pop("timeout-minutes")
+    next(iter(wrong["jobs"].values()))["runs_on"] = "ubuntu-latest"
+    (tmp_path / "wrong.yml").write_text(yaml.safe_dump(wrong))
+    assert check(tmp_path / "wrong.yml") == 1
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_workflow_may_read_only_and_its_secrets_are_settings(path):
+    text, said = path.read_text(), yaml.safe_load(path.read_text())
+    assert said["permissions"] == {"contents": "read"}
+    named = {n for place in (said, *said["jobs"].values()) for n in place.get("env", {})}
+    Settings.read({n: "1" for n in named if n.startswith("MLOPS_") and not n.endswith("_URL")})
+    assert {n for n in named if n.startswith("MLOPS_")} <= {f"MLOPS_{f.upper()}" for f in Settings.__dataclass_fields__}
+    shown = [line for line in text.splitlines() if re.search(r"run:.*\$\{\{", line)]
+    assert shown == [], "what somebody typed would become a part of a command"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_every_command_is_one_that_a_person_can_run(path):
+    makefiles = (ROOT / "Makefile").read_text() + (ROOT / "development.mk").read_text()
+    for _, step in steps(path.stem):
+        for line in step.get("run", "").splitlines():
+            words = line.split()
+            if words[0] == "make":
+                assert re.search(rf"^{re.escape(words[1])}:", makefiles, re.MULTILINE), line
+            elif words[0].endswith("mlops-nb"):
+                parsed(
+                    [
+                        "mlops-nb",
+                        *(w.strip('"').replace("$VERSION", "1").replace("$MLOPS_MODEL", "toy") for w in words[1:]),
+                    ]
+                )
+            else:
+                assert words[0] in ("docker", "jq", "cat") or (ROOT / words[0]).is_file(), line
+
+
+def carry_out(project: Project, workflow: str, job: str | None = None, **more: str) -> str:
+    """The `run` lines of a workflow as a person would type them; the answers of all."""
+    (project.path / ".venv").mkdir(exist_ok=True)
+    if not (project.path / ".venv/bin").exists():
+        (project.path / ".venv/bin").symlink_to(Path(sys.executable).parent)
+        (project.path / ".venv/installed").touch()
+    said = ""
+    for name, step in steps(workflow):
+        if job in (None, name) and "run" in step:
+            done = project.run("bash", "-ec", step["run"], **(VALUES | more))
+            said += done.stdout + done.stderr
+            if done.returncode:
+                return f"{said}{step['run']} ended with {done.returncode}"
+    return said
+
+
+@pytest.mark.slow
+def test_a_model_is_built_judged_and_released_by_the_steps_of_the_workflow(tmp_path):
+    project = copy_project(tmp_path)
+    project.replace("env.yaml", "engine: papermill", "engine: ploomber-engine")
+    said = carry_out(project, "release", "build")
+    assert "ended with" not in said, said
+    assert (tmp_path / "outputs").read_text() == "version=1\n"
+    assert not project.read("registration.json")["promoted"] and "waits in staging" in said
+    said = carry_out(project, "release", "release", VERSION="1")
+    assert "production of toy: nowhere -> version 1" in said and "release 7" in said, said
+    assert carry_out(project, "scheduled", "monitor").endswith("ended with 1"), "nobody asked the model anything yet"
+    project.replace("toy.py", "i > 45", "i > 40")
+    project.replace("toy.py", '"accuracy": 0.8', '"accuracy": 1.1')
+    assert carry_out(project, "release", "build").endswith("evaluation.json ended with 1"), "a gate that is not met"
+    assert carry_out(project, "release", "release", VERSION="2").endswith("ended with 1")
+    assert [(m["versions"], m["production"]) for m in project.json("models", "list")] == [(2, 1)]
