@@ -76,7 +76,7 @@ COMPILE = $(BIN)/uv pip compile $(VENDOR) --universal --python-version 3.11 --ge
   --no-emit-index-url --custom-compile-command "make lock" --quiet
 lock: ## write requirements.lock anew from the bounds in settings.ini, and of it what serving needs
 	@$(COMPILE) setup.py --all-extras -o requirements.lock
-	@echo '$(FRAMEWORK)[serve,postgres,alerts]' | \
+	@echo '$(FRAMEWORK)[serve,postgres,s3,alerts]' | \
 	  $(COMPILE) - --constraint requirements.lock --no-emit-package mlops-nb -o serve/requirements.lock
 
 -include development.mk

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'GOLDEN_ROWS', 'TRUSTED_TYPES', 'identity', 'Bundle', 'sha256_of', 'write_bundle', 'appear', 'make_golden',
-           'read_manifest', 'check_hashes', 'audit_types', 'load_estimator', 'load_engine', 'check_golden']
+           'read_manifest', 'check_digest', 'check_hashes', 'audit_types', 'load_estimator', 'load_engine',
+           'check_golden']
 
 # %% ../nbs/10_bundle.ipynb #00000002
 import hashlib
@@ -235,13 +236,23 @@ def read_manifest(
     return Bundle(path, manifest)
 
 
+def check_digest(
+    path: Path,  # The directory of a bundle
+    name: str,  # Of the model
+    digest: str,  # Of the manifest, as the registry remembers it
+):
+    "The manifest is the one that was registered."
+    if sha256_of(path / "manifest.json") != digest:
+        raise BundleError(f"manifest.json of {name} is not the one that was registered: its SHA-256 differs.")
+
+
 def check_hashes(
     bundle: Bundle,
     digest: str | None = None,  # Of the manifest, as the registry remembers it
 ):
     "Step 2: every file is the one that was written."
-    if digest is not None and bundle.digest != digest:
-        raise BundleError(f"manifest.json of {bundle.name} is not the one that was registered: its SHA-256 differs.")
+    if digest is not None:
+        check_digest(bundle.path, bundle.name, digest)
     expected = bundle.manifest["files"]
     found = {f.name for f in bundle.path.iterdir()} - {"manifest.json"}
     for name in sorted(expected.keys() | found):

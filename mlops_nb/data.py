@@ -244,11 +244,11 @@ def snapshot(
     table: pd.DataFrame,  # What was read
     folder: str | Path,  # Where snapshots are kept
 ) -> Snapshot:
-    "Keep the table in `folder` as `<sha256>.parquet`, once."
+    "Keep the table in `folder` as `<sha256>.parquet`, once; a file of that name that is damaged is written anew."
     content = table.to_parquet()
     sha256 = hashlib.sha256(content).hexdigest()
     path = Path(folder) / f"{sha256}.parquet"
-    if not path.exists():
+    if not (path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         partial.write_bytes(content)

@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import TYPE_CHECKING
 
-from .errors import BundleError, SettingsError
+from .errors import ArtifactError, BundleError, SettingsError
 from .settings import Settings, find_project, split_names
 from .tracking import package_versions, redact, wandb_mode
 
@@ -205,9 +205,16 @@ def _existing_database(settings: Settings) -> "Engine | None":
 
 def check_artifacts(settings: Settings) -> Finding:
     "Can bundles and snapshots be written?"
-    if "://" in settings.artifacts:
-        return Finding("artifacts", False, "MLOPS_ARTIFACTS is a URL", "set it to a folder")
-    folder = Path(settings.artifacts)
+    from mlops_nb.artifacts import RemoteStore, open_artifacts
+
+    try:
+        store = open_artifacts(settings)
+        if isinstance(store, RemoteStore):
+            store.try_out()
+            return Finding("artifacts", True, f"{store.files.url} can be written and read")
+    except (SettingsError, ArtifactError) as e:
+        return Finding("artifacts", False, str(e), "docs/artifacts.md")
+    folder = store.folder
     place = next(p for p in (folder, *folder.parents) if p.exists())
     try:
         with TemporaryFile(dir=place):
@@ -296,6 +303,7 @@ def check_notebooks(settings: Settings) -> Finding:
 # %% ../nbs/23_doctor.ipynb #0000001e
 def check_model(settings: Settings) -> Finding:
     "Would the service load what is in production?"
+    from mlops_nb.artifacts import open_artifacts
     from mlops_nb.registry import Registry
     from mlops_nb.spec import default_model, import_from
 
@@ -304,7 +312,7 @@ def check_model(settings: Settings) -> Finding:
     import_from(settings.home)
     name = settings.model or default_model(settings.home)
     engine = _existing_database(settings)
-    registry = engine and Registry(engine, settings.artifacts)
+    registry = engine and Registry(engine, open_artifacts(settings))
     try:
         if registry is None or not registry.versions(name):
             return Finding("model", None, f"no version of {name!r} is registered yet", "make serve")

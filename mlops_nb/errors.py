@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MlopsError', 'SettingsError', 'SpecError', 'DataError', 'SchemaError', 'InputError', 'TooManyRowsError',
-           'TrainingError', 'GateError', 'BundleError', 'RegistryError', 'NotFoundError', 'ConflictError',
-           'PipelineError', 'known_names']
+           'TrainingError', 'GateError', 'BundleError', 'ArtifactError', 'RegistryError', 'NotFoundError',
+           'ConflictError', 'PipelineError', 'known_names']
 
 # %% ../nbs/00_errors.ipynb #00000003
 class MlopsError(Exception):
@@ -74,6 +74,12 @@ class BundleError(MlopsError):
     "A bundle that must not be loaded: unknown format, wrong hash, untrusted type, wrong answers."
 
     code = "bundle_refused"
+
+
+class ArtifactError(MlopsError):
+    "An artifact store that does not answer, or does not let us in."
+
+    code = "artifacts_away"
 
 
 class RegistryError(MlopsError):

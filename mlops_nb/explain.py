@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .artifacts import open_artifacts
 from .engine import TOLERANCE
-from .errors import InputError, MlopsError, NotFoundError
+from .errors import ArtifactError, InputError, MlopsError, NotFoundError
 from .prediction_log import Logged, PredictionLog
 from .predictor import Predictor
 from .registry import Registry, Version
@@ -153,7 +154,7 @@ class Explanation:
     version: Version | None  # That answered
     run: Run | None  # That made it
     notebook: Path | None  # The executed notebook that trained it
-    snapshot: Path | None  # The data that it was made from
+    snapshot: str | None  # Where the data lies that it was made from
     again: Reproduction | None  # None: it cannot be computed
     contributions: list[Contribution]  # The largest effect first; of the answer as it was computed again
     mean: float | None  # Answer on the golden rows, from which the contributions lead to this one
@@ -185,7 +186,7 @@ class Explanation:
             "gates": evaluation.get("gates", []),
             "metrics": evaluation.get("metrics", {}),
             "data": manifest.get("data") or {},
-            "snapshot": self.snapshot and str(self.snapshot),
+            "snapshot": self.snapshot,
             "code": manifest.get("code") or {},
             "run": self.version.run_id if self.version else None,
             "notebook": self.notebook and str(self.notebook),
@@ -314,15 +315,27 @@ def _ask_again(
         return again, ([], None)
 
 
+def _snapshot(version: Version, settings: Settings, missing: list[str]) -> str | None:
+    "Where the data of a version lies."
+    sha256 = (version.manifest.get("data") or {}).get("sha256")
+    if not sha256:
+        missing.append("The bundle does not say from what data it is.")
+        return None
+    try:
+        address = open_artifacts(settings).address(sha256)
+    except ArtifactError as e:
+        missing.append(f"The data: {e}")
+        return None
+    if address is None:
+        missing.append(f"The data is gone: data/{sha256}.parquet of the artifact store.")
+    return address
+
+
 def _sources(
     version: Version, settings: Settings, missing: list[str]
-) -> tuple[Run | None, Path | None, Path | None]:  # Run, executed notebook, data
+) -> tuple[Run | None, Path | None, str | None]:  # Run, executed notebook, data
     "What a version was made by and from; what is not there is noted."
-    sha256 = (version.manifest.get("data") or {}).get("sha256")
-    snapshot = Path(settings.artifacts) / "data" / f"{sha256}.parquet"
-    if not (sha256 and snapshot.is_file()):
-        missing.append(f"The data is gone: {snapshot}" if sha256 else "The bundle does not say from what data it is.")
-        snapshot = None
+    snapshot = _snapshot(version, settings, missing)
     if version.run_id is None:
         missing.append("It was registered without a run, so there is no executed notebook.")
         return None, None, snapshot

@@ -15,7 +15,8 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
-from .bundle import make_golden, sha256_of
+from .artifacts import open_artifacts
+from .bundle import make_golden
 from .data import split
 from .errors import DataError, NotFoundError, known_names
 from .prediction_log import PredictionLog, Window
@@ -32,11 +33,10 @@ def held_out_rows(
 ) -> pd.DataFrame:  # Inputs, target and whatever else the table has
     "The rows that a version was judged on, made again from the snapshot of its data."
     facts, params = version.manifest, _build_parameters(version, settings)
-    sha256 = facts["data"]["sha256"]
-    path = Path(settings.artifacts) / "data" / f"{sha256}.parquet"
-    if not path.is_file() or sha256_of(path) != sha256:
-        problem = "was changed" if path.is_file() else "is gone"
-        raise DataError(f"The data of {_shown(version)} {problem}: {path}. Build it again: ploomber build.")
+    try:
+        path = open_artifacts(settings).snapshot(facts["data"]["sha256"])
+    except DataError as e:
+        raise DataError(f"Which rows {_shown(version)} was judged on is not known. {e}") from None
     spec = load_spec(facts["code"]["spec"])
     table, stratify = pd.read_parquet(path), spec.task == "classification"
     return split(table, spec.target, params["test_size"], params["seed"], spec.time, stratify)[1]

@@ -388,7 +388,7 @@ def monitor(
     registry = Registry.open(settings)
     try:
         found = registry.get(name, "production")
-        bundle = read_manifest(found.path)
+        bundle = read_manifest(registry.fetch(found))
         check_hashes(bundle, found.digest)
         since = None if rows else now - (last or LAST)
         log, (spec, why) = PredictionLog(registry.engine), _spec_of(found, settings)

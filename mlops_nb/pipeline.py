@@ -66,9 +66,10 @@ def store(
     if registration.is_file() and manifest.is_file():
         facts = json.loads(manifest.read_text(encoding="utf-8"))
         registry = Registry.open(settings)
-        known = {v.identity for v in registry.versions(facts["name"]) if (v.path / "manifest.json").is_file()}
+        same = [v.location for v in registry.versions(facts["name"]) if v.identity == facts["identity"]]
+        known = any(registry.artifacts.holds(location) for location in same)
         registry.close()
-        if facts["identity"] not in known:
+        if not known:
             for lost in (registration, folder / "evaluation.json"):
                 lost.unlink(missing_ok=True)
     return hashlib.sha256(f"{settings.database_url} {settings.artifacts}".encode()).hexdigest()[:16]

@@ -8,8 +8,6 @@ __all__ = ['Version', 'Move', 'Registry', 'compare_versions', 'Decision', 'promo
 # %% ../nbs/15_registry.ipynb #00000002
 import getpass
 import os
-import shutil
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +17,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from .bundle import Bundle, appear, check_hashes, read_manifest
+from .artifacts import FolderStore, RemoteStore, open_artifacts
+from .bundle import Bundle, check_hashes
 from .database import aliases, history, in_utc, models, open_database, reading, versions, writing
 from .errors import BundleError, ConflictError, GateError, NotFoundError, RegistryError, known_names
 from .predictor import Predictor
@@ -39,7 +38,8 @@ class Version:
     version: int
     identity: str  # The same for the same model
     digest: str  # SHA-256 of its manifest
-    path: Path  # The directory of the bundle
+    location: str  # Of the bundle in the artifact store
+    path: Path  # Where the bundle lies on this disk, once it was fetched
     run_id: str | None
     gates_passed: bool
     manifest: dict
@@ -67,9 +67,10 @@ class Registry:
     def __init__(
         self,
         engine: Engine,  # From `open_database`
-        artifacts: str | Path,  # Folder of the bundles
+        artifacts: str | Path | FolderStore | RemoteStore,  # Of the bundles: a folder, or a store
     ):
-        self.engine, self.artifacts = engine, Path(artifacts)
+        self.engine = engine
+        self.artifacts = FolderStore(artifacts) if isinstance(artifacts, str | Path) else artifacts
 
     @classmethod
     def open(
@@ -78,9 +79,8 @@ class Registry:
     ) -> "Registry":
         "The registry that the settings name."
         settings = settings or Settings.read()
-        if "://" in settings.artifacts:
-            raise RegistryError(f"MLOPS_ARTIFACTS must be a folder, got {settings.artifacts!r}.")
-        return cls(open_database(settings.database_url), settings.artifacts)
+        artifacts = open_artifacts(settings)
+        return cls(open_database(settings.database_url), artifacts)
 
     def close(self):
         self.engine.dispose()
@@ -122,6 +122,13 @@ class Registry:
             raise NotFoundError(f"{name!r} has no version {version}; it has {min(found)} to {max(found)}.")
         return found[number]
 
+    def fetch(
+        self,
+        found: Version,
+    ) -> Path:
+        "The bundle of a version on this disk; check it before you believe it."
+        return self.artifacts.fetch(found.location, found.digest)
+
     def load(
         self,
         name: str,
@@ -131,7 +138,7 @@ class Registry:
         "Load and prove a version."
         found = self.get(name, version)
         try:
-            return Predictor.load(found.path, found.version, found.digest, trusted)
+            return Predictor.load(self.fetch(found), found.version, found.digest, trusted)
         except BundleError as e:
             e.add_note(
                 f"This is version {found.version} of {name!r}. A build that should replace it must not compare with it:"
@@ -188,21 +195,17 @@ class Registry:
         "Keep a bundle as the next version; the same model again is the version it already has, if that is intact."
         name = check_name(bundle.name)
         check_hashes(bundle)
-        partial = self.artifacts / "bundles" / name / f".{uuid.uuid4().hex}.partial"
-        try:
-            with writing(self.engine) as connection:
-                self._lock(connection, name)
-                known = self._versions(connection, name)
-                same = (v for v in reversed(known) if v.identity == bundle.identity and _is_intact(v))
-                if found := next(same, None):
-                    return found, False
-                number = max((v.version for v in known), default=0) + 1
-                shutil.copytree(bundle.path, partial)
-                row = _row_of(bundle, number, run_id)
-                connection.execute(sa.insert(versions).values(**row))
-                appear(partial, self._place(name, number))
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        if found := self._same(bundle, self.versions(name)):
+            return found, False
+        with self.artifacts.staged(bundle) as appear, writing(self.engine) as connection:
+            self._lock(connection, name)
+            known = self._versions(connection, name)
+            if found := self._same(bundle, known):
+                return found, False
+            number = max((v.version for v in known), default=0) + 1
+            location = self.artifacts.location(bundle, number)
+            connection.execute(sa.insert(versions).values(**_row_of(bundle, number, location, run_id)))
+            appear(location)
         return self.get(name, number), True
 
     def promote(
@@ -301,18 +304,27 @@ class Registry:
         query = sa.select(versions).where(versions.c.name == name).order_by(versions.c.version)
         made = []
         for row in connection.execute(query).mappings():
-            values = {k: v for k, v in row.items() if k != "location"} | {"created_at": in_utc(row["created_at"])}
-            made.append(
-                Version(**values, path=self.artifacts / row["location"], aliases=tuple(where.get(row["version"], ())))
-            )
+            values = {**row, "created_at": in_utc(row["created_at"])}
+            place = self.artifacts.place(row["location"], row["digest"])
+            made.append(Version(**values, path=place, aliases=tuple(where.get(row["version"], ()))))
         return made
 
     def _current(self, connection: Connection, name: str, alias: str) -> int | None:
         query = sa.select(aliases.c.version).where((aliases.c.name == name) & (aliases.c.alias == alias))
         return connection.execute(query).scalar()
 
-    def _place(self, name: str, version: int) -> Path:
-        return self.artifacts / "bundles" / name / str(version)
+    def _same(self, bundle: Bundle, known: Iterable[Version]) -> Version | None:
+        "The newest version of the same model whose bundle is intact."
+        same = (v for v in reversed(known) if v.identity == bundle.identity)
+        return next((v for v in same if self._is_intact(v)), None)
+
+    def _is_intact(self, version: Version) -> bool:
+        "Does the artifact store have what was registered?"
+        try:
+            self.artifacts.check(version.location, version.digest)
+        except BundleError:
+            return False
+        return True
 
     def _number(self, version: int | str, by_alias: Mapping[str, int]) -> int:
         "A version given as a number, as digits or as an alias."
@@ -347,16 +359,7 @@ def _move_of(row: Mapping) -> Move:
     return Move(**values | {"to_version": None if row["to_version"] == _NOWHERE else row["to_version"]})
 
 
-def _is_intact(version: Version) -> bool:
-    "Is the bundle of a version what was registered?"
-    try:
-        check_hashes(read_manifest(version.path), version.digest)
-    except BundleError:
-        return False
-    return True
-
-
-def _row_of(bundle: Bundle, number: int, run_id: str | None) -> dict:
+def _row_of(bundle: Bundle, number: int, location: str, run_id: str | None) -> dict:
     "The row of `versions` for a bundle."
     evaluation = bundle.manifest.get("evaluation") or {}
     return {
@@ -364,7 +367,7 @@ def _row_of(bundle: Bundle, number: int, run_id: str | None) -> dict:
         "version": number,
         "identity": bundle.identity,
         "digest": bundle.digest,
-        "location": f"bundles/{bundle.name}/{number}",
+        "location": location,
         "run_id": run_id,
         "gates_passed": bool(evaluation.get("passed", False)),
         "manifest": bundle.manifest,

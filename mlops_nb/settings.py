@@ -43,12 +43,15 @@ class Settings:
     database_url: str = setting(
         "", "SQLAlchemy URL of the database. Default: SQLite, `store/mlops.db` in the project", secret=True
     )
-    artifacts: str = setting("", "Folder of model bundles and data snapshots. Default: `store/artifacts`")
+    artifacts: str = setting(
+        "", "Folder or fsspec URL (`s3://bucket/prefix`) of model bundles and data snapshots. Default: `store/artifacts`"
+    )
     runs: str = setting("", "Folder of run records and offline W&B runs. Default: `store/runs`")
     cache: str = setting(
         "",
-        "Folder where the service keeps its last good bundles, for a start without database or artifacts; `off` for none. "
-        "Default: `store/cache` with PostgreSQL, `off` with SQLite, which lies on the same disk",
+        "Folder of what was fetched from an artifact store that is a URL, and of the service's last good bundles, for a "
+        "start without database or artifacts; `off` for none. Default: `store/cache` with PostgreSQL or such a URL, "
+        "else `off`: all of it lies on the same disk",
     )
     model: str = setting("", "The model that the service serves. Default: the one of `spec` in `env.yaml`")
     host: str = setting("127.0.0.1", "Address the service listens on")
@@ -110,7 +113,8 @@ class Settings:
     def _with_places(self) -> "Settings":
         "Fill in the places that follow from `home`."
         store = self.home / "store"
-        cache = str(store / "cache") if self.database_url.startswith("postgresql") else "off"
+        elsewhere = self.database_url.startswith("postgresql") or "://" in self.artifacts
+        cache = str(store / "cache") if elsewhere else "off"
         places = {
             "cache": self.cache or cache,
             "database_url": self.database_url or f"sqlite:///{store / 'mlops.db'}",

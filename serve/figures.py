@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from mlops_nb.artifacts import open_artifacts
 from mlops_nb.database import connect
 from mlops_nb.errors import MlopsError
 from mlops_nb.figures import Span, latest_health, predicted, quality, standing, traffic
@@ -35,7 +36,7 @@ class Figures:
         """The versions; nothing is asked yet."""
         if self._engine is None:
             self._engine = _connect(self.settings.database_url)
-        return Registry(self._engine, self.settings.artifacts)
+        return Registry(self._engine, open_artifacts(self.settings))
 
     def close(self):
         """Let the connections go."""

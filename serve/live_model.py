@@ -164,7 +164,7 @@ class LiveModel:
 
         def look(version: int) -> Predictor | None:
             if version not in looks:
-                looks[version] = prove(found[version], self.trusted, self._looks.get(version))
+                looks[version] = prove(found[version], self.trusted, self._looks.get(version), self._registry.fetch)
             return looks[version].predictor
 
         kept = None if self.state.from_cache else self.state.production

@@ -1,19 +1,23 @@
 """From a version in the registry to a proven predictor; what cannot be proven is refused, and it is said why."""
 
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlops_nb.bundle import check_hashes, read_manifest
-from mlops_nb.errors import MlopsError
+from mlops_nb.errors import ArtifactError, MlopsError
 from mlops_nb.predictor import Predictor
 from mlops_nb.registry import Version
 from serve.background import log
 
 if TYPE_CHECKING:
     from serve.cache import Cached
+
+
+PAUSE = 5.0  # Seconds until an artifact store that did not answer is asked again
 
 
 @dataclass(frozen=True)
@@ -24,21 +28,33 @@ class Look:
     stamp: tuple  # Of the files
     predictor: Predictor | None  # Proven by this look or by an earlier one
     refused: str | None  # Why the files must not be believed
+    again_at: float | None = None  # When to ask the artifact store again, which did not answer (monotonic)
 
     @property
     def outdated(self) -> bool:
-        """Were the files changed since?"""
+        """Is there anything new to see?"""
+        if self.again_at is not None:
+            return time.monotonic() >= self.again_at
         return stamp_of(self.version.path) != self.stamp
 
 
-def prove(found: "Version | Cached", trusted: Iterable[str], before: Look | None = None) -> Look:
+def prove(
+    found: "Version | Cached",
+    trusted: Iterable[str],
+    before: Look | None = None,
+    fetch: Callable[["Version"], Path] | None = None,  # Brings the files of a version to this disk
+) -> Look:
     """Load a version, or look again at one that is in memory; where nothing changed, nothing is done."""
-    stamp, predictor = stamp_of(found.path), None
+    predictor = None
     if before is not None and before.version.digest == found.digest:
-        if (before.version.path, before.stamp) == (found.path, stamp):
+        if before.version.path == found.path and not before.outdated:
             return before
         predictor = before.predictor
+    stamp = stamp_of(found.path)
     try:
+        if fetch is not None:
+            fetch(found)
+            stamp = stamp_of(found.path)
         if predictor is None:
             predictor = Predictor.load(found.path, found.version, found.digest, trusted)
             log(f"{found.name} version {found.version} loaded, answers with {predictor.engine.name}")
@@ -46,8 +62,10 @@ def prove(found: "Version | Cached", trusted: Iterable[str], before: Look | None
             check_hashes(read_manifest(found.path), found.digest)
     except Exception as e:  # whatever a bundle does to those who load it, it is refused
         reason = str(e) if isinstance(e, MlopsError) else f"Its files cannot be loaded: {type(e).__name__}."
-        log(f"{found.name} version {found.version} refused: {reason}")
-        return Look(found, stamp, predictor, reason)
+        if before is None or before.refused != reason:
+            log(f"{found.name} version {found.version} refused: {reason}")
+        again_at = time.monotonic() + PAUSE if isinstance(e, ArtifactError) else None
+        return Look(found, stamp, predictor, reason, again_at)
     return Look(found, stamp, predictor, None)
 
 

@@ -194,7 +194,7 @@ def test_artifact_store_that_cannot_be_written(home):
     for folder in ("file", "file/below"):
         finding = doctor.check_artifacts(settings(home, MLOPS_ARTIFACTS=str(home / folder)))
         assert finding.ok is False, folder
-    assert doctor.check_artifacts(settings(home, MLOPS_ARTIFACTS="s3://bucket")).ok is False
+    assert doctor.check_artifacts(settings(home, MLOPS_ARTIFACTS="s3://bucket?x")).ok is False
 
 
 def test_read_only_artifact_store(home, monkeypatch):

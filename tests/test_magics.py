@@ -258,10 +258,10 @@ def test_words_that_mean_nothing_are_a_usage_error(shell, line):
 def test_snapshot_that_is_gone_or_changed(shell, home):
     for path in (home / "store/artifacts/data").iterdir():
         path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(DataError, match="The data of version 1 of 'diagnosis' was changed"):
+    with pytest.raises(DataError, match=r"version 1 of 'diagnosis' was judged on is not known\. The data was changed"):
         shell.run_line_magic("production", "diagnosis")
     shutil.rmtree(home / "store/artifacts/data")
-    with pytest.raises(DataError, match="The data of version 1 of 'diagnosis' is gone"):
+    with pytest.raises(DataError, match=r"version 1 of 'diagnosis' was judged on is not known\. The data is gone"):
         shell.run_line_magic("production", "diagnosis")
     assert "production" not in shell.user_ns
 

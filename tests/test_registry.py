@@ -13,7 +13,6 @@ from mlops_nb.database import metadata, migrate, migrations_folder, open_databas
 from mlops_nb.errors import BundleError, GateError, NotFoundError, RegistryError, SettingsError, SpecError
 from mlops_nb.evaluate import Evaluation, GateResult
 from mlops_nb.registry import Registry, promote_if_passed
-from mlops_nb.settings import Settings
 from tests.serve.conftest import package
 
 
@@ -112,7 +111,7 @@ def test_several_processes_may_open_an_empty_database_at_once(database_url, tmp_
 
 
 def test_failed_registration_leaves_nothing_half_written(registry, bundles, tmp_path, monkeypatch):
-    import mlops_nb.registry as module
+    import mlops_nb.artifacts as module
 
     def full(*_):
         raise OSError("No space left on device")
@@ -276,7 +275,7 @@ def test_database_that_a_newer_release_migrated_is_used_as_it_is(database_url, b
         connection.execute(sa.text("ALTER TABLE versions ADD COLUMN reviewed_by VARCHAR(63)"))
         connection.execute(sa.text("CREATE TABLE reviews (id INTEGER PRIMARY KEY)"))
     engine.dispose()
-    registry = Registry.open(Settings.read({"MLOPS_HOME": str(tmp_path), "MLOPS_DATABASE_URL": database_url}))
+    registry = Registry(open_database(database_url), tmp_path / "artifacts")
     registry.register(bundles[0])
     assert registry.promote("toy", 1).to_version == 1 and registry.load("toy").version == 1
     with reading(registry.engine) as connection:
@@ -295,11 +294,6 @@ def test_migrations_only_add():
         assert done <= allowed, f"{file.name}: {sorted(done - allowed)}"
         columns = [ast.unparse(c) for c in calls if c.func.attr == "add_column"]
         assert all("nullable=False" not in c or "server_default" in c for c in columns), file.name
-
-
-def test_artifact_store_that_is_no_folder_is_refused(tmp_path):
-    with pytest.raises(RegistryError, match="MLOPS_ARTIFACTS must be a folder"):
-        Registry.open(Settings.read({"MLOPS_HOME": str(tmp_path), "MLOPS_ARTIFACTS": "s3://bucket/x"}))
 
 
 @pytest.mark.parametrize("url", ["mysql://u:hunter22@h/x", "nonsense hunter22", "oracle://u:hunter22@h"])

@@ -205,7 +205,7 @@ def test_lock_of_serving_is_a_part_of_the_lock_and_has_what_the_extras_need():
     assert own and set(own) <= set(every)
     assert "--hash=sha256:" in lines and "://" not in lines and "mlops-nb" not in dict(own)
     needed = [Requirement(r) for r in metadata("mlops-nb").get_all("Requires-Dist")]
-    extras = ("", "serve", "postgres", "alerts")
+    extras = ("", "serve", "postgres", "s3", "alerts")
     named = {r.name for r in needed if r.marker is None or any(r.marker.evaluate({"extra": e}) for e in extras)}
     assert named <= dict(own).keys()
     assert not {*NOT_FOR_SERVING} & dict(own).keys()

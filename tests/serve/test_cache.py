@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -12,6 +13,7 @@ from mlops_nb.bundle import check_hashes, read_manifest
 from mlops_nb.registry import Registry
 from mlops_nb.settings import Settings
 from serve.app import create_app, live_model
+from serve.cache import Cache
 from tests.serve.conftest import Service, package, wait_for
 
 
@@ -50,9 +52,14 @@ def started(settings):
     return live_model(app), app.test_client()
 
 
-def kept(settings) -> list[str]:
+def kept(settings) -> list[int]:
     """The versions in the cache."""
-    return sorted(path.name.split("-")[0] for path in (settings.home / "cache" / "toy").iterdir())
+    return sorted(cached.version for cached in Cache(settings, "toy").versions())
+
+
+def place_of(settings, version: int) -> Path:
+    """Where the copy of a version lies."""
+    return next(cached.path for cached in Cache(settings, "toy").versions() if cached.version == version)
 
 
 def test_last_good_bundle_is_served_while_the_database_is_away_and_left_when_it_answers(cached, registry, away):
@@ -77,7 +84,7 @@ def test_version_that_went_to_production_meanwhile_replaces_the_cached_one(cache
     away()
     wait_for(lambda: live.predictor.version == 2)
     assert not live.state.from_cache
-    wait_for(lambda: kept(cached) == ["1", "2"])
+    wait_for(lambda: kept(cached) == [1, 2])
     live.stop()
 
 
@@ -107,7 +114,7 @@ def test_registry_that_hangs_is_not_waited_for(cached, monkeypatch):
 
 @pytest.mark.parametrize("name", ["model.onnx", "manifest.json", "golden.json"])
 def test_tampered_cache_is_refused(cached, registry, away, name):
-    (place,) = (cached.home / "cache" / "toy").iterdir()
+    place = place_of(cached, 1)
     (place / name).write_text((place / name).read_text(errors="replace") + " ")
     live, client = started(cached)
     answer = client.get("/health/ready")
@@ -118,7 +125,7 @@ def test_tampered_cache_is_refused(cached, registry, away, name):
     assert not live.state.from_cache and not live.state.refused
     live.stop()
     run(cached)
-    check_hashes(read_manifest(place), place.name.split("-")[1])  # it was written anew
+    check_hashes(read_manifest(place), place.name)  # it was written anew
 
 
 def test_of_two_in_the_cache_the_one_that_served_last_comes_first_and_the_other_if_it_is_broken(
@@ -129,20 +136,25 @@ def test_of_two_in_the_cache_the_one_that_served_last_comes_first_and_the_other_
     live, _ = started(cached)
     assert (live.predictor.version, live.state.from_cache) == (1, True)
     live.stop()
-    place = next((cached.home / "cache" / "toy").glob("1-*"))
-    (place / "model.onnx").write_bytes(b"")
+    (place_of(cached, 1) / "model.onnx").write_bytes(b"")
     live, _ = started(cached)
     assert (live.predictor.version, list(live.state.refused)) == (2, [1])
     live.stop()
 
 
-def test_two_bundles_are_kept_and_what_a_killed_worker_left_is_removed(cached, registry, settings):
+def test_last_two_are_kept_and_what_nobody_asked_for_in_a_day_or_a_killed_worker_left_is_removed(
+    cached, registry, settings
+):
     registry.register(package(settings.home / "bundle", 1.0))
-    partial = cached.home / "cache" / "toy" / ".1-abc.1234.partial"
+    partial = place_of(cached, 1).with_name(".abc.partial")
     partial.mkdir()
     os.utime(partial, (0, 0))
-    run(cached, lambda: registry.promote("toy", 2), lambda: registry.promote("toy", 3))
-    assert kept(cached) == ["2", "3"]
+    run(cached, lambda: registry.promote("toy", 2))
+    for version in (1, 2):
+        os.utime(place_of(cached, version), (0, 0))
+    run(cached, lambda: registry.promote("toy", 3))
+    assert kept(cached) == [2, 3]
+    assert not partial.exists()
 
 
 def test_store_that_was_made_anew_does_not_know_the_cached_bundle(cached, settings):
@@ -163,7 +175,7 @@ def test_cache_that_cannot_be_written_disturbs_nobody(settings, registry, capfd)
     assert "toy version 1 cannot be kept in MLOPS_CACHE: NotADirectoryError." in capfd.readouterr().err
 
 
-def test_cache_is_on_with_postgresql_and_off_with_sqlite_unless_it_is_said(tmp_path):
+def test_cache_is_on_with_postgresql_or_a_url_and_off_with_sqlite_unless_it_is_said(tmp_path):
     def cache(**more):
         return Settings.read({"MLOPS_HOME": str(tmp_path), **more}).cache
 
@@ -172,6 +184,7 @@ def test_cache_is_on_with_postgresql_and_off_with_sqlite_unless_it_is_said(tmp_p
     assert cache(**postgres) == str(tmp_path / "store" / "cache")
     assert cache(**postgres, MLOPS_CACHE="off") == "off"
     assert cache(MLOPS_CACHE="elsewhere") == "elsewhere"
+    assert cache(MLOPS_ARTIFACTS="s3://bucket") == str(tmp_path / "store" / "cache")
 
 
 @pytest.mark.slow
@@ -179,7 +192,7 @@ def test_service_whose_database_and_bundles_are_away_starts_with_what_it_served_
     cache = {"MLOPS_CACHE": str(tmp_path / "cache")}
     registry.promote("toy", 2)
     service = Service(settings, tmp_path / "log", **cache)
-    wait_for(lambda: list((tmp_path / "cache" / "toy").glob("2-*")))
+    wait_for(lambda: list((tmp_path / "cache/bundles/toy").glob("2-*.served")))
     service.stop()
     gone = {"MLOPS_DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:1/none", "MLOPS_ARTIFACTS": "/nowhere"}
     service = Service(settings, tmp_path / "again", **cache, **gone)

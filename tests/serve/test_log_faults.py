@@ -2,10 +2,9 @@
 
 import os
 import signal
-import socket
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from mlops_nb.database import open_database, reading
+from tests.relay import Relay
 from tests.serve.conftest import Service, make_home, wait_for
 
 pytestmark = pytest.mark.slow
@@ -60,61 +60,12 @@ class Traffic:
             thread.join()
 
 
-class Relay:
-    """The way to PostgreSQL, which can be cut."""
-
-    def __init__(self):
-        self._open, self._server = [], socket.create_server(("127.0.0.1", 0))
-        self.port, self.up = self._server.getsockname()[1], True
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                ours = self._server.accept()[0]
-            except OSError:
-                return
-            if not self.up:
-                ours.close()
-                continue
-            theirs = socket.create_connection(("127.0.0.1", 5432))
-            self._open += [ours, theirs]
-            for a, b in ((ours, theirs), (theirs, ours)):
-                threading.Thread(target=self._copy, args=(a, b), daemon=True).start()
-
-    def _copy(self, source, target):
-        try:
-            while content := source.recv(2**16):
-                target.sendall(content)
-        except OSError:
-            pass
-        finally:
-            _end(source, target)
-
-    def cut(self):
-        self.up = False
-        _end(*self._open)
-        self._open.clear()
-
-    def close(self):
-        self._server.close()
-        self.cut()
-
-
-def _end(*sockets: socket.socket):
-    """Closing alone would not wake the thread that reads from the other side, and the database would keep its locks."""
-    for each in sockets:
-        with suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
-        each.close()
-
-
 @pytest.fixture
 def place(database_url, tmp_path):
     """A database with a model, its URL for a service, and a way to take it away."""
     relay = None
     if database_url.startswith("postgresql"):
-        relay = Relay()
+        relay = Relay(5432)
         served = database_url.replace(":5432", f":{relay.port}")
     else:
         served = database_url
