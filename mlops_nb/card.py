@@ -51,7 +51,7 @@ On {data["test_rows"]:,} rows that it never saw, beside a model that looks at no
 
 ## What it was made from
 
-{data["train_rows"]:,} of {data["rows"]:,} rows of {data["source"]}, {data["split"]}.
+{data["train_rows"]:,} of {data["rows"]:,} rows of {data["source"]}, {data["split"]}.{_lineage(data.get("lineage"))}
 Data SHA-256 `{data["sha256"]}`; code {commit}; seed {facts["seed"]}; parameters `{facts["params"]}`.
 
 ## What it takes
@@ -109,3 +109,15 @@ def _allowed(i: Input) -> str:
     if i.categories is not None:
         words.append(", ".join(map(str, i.categories)) + (", others too" if i.unseen == "ignore" else ""))
     return "; ".join(words)
+
+
+def _lineage(made: Mapping | None) -> str:
+    "What a retrained model's rows were made of."
+    if not made:
+        return ""
+    parent, rows = made["reference"], made["production"]
+    weight = f"each counts as {made['weight']:.3g} of the others where the estimator takes weights"
+    return (
+        f"\nOf these rows {parent['rows']:,} are those of `{parent['sha256']}`, and {rows['rows']:,} are labelled rows of production, "
+        f"{rows['since']} to {rows['until']}; {weight}."
+    )

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_json', 'why', 'alias', 'main', 'models', 'list_models', 'show', 'diff', 'promote', 'rollback', 'clear',
            'show_history', 'explain_answer', 'rehearse_version', 'runs', 'list_runs', 'show_run', 'compare', 'new',
-           'check', 'doctor', 'serve', 'check_port', 'monitor', 'traffic']
+           'check', 'doctor', 'serve', 'check_port', 'monitor', 'retrain', 'traffic']
 
 # %% ../nbs/90_cli.ipynb #00000002
 import json
@@ -513,6 +513,103 @@ def _print_health(result):
         click.echo(f"  ALERT {finding.kind} of {finding.subject}: {finding.text}")
     for reason in result.cannot:
         click.echo(f"  cannot tell {reason}")
+
+# %% ../nbs/90_cli.ipynb #41fee8ad
+def _of_terms(command):
+    "The options that say how a model is retrained."
+    options = [
+        click.option("--last", metavar="SPAN", help="The window of health and labels: so long (default: 24h)."),
+        click.option("--rows", type=click.IntRange(1), help="The window: so many rows, the newest."),
+        click.option(
+            "--alias",
+            type=click.Choice(["production", "canary", "none"]),
+            default="production",
+            show_default=True,
+            help="Where a version goes that passed its gates.",
+        ),
+        click.option(
+            "--weight",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            default=0.5,
+            show_default=True,
+            help="What the rows of production count together, of all rows.",
+        ),
+        click.option(
+            "--holdout",
+            type=click.FloatRange(0, 1, min_open=True, max_open=True),
+            default=0.3,
+            show_default=True,
+            help="Share of the labelled rows, the newest, that judges.",
+        ),
+        click.option(
+            "--least",
+            type=click.IntRange(2),
+            default=300,
+            show_default=True,
+            help="So many labelled rows that production has not seen.",
+        ),
+        click.option(
+            "--backoff",
+            metavar="SPAN",
+            default="10m",
+            show_default=True,
+            help="Until the next try; doubled by each in a row, up to a day.",
+        ),
+        click.option(
+            "--engine", type=click.Choice(["papermill", "ploomber-engine"]), help="Of the pipeline (default: env.yaml)."
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _terms(last, rows, alias, weight, holdout, least, backoff, engine):
+    "What the options say: the window, and the terms."
+    from mlops_nb.monitor import parse_last
+    from mlops_nb.retrain import Terms
+
+    if last and rows:
+        raise click.UsageError("Give --last or --rows, not both.")
+    window = {"last": parse_last(last) if last else None, "rows": rows}
+    where = None if alias == "none" else alias
+    return window, Terms(where, weight, holdout, least, parse_last(backoff), engine)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--if-needed", is_flag=True, help="Only if the health of the model says so.")
+@_of_terms
+@as_json
+def retrain(name, if_needed, as_json, **options):
+    "Make a new version of NAME of its data and production's labelled rows: exit code 0 done, 2 refused, 3 not yet, 1 failed."
+    from mlops_nb.retrain import retrain as one_retraining
+
+    window, terms = _terms(**options)
+    decision = one_retraining(
+        name, if_needed=if_needed, **window, terms=terms, report=lambda text: click.echo(text, err=True)
+    )
+    _print_json(decision.to_dict()) if as_json else _print_decision(decision)
+    sys.exit({"refused": 2, "waiting": 3, "failed": 1}.get(decision.action, 0))
+
+
+def _print_decision(decision):
+    versions = [f"champion {decision.champion}"] + (
+        [f"challenger {decision.challenger}"] if decision.challenger else []
+    )
+    click.echo(f"{decision.name}: {decision.action} ({', '.join(versions)})")
+    for reason in decision.reasons:
+        click.echo(f"  {reason}")
+    metrics = decision.figures.get("metrics") or {}
+    if metrics.get("champion"):
+        rows = [
+            {"metric": m, **{who: metrics[who].get(m) for who in ("champion", "challenger")}}
+            for m in metrics["challenger"]
+        ]
+        click.echo(
+            f"\nOn the newest {decision.figures['rows']['holdout']['rows']} labelled rows, which neither had seen:"
+        )
+        _print_table(rows, ["metric", "champion", "challenger"], "")
 
 # %% ../nbs/90_cli.ipynb #0000001c
 @main.command()

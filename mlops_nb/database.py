@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['metadata', 'models', 'versions', 'aliases', 'history', 'predictions', 'labels', 'requests', 'health', 'alerts',
-           'connect', 'in_utc', 'reading', 'writing', 'open_database', 'migrate', 'migrations_folder', 'revision',
-           'newest_revision']
+           'decisions', 'locks', 'connect', 'in_utc', 'reading', 'writing', 'open_database', 'migrate',
+           'migrations_folder', 'revision', 'newest_revision']
 
 # %% ../nbs/13_database.ipynb #00000002
 import sqlite3
@@ -147,6 +147,32 @@ sa.Index(
     unique=True,
     sqlite_where=alerts.c.closed_at.is_(None),
     postgresql_where=alerts.c.closed_at.is_(None),
+)
+
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(63), nullable=False),  # of the model
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("until", sa.DateTime(timezone=True), nullable=False),  # the last look that said the same
+    sa.Column("looks", sa.Integer, nullable=False),
+    sa.Column("action", sa.String(15), nullable=False),  # "nothing", "promoted", "refused", ...
+    sa.Column("reasons", sa.JSON, nullable=False),  # sentences for people
+    sa.Column("champion", sa.Integer),
+    sa.Column("challenger", sa.Integer),
+    sa.Column("run_id", sa.String(63)),
+    sa.Column("figures", sa.JSON, nullable=False),
+    sa.Index("ix_decisions_name_at", "name", "at"),
+)
+
+locks = sa.Table(
+    "locks",
+    metadata,
+    sa.Column("name", sa.String(127), primary_key=True),  # what it is about: "watch loans"
+    sa.Column("holder", sa.String(255), nullable=False),  # host:pid
+    sa.Column("since", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("beat_at", sa.DateTime(timezone=True), nullable=False),  # the holder was alive then
 )
 
 # %% ../nbs/13_database.ipynb #00000006

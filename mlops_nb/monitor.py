@@ -367,13 +367,14 @@ ROWS = 10_000  # Most rows of a look, the newest
 
 
 def parse_last(
-    text: str,  # "90m", "24h", "7d"
+    text: str,  # "30s", "90m", "24h", "7d"
 ) -> timedelta:
     "A time span."
-    found = re.fullmatch(r"([1-9]\d{0,5})([mhd])", text.strip())
+    found = re.fullmatch(r"([1-9]\d{0,5})([smhd])", text.strip())
     if found is None:
-        raise InputError(f"{text!r} is no time span; give minutes, hours or days, such as 90m, 24h or 7d.")
-    return int(found[1]) * {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}[found[2]]
+        raise InputError(f"{text!r} is no time span; give seconds, minutes, hours or days, such as 90m, 24h or 7d.")
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[found[2]]
+    return timedelta(**{unit: int(found[1])})
 
 
 def monitor(

@@ -4,14 +4,19 @@
 
 # %% auto #0
 __all__ = ['code', 'data_fingerprint', 'store', 'notebook_parameters', 'check_parameters', 'plan', 'record_task', 'finish',
-           'fail', 'run_facts', 'redact_notebooks']
+           'copy_to_wandb', 'fail', 'run_facts', 'redact_notebooks', 'StoppedError', 'build']
 
 # %% ../nbs/17_pipeline.ipynb #00000002
 import hashlib
 import json
 import os
+import re
+import signal
+import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +30,7 @@ from mlops_nb.tracking import (
     RUN_ID_VARIABLE,
     Run,
     RunStore,
+    current_run_id,
     git_state,
     log_to_wandb,
     package_versions,
@@ -49,10 +55,11 @@ def data_fingerprint(
     spec: str,  # Module of the spec
     source: str | None = None,  # Replaces the spec's own `load`
     query: str | None = None,  # The SQL to run, when the source is a database
+    holdout: str | None = None,  # Rows to judge on in place of a split
 ) -> str:
     "The fingerprint of the data that `ingest` will read."
     load = source or load_spec(spec).load
-    return data.fingerprint(load, query)[:16]
+    return (data.fingerprint(load, query)[:16] + (data.fingerprint(holdout)[:16] if holdout else ""))[:32]
 
 # %% ../nbs/17_pipeline.ipynb #00000006
 def store(
@@ -97,8 +104,6 @@ def check_parameters(
     pipeline: str = "pipeline.yaml",
 ):
     "Refuse a parameter that nobody takes."
-    import re
-
     import yaml
 
     project = Path(project)
@@ -127,7 +132,11 @@ def plan(dag: "DAG"):
     check_parameters(find_project())
     for name in dag:
         _quieten(dag[name])
-    run = RunStore(Path(Settings.read().runs)).resume(_params(dag)["spec"])
+    runs, given = Path(Settings.read().runs), current_run_id()
+    if given and BUILD_PID_VARIABLE not in os.environ:
+        run = Run(runs / given)
+    else:
+        run = RunStore(runs).resume(_params(dag)["spec"], _relative(_folder(dag)))
     os.environ |= {RUN_ID_VARIABLE: run.id, BUILD_PID_VARIABLE: str(os.getpid())}
 
 
@@ -156,16 +165,22 @@ def finish(dag: "DAG", report):
     run.finish(seconds=round(sum(elapsed.values()), 3), task_seconds=elapsed, ran=ran, **facts)
     redact_notebooks(products)
     run.keep_notebooks(products / f"{name}.ipynb" for name in _TASKS)
-    problem = log_to_wandb(
-        run,
-        Settings.read().wandb_project,
-        {"evaluation": products / "evaluation.png"},
-        products / "bundle",
-        [f"v{facts['version']}", *facts["aliases"]] if facts.get("version") else [],
-    )
+    copy_to_wandb(run, products, facts.get("aliases", []))
+    print(f"Run {run.id}: {facts.get('summary', 'finished')}", file=sys.stderr)
+
+
+def copy_to_wandb(
+    run: Run,
+    products: Path,  # Folder of the products of one spec
+    aliases: Sequence[str],  # In the registry, of its version
+):
+    "Copy a run with its plots and its bundle; say so if that cannot be."
+    version = run.record.get("version")
+    named = [f"v{version}", *aliases] if version else []
+    plots = {"evaluation": products / "evaluation.png"}
+    problem = log_to_wandb(run, Settings.read().wandb_project, plots, products / "bundle", named)
     if problem:
         print(f"W&B could not be reached, the local record is complete: {problem}", file=sys.stderr)
-    print(f"Run {run.id}: {facts.get('summary', 'finished')}", file=sys.stderr)
 
 
 def fail(dag: "DAG", traceback: Mapping):
@@ -210,6 +225,7 @@ def _started(dag: "DAG") -> Run:
     if (run.record["state"], run.record.get("pid")) != ("running", pid):
         params = _params(dag)
         facts = {"spec": params["spec"], "params": params, "seed": params.get("seed")}
+        facts["products"] = _relative(_folder(dag))
         run.start(load_spec(params["spec"]).name, git_state(find_project()), pid=pid, **facts)
     return run
 
@@ -230,3 +246,85 @@ def _params(dag: "DAG") -> dict:
 def _folder(dag: "DAG") -> Path:
     "Where the products of this build lie."
     return Path(str(dag["ingest"].product["nb"])).parent
+
+
+def _relative(folder: Path) -> str:
+    "A folder as it is called inside the project."
+    return os.path.relpath(folder, find_project())
+
+# %% ../nbs/17_pipeline.ipynb #767a1396
+class StoppedError(PipelineError):
+    "A build that was ended because its caller was."
+
+    code = "stopped"
+
+
+def build(
+    parameters: Mapping[str, object],  # Of env.yaml, to their values
+    settings: Settings,
+    run: Run,  # A new one
+    stop: threading.Event | None = None,  # End the build when this is set
+):
+    "Run the pipeline."
+    if not (settings.home / "pipeline.yaml").is_file():
+        raise PipelineError(f"There is no pipeline.yaml in {settings.home}: run this inside a project.")
+    given = [word for name, value in parameters.items() for word in (f"--env--{name}", str(value))]
+    command = [Path(sys.executable).parent / "ploomber", "build", "--entry-point", "pipeline.yaml", *given]
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with (run.folder / "build.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*map(str, command)],
+            cwd=settings.home,
+            env=_environment(settings, run),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            _wait(process, stop or threading.Event())
+        except BaseException:
+            _end(process)
+            run.finish("failed", error="The build was stopped.")
+            raise
+    if process.returncode:
+        raise PipelineError(_why_failed(run))
+
+
+def _environment(settings: Settings, run: Run) -> dict[str, str]:
+    "For the process of a build: the same places, and its run."
+    places = ("home", "database_url", "artifacts", "cache", "runs", "trusted_types")
+    given = {f"MLOPS_{name.upper()}": str(getattr(settings, name)) for name in places}
+    own = {RUN_ID_VARIABLE: run.id, "WANDB_MODE": "disabled", "PLOOMBER_STATS_ENABLED": "false", "MPLBACKEND": "agg"}
+    return {k: v for k, v in os.environ.items() if k != BUILD_PID_VARIABLE} | given | own
+
+
+def _wait(process: subprocess.Popen, stop: threading.Event):
+    while process.poll() is None:
+        if stop.wait(0.1):
+            raise StoppedError("The build was stopped.")
+
+
+def _end(process: subprocess.Popen, patience: float = 10):
+    "With all that it has started."
+    import psutil
+
+    try:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        family = []
+    for send in (lambda p: p.send_signal(signal.SIGINT), lambda p: p.kill()):
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                send(member)
+        _, family = psutil.wait_procs(family, timeout=patience)
+    process.wait()
+
+
+def _why_failed(run: Run) -> str:
+    "The last line of what went wrong."
+    log = (run.folder / "build.log").read_text(encoding="utf-8", errors="replace")
+    said = re.sub(r"\x1b\[[0-9;]*m", "", run.record.get("error") or log).splitlines()
+    errors = [line.strip() for line in said if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line.strip())]
+    reason = next(iter(errors[::-1] or [line for line in said if line.strip()][::-1]), "it printed nothing")
+    return redact(f"The build failed: {reason} See {run.folder / 'build.log'}.")

@@ -169,11 +169,18 @@ class PredictionLog:
         self,
         name: str,  # Of a model
         last: int | None = None,  # Only the newest
+        labelled: bool = False,  # Only rows whose label is known
         roles: Sequence[str] = ("production", "canary"),  # Those that clients saw
+        labelled_since: datetime | None = None,  # Only rows whose label came then or later, whenever they were asked
     ) -> list[Logged]:
         "The same one by one, each with the columns that were logged of it; oldest first."
+        query = _newest(name, last, roles)
+        if labelled:
+            query = query.where(labels.c.id.is_not(None))
+        if labelled_since is not None:
+            query = query.where(labels.c.at >= labelled_since)
         with reading(self.engine) as connection:
-            found = connection.execute(_newest(name, last, roles)).mappings().all()
+            found = connection.execute(query).mappings().all()
         return [_logged(row) for row in found[::-1]]
 
     def get(

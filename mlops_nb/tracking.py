@@ -228,9 +228,11 @@ class RunStore:
     def resume(
         self,
         spec: str,  # Module of the spec
+        products: str | None = None,  # The folder of what the build makes; a run of another one is another matter
     ) -> Run:
         "The newest run of this spec if it did not come to its end, else a new one."
-        last = next((r for r in self.list() if r.get("spec") == spec), None)
+        of_both = (r for r in self.list() if r.get("spec") == spec and r.get("products", products) in (None, products))
+        last = next(of_both, None)
         if last is None or last["state"] == "finished" or (last["state"] == "running" and _alive(last.get("pid"))):
             return self.new()
         return self.get(last["id"])
@@ -338,10 +340,12 @@ def log_to_wandb(
                 for k in ("spec", "params", "estimator_params", "seed", "code", "data", "python", "packages")
             },
             settings=wandb.Settings(**quiet, x_disable_stats=True),
+            **_remarks(record.get("decision")),
         ) as copy:
             copy.log({**(record.get("metrics") or {}), "seconds": record.get("seconds")})
             copy.log({name: wandb.Image(str(path)) for name, path in (plots or {}).items() if path.is_file()})
-            copy.summary.update({"state": record["state"], "version": record.get("version")})
+            known = {"state": record["state"], "version": record.get("version"), "decision": record.get("decision")}
+            copy.summary.update({key: value for key, value in known.items() if key != "decision" or value})
             if bundle is not None and bundle.is_dir():
                 artifact = wandb.Artifact(
                     record["model"], type="model", metadata={"run": run.id, "version": record.get("version")}
@@ -352,3 +356,8 @@ def log_to_wandb(
     except Exception as e:  # a tracking server that is away must not cost a model
         return redact(f"{type(e).__name__}: {e}")
     return None
+
+
+def _remarks(decision: Mapping | None) -> dict:
+    "Why a model was retrained and what became of it, where W&B shows such things."
+    return {"tags": ["retrain", decision["action"]], "notes": "\n".join(decision["reasons"])} if decision else {}

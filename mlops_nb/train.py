@@ -16,6 +16,7 @@ import pandas as pd
 from .errors import TrainingError
 
 if TYPE_CHECKING:
+    import numpy as np
     from sklearn.base import BaseEstimator
 
     from mlops_nb.spec import ModelSpec
@@ -44,6 +45,7 @@ class Training:
     scores: pd.DataFrame  # One row a fold: `fold`, `score` of the spec's scorer on the held-out rows
     search: pd.DataFrame | None  # One row a candidate: its parameters, `mean`, `std`, `rank`; None without a space
     seconds: float  # Wall-clock time of everything
+    weighted: bool = False  # The rows counted as they were told to
 
 
 def fit(
@@ -54,21 +56,22 @@ def fit(
     space: Mapping[str, Sequence] | None = None,  # Values to try a parameter; every combination is
     folds: int = 5,  # Of the cross-validation; 0 leaves it out
     seed: int = 0,
+    weights: "np.ndarray | None" = None,  # `(n_rows,)` what each row counts; all the same by default
 ) -> Training:
     "Search if there is a space, cross-validate the parameters, fit on all rows."
     start = time.perf_counter()
     params = dict(params or {})
-    search = _search(spec, X, y, params, space, folds, seed) if space else None
+    search = _search(spec, X, y, params, space, folds, seed, weights) if space else None
     if search is not None:
         best = search.iloc[0]
         params |= {name: _python_value(best[name]) for name in space}
         scores = pd.DataFrame({"fold": range(folds), "score": [best[f"fold {i}"] for i in range(folds)]})
         search = search.drop(columns=[f"fold {i}" for i in range(folds)])
     else:
-        fold_scores = _cross_validate(spec, X, y, params, folds, seed) if folds else []
+        fold_scores = _cross_validate(spec, X, y, params, folds, seed, weights) if folds else []
         scores = pd.DataFrame({"fold": range(len(fold_scores)), "score": fold_scores})
-    estimator = _fit(spec, X, y, params, seed)
-    return Training(estimator, params, scores, search, time.perf_counter() - start)
+    estimator, weighted = _fit(spec, X, y, params, seed, weights)
+    return Training(estimator, params, scores, search, time.perf_counter() - start, weighted)
 
 # %% ../nbs/05_train.ipynb #00000009
 def _folds(spec: "ModelSpec", folds: int, seed: int):
@@ -83,26 +86,40 @@ def _folds(spec: "ModelSpec", folds: int, seed: int):
     return kind(n_splits=folds, shuffle=True, random_state=seed)
 
 
-def _fit(spec, X, y, params, seed) -> "BaseEstimator":
-    "One fitted estimator."
+def _fit(spec, X, y, params, seed, weights=None) -> "tuple[BaseEstimator, bool]":
+    "One fitted estimator, and whether it took the weights."
+    estimator = make_estimator(spec, params, seed)
+    weighing = _weighing(estimator, weights)
     try:
-        return make_estimator(spec, params, seed).fit(X, y)
+        return estimator.fit(X, y, **weighing), bool(weighing)
     except ValueError as e:
         raise TrainingError(f"Fitting {spec.name!r} with params {params} failed: {e}") from e
 
 
-def _cross_validate(spec, X, y, params, folds, seed) -> list[float]:
+def _weighing(estimator, weights) -> dict:
+    "The weights as an argument of `fit`: of the last step of a Pipeline; none for an estimator that takes none."
+    from sklearn.pipeline import Pipeline
+    from sklearn.utils.validation import has_fit_parameter
+
+    name, last = estimator.steps[-1] if isinstance(estimator, Pipeline) else ("", estimator)
+    if weights is None or not has_fit_parameter(last, "sample_weight"):
+        return {}
+    return {f"{name}__sample_weight" if name else "sample_weight": weights}
+
+
+def _cross_validate(spec, X, y, params, folds, seed, weights=None) -> list[float]:
     "The scorer's value on each held-out fold."
     from sklearn.model_selection import cross_val_score
 
     estimator, cv = make_estimator(spec, params, seed), _folds(spec, folds, seed)
     try:
-        return cross_val_score(estimator, X, y, scoring=spec.scorer, cv=cv, error_score="raise").tolist()
+        how = {"scoring": spec.scorer, "cv": cv, "error_score": "raise", "params": _weighing(estimator, weights)}
+        return cross_val_score(estimator, X, y, **how).tolist()
     except ValueError as e:
         raise TrainingError(f"Cross-validation of {spec.name!r} with params {params} failed: {e}") from e
 
 
-def _search(spec, X, y, params, space, folds, seed) -> pd.DataFrame:
+def _search(spec, X, y, params, space, folds, seed, weights=None) -> pd.DataFrame:
     "Cross-validate every combination of the space, best first; equal scores keep the space's order."
     from sklearn.model_selection import ParameterGrid
 
@@ -111,7 +128,7 @@ def _search(spec, X, y, params, space, folds, seed) -> pd.DataFrame:
             raise TrainingError(f"The search space needs a list of values for {name!r}, got {values!r}.")
     rows = []
     for candidate in ParameterGrid(dict(space)):
-        scores = _cross_validate(spec, X, y, params | candidate, folds, seed)
+        scores = _cross_validate(spec, X, y, params | candidate, folds, seed, weights)
         columns = {f"fold {i}": score for i, score in enumerate(scores)}
         rows.append(candidate | {"mean": pd.Series(scores).mean(), "std": pd.Series(scores).std(ddof=0)} | columns)
     table = pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable").reset_index(drop=True)

@@ -174,7 +174,7 @@ def test_spans(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "h", "0h", "-1h", "1.5h", "24", "1 day", "24H"])
 def test_spans_that_are_none(text):
-    with pytest.raises(InputError, match="is no time span; give minutes, hours or days"):
+    with pytest.raises(InputError, match="is no time span; give seconds, minutes, hours or days"):
         parse_last(text)
 
 
