@@ -9,6 +9,7 @@ import orjson
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from sklearn.metrics import get_scorer
 
 from mlops_nb.bundle import write_bundle
 from mlops_nb.cli import main
@@ -39,6 +40,21 @@ def test_scenarios_fit_the_schema_and_follow_the_seed(name, scenario):
     assert len(rows) == 103 and validate(rows, spec.schema) is not None
     pd.testing.assert_frame_equal(rows, draw(spec, scenario, 103, seed=5))
     assert not rows.equals(draw(spec, scenario, 103, seed=6))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_model_fails_in_the_world_of_drift_and_learns_it_from_its_rows(name):
+    spec = spec_of(name)
+    old, new, fresh = (validate(rows, spec.schema) for rows in (load_table(spec.load), *_drift(spec)))
+    gate, reached = next(iter(spec.gates.minimum.items())), []
+    for rows in (old, pd.concat([old, *[new] * 3])):
+        estimator = spec.make_estimator({}).fit(rows[spec.inputs], rows[spec.target])
+        reached.append(get_scorer(gate[0])(estimator, fresh[spec.inputs], fresh[spec.target]))
+    assert reached[0] < gate[1] < reached[1], (gate, reached)
+
+
+def _drift(spec):
+    return draw(spec, "drift", 1500, seed=1), draw(spec, "drift", 1500, seed=2)
 
 
 def test_model_without_scenarios_has_good_traffic_of_its_own_data_and_no_other():

@@ -33,9 +33,12 @@ TOPICS = {
 FILLER = ["thanks for your help", "I have been a customer for years", "as discussed on the phone",
           "this is urgent", "kind regards", "please answer soon", "I already wrote last week", "see the attached file",
           "hello team"]  # fmt: skip
-NEW_PRODUCT = ["the scale does not pair", "the smart lamp blinks red", "firmware of the hub",
-               "the sensor battery is empty",
-               "voice assistant ignores me", "the thermostat shows E7", "mesh network drops"]  # fmt: skip
+NEW_PRODUCT = {
+    "technical": ["the smart lamp blinks red", "firmware of the hub", "voice assistant ignores me", "mesh network drops",
+                  "the thermostat shows E7", "the scale does not pair", "the sensor battery is empty"],
+    "shipping": ["the hub came without a sensor", "one lamp of the set is cracked", "wall mount not included",
+                 "the thermostat is still at customs", "starter kit stuck in the depot", "courier left the scale outside"],
+}  # fmt: skip
 
 # %% ../../nbs/examples/emails.ipynb #00000006
 def _misspell(rng: np.random.Generator, text: str) -> str:
@@ -46,7 +49,7 @@ def _misspell(rng: np.random.Generator, text: str) -> str:
 
 def _mail(rng: np.random.Generator, topic: str, new: bool) -> tuple[str, str]:
     "Subject and body of a mail about a topic."
-    own = NEW_PRODUCT if new else TOPICS[topic]
+    own = (NEW_PRODUCT if new else TOPICS)[topic]
     phrases = list(rng.choice(own, rng.integers(1, 4), replace=False))
     if rng.uniform() < 0.5:
         phrases.append(rng.choice(TOPICS[rng.choice(list(TOPICS))]))
