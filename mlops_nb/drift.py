@@ -513,7 +513,7 @@ def _outputs(profile: Mapping, answers: "Answer") -> list[tuple]:
 def _verdict(compared, cannot, c: _Comparison, p: float, alpha, effect, level) -> tuple[bool | None, str]:
     "Drifted or not or unknown, and why."
     if p <= alpha and c.effect >= effect:
-        return True, f"{c.sentence} (p = {p:.2g})"
+        return True, f"{c.sentence} ({_shown(p)})"
     if cannot:
         return None, cannot
     for one in [o for o in compared if o.part != "missing"] or compared:
@@ -522,7 +522,12 @@ def _verdict(compared, cannot, c: _Comparison, p: float, alpha, effect, level) -
             return None, _too_few(one, required)
     if p <= alpha:
         return False, f"differs in {c.effect:.1%} of the rows, which is less than matters: {c.sentence}"
-    return False, f"no more than chance: p = {p:.2g}"
+    return False, f"no more than chance: {_shown(p)}"
+
+
+def _shown(p: float) -> str:
+    "A p-value; what is smaller than a float can tell from 1 says nothing more."
+    return f"p = {p:.2g}" if p >= 1e-15 else "p < 1e-15"
 
 
 def _too_few(c: _Comparison, required: float) -> str:

@@ -25,7 +25,7 @@ from .registry import Registry
 from .signature import Answer, Signature
 
 # %% ../nbs/37_figures.ipynb #00000004
-WINDOWS = {1: 60, 24: 900, 168: 7200}  # Hours to look back: seconds of a bucket
+WINDOWS = {0.25: 15, 1: 60, 24: 900, 168: 7200}  # Hours to look back: seconds of a bucket
 MOST = 100_000  # Newest predictions that are looked at, so that no question takes long
 ROLES = ("production", "canary")  # Those that clients saw
 
@@ -34,7 +34,7 @@ ROLES = ("production", "canary")  # Those that clients saw
 class Span:
     "The last hours, in buckets."
 
-    hours: int  # One of `WINDOWS`
+    hours: float  # One of `WINDOWS`
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -46,7 +46,7 @@ class Span:
     def starts(self) -> list[int]:
         "Where the buckets begin: seconds since 1970, UTC."
         last = int(self.now.timestamp()) // self.seconds * self.seconds
-        return list(range(last - self.hours * 3600 + self.seconds, last + 1, self.seconds))
+        return list(range(last - int(self.hours * 3600) + self.seconds, last + 1, self.seconds))
 
     @property
     def since(self) -> datetime:
@@ -163,7 +163,7 @@ def quality(
     name: str,  # Of a model
     span: Span,
     manifest: Mapping,  # Of the version whose gates count
-) -> dict:  # labels: how many; metrics: a list of {metric, name, lower_is_better, gate, value, ok, at, values, labels}
+) -> dict:  # labels: how many; metrics: a list of {metric, name, lower_is_better, gate, release, value, latest, ok, at, values, labels}
     "How good the predictions were whose truth is known, against the gates."
     signature = Signature.from_dict(manifest["signature"])
     gates = _gates(manifest, signature)
@@ -173,12 +173,16 @@ def quality(
     with reading(engine) as connection:
         found = connection.execute(query).all()[::-1]
     rows = [row for row in found if _fits(row.label, orjson.loads(row.text), signature)]
+    released = (manifest.get("evaluation") or {}).get("metrics") or {}
     if not rows:
-        return {"labels": 0, "metrics": [_metric(m, gate, math.nan, [], [], []) for m, gate in gates.items()]}
-    parts = _parts(rows, 4 * span.seconds)
+        none = {"value": math.nan, "at": [], "values": [], "n": []}
+        return {"labels": 0, "metrics": [_metric(m, gate, released.get(m), **none) for m, gate in gates.items()]}
+    parts = _parts(rows, 2 * span.seconds)
     scores = [_score(part, signature, [*gates]) for part in parts]
     at, n, whole = [part[-1].bucket for part in parts], [len(part) for part in parts], _score(rows, signature, [*gates])
-    metrics = [_metric(m, gate, whole[m], at, [s[m] for s in scores], n) for m, gate in gates.items()]
+    metrics = [
+        _metric(m, gate, released.get(m), whole[m], at, [s[m] for s in scores], n) for m, gate in gates.items()
+    ]
     return {"labels": len(rows), "metrics": metrics}
 
 
@@ -219,7 +223,7 @@ def _score(rows: Sequence, signature: Signature, metrics: Sequence[str]) -> dict
     return score(Answer(said, np.array(sure, dtype=np.float64) if known else None, classes), truth, metrics)
 
 
-def _metric(metric: str, gate: float | None, value: float, at: list, values: list, n: list) -> dict:
+def _metric(metric: str, gate: float | None, release: float | None, value: float, at: list, values: list, n: list):
     "One metric as it is shown."
     sign = -1 if metric.startswith("neg_") else 1
 
@@ -228,8 +232,10 @@ def _metric(metric: str, gate: float | None, value: float, at: list, values: lis
 
     spoken = metric.removeprefix("neg_").replace("_", " ")
     names = {"metric": metric, "name": _SPELLED.get(spoken, spoken), "lower_is_better": sign < 0}
-    judged = {"gate": shown(gate), "value": shown(value)}
-    judged["ok"] = None if None in judged.values() else bool(value >= gate)
+    latest = values[-1] if values else math.nan
+    judged = {"gate": shown(gate), "latest": shown(latest)}
+    judged["ok"] = None if None in judged.values() else bool(latest >= gate)
+    judged |= {"release": shown(release), "value": shown(value)}
     return {**names, **judged, "at": at, "values": [shown(v) for v in values], "labels": n}
 
 
@@ -239,9 +245,9 @@ _SPELLED = {"roc auc": "ROC AUC", "roc auc ovr": "ROC AUC, one against the rest"
 def latest_health(
     engine: Engine,
     name: str,  # Of a model
-) -> tuple[dict | None, list[dict]]:  # The last report, None without one; {kind, subject, text, opened_at} each
+) -> tuple[dict | None, list[dict]]:  # The last report, None without one; {kind, subject, size, text, opened_at} each
     "What the monitor said last, and the alerts that are open, newest first."
-    report, keys = last_report(engine, name), ("kind", "subject", "text", "opened_at")
+    report, keys = last_report(engine, name), ("kind", "subject", "size", "text", "opened_at")
     opened = [
         {key: getattr(alert, key) for key in keys} for alert in list_alerts(engine, name)[: -_MOST_ALERTS - 1 : -1]
     ]

@@ -83,7 +83,7 @@ function caption(id, text) { get(id).querySelector("small").textContent = text; 
 
 function drawAll() {
   const {figures, errors, bucket_seconds: size} = shown;
-  const each = size < 3600 ? `${size / 60} minute${size > 60 ? "s" : ""}` : `${size / 3600} hours`;
+  const each = size < 60 ? `${size} seconds` : size < 3600 ? `${size / 60} minute${size > 60 ? "s" : ""}` : `${size / 3600} hours`;
   const span = {at: errors.at, from: errors.at[0], to: errors.at[errors.at.length - 1] + size};
   const both = errors.client.map((n, i) => (n == null ? null : n + errors.server[i])); // one upon the other
   draw("errors", {...span, bars: true, hideZeros: true, value: number, limits: fromZero, series: [
@@ -122,9 +122,10 @@ function drawQuality({labels, metrics}, span) {
       get("quality").append(figure);
     }
     const gate = m.gate == null ? "no gate" : `gate: at ${m.lower_is_better ? "most" : "least"} ${number(m.gate)}`;
-    caption(id, m.value == null ? gate : `${number(m.value)}, ${gate}`);
+    caption(id, m.value == null ? gate : `${number(m.value)} of all labels of this time, ${gate}`);
     const at = [span.from, ...m.at.map(t => Math.max(t, span.from + 1)), span.to], series = [{label: m.name, joined: true, values: [null, ...m.values, null]}];
     if (m.gate != null) series.push({label: "gate", color: "bad", dash: [6, 4], values: at.map(() => m.gate)});
+    if (m.release != null) series.push({label: "at release", color: "soft", dash: [2, 4], values: at.map(() => m.release)});
     draw(id, {...span, at, value: number, series, limits: m.lower_is_better ? fromZero : near});
   }
   if (!metrics.length) get("quality-note").textContent = "No version is in production, so there are no gates.";

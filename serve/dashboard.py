@@ -24,6 +24,7 @@ routes = Blueprint("dashboard", __name__, template_folder=".")
 DATA, HOURS = "/dashboard/data.json", 24
 MARK = "X-Dashboard"  # A header that no form of another site can send
 WHO = "dashboard"  # In the registry's history
+_HOURS = {str(hours): hours for hours in WINDOWS}  # As they are asked for
 LONGEST = 1000  # Characters of a reason
 _FILES = {
     "style.css": ("dashboard.css", "text/css"),
@@ -57,7 +58,7 @@ class Dashboard:
         self.failures.stop()
         self.figures.close()
 
-    def view(self, hours: int) -> dict:
+    def view(self, hours: float) -> dict:
         """All of it, as plain values."""
         figures, problem = self.figures.look(hours)
         state, span = self.live.state, Span(hours)
@@ -85,8 +86,7 @@ def _dashboard() -> Dashboard:
 def page() -> Response:
     """The page; without a key that is needed, only the question for it."""
     keys, environ = current_app.extensions["keys"], request.environ
-    hours = request.args.get("hours", HOURS, type=int)
-    hours = hours if hours in WINDOWS else HOURS
+    hours = _HOURS.get(request.args.get("hours"), HOURS)
     allowed = keys.allow(DATA, environ)
     view = _dashboard().view(hours) if allowed else None
     moves = allowed and keys.allow("/admin/promote", environ)
@@ -99,9 +99,9 @@ def page() -> Response:
 def data() -> Response:
     """What the page shows, in JSON."""
     given = request.args.get("hours", str(HOURS))
-    if given not in map(str, WINDOWS) or request.args.keys() - {"hours"}:
+    if given not in _HOURS or request.args.keys() - {"hours"}:
         raise RequestError(f"'hours' must be one of {', '.join(map(str, WINDOWS))}, and there is nothing else to ask.")
-    answer = to_json(_dashboard().view(int(given)))
+    answer = to_json(_dashboard().view(_HOURS[given]))
     answer.headers["Cache-Control"] = "no-store"
     return answer
 

@@ -29,7 +29,7 @@ class Figures:
         self.settings, self.name = settings, name
         self._engine: Engine | None = None
         self._lock = threading.Lock()
-        self._kept: dict[int, tuple[float, dict | None, str | None]] = {}  # By hours: until when, figures, problem
+        self._kept: dict[float, tuple[float, dict | None, str | None]] = {}  # By hours: until when, figures, problem
 
     @property
     def registry(self) -> Registry:
@@ -47,7 +47,7 @@ class Figures:
         """Ask anew the next time: something was changed."""
         self._kept = {hours: (0.0, *rest) for hours, (_, *rest) in self._kept.items()}
 
-    def look(self, hours: int) -> tuple[dict | None, str | None]:
+    def look(self, hours: float) -> tuple[dict | None, str | None]:
         """The figures, and why the database could not be asked; then the figures are the last there were, or None."""
         if (kept := self._fresh(hours)) is not None:
             return kept
@@ -58,11 +58,11 @@ class Figures:
         finally:
             self._lock.release()
 
-    def _fresh(self, hours: int) -> tuple[dict | None, str | None] | None:
+    def _fresh(self, hours: float) -> tuple[dict | None, str | None] | None:
         until, figures, problem = self._kept.get(hours, (0.0, None, None))
         return (figures, problem) if time.monotonic() < until else None
 
-    def _ask(self, hours: int) -> tuple[dict | None, str | None]:
+    def _ask(self, hours: float) -> tuple[dict | None, str | None]:
         began, problem = time.monotonic(), None
         try:
             figures = self._read(Span(hours))

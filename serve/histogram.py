@@ -24,7 +24,19 @@ def draw(histogram) -> dict | None:
             place = {"x": round((i + shift) * step, 2), "y": round(HEIGHT - height, 2)}
             size = {"width": round(0.42 * step, 2), "height": round(height, 2)}
             bars.append({**place, **size, "kind": kind, "title": f"{names[i]}: {share:.1%} {_WHEN[kind]}"})
-    return {"bars": bars, "width": WIDTH, "height": HEIGHT, "first": names[0], "last": names[-1]}
+    return {"bars": bars, "width": WIDTH, "height": HEIGHT, **_ends(histogram, names)}
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def _ends(histogram: dict, names: list[str]) -> dict[str, str]:
+    """What stands below the first and the last bar."""
+    first, last = names[0], names[-1]
+    if " to " in first + last and len(histogram.get("edges") or ()) == len(names) + 1:
+        first, last = first.partition(" to ")[0], last.rpartition(" to ")[2]
+    return {"first": first, "last": last}
 
 
 _WHEN = {"reference": "in the reference", "window": "now"}
@@ -37,7 +49,7 @@ def _names(histogram: dict, n: int) -> list[str]:
         return [str(label) for label in labels]
     if not isinstance(edges, list) or len(edges) not in (n - 1, n + 1):
         return [str(i + 1) for i in range(n)]
-    texts = [f"{edge:.4g}" if isinstance(edge, int | float) else str(edge) for edge in edges]
+    texts = [_number(edge) if isinstance(edge, int | float) else str(edge) for edge in edges]
     if len(edges) == n + 1:
         return [f"{low} to {high}" for low, high in pairwise(texts)]
     if not texts:

@@ -79,9 +79,7 @@ def elsewhere(settings, tmp_path, name="elsewhere") -> Registry:
 def test_bundle_is_registered_here_and_loaded_on_another_machine(registry, settings, server, bundles, tmp_path):
     version, is_new = registry.register(bundles[0])
     assert is_new and version.location == f"bundles/toy/{bundles[0].digest}"
-    assert set(server.names(settings.artifacts)) == {
-        f"{version.location}/{p.name}" for p in bundles[0].path.iterdir()
-    }
+    assert set(server.names(settings.artifacts)) == {f"{version.location}/{p.name}" for p in bundles[0].path.iterdir()}
     other = elsewhere(settings, tmp_path)
     predictor = other.load("toy", 1)
     assert predictor.predict_rows([1, 0]).prediction.tolist() == [1]

@@ -77,7 +77,7 @@ def monitor_says(engine, columns: list | None = None, alerts: list[dict] = ()):
     }
     with writing(engine) as connection:
         connection.execute(health.insert(), report)
-    findings = [Finding(alert["kind"], alert["subject"], 1.0, alert["text"]) for alert in alerts]
+    findings = [Finding(alert["kind"], alert["subject"], alert.get("size", 1.0), alert["text"]) for alert in alerts]
     update_alerts(engine, "toy", findings, [], now - timedelta(hours=3))
 
 
@@ -134,7 +134,7 @@ def test_every_window_has_a_value_a_bucket(client, hours):
 def test_other_windows_are_refused(client, query):
     answer = client.get(f"/dashboard/data.json?{query}")
     assert (answer.status_code, answer.get_json()["code"]) == (400, "bad_request")
-    assert "1, 24, 168" in answer.get_json()["error"]
+    assert "0.25, 1, 24, 168" in answer.get_json()["error"]
     assert client.get(f"/?{query}").status_code == 200
 
 
@@ -147,7 +147,7 @@ def test_page_says_what_it_knows_before_any_script_runs(app, client):
     for words in (
         "Version 1</b> answers with <i>side</i>",
         "No health report yet: run <code>mlops-nb monitor toy</code>",
-        "<strong>0.75</strong><span>at least 0.95</span>",
+        "<strong>0.75</strong><span>at least 0.95, 0.9 at release</span>",
         "promote production 1",
         "Promote</button>",
     ):
@@ -165,6 +165,7 @@ def test_drift_and_alerts_of_the_monitor_are_shown(app, client):
     alert = {"kind": "drift", "subject": "a", "text": "a is not what it was"}
     monitor_says(app.extensions["dashboard"].figures.registry.engine, [column, *others], [alert])
     text = page(client)
+    assert "<details" not in text.partition('id="alerts"')[2].partition("</section>")[0], "one alert is said in full"
     for words in (
         "<strong>1 of 3</strong>",
         "2 and above: 100.0% now",
@@ -172,12 +173,28 @@ def test_drift_and_alerts_of_the_monitor_are_shown(app, client):
         "PSI 0.4",
         "2 other columns",
         "too few rows",
-        "drift, a",
+        "Drift of a</b>",
         "a is not what it was",
         "3 hours",
     ):
         assert words in text, words
     assert figures(client)["figures"]["alerts"][0]["text"] == "a is not what it was"
+
+
+def test_many_alerts_of_a_kind_are_one_line_the_worst_first_and_what_labels_say_comes_before(app, client):
+    columns = [{"name": "1", "role": "probability", "drifted": True}]
+    named = [(f"column {i}", f"says {i}") for i in range(9)]
+    opened = [{"kind": "drift", "subject": subject, "text": text, "size": i} for i, (subject, text) in enumerate(named)]
+    opened.append({"kind": "performance", "subject": "roc_auc", "text": "0.7, below the gate of 0.8"})
+    monitor_says(app.extensions["dashboard"].figures.registry.engine, columns, opened)
+    text = page(client)
+    shown = text.partition('id="alerts"')[2].partition("</section>")[0]
+    assert "Drift of column 8, column 7, column 6, column 5 and 5 more" in shown and shown.count("<details") == 1
+    places = [shown.index(words) for words in ("below the gate of 0.8", "Drift of", "says 8", "says 0")]
+    assert places == sorted(places)
+    assert text.index('id="tiles"') < text.index('id="alerts"') < text.index('id="quality-title"')
+    assert "<b>probability of 1</b>" in text
+    assert "<span>performance, drift</span>" in text, "kinds, the newest first"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +212,12 @@ def test_bars_are_shares_of_their_own_side_and_stay_inside():
     assert heights == [80.0, 0.5, pytest.approx(80 / 3, abs=0.01), 0.5]
     assert all(b["x"] >= 0 and b["x"] + b["width"] <= 300 and b["y"] + b["height"] == 80 for b in drawn["bars"])
     assert [drawn["first"], drawn["last"]] == ["x", "y"]
-    assert draw({"edges": [0, 1, 2], "reference": [1, 1], "window": [1, 1]})["last"] == "1 to 2"
+    ranges = draw({"edges": [0, 1, 25_000], "reference": [1, 1], "window": [1, 1]})
+    assert (ranges["first"], ranges["last"], ranges["bars"][0]["title"]) == (
+        "0",
+        "25,000",
+        "0 to 1: 50.0% in the reference",
+    )
 
 
 def test_failures_are_counted_in_the_minute_in_which_they_happened(monkeypatch):

@@ -104,7 +104,7 @@ def test_page_is_readable_by_day_by_night_and_on_a_phone(open_page, url, registr
     for canvas in page.locator("canvas").all():
         assert canvas.evaluate(INK) > 500
         assert canvas.bounding_box()["width"] > 0.7 * min(width, 560) - 60
-    page.locator("details").evaluate("d => d.open = true")
+    page.locator("details").evaluate_all("all => all.forEach(d => d.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") == width, "nothing is wider than the screen"
     assert page.evaluate(CONTRAST) == []
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")
