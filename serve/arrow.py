@@ -11,7 +11,7 @@ from pyarrow import types as arrow_types
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from serve.errors import JSON, RequestError
-from serve.rows import Said, check_rows, label_text, read_body
+from serve.rows import Said, check_rows, read_body
 
 ARROW = "application/vnd.apache.arrow.stream"
 
@@ -99,14 +99,9 @@ def _without_missing(chunk: pyarrow.Array) -> tuple[pyarrow.Array, np.ndarray]:
 
 def write_table(said: Said, model: str) -> Response:
     """Prediction, id and probabilities as a table; model and version in the metadata of its schema."""
-    answer = said.answer
-    columns = {
-        "prediction": pyarrow.array(answer.prediction),
-        "id": pyarrow.array(said.ids or [None] * len(answer.prediction), "string"),
-    }
-    if answer.probability is not None:
-        names = [f"probability_{label_text(label)}" for label in answer.classes]
-        columns |= {name: pyarrow.array(p, "float64") for name, p in zip(names, answer.probability.T, strict=True)}
+    ids = pyarrow.array(said.ids or [None] * len(said.answer.prediction), "string")
+    columns = said.answer.columns()
+    columns = {"prediction": columns.pop("prediction"), "id": ids, **columns}
     facts = {"model": model, "version": str(said.predictor.version)}
     table = pyarrow.table(columns).replace_schema_metadata(facts)
     sink = pyarrow.BufferOutputStream()

@@ -7,13 +7,12 @@ from flask import Blueprint, Response, current_app
 
 from mlops_nb.figures import WINDOWS
 from mlops_nb.predictor import Predictor
-from mlops_nb.signature import Input, Signature
+from mlops_nb.signature import Input, Signature, label_text
 from serve.arrow import ARROW
 from serve.dashboard import DATA, HOURS, LONGEST, MARK
 from serve.errors import to_json
 from serve.feedback import PATTERN
 from serve.mlflow import CSV
-from serve.rows import label_text
 from serve.tensors import DATATYPES, DTYPES
 from serve.v2 import INPUTS, outputs_of
 

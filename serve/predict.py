@@ -2,9 +2,10 @@
 
 from flask import Blueprint, Response, current_app, request
 
+from mlops_nb.signature import label_text
 from serve.arrow import ARROW, read_table, wants_arrow, write_table
 from serve.errors import RequestError, to_json
-from serve.rows import Said, ask, label_text, only_keys, read_object
+from serve.rows import Said, ask, only_keys, read_object
 
 routes = Blueprint("predict", __name__)
 

@@ -147,8 +147,3 @@ def check_rows(n: int, name: str, limit: int | None = None):
     limit = limit or current_app.extensions["settings"].max_rows
     if n > limit:
         raise TooManyRowsError(f"{name} has {n:,} rows; at most {limit:,} are taken. Send them in parts.")
-
-
-def label_text(label) -> str:
-    """A class label as text: a text as it is, anything else as JSON writes it."""
-    return label if isinstance(label, str) else orjson.dumps(label).decode()

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from mlops_nb.settings import Settings
+from mlops_nb.signature import label_text
 from serve.app import create_app, live_model
-from serve.rows import label_text
 
 
 def post(client, body, **options):
