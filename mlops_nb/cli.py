@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_json', 'why', 'alias', 'main', 'models', 'list_models', 'show', 'diff', 'promote', 'rollback', 'clear',
            'show_history', 'explain_answer', 'rehearse_version', 'runs', 'list_runs', 'show_run', 'compare', 'new',
-           'check', 'doctor', 'serve', 'check_port', 'monitor', 'retrain', 'traffic']
+           'check', 'doctor', 'serve', 'check_port', 'predict', 'monitor', 'retrain', 'traffic']
 
 # %% ../nbs/90_cli.ipynb #00000002
 import json
@@ -473,6 +473,73 @@ def check_port(
         if e.errno == errno.EADDRINUSE:
             raise SettingsError(f"Port {port} on {host} is in use. Choose another: PORT={port + 1} or --port.") from e
         raise SettingsError(f"Cannot listen on {host}:{port}: {e.strerror or e}.") from e
+
+# %% ../nbs/90_cli.ipynb #1e3e8075
+@main.command()
+@click.argument("name", required=False)
+@click.option("--input", help="CSV, Parquet (a file, a folder, a pattern), any fsspec URL, or a SQLAlchemy URL.")
+@click.option("--output", help="A .csv file, a folder for Parquet files, or a SQLAlchemy URL.")
+@click.option("--query", help="The SQL to read, when --input is a database.")
+@click.option("--table", help="The table to write, when --output is a database.")
+@click.option("--version", default="production", show_default=True, help="A number or an alias.")
+@click.option("--key", multiple=True, help="A column that says which row it is (default: all that the model leaves out).")
+@click.option("--probability", is_flag=True, help="Write the probability of each class, too.")
+@click.option("--log", is_flag=True, help="Write into the prediction log, too, for mlops-nb monitor.")
+@click.option(
+    "--max-rejects",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Stop when more than this share of the rows does not fit the model.",
+)
+@click.option("--chunk-rows", type=click.IntRange(1), default=100_000, show_default=True, help="Rows in memory.")
+@click.option("--again", is_flag=True, help="Do it once more if it is done.")
+@click.option("--restart", is_flag=True, help="Forget what an unfinished job did.")
+@click.option("--list", "list_them", is_flag=True, help="Show the jobs of NAME, or of all models.")
+@as_json
+def predict(name, input, output, max_rejects, again, restart, list_them, as_json, key, **options):
+    "Score a table with NAME; killed and started again, it goes on where it was."
+    from mlops_nb.batch import Order, Watcher, predict_batch
+
+    if list_them:
+        _list_jobs(name, as_json)
+        return
+    if not (name and input and output):
+        raise click.UsageError("Give NAME, --input and --output; or --list.")
+    order = Order(name, input, output, key=key, **options)
+    watcher = Watcher(lambda text: click.echo(text, err=True), lambda total, done: _row_bar(total, done, as_json))
+    job = predict_batch(order, max_rejects, again, restart, watcher=watcher)
+    if as_json:
+        _print_json(_job_row(job))
+    else:
+        counts = f"{job.rows:,} rows scored, {job.rejected:,} rejected"
+        click.echo(f"{job.name} version {job.version}: {counts} in {job.seconds:.1f} s, in {job.output}")
+
+
+def _row_bar(total: int, done: int, quiet: bool):
+    "A progress bar in rows, where a person looks."
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=done, unit=" rows", unit_scale=True, disable=True if quiet else None)
+
+
+def _list_jobs(name: str | None, as_json: bool):
+    from mlops_nb.batch import Jobs
+
+    registry = _registry()
+    try:
+        found = [_job_row(job) for job in Jobs(registry.engine).list(name)]
+    finally:
+        registry.close()
+    columns = ["id", "name", "version", "state", "rows", "rejected", "seconds", "started_at", "input", "output"]
+    _print_json(found) if as_json else _print_table(found, columns, "There are no batch jobs yet.")
+
+
+def _job_row(job) -> dict:
+    "A job as a script reads it."
+    from dataclasses import asdict
+
+    return {k: v for k, v in asdict(job).items() if k != "fingerprint"}
 
 # %% ../nbs/90_cli.ipynb #0000001a
 @main.command()

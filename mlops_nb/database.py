@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['metadata', 'models', 'versions', 'aliases', 'history', 'predictions', 'labels', 'requests', 'health', 'alerts',
-           'decisions', 'locks', 'connect', 'in_utc', 'reading', 'writing', 'open_database', 'migrate',
-           'migrations_folder', 'revision', 'newest_revision']
+           'batch_jobs', 'batch_chunks', 'decisions', 'locks', 'connect', 'in_utc', 'reading', 'writing',
+           'open_database', 'migrate', 'migrations_folder', 'revision', 'newest_revision']
 
 # %% ../nbs/13_database.ipynb #00000002
 import sqlite3
@@ -140,6 +140,37 @@ alerts = sa.Table(
     sa.Column("closed_at", sa.DateTime(timezone=True)),
     sa.Index("ix_alerts_name_opened_at", "name", "opened_at"),
 )
+batch_jobs = sa.Table(
+    "batch_jobs",
+    metadata,
+    sa.Column("id", sa.String(63), primary_key=True),
+    sa.Column("name", sa.String(63), nullable=False),  # of the model
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("input", sa.Text, nullable=False),  # without secrets, as is the output
+    sa.Column("output", sa.Text, nullable=False),
+    sa.Column("options", sa.JSON, nullable=False),  # what was asked for
+    sa.Column("fingerprint", sa.String(64), nullable=False),  # of the input
+    sa.Column("state", sa.String(15), nullable=False),  # "running", "stopped", "publishing", "finished", "dropped"
+    sa.Column("chunks", sa.Integer, nullable=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),  # scored so far
+    sa.Column("rejected", sa.BigInteger, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),  # of work, waiting for a restart left out
+    sa.Column("started_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("finished_at", sa.DateTime(timezone=True)),
+    sa.Column("error", sa.Text),
+    sa.Index("ix_batch_jobs_name_started_at", "name", "started_at"),
+)
+
+# beside the rows of a job, in whatever database they are: no foreign key
+batch_chunks = sa.Table(
+    "batch_chunks",
+    metadata,
+    sa.Column("job", sa.String(63), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("rejected", sa.BigInteger, nullable=False),
+)
+
 # one that is open at a time
 sa.Index(
     "uq_alerts_open",

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MlopsError', 'SettingsError', 'SpecError', 'DataError', 'SchemaError', 'InputError', 'TooManyRowsError',
            'TrainingError', 'GateError', 'BundleError', 'ArtifactError', 'RegistryError', 'NotFoundError',
-           'ConflictError', 'PipelineError', 'known_names']
+           'ConflictError', 'PipelineError', 'BatchError', 'known_names']
 
 # %% ../nbs/00_errors.ipynb #00000003
 class MlopsError(Exception):
@@ -104,6 +104,12 @@ class PipelineError(MlopsError):
     "A pipeline whose files do not fit together."
 
     code = "pipeline_error"
+
+
+class BatchError(MlopsError):
+    "A batch job that cannot begin or go on, or that was stopped."
+
+    code = "batch_stopped"
 
 # %% ../nbs/00_errors.ipynb #00000008
 from collections.abc import Iterable

@@ -79,6 +79,9 @@ class Settings:
     log_days: float = setting(90.0, "How long predictions and labels stay in the database", 0.01)
     label_hours: float = setting(24.0, "How long a label waits for a prediction with its id", 0.01)
     spool: str = setting("", "Folder of predictions on their way to the database. Default: `store/spool`")
+    batch: str = setting(
+        "", "Folder where batch jobs keep what cannot be read twice: answers of queries. Default: `store/batch`"
+    )
     spool_mb: float = setting(1024.0, "Most that waits there, in MiB; beyond it nothing is logged", 1)
     alert_p95_ms: float = setting(250.0, "A model whose rows are answered slower is an alert (95th percentile)", 0)
     alert_error_rate: float = setting(0.01, "A model whose requests fail (5xx) more often is an alert", 0, 1)
@@ -121,6 +124,7 @@ class Settings:
             "artifacts": self.artifacts or str(store / "artifacts"),
             "runs": self.runs or str(store / "runs"),
             "spool": self.spool or str(store / "spool"),
+            "batch": self.batch or str(store / "batch"),
         }
         return type(self)(**{f.name: getattr(self, f.name) for f in fields(self)} | places)
 

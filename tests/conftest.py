@@ -21,12 +21,9 @@ def _postgres_answers() -> bool:
         engine.dispose()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request, tmp_path):
-    """An empty database, of either kind."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/mlops.db"
-        return
+@pytest.fixture
+def postgres_url():
+    """An empty schema of PostgreSQL."""
     if not _postgres_answers():
         if os.environ.get("REQUIRE_SERVICES"):
             pytest.fail("PostgreSQL does not answer on 127.0.0.1:5432")
@@ -39,6 +36,12 @@ def database_url(request, tmp_path):
     with engine.begin() as connection:
         connection.execute(sa.schema.DropSchema(schema, cascade=True))
     engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request, tmp_path):
+    """An empty database, of either kind."""
+    return f"sqlite:///{tmp_path}/mlops.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
 
 
 @pytest.fixture(scope="session")
