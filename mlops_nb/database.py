@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['metadata', 'models', 'versions', 'aliases', 'history', 'predictions', 'labels', 'requests', 'health', 'alerts',
            'batch_jobs', 'batch_chunks', 'decisions', 'locks', 'connect', 'in_utc', 'reading', 'writing',
-           'open_database', 'migrate', 'migrations_folder', 'revision', 'newest_revision']
+           'open_database', 'migrate', 'migrations_folder', 'revision', 'revisions', 'newest_revision']
 
 # %% ../nbs/13_database.ipynb #00000002
 import sqlite3
@@ -19,7 +19,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine, make_url
 
-from .errors import SettingsError
+from .errors import SettingsError, known_names
 
 # %% ../nbs/13_database.ipynb #00000004
 metadata = sa.MetaData(
@@ -311,19 +311,23 @@ def open_database(
 
 def migrate(
     engine: Engine,
-    revision: str = "head",  # Where to; "base" takes everything down
+    to: str = "head",  # A revision, the newest by default; "base" takes everything down
 ):
-    "Run Alembic's migrations inside one transaction."
+    "Go up or down to a revision, in one transaction."
     from alembic import command
     from alembic.config import Config
 
+    known = ("base", "head", *revisions())
+    if to not in known:
+        raise SettingsError(f"There is no revision {to!r}. {known_names(to, known)}")
     config = Config()
     config.set_main_option("script_location", str(migrations_folder()))
     with writing(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
         config.attributes["connection"] = connection
-        (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+        goes_down = to == "base" or to < (revision(connection) or "")
+        (command.downgrade if goes_down else command.upgrade)(config, to)
 
 
 def migrations_folder() -> Path:
@@ -340,6 +344,11 @@ def revision(connection: Connection) -> str | None:
     return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
 
 
+def revisions() -> list[str]:
+    "All revisions, oldest first, by the names of the files: no need to import Alembic to find nothing to do."
+    return sorted(p.stem.split("_")[0] for p in (migrations_folder() / "versions").glob("[0-9]*.py"))
+
+
 def newest_revision() -> str:
-    "The newest revision, by the names of the files: no need to import Alembic to find nothing to do."
-    return max(p.stem.split("_")[0] for p in (migrations_folder() / "versions").glob("[0-9]*.py"))
+    "The revision that this version of mlops_nb works with."
+    return revisions()[-1]

@@ -1,6 +1,5 @@
 """Versions and aliases, on both databases: what must hold when several people act at once."""
 
-import ast
 import itertools
 import shutil
 import threading
@@ -9,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from mlops_nb.bundle import read_manifest
-from mlops_nb.database import metadata, migrate, migrations_folder, open_database, reading, revision, writing
+from mlops_nb.database import open_database, reading, revision, writing
 from mlops_nb.errors import BundleError, GateError, NotFoundError, RegistryError, SettingsError, SpecError
 from mlops_nb.evaluate import Evaluation, GateResult
 from mlops_nb.registry import Registry, promote_if_passed
@@ -251,22 +250,6 @@ def test_version_that_failed_its_gates_needs_force(registry, bundles):
     assert registry.promote("toy", version.version, force=True).to_version == 1
 
 
-def test_migrations_end_in_the_declared_tables_and_go_down_again(database_url):
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
-    engine = open_database(database_url)
-    with reading(engine) as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    migrate(engine, "base")
-    with reading(engine) as connection:
-        assert set(sa.inspect(connection).get_table_names()) == {"alembic_version"}
-    migrate(engine)
-    with reading(engine) as connection:
-        assert set(sa.inspect(connection).get_table_names()) == {"alembic_version", *metadata.tables}
-    engine.dispose()
-
-
 def test_database_that_a_newer_release_migrated_is_used_as_it_is(database_url, bundles, tmp_path):
     """A rolling upgrade, or one that was taken back: the migration of the newer release stays."""
     engine = open_database(database_url)
@@ -281,19 +264,6 @@ def test_database_that_a_newer_release_migrated_is_used_as_it_is(database_url, b
     with reading(registry.engine) as connection:
         assert revision(connection) == "9999"
     registry.close()
-
-
-def test_migrations_only_add():
-    """What an older release does not know of must not be in its way."""
-    allowed = {"create_table", "add_column", "create_index", "execute", "batch_alter_table"}
-    for file in (migrations_folder() / "versions").glob("[0-9]*.py"):
-        tree = ast.parse(file.read_text())
-        upgrade = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "upgrade")
-        calls = [n for n in ast.walk(upgrade) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
-        done = {c.func.attr for c in calls if ast.unparse(c.func.value) in ("op", "batch", "batch_op")}
-        assert done <= allowed, f"{file.name}: {sorted(done - allowed)}"
-        columns = [ast.unparse(c) for c in calls if c.func.attr == "add_column"]
-        assert all("nullable=False" not in c or "server_default" in c for c in columns), file.name
 
 
 @pytest.mark.parametrize("url", ["mysql://u:hunter22@h/x", "nonsense hunter22", "oracle://u:hunter22@h"])
