@@ -90,6 +90,7 @@ predictions = sa.Table(
     sa.Column("prediction", sa.JSON, nullable=False),  # a label or a number
     sa.Column("probability", sa.JSON(none_as_null=True)),  # a list, in the order of the classes
     sa.Index("ix_predictions_name_at", "name", "at"),
+    sa.Index("ix_predictions_name_version_at", "name", "version", "at"),  # of a version that is new among millions
 )
 
 labels = sa.Table(

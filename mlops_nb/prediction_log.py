@@ -6,7 +6,7 @@
 __all__ = ['Predicted', 'Labelled', 'Counted', 'Window', 'Logged', 'PredictionLog']
 
 # %% ../nbs/24_prediction_log.ipynb #00000002
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ import orjson
 import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from .database import in_utc, labels, open_database, predictions, reading, requests, writing
 from .errors import NotFoundError
@@ -253,20 +253,25 @@ class PredictionLog:
         days: float,  # Predictions and labels stay this long
         label_hours: float,  # A label waits this long for a prediction with its id
         now: datetime | None = None,
+        last: datetime | None = None,  # When this was done last: only labels that became too old since are looked for
     ) -> list[str]:  # Ids of labels that were given up
         "Delete what is older; a label whose prediction never came is given up earlier, and named."
         now = now or datetime.now(UTC)
-        unmatched = sa.select(labels.c.id).where(
-            labels.c.at < now - timedelta(hours=label_hours),
-            ~sa.exists().where(predictions.c.id == labels.c.id),
-        )
+        old, overdue = now - timedelta(days=days), timedelta(hours=label_hours)
+        alone = ~sa.exists().where(predictions.c.id == labels.c.id)
+        unmatched = sa.select(labels.c.id).where(labels.c.at < now - overdue, alone)
+        if last is not None:
+            unmatched = unmatched.where(labels.c.at >= last - overdue - _LATE)
         with writing(self.engine) as connection:
             given_up = list(connection.execute(unmatched).scalars())
-            connection.execute(sa.delete(labels).where(labels.c.id.in_(unmatched)))
-            old = sa.select(predictions.c.id).where(predictions.c.at < now - timedelta(days=days))
-            connection.execute(sa.delete(labels).where(labels.c.id.in_(old)))
-            connection.execute(sa.delete(predictions).where(predictions.c.at < now - timedelta(days=days)))
-            connection.execute(sa.delete(requests).where(requests.c.at < now - timedelta(days=days)))
+            for i in range(0, len(given_up), 1000):
+                connection.execute(sa.delete(labels).where(labels.c.id.in_(given_up[i : i + 1000])))
+            connection.execute(sa.delete(labels).where(labels.c.at < old))
+            for name in _models_in(connection):
+                of_model = (predictions.c.name == name) & (predictions.c.at < old)
+                connection.execute(sa.delete(labels).where(labels.c.id.in_(sa.select(predictions.c.id).where(of_model))))
+                connection.execute(sa.delete(predictions).where(of_model))
+            connection.execute(sa.delete(requests).where(requests.c.at < old))
         return given_up
 
 # %% ../nbs/24_prediction_log.ipynb #00000009
@@ -300,6 +305,18 @@ _COLUMNS = [column.name for column in predictions.columns]
 
 def _json(value) -> str:
     return orjson.dumps(value).decode()
+
+
+_LATE = timedelta(hours=1)  # So long after it was sent a label may arrive, and is still looked at
+
+
+def _models_in(connection: Connection) -> Iterator[str]:
+    "The models that have predictions: a step in the index each, however many rows they have."
+    query = sa.select(sa.func.min(predictions.c.name))
+    name = connection.execute(query).scalar()
+    while name is not None:
+        yield name
+        name = connection.execute(query.where(predictions.c.name > name)).scalar()
 
 
 _JOINED = sa.select(predictions, labels.c.label).select_from(

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from serve.spool import Drain, Spool
 
 PAUSE = 0.25  # Seconds between two looks at the spool
 LONGEST_PAUSE = 5.0  # After several errors of the database
-TIDY = 600.0  # Seconds between two deletions of what is old
+TIDY = timedelta(minutes=10)  # Between two deletions of what is old
 REFUSED = "refused.txt"  # Lines that the database will never take
 
 
@@ -40,7 +41,7 @@ class Log:
         self._drain = Drain(Path(settings.spool))
         self._database: PredictionLog | None = None
         self._problem: str | None = None
-        self._tidied = -TIDY
+        self._tidied: datetime | None = None  # When, if this worker has
         self._pause = PAUSE
         self._routine = Routine("log", self._tend)
 
@@ -154,10 +155,11 @@ class Log:
 
     def _tidy(self):
         """Now and then: delete what is older than the settings say."""
-        if time.monotonic() - self._tidied < TIDY:
+        now = datetime.now(UTC)
+        if self._tidied is not None and abs(now - self._tidied) < TIDY:  # a clock may be set back
             return
-        given_up = self._database.forget(self.settings.log_days, self.settings.label_hours)
-        self._tidied = time.monotonic()
+        given_up = self._database.forget(self.settings.log_days, self.settings.label_hours, now, self._tidied)
+        self._tidied = now
         if given_up:
             self.unmatched += len(given_up)
             ids = ", ".join(given_up[:3]) + (", ..." if len(given_up) > 3 else "")

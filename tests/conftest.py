@@ -3,6 +3,8 @@
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
@@ -21,9 +23,9 @@ def _postgres_answers() -> bool:
         engine.dispose()
 
 
-@pytest.fixture
-def postgres_url():
-    """An empty schema of PostgreSQL."""
+@contextmanager
+def empty_schema() -> Iterator[str]:
+    """A schema of PostgreSQL, until the block ends."""
     if not _postgres_answers():
         if os.environ.get("REQUIRE_SERVICES"):
             pytest.fail("PostgreSQL does not answer on 127.0.0.1:5432")
@@ -36,6 +38,20 @@ def postgres_url():
     with engine.begin() as connection:
         connection.execute(sa.schema.DropSchema(schema, cascade=True))
     engine.dispose()
+
+
+@pytest.fixture
+def postgres_url():
+    """An empty schema of PostgreSQL."""
+    with empty_schema() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def filled_postgres_url():
+    """One that the tests of a module share."""
+    with empty_schema() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

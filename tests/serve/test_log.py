@@ -78,6 +78,17 @@ def test_what_is_old_is_forgotten_and_labels_without_a_prediction_sooner(log):
     assert log.forget(90, 24, now + timedelta(days=91)) == []
 
 
+def test_labels_without_a_prediction_are_looked_for_where_nobody_has_looked_yet(log):
+    now = datetime.fromtimestamp(1e9, UTC)
+    log.add([Labelled("sent-late-0", 1, 1e9 - 24.5 * 3600), Labelled("before-0", 1, 1e9 - 30 * 3600)])
+    assert log.forget(90, 24, now + timedelta(minutes=10), last=now) == ["sent-late-0"]
+    assert log.forget(90, 24, now) == ["before-0"], "the first look is at all of them"
+    log.add([Labelled("never-0", 1, 1e9)])
+    log.forget(90, 24, now + timedelta(days=91), last=now + timedelta(days=90))
+    with reading(log.engine) as connection:
+        assert connection.execute(sa.text("SELECT id FROM labels")).scalars().all() == []
+
+
 def shipped(drain: Drain) -> list[bytes]:
     lines = []
     assert drain.leads()

@@ -1,0 +1,13 @@
+"""Find the newest predictions of one version, however many others there are."""
+
+from alembic import op
+
+revision, down_revision = "0007", "0006"
+
+
+def upgrade():
+    op.create_index("ix_predictions_name_version_at", "predictions", ["name", "version", "at"])
+
+
+def downgrade():
+    op.drop_index("ix_predictions_name_version_at", "predictions")
