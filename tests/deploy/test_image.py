@@ -12,6 +12,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks.models import FACTS
@@ -34,7 +35,7 @@ NOT_FOR_SERVING = (
     "jupytext", "wandb", "matplotlib", "pandera", "skl2onnx", "onnx", "openpyxl", "ruff", "pytest", "pip", "setuptools",
 )  # fmt: skip
 MODELS = ["signals", "loans", "emails", "demand"]
-LARGEST = 620e6  # Bytes of the environment; docs/deploying.md says what it has
+LARGEST = 650e6  # Bytes of the environment; docs/deploying.md says what it has
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,7 @@ class Running:
         writes = machine.folder / f"writes-{self.port}"
         (writes / "tmp").mkdir(parents=True)
         places = {"TMPDIR": writes / "tmp", "MLOPS_SPOOL": writes / "spool", "MLOPS_CACHE": writes / "cache"}
+        places["MLOPS_BATCH"] = writes / "batch"
         own = {k: machine.mapped(v) for k, v in machine.stages.environment("serve").items()}
         own["PATH"] = own["PATH"].replace("$PATH", "/usr/bin:/bin")
         own |= {"MLOPS_PORT": str(self.port), "MLOPS_HOME": str(project), "MLOPS_WORKERS": "1", "MLOPS_API_KEYS": KEY}
@@ -187,11 +189,15 @@ def test_wheel_with_the_extra_serve_is_enough_where_there_is_no_project(machine,
 @pytest.mark.soak
 @pytest.mark.slow
 def test_commands_of_the_jobs_run_in_the_image(machine, production):
-    name, *_, home = production("loans")
-    for words, codes in ((["models", "list", "--json"], {0}), (["monitor", name, "--json"], {0, 1, 2})):
+    name, rows, expected, home = production("loans")
+    arrived, scores = home / "arrived.parquet", home / "scores"
+    pd.DataFrame(rows, columns=load_spec("mlops_nb.examples.loans").inputs).to_parquet(arrived)
+    scored = ["predict", name, "--input", str(arrived), "--output", str(scores)]
+    for words, codes in ((["models", "list", "--json"], {0}), (scored, {0}), (["monitor", name, "--json"], {0, 1, 2})):
         job = Running(machine, home, ["mlops-nb", *words], machine.inside("/srv/project"), MLOPS_MODEL=name)
         assert job.process.wait(timeout=60) in codes, job.log.read_text()
         assert "Traceback" not in job.log.read_text(), job.log.read_text()
+    assert pd.read_parquet(scores)["prediction"].tolist() == expected
 
 
 def test_lock_of_serving_is_a_part_of_the_lock_and_has_what_the_extras_need():

@@ -101,6 +101,9 @@ def test_a_model_is_built_judged_and_released_by_the_steps_of_the_workflow(tmp_p
     said = carry_out(project, "release", "release", VERSION="1")
     assert "production of toy: nowhere -> version 1" in said and "release 7" in said, said
     assert carry_out(project, "scheduled", "monitor").endswith("ended with 1"), "nobody asked the model anything yet"
+    (tmp_path / "arrived.csv").write_text("x\n1.0\n90.0\n")
+    said = carry_out(project, "scheduled", "score", INPUT="arrived.csv", OUTPUT="scores.csv")
+    assert [line.split(",")[1] for line in (tmp_path / "scores.csv").read_text().splitlines()[1:]] == ["0", "1"], said
     project.replace("toy.py", "i > 45", "i > 40")
     project.replace("toy.py", '"accuracy": 0.8', '"accuracy": 1.1')
     assert carry_out(project, "release", "build").endswith("evaluation.json ended with 1"), "a gate that is not met"
