@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Runner', 'Order', 'Job', 'Jobs', 'Done', 'Target', 'TableTarget', 'FileTarget', 'Work', 'in_order', 'Watcher',
-           'predict_batch']
+           'predict_batch', 'peek']
 
 # %% ../nbs/40_batch.ipynb #00000002
 import fcntl
@@ -24,6 +24,7 @@ from typing import Protocol
 
 import fsspec
 import numpy as np
+import pandas as pd
 import pyarrow
 import sqlalchemy as sa
 from pyarrow import compute, parquet
@@ -204,9 +205,10 @@ class TableTarget:
                 for name, some in ((self.table, rows), (f"{self.table}_rejects", rejects)):
                     if len(some):
                         _insert(connection, name, some.append_column("job", pyarrow.repeat(self.job, len(some))))
-        except sa.exc.IntegrityError:
-            if number not in {done.number for done in self.done()}:
-                raise
+        except (sa.exc.DBAPIError, self.engine.dialect.dbapi.Error) as e:
+            if not (isinstance(e, sa.exc.IntegrityError) and number in {done.number for done in self.done()}):
+                reason = str(getattr(e, "orig", e)).splitlines()[0]
+                raise BatchError(f"Cannot write chunk {number} into the table {self.table!r}: {reason}") from e
 
     def publish(self, rejects_only: bool = False):
         "Everything is there already."
@@ -576,21 +578,27 @@ def predict_batch(
     jobs = Jobs(registry.engine)
     try:
         with _alone(settings, order):
-            job, work = _begin(order, registry, jobs, again, restart, settings)
-            if work is None:
-                watcher.say(f"Nothing to do: job {job.id} did this already; --again does it once more.")
-                return job
-            return _finish(work, jobs, _score(work, jobs, max_rejects, run, watcher))
+            unfinished, finished = _earlier(order, jobs, restart)
+            if unfinished and unfinished.state == "publishing":
+                return _finish(order, jobs, unfinished, settings)
+            work = _plan(order, unfinished, registry, settings)
+            if not (unfinished or again) and finished and _is_same(finished, work.job) and work.target.exists():
+                watcher.say(f"Nothing to do: job {finished.id} did this already; --again does it once more.")
+                return finished
+            _claim(work, finished)
+            if not unfinished:
+                jobs.begin(work.job)
+            return _finish(order, jobs, _score(work, jobs, max_rejects, run, watcher), settings)
     finally:
         _disconnect()
         registry.close()
 
 
-def _finish(work: Work, jobs: Jobs, job: Job) -> Job:
+def _finish(order: Order, jobs: Jobs, job: Job, settings: Settings) -> Job:
     "Let the output appear."
     began = time.perf_counter()
-    work.target.publish()
-    shutil.rmtree(_folder(work.settings, work.order), ignore_errors=True)
+    _target(order, job.id).publish()
+    shutil.rmtree(_folder(settings, order), ignore_errors=True)
     seconds = job.seconds + time.perf_counter() - began
     return jobs.update(job, state="finished", seconds=seconds, finished_at=datetime.now(UTC), error=None)
 
@@ -614,39 +622,42 @@ def _folder(settings: Settings, order: Order) -> Path:
     return Path(settings.batch) / hashlib.sha256(options.encode()).hexdigest()[:16]
 
 # %% ../nbs/40_batch.ipynb #0000000f
-def _begin(
-    order: Order, registry: Registry, jobs: Jobs, again: bool, restart: bool, settings: Settings
-) -> tuple[Job, Work | None]:
-    "The job to go on with, or a new one; without work when it is done."
-    earlier = jobs.of_output(order.place)
-    unfinished = earlier[0] if earlier and earlier[0].state != "finished" else None
+def _earlier(order: Order, jobs: Jobs, restart: bool) -> tuple[Job | None, Job | None]:
+    "The job that is to go on, and the last one that was finished, if there are such."
+    written = jobs.of_output(order.place)
+    finished = next((job for job in written if job.state == "finished"), None)
+    unfinished = written[0] if written and written[0].state != "finished" else None
     if restart:
         _forget(order, jobs, unfinished)
-        unfinished = None
+        return None, finished
     if unfinished:
         _check_same(order, unfinished)
+    return unfinished, finished
+
+
+def _plan(order: Order, unfinished: Job | None, registry: Registry, settings: Settings) -> Work:
+    "What is to be done, with the version and the input that a job began with."
+    if unfinished:
         version = unfinished.version
     else:
-        shutil.rmtree(_folder(settings, order), ignore_errors=True)
         version = registry.get(order.name, order.version).version
-    if unfinished and unfinished.state == "publishing":
-        signature, source, keys = Signature((), "regression", ""), None, ()
-        return unfinished, Work(unfinished, order, source, _target(order, unfinished.id), signature, keys, settings)
+        shutil.rmtree(_folder(settings, order), ignore_errors=True)
     source = open_source(order.input, order.query, _folder(settings, order), order.chunk_rows)
     job = unfinished or _new_job(order, version, source)
-    target = _target(order, job.id)
-    if unfinished and source.fingerprint != unfinished.fingerprint:
+    if source.fingerprint != job.fingerprint:
         raise BatchError(f"{job.input} was changed since job {job.id} began. {_RESTART}")
-    finished = next((other for other in earlier if other.state == "finished"), None)
-    if finished and not (unfinished or again) and _is_same(finished, job) and target.exists():
-        return finished, None
-    _check_free(order, target, job, finished)
     signature = _predictor(settings, order.name, version).signature
-    work = Work(job, order, source, target, signature, _keys(order, source, signature), settings)
+    return Work(job, order, source, _target(order, job.id), signature, _keys(order, source, signature), settings)
+
+
+def _claim(work: Work, finished: Job | None):
+    "Make the place of the output ready; refuse to write over what no job wrote."
+    order, target = work.order, work.target
+    if target.owner() not in (None, work.job.id):
+        raise BatchError(f"{order.output}.parts belongs to another job. {_RESTART}")
+    if not order.table and finished is None and target.exists():
+        raise BatchError(f"{order.output} exists, and no job that is known here wrote it. Remove it, or give another.")
     target.prepare(work.schema, work.rejects_schema)
-    if not unfinished:
-        jobs.begin(job)
-    return job, work
 
 
 _RESTART = "--restart begins anew with it."
@@ -687,14 +698,6 @@ def _forget(order: Order, jobs: Jobs, unfinished: Job | None):
 def _target(order: Order, job: str) -> Target:
     return TableTarget(order.output, order.table, job) if order.table else FileTarget(order.output, job)
 
-
-def _check_free(order: Order, target: Target, job: Job, finished: Job | None):
-    "Refuse to write over what no job wrote."
-    if target.owner() not in (None, job.id):
-        raise BatchError(f"{order.output}.parts belongs to another job. {_RESTART}")
-    if not order.table and finished is None and target.exists():
-        raise BatchError(f"{order.output} exists, and no job that is known here wrote it. Remove it, or give another.")
-
 # %% ../nbs/40_batch.ipynb #00000010
 def _keys(order: Order, source: Source, signature: Signature) -> tuple[str, ...]:
     "The columns that say which row it is; refuse a source or an order that does not fit the model."
@@ -717,8 +720,6 @@ _OURS = ("prediction", "model", "model_version", "predicted_at", "reason", "job"
 
 def _score(work: Work, jobs: Jobs, max_rejects: float, run: Runner, watcher: Watcher) -> Job:
     "Score the chunks that are missing."
-    if work.job.state == "publishing":
-        return work.job
     job, began, done = work.job, time.perf_counter(), work.target.done()
     numbers = {d.number for d in done}
     todo = [chunk.number for chunk in work.source.chunks if chunk.number not in numbers]
@@ -752,3 +753,27 @@ def _stop(work: Work, jobs: Jobs, job: Job, error: str):
     jobs.update(job, state="stopped", error=redact(error))
     place = f"table {work.order.table}_rejects" if work.order.table else f"{work.order.output}.rejects"
     raise BatchError(f"{error} All of them so far are in {place}; what was scored is kept for the next start.")
+
+# %% ../nbs/40_batch.ipynb #00000012
+def peek(
+    order: Order,
+    rejects: bool = False,  # What was rejected, not what was scored
+    rows: int = 10,
+) -> pd.DataFrame:
+    "The first rows of what a job wrote."
+    if order.table:
+        engine, name = connect(expand_source(order.output)), f"{order.table}_rejects" if rejects else order.table
+        with reading(engine) as connection:
+            found = pd.read_sql_query(sa.select(sa.text("*")).select_from(sa.table(name)).limit(rows), connection)
+        engine.dispose()
+        return found
+    target = FileTarget(order.output, "")
+    path = f"{target.path}.rejects" if rejects else target.path
+    if not target.filesystem.exists(path):
+        return pd.DataFrame()
+    if target.as_csv:
+        with target.filesystem.open(path) as file:
+            return pd.read_csv(file, nrows=rows)
+    first = min(target.filesystem.glob(f"{path}/part-*.parquet"))
+    with target.filesystem.open(first, "rb") as file:
+        return next(parquet.ParquetFile(file).iter_batches(rows), pyarrow.RecordBatch.from_pylist([])).to_pandas()
