@@ -4,21 +4,23 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'LABELLED', 'SILENCE', 'SPANS', 'LAST', 'ROWS', 'Traffic', 'Health', 'measure_health', 'answers_of', 'take',
-           'read_traffic', 'parse_last', 'monitor', 'keep', 'latest_health']
+           'read_traffic', 'parse_last', 'monitor', 'figures_of', 'keep', 'latest_health']
 
 # %% ../nbs/36_monitor.ipynb #00000002
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from .alerts import Finding, tell, update_alerts
+from .alerts import Alert, Finding, tell, update_alerts
 from .bundle import Bundle, check_hashes, read_manifest
 from .database import health, reading, writing
 from .drift import DriftReport, measure_drift
@@ -37,6 +39,7 @@ from .registry import Registry, Version
 from .settings import Settings
 from .signature import Answer, Signature
 from .spec import ModelSpec, import_from, load_spec
+from .tracking import log_health_to_wandb
 
 # %% ../nbs/36_monitor.ipynb #00000004
 @dataclass(frozen=True)
@@ -403,10 +406,33 @@ def monitor(
         result = measure_health(bundle, found.version, window, *given)
         keep(registry.engine, result)
         untold = update_alerts(registry.engine, name, result.findings, result.judged, now)
-        tell(registry.engine, untold, settings.alert_urls.split())
+        told = tell(registry.engine, untold, settings.alert_urls.split())
     finally:
         registry.close()
+    if problem := _to_wandb(result, told, settings):
+        print(f"W&B could not be reached: {problem}", file=sys.stderr)
     return result
+
+
+def figures_of(
+    result: Health,
+) -> dict[str, float]:
+    "The numbers of a look by name, without those that are not known."
+    values = {"rows": result.rows, "rows_per_minute": result.rows_per_minute, "findings": len(result.findings)}
+    values |= {f"latency/{name}": ms for name, ms in result.latency.items()}
+    values |= {f"drift/{c.role} {c.name}": c.effect for c in result.drift.columns}
+    measured = result.performance.results if result.performance else ()
+    values |= {f"performance/{r.metric}": r.value for r in measured if r.slice == "all"}
+    values |= {f"estimate/{e.metric}": e.estimated_value for e in result.estimates}
+    if result.traffic and result.traffic.requests:
+        values |= {f"requests/{k}": getattr(result.traffic, k) / result.traffic.requests for k in ("refused", "failed")}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _to_wandb(result: Health, told: Sequence[Alert], settings: Settings) -> str | None:
+    alerts = {str(a): (f"{a.name}: {a.kind} of {a.subject}", a.change == "closed") for a in told}
+    where = settings.wandb_project, Path(settings.runs)
+    return log_health_to_wandb(result.name, result.version, figures_of(result), alerts, *where)
 
 
 def _spec_of(version: Version, settings: Settings) -> tuple[ModelSpec | None, str]:

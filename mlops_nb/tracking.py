@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REDACTED', 'PACKAGES', 'RUN_ID_VARIABLE', 'BUILD_PID_VARIABLE', 'GitState', 'git_state', 'secret_values', 'redact',
            'package_versions', 'current_run_id', 'Run', 'RunStore', 'Differences', 'differences', 'wandb_mode',
-           'log_to_wandb']
+           'log_to_wandb', 'log_health_to_wandb']
 
 # %% ../nbs/12_tracking.ipynb #00000002
 import json
@@ -310,6 +310,26 @@ def wandb_mode() -> str:  # "online", "offline" or "disabled"
         return "offline"
 
 
+def _wandb_run(
+    folder: Path,  # Of the runs
+    project: str,
+    id: str,
+    group: str,
+    **given,  # To `wandb.init`
+):
+    "A W&B run that goes on where there is one, and looks at nothing by itself."
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    for name, place in {"WANDB_DATA_DIR": folder / "wandb", "WANDB_CACHE_DIR": folder / "wandb" / "cache"}.items():
+        os.environ.setdefault(name, str(place))
+    quiet = {"console": "off", "silent": True, "disable_git": True, "disable_code": True, "x_disable_meta": True}
+    mode, settings = wandb_mode(), wandb.Settings(**quiet, x_disable_stats=True, init_timeout=30)
+    resume = "allow" if mode == "online" else None
+    where = {"project": project, "dir": str(folder), "mode": mode, "resume": resume, "settings": settings}
+    return wandb.init(id=id, name=id, group=group, **where, **given)
+
+
 def log_to_wandb(
     run: Run,
     project: str,  # W&B project
@@ -319,29 +339,12 @@ def log_to_wandb(
 ) -> str | None:  # What went wrong, None if nothing did
     "Copy a finished run to W&B."
     record = run.record
-    places = {"WANDB_DATA_DIR": run.folder.parent / "wandb", "WANDB_CACHE_DIR": run.folder.parent / "wandb" / "cache"}
+    facts = ("spec", "params", "estimator_params", "seed", "code", "data", "python", "packages")
     try:
-        os.environ.setdefault("WANDB_SILENT", "true")
-        import wandb
+        given = {"config": {k: record.get(k) for k in facts}, **_remarks(record.get("decision"))}
+        with _wandb_run(run.folder.parent, project, run.id, record["model"], **given) as copy:
+            import wandb
 
-        for name, place in places.items():
-            os.environ.setdefault(name, str(place))
-        quiet = {"console": "off", "silent": True, "disable_git": True, "disable_code": True, "x_disable_meta": True}
-        with wandb.init(
-            project=project,
-            id=run.id,
-            name=run.id,
-            group=record["model"],
-            dir=str(run.folder.parent),
-            mode=wandb_mode(),
-            resume="allow" if wandb_mode() == "online" else None,
-            config={
-                k: record.get(k)
-                for k in ("spec", "params", "estimator_params", "seed", "code", "data", "python", "packages")
-            },
-            settings=wandb.Settings(**quiet, x_disable_stats=True),
-            **_remarks(record.get("decision")),
-        ) as copy:
             copy.log({**(record.get("metrics") or {}), "seconds": record.get("seconds")})
             copy.log({name: wandb.Image(str(path)) for name, path in (plots or {}).items() if path.is_file()})
             known = {"state": record["state"], "version": record.get("version"), "decision": record.get("decision")}
@@ -361,3 +364,26 @@ def log_to_wandb(
 def _remarks(decision: Mapping | None) -> dict:
     "Why a model was retrained and what became of it, where W&B shows such things."
     return {"tags": ["retrain", decision["action"]], "notes": "\n".join(decision["reasons"])} if decision else {}
+
+# %% ../nbs/12_tracking.ipynb #4be01c78
+def log_health_to_wandb(
+    model: str,
+    version: int,
+    figures: Mapping[str, float],  # Of one look
+    alerts: Mapping[str, tuple[str, bool]],  # Text to title, and whether it is over
+    project: str,  # W&B project
+    folder: Path,  # Of the runs
+) -> str | None:  # What went wrong, None if nothing did
+    "Add a look at a version to its run in W&B, and send what changed as alerts; does nothing unless online."
+    if wandb_mode() != "online":
+        return None
+    try:
+        with _wandb_run(folder, project, f"monitor-{model}-{version}", model, job_type="monitor") as run:
+            import wandb
+
+            run.log(dict(figures))
+            for text, (title, over) in alerts.items():
+                run.alert(title, redact(text), wandb.AlertLevel.INFO if over else wandb.AlertLevel.WARN)
+    except Exception as e:  # who watches must not stop because somebody does not listen
+        return redact(f"{type(e).__name__}: {e}")
+    return None

@@ -379,6 +379,71 @@ def test_silence_that_is_usual_or_cannot_be_compared_is_no_alert(alone, oldest, 
     assert "traffic" not in {f.kind for f in alone.look().findings}
 
 
+class StandIn:
+    """What `wandb.init` gives, as far as a look uses it."""
+
+    def __init__(self):
+        self.given, self.logged, self.alerts = [], [], []
+
+    def init(self, **given):
+        self.given.append(given)
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def log(self, figures):
+        self.logged.append(figures)
+
+    def alert(self, title, text, level):
+        self.alerts.append((title, text, level.value))
+
+
+def test_look_and_its_alerts_go_to_wandb_once_for_those_who_are_online(alone, monkeypatch):
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr(wandb, "init", (stand_in := StandIn()).init)
+    alone.serve(shift=0.7, ago=7200)
+    count(alone, 7200, s200=75, s503=25)
+    for _ in range(2):
+        alone.look(last=timedelta(hours=3))
+    assert [(g["id"], g["mode"], g["resume"]) for g in stand_in.given] == [("monitor-toy-1", "online", "allow")] * 2
+    first = stand_in.logged[0]
+    assert (first["rows"], first["requests/failed"]) == (1000, 0.25) and first["drift/input a"] > 0.2
+    assert "estimate/accuracy" in first and None not in first.values()
+    said = {title: (text, level) for title, text, level in stand_in.alerts}
+    assert len(said) == len(stand_in.alerts), "said once"
+    text, level = said["toy: drift of a"]
+    assert " of the values are " in text and level == "WARN"
+    alone.serve(ago=60)
+    alone.look(rows=1000)
+    assert ("toy: drift of a", "INFO") in {(title, level) for title, _, level in stand_in.alerts}
+
+
+def test_wandb_that_is_away_stops_no_look(alone, monkeypatch, capsys):
+    import wandb
+
+    def away(**given):
+        raise OSError("no route to api.wandb.ai")
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr(wandb, "init", away)
+    alone.serve(shift=0.7)
+    assert alone.look().status == "alert"
+    assert "W&B could not be reached: OSError: no route to api.wandb.ai" in capsys.readouterr().err
+
+
+def test_offline_nothing_is_written_for_wandb(alone, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    alone.serve(shift=0.7)
+    alone.look()
+    assert not list(alone.settings.home.rglob("*.wandb"))
+
+
 def test_command_shows_performance_and_exits_by_it(make_labelled):
     watched = make_labelled()
 
