@@ -52,6 +52,11 @@ class Alert:
         return datetime.fromisoformat(self.figures["since"]) if self.figures.get("since") else None
 
     @property
+    def command(self) -> str | None:
+        "How a person goes on from here; None where there are no rows to look at."
+        return f"mlops-nb investigate {self.name} --alert {self.id}" if self.since else None
+
+    @property
     def change(self) -> str:
         "What happened last: opened, worse or closed."
         return "closed" if self.closed_at else "opened" if self.changed_at == self.opened_at else "worse"
@@ -149,4 +154,6 @@ def _send(urls: Sequence[str], untold: Sequence[Alert]) -> bool:
     over = all(alert.change == "closed" for alert in untold)
     title = f"{untold[0].name}: {len(untold)} alert{'s' if len(untold) > 1 else ''}{' over' if over else ''}"
     kind = NotifyType.SUCCESS if over else NotifyType.WARNING
-    return bool(sender.notify("\n".join(map(str, untold)), title, kind))
+    go_on = next((alert.command for alert in untold if alert.command and alert.change != "closed"), None)
+    text = "\n".join(map(str, untold)) + (f"\n\nTo go on: {go_on}" if go_on else "")
+    return bool(sender.notify(text, title, kind))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_json', 'why', 'alias', 'main', 'models', 'list_models', 'show', 'diff', 'promote', 'rollback', 'clear',
            'show_history', 'explain_answer', 'rehearse_version', 'runs', 'list_runs', 'show_run', 'compare', 'new',
-           'check', 'doctor', 'serve', 'check_port', 'predict', 'monitor', 'retrain', 'traffic']
+           'check', 'doctor', 'serve', 'check_port', 'predict', 'monitor', 'investigate', 'retrain', 'traffic']
 
 # %% ../nbs/90_cli.ipynb #00000002
 import json
@@ -546,8 +546,9 @@ def _job_row(job) -> dict:
 @click.argument("name")
 @click.option("--last", metavar="SPAN", help="The window: so long, such as 90m, 24h, 7d (default: 24h).")
 @click.option("--rows", type=click.IntRange(1), help="The window: so many rows, the newest.")
+@click.option("--investigate", "go_on", is_flag=True, help="Then run the notebook that goes on from what was found.")
 @as_json
-def monitor(name, last, rows, as_json):
+def monitor(name, last, rows, go_on, as_json):
     "Look at the production version: exit code 0 healthy, 2 alert, 1 could not tell."
     from mlops_nb.monitor import monitor as look
     from mlops_nb.monitor import parse_last
@@ -559,6 +560,8 @@ def monitor(name, last, rows, as_json):
         _print_json(result.to_dict())
     else:
         _print_health(result)
+    if go_on and result.rows:
+        _print_investigation(name)
     sys.exit({"healthy": 0, "alert": 2, "unknown": 1}[result.status])
 
 
@@ -580,6 +583,23 @@ def _print_health(result):
         click.echo(f"  ALERT {finding.kind} of {finding.subject}: {finding.text}")
     for reason in result.cannot:
         click.echo(f"  cannot tell {reason}")
+    if result.findings:
+        click.echo(f"  to go on: mlops-nb investigate {result.name}")
+
+
+@main.command()
+@click.argument("name")
+@click.option("--alert", type=int, help="Its id (default: what the last look found).")
+def investigate(name, alert):
+    "Run the notebook that goes on from an alert: columns, rows, slices, mistakes."
+    _print_investigation(name, alert)
+
+
+def _print_investigation(name, alert=None):
+    from mlops_nb.investigate import investigate
+
+    click.echo(f"Running {name}'s investigation notebook ...", err=True)
+    click.echo(f"The executed notebook is {investigate(name, alert=alert)}", err=True)
 
 # %% ../nbs/90_cli.ipynb #41fee8ad
 def _of_terms(command):

@@ -245,9 +245,9 @@ _SPELLED = {"roc auc": "ROC AUC", "roc auc ovr": "ROC AUC, one against the rest"
 def latest_health(
     engine: Engine,
     name: str,  # Of a model
-) -> tuple[dict | None, list[dict]]:  # The last report, None without one; {kind, subject, size, text, opened_at} each
+) -> tuple[dict | None, list[dict]]:  # The last report, None without one; {kind, subject, size, text, opened_at, ...} each
     "What the monitor said last, and the alerts that are open, newest first."
-    report, keys = last_report(engine, name), ("kind", "subject", "size", "text", "opened_at")
+    report, keys = last_report(engine, name), ("kind", "subject", "size", "text", "opened_at", "since", "command")
     opened = [
         {key: getattr(alert, key) for key in keys} for alert in list_alerts(engine, name)[: -_MOST_ALERTS - 1 : -1]
     ]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'LABELLED', 'SILENCE', 'SPANS', 'LAST', 'ROWS', 'Traffic', 'Health', 'measure_health', 'answers_of', 'take',
-           'read_traffic', 'parse_last', 'monitor', 'figures_of', 'keep', 'latest_health']
+           'subject_of', 'read_traffic', 'parse_last', 'monitor', 'figures_of', 'spec_of', 'keep', 'latest_health']
 
 # %% ../nbs/36_monitor.ipynb #00000002
 import json
@@ -23,7 +23,7 @@ from sqlalchemy import Engine
 from .alerts import Alert, Finding, tell, update_alerts
 from .bundle import Bundle, check_hashes, read_manifest
 from .database import health, reading, writing
-from .drift import DriftReport, measure_drift
+from .drift import ColumnDrift, DriftReport, measure_drift
 from .errors import InputError, MlopsError
 from mlops_nb.performance import (
     Estimate,
@@ -114,7 +114,8 @@ def measure_health(
     "Compare a window of the prediction log with what a bundle remembers."
     facts, profile = window.facts, json.loads((bundle.path / "profile.json").read_text(encoding="utf-8"))
     answers = answers_of(bundle.signature, facts) if len(facts) else None
-    drift = measure_drift(profile, window.inputs, answers)
+    inputs = window.inputs if len(facts) else pd.DataFrame(columns=bundle.signature.names)
+    drift = measure_drift(profile, inputs, answers)
     latency = {f"p{q}": float(np.percentile(facts["ms"], q)) for q in (50, 95, 99)} if len(facts) else {}
     labelled = take(window, facts["label"].notna()) if labelled is None else labelled
     performance, unmeasured = _performance(bundle, spec, labelled, why_no_spec)
@@ -123,7 +124,7 @@ def measure_health(
     parts = [_of_drift(drift), _of_latency(latency, len(facts), p95_ms), unmeasured, judged_by_labels]
     parts += [] if len(labelled) else [_of_estimates(estimates, bundle, spec, labels_come)]
     parts += [_of_traffic(traffic, *error_rates)] if traffic else []
-    said = _since(_joined(parts), window.facts, labelled.facts)
+    said = _since(_joined(parts), version, window.facts, labelled.facts)
     (since, until), (first, last) = _ends(facts), _ends(labelled.facts)
     seconds = (until - since).total_seconds() if len(facts) else 0
     rate = len(facts) / seconds * 60 if seconds else None
@@ -170,13 +171,13 @@ def _joined(parts: Sequence[_Said]) -> _Said:
     return _Said(*([one for part in parts for one in getattr(part, name)] for name in ("findings", "judged", "cannot")))
 
 
-def _since(said: _Said, facts: pd.DataFrame, labelled: pd.DataFrame) -> _Said:
-    "Every finding with the time of the rows that it was seen in."
+def _since(said: _Said, version: int, facts: pd.DataFrame, labelled: pd.DataFrame) -> _Said:
+    "Every finding with the version and the time of the rows that it was seen in."
     findings = []
     for f in said.findings:
         ends = _ends(labelled if f.kind == "performance" else facts)
         times = {key: at and at.isoformat() for key, at in zip(("since", "until"), ends, strict=True)}
-        findings.append(replace(f, figures={**f.figures, **times}))
+        findings.append(replace(f, figures={**f.figures, "version": version, **times}))
     return replace(said, findings=findings)
 
 
@@ -185,9 +186,7 @@ def _of_drift(report: DriftReport) -> _Said:
     "What drifted, what was judged, and what could not be."
     said = _Said()
     for c in report.columns:
-        subject = (
-            c.name if c.role == "input" else "prediction" if c.role == "prediction" else f"probability of {c.name}"
-        )
+        subject = subject_of(c)
         if c.drifted is None:
             said.cannot.append(f"drift of {subject}: {c.reason}")
             continue
@@ -196,6 +195,12 @@ def _of_drift(report: DriftReport) -> _Said:
             figures = {"effect": c.effect, "p": c.p_corrected, "role": c.role, "part": c.part}
             said.findings.append(Finding("drift", subject, c.effect, c.reason, figures))
     return said
+
+
+def subject_of(column: ColumnDrift) -> str:
+    "What a finding calls it."
+    names = {"input": column.name, "prediction": "prediction", "probability": f"probability of {column.name}"}
+    return names[column.role]
 
 
 def _of_latency(latency: Mapping[str, float], rows: int, p95_ms: float) -> _Said:
@@ -288,7 +293,9 @@ def _too_low(r: MetricResult, performance: Performance, tolerance: float) -> Fin
     slices = [s for s in performance.results if s.metric == r.metric and s.slice != "all" and s.value is not None]
     worst = [{"slice": s.slice, "rows": s.rows, "value": s.value} for s in sorted(slices, key=lambda s: s.value)[:3]]
     figures = {key: getattr(r, key) for key in ("rows", "value", "low", "high", "gate", "release")} | {"worst": worst}
-    text = f"{r.reason}, on {r.rows:,} labelled rows"
+    under = [f"the gate of {r.gate:.3g}"] if r.below_gate else []
+    under += [f"the {r.release:.3g} of its release"] if r.below_release else []
+    text = f"{r.value:.3g} (between {r.low:.3g} and {r.high:.3g}) is below {' and '.join(under)}, on {r.rows:,} labelled rows"
     return Finding("performance", r.metric, max(below), text, figures)
 
 
@@ -395,7 +402,7 @@ def monitor(
         bundle = read_manifest(registry.fetch(found))
         check_hashes(bundle, found.digest)
         since = None if rows else now - (last or LAST)
-        log, (spec, why) = PredictionLog(registry.engine), _spec_of(found, settings)
+        log, (spec, why) = PredictionLog(registry.engine), spec_of(found, settings)
         window = log.read(name, rows or ROWS, since, found.version)
         came = since or _ends(window.facts)[0] or now
         labelled = log.read(name, LABELLED, version=found.version, labelled_since=came)
@@ -435,8 +442,11 @@ def _to_wandb(result: Health, told: Sequence[Alert], settings: Settings) -> str 
     return log_health_to_wandb(result.name, result.version, figures_of(result), alerts, *where)
 
 
-def _spec_of(version: Version, settings: Settings) -> tuple[ModelSpec | None, str]:
-    "The spec of a version as it is now, or why there is none."
+def spec_of(
+    version: Version,
+    settings: Settings,
+) -> tuple[ModelSpec | None, str]:  # And why there is none
+    "The spec of a version as it is now."
     module = version.manifest.get("code", {}).get("spec")
     if not module:
         return None, "the bundle names no spec"

@@ -115,7 +115,7 @@ class Performance:
 
         metrics = list(dict.fromkeys(r.metric for r in self.results))
         most = max(sum(r.metric == m for r in self.results) for m in metrics)
-        figure = Figure(figsize=(4.5 * len(metrics), 1.2 + 0.4 * most), layout="constrained")
+        figure = Figure(figsize=(5.5 * len(metrics), 1.2 + 0.4 * most), layout="constrained")
         for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False).flat, metrics, strict=True):
             _draw(axes, [r for r in self.results if r.metric == metric and r.value is not None])
             axes.set_title(metric, fontsize=9)
@@ -138,7 +138,7 @@ def _draw(axes, results: list[MetricResult]):
     axes.margins(y=0.3)
     axes.tick_params(labelsize=8)
     if results:
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
 # %% ../nbs/27_performance.ipynb #0000000d
 def measure_performance(

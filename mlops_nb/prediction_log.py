@@ -150,11 +150,14 @@ class PredictionLog:
         labelled: bool = False,  # Only rows whose label is known
         roles: Sequence[str] = ("production", "canary"),  # Those that clients saw
         labelled_since: datetime | None = None,  # Only rows whose label came then or later, whenever they were asked
+        until: datetime | None = None,  # Asked not later
     ) -> "Window":
         "What was asked and answered, and what was true; oldest first."
         query = _newest(name, last, roles)
         if since is not None:
             query = query.where(predictions.c.at >= since)
+        if until is not None:
+            query = query.where(predictions.c.at <= until)
         if version is not None:
             query = query.where(predictions.c.version == version)
         if labelled:

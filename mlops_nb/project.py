@@ -282,9 +282,14 @@ def _nbdev(command: str) -> list[str]:
 
 def _rename(folder: Path, name: str, package: str):
     "The project's names in the files of the template."
-    spec = re.search(r"^spec: (\S+)", (folder / "env.yaml").read_text(encoding="utf-8"), re.MULTILINE)[1]
-    for path in [folder / "env.yaml", *folder.glob("nbs/pipeline/*.ipynb")]:
-        path.write_text(path.read_text(encoding="utf-8").replace(spec, f"{package}.model"), encoding="utf-8")
+    spec, model = (
+        re.search(rf"^{key}: (\S+)", (folder / file).read_text(encoding="utf-8"), re.MULTILINE)[1]
+        for key, file in (("spec", "env.yaml"), ("model", "env.monitor.yaml"))
+    )
+    for path in [*folder.glob("env*.yaml"), *folder.glob("nbs/pipeline/*.ipynb")]:
+        text = path.read_text(encoding="utf-8").replace(spec, f"{package}.model")
+        text = text.replace(f"model: {model}", f"model: {name}").replace(f'model = \\"{model}\\"', f'model = \\"{name}\\"')
+        path.write_text(text, encoding="utf-8")
     path = folder / "pyproject.toml"
     path.write_text(path.read_text(encoding="utf-8").replace("mlops_nb/", f"{package}/"), encoding="utf-8")
     (folder / "settings.ini").write_text(_settings(folder, name, package), encoding="utf-8")

@@ -151,4 +151,5 @@ def test_last_report_and_the_open_alerts_are_those_of_the_monitor(log):
     report, opened = latest_health(log.engine, "toy")
     (column,) = report["drift"]["columns"]
     assert (column["name"], column["histogram"]["labels"]) == ("c1", ["x", "y"])
-    assert opened == [{"kind": "drift", "subject": "age", "size": 1.0, "text": "age drifted", "opened_at": NOW}]
+    known = {"kind": "drift", "subject": "age", "size": 1.0, "text": "age drifted", "opened_at": NOW}
+    assert opened == [{**known, "since": None, "command": None}]

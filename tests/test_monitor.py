@@ -219,7 +219,7 @@ def test_accuracy_below_the_gate_is_an_alert_until_it_is_back(make_labelled, dat
     assert (health.status, subjects(health.findings)) == ("alert", ["accuracy"])
     (finding,) = health.findings
     assert finding.size == pytest.approx(0.17), "as far below what it was at release, less the tolerance"
-    assert "0.8 (between 0.774 and 0.824), below the gate of 0.9, below the 0.98 of its release" in finding.text
+    assert "0.8 (between 0.774 and 0.824) is below the gate of 0.9 and the 0.98 of its release" in finding.text
     assert finding.figures["worst"][0]["slice"] == "a is large" and finding.figures["rows"] == 1000
     result = {r.slice: r for r in health.performance.results}
     assert (result["all"].value, result["all"].below_gate) == (0.8, True) and result["a is large"].gate is None

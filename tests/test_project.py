@@ -11,7 +11,8 @@ import nbformat
 import pytest
 import yaml
 
-from mlops_nb.pipeline import check_parameters, notebook_parameters
+from mlops_nb.pipeline import check_parameters, env_of, notebook_parameters
+from mlops_nb.spec import load_spec
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ConfigParser(delimiters=["="])
@@ -21,23 +22,35 @@ NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints
 MODULES = [p for p in ROOT.glob(f"{PACKAGE}/**/*.py") if "migrations" not in p.parts and p.name != "__init__.py"]
 
 
+PIPELINES = sorted(ROOT.glob("pipeline*.yaml"))
+TASKS = [(path, task) for path in PIPELINES for task in yaml.safe_load(path.read_text())["tasks"]]
+BY_COMMAND = {"investigate.ipynb"}  # `mlops-nb monitor --investigate` runs it
+
+
 def test_every_pipeline_notebook_takes_what_it_is_given():
-    check_parameters(ROOT)
-    tasks = yaml.safe_load((ROOT / "pipeline.yaml").read_text())["tasks"]
-    assert {Path(t["source"]).name for t in tasks} == {p.name for p in (ROOT / "nbs/pipeline").glob("*.ipynb")}
-    for task in tasks:
+    for path in PIPELINES:
+        check_parameters(ROOT, path.name)
+    sources = {Path(task["source"]).name for _, task in TASKS}
+    assert sources | BY_COMMAND == {p.name for p in (ROOT / "nbs/pipeline").glob("*.ipynb")}
+    for _, task in TASKS:
         assert notebook_parameters(ROOT / task["source"]) == {*task["params"], "upstream", "product"}
 
 
-def test_every_task_tracks_the_code_of_its_own_notebook():
-    for task in yaml.safe_load((ROOT / "pipeline.yaml").read_text())["tasks"]:
-        assert task["params"]["code"]["notebook"] == task["source"]
+def test_every_task_tracks_the_code_of_its_own_notebook_unless_it_runs_every_time():
+    for _, task in TASKS:
         assert task["static_analysis"] == "strict"
+        if task["params"].get("at", {}) != {"dotted_path": "mlops_nb.pipeline::now"}:
+            assert task["params"]["code"]["notebook"] == task["source"]
+
+
+def test_report_is_of_the_default_model():
+    specs, looked_at = (yaml.safe_load((ROOT / name).read_text()) for name in ("env.yaml", "env.monitor.yaml"))
+    assert load_spec(specs["spec"]).name == looked_at["model"]
 
 
 def test_every_default_of_a_pipeline_notebook_is_that_of_env_yaml():
-    env = {k: None if v == "none" else v for k, v in yaml.safe_load((ROOT / "env.yaml").read_text()).items()}
-    for task in yaml.safe_load((ROOT / "pipeline.yaml").read_text())["tasks"]:
+    for path, task in TASKS:
+        env = {k: None if v == "none" else v for k, v in yaml.safe_load(env_of(path).read_text()).items()}
         cells = nbformat.read(ROOT / task["source"], 4).cells
         source = next(c.source for c in cells if "parameters" in c.metadata.get("tags", []))
         names = {}
@@ -95,8 +108,9 @@ def test_library_is_what_nbdev_makes_of_the_notebooks_and_they_are_clean(tmp_pat
         assert made.read_text() == path.read_text(), f"{path.relative_to(ROOT)}: run make export"
 
 
-def test_every_parameter_of_the_pipeline_is_explained():
-    lines = (ROOT / "env.yaml").read_text().splitlines()
+@pytest.mark.parametrize("path", sorted(ROOT.glob("env*.yaml")), ids=lambda p: p.name)
+def test_every_parameter_of_the_pipeline_is_explained(path):
+    lines = path.read_text().splitlines()
     for number, line in enumerate(lines):
         if re.match(r"\w+:", line):
             block = lines[:number][::-1]
