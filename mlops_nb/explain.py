@@ -247,9 +247,10 @@ def find_prediction(
 def _why_absent(id: str, settings: Settings) -> str | None:
     "What is known about a prediction that is not in the log."
     key = id.rpartition("-")[0]
+    begins = (f'["{id}"'.encode(), f'{{"id":"{key}"'.encode())  # The line of a row, or of a request with many
     for path in sorted(Path(settings.spool).glob("*.jsonl")) if key else ():
         with path.open("rb") as lines:
-            if any(f'"id":"{key}"'.encode() in line for line in lines):
+            if any(line.startswith(begins) for line in lines):
                 return f"it is still in {settings.spool}. A running service ships it; start one: mlops-nb serve."
     try:
         at = datetime.fromtimestamp(int(key[:12], 16) / 1000, UTC)  # The service begins its keys with the time

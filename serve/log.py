@@ -2,6 +2,7 @@
 
 import random
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ import orjson
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from mlops_nb.errors import MlopsError
-from mlops_nb.prediction_log import Counted, Labelled, Predicted, PredictionLog
+from mlops_nb.prediction_log import Counted, Labelled, Predicted, PredictionLog, lines_of
 from mlops_nb.settings import Settings, split_names
 from mlops_nb.signature import Signature, Table, rows_of
 from serve.background import Routine, log
@@ -22,6 +23,7 @@ from serve.spool import Drain, Spool
 PAUSE = 0.25  # Seconds between two looks at the spool
 LONGEST_PAUSE = 5.0  # After several errors of the database
 TIDY = timedelta(minutes=10)  # Between two deletions of what is old
+FEW = 32  # Rows of a request up to which each is a line of its own, ready for the database
 REFUSED = "refused.txt"  # Lines that the database will never take
 
 
@@ -80,9 +82,9 @@ class Log:
             names = [names[i] for i in kept]
             rows = rows[:, kept] if isinstance(rows, np.ndarray) else [[row[i] for i in kept] for row in rows]
         who = (predictor.name, predictor.version, said.role)
-        sure = None if answer.probability is None else answer.probability.astype(np.float64)
-        entry = Predicted(key, now, *who, seconds * 1000, names, rows, answer.prediction.tolist(), sure)
-        if not self._spool.append(orjson.dumps(entry, _plain, _LINE)):
+        prediction, sure = answer.prediction.tolist(), answer.probability
+        entry = Predicted(key, now, *who, seconds * 1000, names, rows, prediction, sure)
+        if not self._spool.append(_written(entry)):
             self.lost += 1
             return None
         return key
@@ -137,7 +139,8 @@ class Log:
     def _deliver(self, lines: list[bytes]):
         """Into the database; what it will never take is put aside, so that the rest can pass."""
         try:
-            self._database.add(map(_parse, lines))
+            rows = [line for line in lines if line.startswith(b"[")]
+            self._database.add((_parse(line) for line in lines if not line.startswith(b"[")), rows)
         except (StatementError, ValueError, TypeError, KeyError) as e:
             if isinstance(e, DBAPIError) and not isinstance(e, DataError | IntegrityError):
                 raise  # the database is away or not well: later
@@ -174,8 +177,22 @@ _LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
 
 def _loggable(signature: Signature, table: Table) -> np.ndarray | list[list]:
-    """Rows that orjson can write: floats as they are, since a list of each would take longer than the model."""
-    return np.ascontiguousarray(table) if signature.is_float else rows_of(signature, table)
+    """Rows in the order of the signature: floats as they are, since a list of each would take longer than the model."""
+    return table if signature.is_float else rows_of(signature, table)
+
+
+def _written(entry: Predicted) -> bytes:
+    """The lines of a request: ready for the database if its rows are few, else one that takes the request less time."""
+    sure = entry.probability
+    if len(entry.rows) > FEW:
+        if isinstance(entry.rows, np.ndarray):
+            entry.rows = b64encode(np.ascontiguousarray(entry.rows)).decode()
+        entry.probability = None if sure is None else sure.astype(np.float64)
+        return orjson.dumps(entry, _plain, _LINE)
+    entry.probability = None if sure is None else sure.tolist()
+    if isinstance(entry.rows, np.ndarray):
+        entry.rows = entry.rows.tolist()
+    return b"".join(lines_of(entry))
 
 
 def _plain(array: np.ndarray) -> list:
@@ -185,6 +202,8 @@ def _plain(array: np.ndarray) -> list:
 
 def _parse(line: bytes) -> Predicted | Labelled | Counted:
     values = orjson.loads(line)
+    if isinstance(values.get("rows"), str):  # floats, as they are in memory
+        values["rows"] = np.frombuffer(b64decode(values["rows"])).reshape(len(values["prediction"]), -1).tolist()
     kind = Labelled if "label" in values else Counted if "status" in values else Predicted
     return kind(**values)
 

@@ -13,11 +13,11 @@ import pytest
 import sqlalchemy as sa
 
 from mlops_nb.database import open_database, reading
-from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog
+from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog, lines_of
 from mlops_nb.settings import Settings
 from serve import spool as spools
 from serve.app import create_app, live_model, stop
-from serve.log import REFUSED
+from serve.log import FEW, REFUSED
 from serve.spool import Drain, Spool, segments
 from tests.serve.conftest import logged
 
@@ -59,6 +59,39 @@ def test_values_come_back_as_they_went(log):
     assert window.inputs["n"].isna().tolist() == [True, True, False] and window.inputs["n"].tolist()[2] == -1e308
     assert window.facts["probability"].tolist()[0] == [0.1, 0.9]
     assert window.facts["at"].tolist() == [datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC)] * 3
+
+
+AWKWARD = [
+    0.1 + 0.2,
+    5e-324,
+    1.7976931348623157e308,
+    2**53 - 1,
+    -1,
+    0,
+    1.0,
+    True,
+    None,
+    "1",
+    "null",
+    "",
+    '["\\',
+    "\x00ä\u2028🙂",
+]
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_every_value_and_every_microsecond_comes_back(log, ready):
+    at, probability = 1_780_000_000.123457, [0.1 + 0.2, 1 / 3]
+    said = [value for value in AWKWARD if value is not None]
+    one = entry(
+        "x", at=at, columns=["v"], rows=[[v] for v in said], prediction=said, probability=[probability] * len(said)
+    )
+    log.add([], lines_of(one)) if ready else log.add([Predicted(**orjson.loads(orjson.dumps(one)))])
+    for i, value in enumerate(said):
+        back = log.get(f"x-{i}")
+        assert repr(back.inputs["v"]) == repr(value), "a JSON value inside an object keeps its type"
+        assert back.prediction == value and isinstance(back.prediction, str) == isinstance(value, str)
+        assert back.probability == probability and back.at == datetime.fromtimestamp(at, UTC) and back.ms == 0.5
 
 
 def test_transaction_that_fails_leaves_nothing(log):
@@ -280,6 +313,26 @@ def test_label_that_cannot_be_true_is_refused(client, body, message):
     assert answer.status_code == 400 and message in answer.get_json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "excluded"), [("numbers", ""), ("numbers", "a"), ("numbers", "a,b"), ("mixed", "home")]
+)
+def test_many_rows_are_logged_as_few_are(serving, kind, excluded):
+    app = serving(kind, MLOPS_LOG_EXCLUDE=excluded)
+    client, log = app.test_client(), app.extensions["log"]
+    rows = [[i / 7, -i] for i in range(FEW + 1)] if kind == "numbers" else [[i, i / 7, "own"] for i in range(FEW + 1)]
+    many = client.post("/predict", json={"features": rows}).get_json()
+    few = [client.post("/predict", json={"features": [row], "probability": True}).get_json() for row in rows]
+    assert len(spooled(app).splitlines()) == 1 + len(rows)
+    assert log._step()
+    database = PredictionLog.open(app.extensions["settings"])
+    for i, (id, one) in enumerate(zip(many["ids"], few, strict=True)):
+        first, second = database.get(id), database.get(one["ids"][0])
+        assert (first.inputs, first.prediction) == (second.inputs, second.prediction) and len(first.inputs) < 3
+        assert first.probability == pytest.approx(one["probability"][0], abs=1e-6) and first.role == second.role
+        assert excluded or first.inputs == dict(zip("ab", rows[i], strict=True))
+    database.close()
+
+
 def test_log_that_is_off_writes_nothing_and_gives_no_ids(serving):
     app = serving(MLOPS_LOG_SHARE="0")
     assert app.test_client().post("/predict", json={"features": [[1, 0]]}).get_json()["ids"] is None
@@ -317,11 +370,12 @@ def test_line_that_no_database_takes_is_put_aside_and_the_rest_passes(serving, c
     log, client = app.extensions["log"], app.test_client()
     first = client.post("/predict", json={"features": [[1, 0]]}).get_json()["ids"]
     bad = [b"no json\n", b'{"id": "x"}\n', orjson.dumps(entry("y", version=None)) + b"\n"]
+    bad += [b'["z-0", "toy"\n', b'["z-0"]\n', b'[1], "z-0"\n', b'["\xff"]\n']
     assert all(map(log._spool.append, bad))
     last = client.post("/predict", json={"features": [[1, 0]]}).get_json()["ids"]
     assert sorted(logged(app).facts.index) == sorted(first + last)
     assert (Path(app.extensions["settings"].spool) / REFUSED).read_bytes() == b"".join(bad)
-    assert log.refused == 3 and "put aside" in capfd.readouterr().err
+    assert log.refused == len(bad) and "put aside" in capfd.readouterr().err
 
 
 def test_database_that_is_away_is_said_once_and_nothing_is_lost(serving, capfd, monkeypatch):
