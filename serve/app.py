@@ -48,7 +48,8 @@ def live_model(app: Flask) -> LiveModel:
     return app.extensions["live_model"]
 
 
-_PARTS = ("log", "metrics", "live_model", "dashboard")  # Those with a thread of their own; the log ends last
+# Those with a thread of their own; the logs end last
+_PARTS = ("access_log", "log", "metrics", "live_model", "dashboard")
 
 
 def start(app: Flask):

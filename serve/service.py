@@ -1,20 +1,18 @@
 """The application. What happens around every request happens here: its id, its count, its line in the access log."""
 
-import os
 import re
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime
 
-import orjson
 from flask import Flask
 from werkzeug.exceptions import HTTPException
 
+from serve.access_log import AccessLog
 from serve.errors import JSON
 from serve.ids import make_id
 from serve.metrics import Metrics
 from serve.rows import Said
+from serve.shortcut import ROUTE
 from serve.turn import take
 
 _is_sane = re.compile(r"[A-Za-z0-9._:-]{1,128}").fullmatch
@@ -24,13 +22,12 @@ class Service(Flask):
     """A Flask application that names, counts and logs every request.
 
     What a request leaves in the WSGI environment: `serve.id`, `serve.started` (of `time.monotonic`), `serve.said`, what
-    the model said to it (`serve.rows.Said`), `serve.route` when it took the shortcut, and `serve.turn` if the server
-    has limits (`serve.turn.Turn`).
+    the model said to it (`serve.rows.Said`), and `serve.turn` if the server has limits (`serve.turn.Turn`).
     """
 
     def __init__(self, *given, access_log: bool = True, **named):
         super().__init__(*given, **named)
-        self.access_log = access_log
+        self.extensions["access_log"] = self.access_log = AccessLog(access_log)
         self.shortcut: Callable[[dict], bytes | None] = lambda environ: None  # See serve/shortcut.py
         self.extensions["metrics"] = self.metrics = Metrics()
         self._addresses = self.url_map.bind("")
@@ -53,7 +50,12 @@ class Service(Flask):
             content = self.shortcut(environ)
             if content is None:
                 return super().wsgi_app(environ, start)
-            start("200 OK", [("Content-Type", JSON), ("Content-Length", str(len(content)))])
+            take(environ)
+            seconds = time.monotonic() - environ["serve.started"]
+            self._take_down(request_id, "POST", ROUTE, ROUTE, "200", seconds, len(content), environ["serve.said"])
+            size = str(len(content))
+            headers = [("Content-Type", JSON), ("Content-Length", size), ("X-Request-ID", request_id)]
+            start_response("200 OK", headers)
             return [content]
         finally:
             self.metrics.in_progress.discard(request_id)
@@ -61,8 +63,9 @@ class Service(Flask):
     def _note(self, environ: dict, status: str, headers: list[tuple[str, str]]):
         """Take down a request when its answer is ready."""
         seconds = time.monotonic() - environ["serve.started"]
-        rule = environ.get("serve.route") or _rule(environ)
-        path = environ["PATH_INFO"] if rule else environ["werkzeug.request"].path
+        asked = environ["werkzeug.request"]
+        rule = asked.url_rule and asked.url_rule.rule  # The route that Flask found
+        path = environ["PATH_INFO"] if rule else asked.path
         size = dict(headers).get("Content-Length")
         answered = status[:3], seconds, size and int(size), environ.get("serve.said")
         self._take_down(environ["serve.id"], environ["REQUEST_METHOD"], path, rule, *answered)
@@ -87,36 +90,4 @@ class Service(Flask):
         said: Said | None = None,
     ):
         self.metrics.note(rule or "none", status, seconds, said)
-        if not self.access_log:
-            return
-        line = {
-            "at": datetime.now(UTC),
-            "id": request_id,
-            "method": method[:20],
-            "route": rule,
-            "status": int(status),
-            "ms": int(seconds * 1_000_000) / 1000,
-            "bytes": size,
-        }
-        if rule is None:  # what was asked for that is not there
-            line["path"] = path[:100]
-        if said is not None:
-            line |= {
-                "rows": len(said.answer.prediction),
-                "model": said.predictor.name,
-                "version": said.predictor.version,
-                "role": said.role,
-            }
-        write_line(line)
-
-
-def _rule(environ: dict) -> str | None:
-    """The route that Flask found."""
-    rule = environ["werkzeug.request"].url_rule
-    return rule and rule.rule
-
-
-def write_line(line: dict):
-    """One write to stdout, so that lines of several threads and workers do not mix."""
-    with suppress(OSError):  # a request must not fail because nobody takes the log
-        os.write(1, orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+        self.access_log.note(request_id, method, path, rule, status, seconds, size, said)

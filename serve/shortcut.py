@@ -36,12 +36,10 @@ class Shortcut:
             self._keys.require(ROUTE, environ)
             rows, probability = read_features(orjson.loads(content))
             said = ask_for(environ, self._extensions, rows, probability=bool(probability))
-            answer = orjson.dumps(content_of(said, said.predictor.name, probability))
+            return orjson.dumps(content_of(said, said.predictor.name, probability))
         except Exception:  # whatever it is: the route meets it again, and answers it
             environ["wsgi.input"] = BytesIO(content)
             return None
-        environ["serve.route"] = ROUTE
-        return answer
 
     def _is_usual(self, environ: dict) -> bool:
         length = environ.get("CONTENT_LENGTH", "")

@@ -1,6 +1,8 @@
 """Request ids and the access log."""
 
+import os
 import re
+import select
 
 import orjson
 import pytest
@@ -10,6 +12,9 @@ from serve.app import create_app, live_model
 from tests.serve.conftest import Service
 
 PREDICT = {"json": {"features": [[1, 0], [0, 1]]}}
+
+
+write, pieces = os.write, []
 
 
 def lines(capfd) -> list[dict]:
@@ -94,6 +99,18 @@ def test_log_that_cannot_be_written_fails_no_request(client, monkeypatch):
 
     monkeypatch.setattr("os.write", full)
     assert client.get("/health/live").status_code == 200
+
+
+def test_lines_are_written_some_at_a_time_and_the_rest_at_the_end(app, client, capfd, monkeypatch):
+    monkeypatch.setattr("serve.access_log.PERIOD", 3600)
+    monkeypatch.setattr(os, "write", lambda file, piece: pieces.append(piece) or write(file, piece))
+    app.access_log.start()
+    pieces.clear()
+    ids = [client.get("/health/live").headers["X-Request-ID"] for _ in range(100)]
+    assert pieces == [], "a request writes nothing"
+    app.access_log.stop()
+    assert [line["id"] for line in lines(capfd)] == ids
+    assert 3 < len(pieces) < 20 and max(map(len, pieces)) <= select.PIPE_BUF
 
 
 @pytest.mark.slow
