@@ -239,6 +239,8 @@ class RowParser:
         self.signature, self.names = signature, signature.names
         self.plain = signature.is_float and all(i.categories is None for i in signature.inputs)
         self.low, self.high = np.array([_finite_limits(i) for i in signature.inputs]).T
+        largest = sys.float_info.max
+        self.limited = bool(((self.low > -largest) | (self.high < largest)).any())
         self.fits_plainly = [_plain_test(i) for i in signature.inputs]
 
     def parse(
@@ -255,9 +257,11 @@ class RowParser:
             raise InputError("'features' has no rows; send at least one.")
         if not isinstance(rows[0], list | dict):
             rows = [rows]
-        columns = self._by_name(rows) if isinstance(rows[0], dict) else self._by_position(rows)
-        if self.plain and (matrix := self._matrix(columns)) is not None:
+        by_name = isinstance(rows[0], dict)
+        values = self._by_name(rows) if by_name else self._by_position(rows)
+        if self.plain and (matrix := self._matrix(values, by_name)) is not None:
             return matrix
+        columns = values if by_name else list(zip(*values, strict=True))
         inputs = zip(self.signature.inputs, columns, self.fits_plainly, strict=True)
         if len(rows) <= FEW:
             return self._table([_few(i, c) if all(map(fits, c)) else _parse_column(i, c) for i, c, fits in inputs])
@@ -296,8 +300,8 @@ class RowParser:
                 return matrix
         return self._table([_arrow_column(i, column) for i, column in zip(self.signature.inputs, columns, strict=True)])
 
-    def _by_position(self, rows: list) -> list[Sequence]:
-        "Rows as lists to columns."
+    def _by_position(self, rows: list) -> list[list]:
+        "The same, when all rows are lists of the right length."
         width = len(self.names)
         for number, row in enumerate(rows):
             if not isinstance(row, list):
@@ -305,7 +309,7 @@ class RowParser:
             if len(row) != width:
                 message = f"Row {number} has {len(row)} values; the model takes {width}. GET /model lists the columns."
                 raise InputError(message, row=number, expected=width, got=len(row))
-        return list(zip(*rows, strict=True))
+        return rows
 
     def _by_name(self, rows: list) -> list[Sequence]:
         "Rows as objects to columns, in the signature's order."
@@ -324,18 +328,20 @@ class RowParser:
                 raise InputError(message, row=number, column=name)
         return [[row.get(name) for row in rows] for name in self.names]
 
-    def _matrix(self, columns: list[Sequence]) -> np.ndarray | None:
+    def _matrix(self, values: list[Sequence], by_column: bool) -> np.ndarray | None:
         "Plain finite numbers within the limits as one array; None sends the caller the slow way."
-        if not {*map(type, chain.from_iterable(columns))} <= {int, float}:
+        if not {*map(type, chain.from_iterable(values))} <= {int, float}:
             return None
         try:
-            return self._within(np.array(columns, dtype=np.float64).T)
+            matrix = np.array(values, dtype=np.float64)
         except OverflowError:
             return None
+        return self._within(matrix.T if by_column else matrix)
 
     def _within(self, table: np.ndarray) -> np.ndarray | None:
         "The matrix if all of it is finite and within the limits."
-        return table if ((table >= self.low) & (table <= self.high)).all() else None
+        fits = (table >= self.low) & (table <= self.high) if self.limited else np.isfinite(table)
+        return table if fits.all() else None
 
 # %% ../nbs/04_signature.ipynb #0000000e
 FEW = 32  # Rows up to which values are tested one by one

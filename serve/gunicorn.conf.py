@@ -57,6 +57,7 @@ def post_worker_init(worker):
     """What was made so far stays: the garbage collector need not look at it in every large request."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)  # what requests leave for half a second, to be counted, is no garbage
 
 
 def child_exit(server, worker):
