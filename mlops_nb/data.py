@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # %% ../nbs/03_data.ipynb #00000004
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _SQL = re.compile(r"(sqlite|postgresql|mysql|mariadb|oracle|mssql|duckdb)(\+\w+)?://")
+_SNAPSHOT = re.compile(r"[0-9a-f]{64}\.parquet")
 _PASSWORD = re.compile(r"://[^/@:]*:([^@/]+)@")
 
 
@@ -123,6 +124,8 @@ def read_table(
         raise DataError(f"A query needs a SQLAlchemy URL as its source, got {source!r}.")
     read = _read_sql if is_sql else _reader_for(source)
     try:
+        if _SNAPSHOT.fullmatch(Path(source).name):
+            return _read_snapshot(location)
         table = read(location, query) if is_sql else read(location)
         table.columns = table.columns.map(str)
         return _plain_types(table)
@@ -277,6 +280,23 @@ def snapshot(
         partial.write_bytes(content)
         partial.replace(path)
     return Snapshot(sha256, path, len(table), tuple(map(str, table.columns)))
+
+# %% ../nbs/03_data.ipynb #3cf7649d
+def _read_snapshot(location: str) -> pd.DataFrame:
+    "The table of a snapshot, with the types that it had."
+    import fsspec
+    import pyarrow.parquet as pq
+
+    with fsspec.open(location) as file:
+        kept = pq.read_table(file)
+    was = {c["name"]: c["numpy_type"] for c in (kept.schema.pandas_metadata or {"columns": []})["columns"]}
+    table = kept.to_pandas()
+    for name in table.columns:
+        if was[name] == "object" and table[name].dtype != object:
+            table[name] = pd.Series(kept.column(name).to_pylist(), dtype=object, index=table.index)
+        elif re.fullmatch(r"datetime64\[\w+\]", was[name]) and table[name].dt.tz is None:
+            table[name] = table[name].astype(was[name])
+    return table
 
 # %% ../nbs/03_data.ipynb #0000001a
 def split(

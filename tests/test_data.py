@@ -1,6 +1,8 @@
 """Reading, checking, keeping and splitting: what breaks it, and what must never come out."""
 
 import hashlib
+from datetime import date
+from decimal import Decimal
 
 import fsspec
 import numpy as np
@@ -202,3 +204,40 @@ def test_fingerprint_of_a_file_is_that_of_its_bytes_whatever_its_time(tmp_path):
     before = fingerprint(str(tmp_path / "x.csv"))
     os.utime(tmp_path / "x.csv", (1, 1))
     assert fingerprint(str(tmp_path / "x.csv")) == before
+
+
+KEPT = {
+    "str": pd.Series(["a", None, "b", "b"], dtype="str"),
+    "object of words": pd.Series(["a", None, "b", "b"], dtype=object),
+    "object of numbers": pd.Series([1, None, 2, 2], dtype=object),
+    "object of truths": pd.Series([True, None, False, False], dtype=object),
+    "decimals": pd.Series([Decimal("1.5"), Decimal("2.25"), None, Decimal("0.10")], dtype=object),
+    "days": pd.Series([date(2024, 1, 1), None, date(2024, 2, 1), date(2024, 1, 1)], dtype=object),
+    "categories": pd.Series(pd.Categorical(["S", "L", "S", None], categories=["S", "M", "L"])),
+    "ordered": pd.Series(pd.Categorical(["S", "L", "S", "L"], categories=["S", "M", "L"], ordered=True)),
+    "seconds": pd.Series(pd.date_range("2024", periods=4)).astype("datetime64[s]"),
+    "nanoseconds": pd.Series(pd.date_range("2024", periods=4)).astype("datetime64[ns]"),
+    "zone": pd.Series(pd.date_range("2024", periods=4, tz="Europe/Berlin")),
+    "missing integers": pd.Series([1, None, 2, 2], dtype="Int64"),
+    "floats": pd.Series([np.nan, -0.0, np.inf, 0.1]),
+    "single precision": pd.Series([0.1, 0.2, 0.3, 0.4], dtype="float32"),
+    "large": pd.Series([2**63, 0, 1, 2], dtype="uint64"),
+    "arrow": pd.Series([1.5, None, 2.5, 3.5], dtype="double[pyarrow]"),
+}
+
+
+@pytest.mark.parametrize("kind", KEPT)
+def test_snapshot_takes_the_place_of_the_function_that_made_the_table(tmp_path, kind):
+    table = pd.DataFrame({"x": KEPT[kind], "y": [0, 1, 0, 1]})
+    schema = pa.DataFrameSchema({"x": pa.Column(table["x"].dtype, nullable=True), "y": pa.Column(int)})
+    first = validate(load_table(lambda: table), schema)
+    kept = snapshot(first, tmp_path)
+    second = validate(load_table(str(kept.path)), schema)
+    assert second.dtypes.equals(first.dtypes) and snapshot(second, tmp_path) == kept
+    parts = [split(t, "y", 0.5, seed=3, stratify=True) for t in (first, second)]
+    assert [p.to_parquet() for p in parts[0]] == [p.to_parquet() for p in parts[1]]
+
+
+def test_parquet_file_of_another_name_is_read_as_what_a_model_can_take(tmp_path):
+    pd.DataFrame({"x": KEPT["categories"], "d": KEPT["days"]}).to_parquet(tmp_path / "mine.parquet")
+    assert read_table(tmp_path / "mine.parquet").dtypes.map(str).tolist() == ["str", "datetime64[s]"]
