@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REDACTED', 'PACKAGES', 'RUN_ID_VARIABLE', 'BUILD_PID_VARIABLE', 'GitState', 'git_state', 'secret_values', 'redact',
-           'package_versions', 'current_run_id', 'Run', 'RunStore', 'Differences', 'differences', 'wandb_mode',
-           'log_to_wandb', 'log_health_to_wandb']
+           'package_versions', 'machine', 'current_run_id', 'Run', 'RunStore', 'Differences', 'differences',
+           'wandb_mode', 'log_to_wandb', 'log_health_to_wandb']
 
 # %% ../nbs/12_tracking.ipynb #00000002
 import json
@@ -29,7 +29,7 @@ class GitState:
     commit: str | None  # Full hash; None outside a repository, or before the first commit
     branch: str | None
     dirty: bool  # Something was changed or added and not committed
-    diff: str  # The changes, as `git diff HEAD` prints them
+    diff: str  # The changes, as `git diff HEAD` prints them and `git apply` takes them
     untracked: tuple[str, ...]  # Files that git does not know and does not ignore
 
 
@@ -41,8 +41,13 @@ def git_state(
     status = _git(folder, "status", "--porcelain", "--untracked-files=no") or ""
     untracked = _git(folder, "ls-files", "--others", "--exclude-standard", "--full-name") or ""
     branch = _git(folder, "symbolic-ref", "--short", "HEAD")
-    diff = (_git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff") or "") if commit and status else ""
+    diff = (_git(folder, *_DIFF) or "") if commit and status else ""
     return GitState(commit, branch, bool(status or untracked), diff, tuple(untracked.splitlines()))
+
+
+# Whatever the person at the keyboard has configured, `git apply` must be able to read it
+_DIFF = ("diff", "HEAD", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative")
+_DIFF += ("--src-prefix=a/", "--dst-prefix=b/")
 
 
 def _git(folder: str | Path, *command: str) -> str | None:
@@ -51,7 +56,7 @@ def _git(folder: str | Path, *command: str) -> str | None:
         done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
+    return done.stdout.decode(errors="replace").removesuffix("\n") if done.returncode == 0 else None
 
 # %% ../nbs/12_tracking.ipynb #00000007
 _SECRET = re.compile(r"(key|token|secret|password|passwd|credential|auth|dsn|database_url)", re.IGNORECASE)
@@ -91,7 +96,7 @@ def _replace(value, hidden: list[str]):
     return [_replace(v, hidden) for v in value] if isinstance(value, list | tuple) else value
 
 # %% ../nbs/12_tracking.ipynb #0000000a
-PACKAGES = ("numpy", "pandas", "pyarrow", "scikit-learn", "skops", "skl2onnx", "onnxruntime", "mlops-nb")
+PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "skops", "skl2onnx", "onnxruntime", "mlops-nb")
 
 
 def package_versions(
@@ -107,6 +112,22 @@ def package_versions(
         except PackageNotFoundError:
             continue
     return found
+
+# %% ../nbs/12_tracking.ipynb #98d9a9d5
+def machine() -> dict[str, str | int]:
+    "What else a float's last bit may depend on: system, processor, BLAS, numbers of threads."
+    import platform
+
+    from threadpoolctl import threadpool_info
+
+    libraries = threadpool_info()  # Of those that are loaded by now
+    blas = {f"{i['internal_api']} {i['version']} {i.get('architecture', '')}".strip() for i in libraries if i["version"]}
+    facts = {"system": platform.system(), "machine": platform.machine(), "libc": " ".join(platform.libc_ver())}
+    threads = {f"{kind}_threads": [i["num_threads"] for i in libraries if i["user_api"] == kind] for kind in _POOLS}
+    return facts | {"blas": ", ".join(sorted(blas))} | {name: max(n) for name, n in threads.items() if n}
+
+
+_POOLS = ("blas", "openmp")
 
 # %% ../nbs/12_tracking.ipynb #0000000d
 # How the tasks of a build, each in a process of its own, know their run and who leads it

@@ -105,3 +105,27 @@ def test_code_outside_a_repository_or_without_git_has_no_commit(tmp_path, monkey
     assert git_state(tmp_path).commit is None
     monkeypatch.setenv("PATH", os.devnull)
     assert git_state(tmp_path) == GitState(None, None, False, "", ())
+
+
+def test_kept_diff_applies_to_the_commit_whatever_git_is_configured_to_print(store, tmp_path):
+    folder = tmp_path / "repository"
+    folder.mkdir()
+
+    def git(*command):
+        author = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+        subprocess.run(["git", "-C", folder, *author, *command], check=True, capture_output=True)
+
+    git("init")
+    git("config", "diff.noprefix", "true")
+    (folder / "a.py").write_text("a = 1\n\n\n\nb = 1\n")
+    (folder / "b.bin").write_bytes(bytes(range(256)))
+    git("add", "-A")
+    git("commit", "-m", "first")
+    (folder / "a.py").write_text("a = 2\n\n\n\nb = 1\n")  # The last line of the diff is an empty line of its context
+    (folder / "b.bin").write_bytes(bytes(range(255, -1, -1)))
+    run = store.new()
+    run.start("toy", git_state(folder), spec="toy")
+    git("stash")
+    git("apply", str(run.folder / "diff.patch"))
+    assert (folder / "a.py").read_text() == "a = 2\n\n\n\nb = 1\n"
+    assert (folder / "b.bin").read_bytes() == bytes(range(255, -1, -1))
