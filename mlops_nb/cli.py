@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['as_json', 'why', 'alias', 'main', 'models', 'list_models', 'show', 'diff', 'promote', 'rollback', 'clear',
-           'show_history', 'explain_answer', 'rehearse_version', 'runs', 'list_runs', 'show_run', 'compare', 'new',
-           'check', 'doctor', 'serve', 'check_port', 'predict', 'monitor', 'investigate', 'retrain', 'traffic']
+           'show_history', 'explain_answer', 'rehearse_version', 'reproduce_command', 'runs', 'list_runs', 'show_run',
+           'compare', 'new', 'check', 'doctor', 'serve', 'check_port', 'predict', 'monitor', 'investigate', 'retrain',
+           'traffic']
 
 # %% ../nbs/90_cli.ipynb #00000002
 import json
@@ -151,14 +152,30 @@ def show(name, version, as_json):
 @click.argument("name")
 @click.argument("first")
 @click.argument("second")
+@click.option("--logged", type=click.IntRange(0), default=0, help="Ask both about so many logged rows, the newest.")
 @as_json
-def diff(name, first, second, as_json):
-    "What differs between the versions FIRST and SECOND of NAME."
-    from mlops_nb.registry import compare_versions
+def diff(name, first, second, logged, as_json):
+    "What changed between the versions FIRST and SECOND of NAME: data, parameters, code, metrics, answers."
+    from mlops_nb.reproduce import diff_versions
 
-    registry = _registry()
-    differences = compare_versions(registry.get(name, first), registry.get(name, second))
-    _print_differences(differences, first, second, as_json)
+    found = diff_versions(name, first, second, logged=logged)
+    _print_json(found.to_dict()) if as_json else _print_diff(found, first, second)
+
+
+def _print_diff(found, first: str, second: str):
+    "One table a subject, then the commits between and the answers."
+    for title, facts in found.groups.items():
+        click.echo(f"{title}:")
+        rows = [{"what": f"  {key}", first: a, second: b} for key, (a, b) in facts.items()]
+        _print_table(rows, ["what", first, second], "")
+        click.echo()
+    if found.commits:
+        click.echo(f"Commits (< only in {first}, > only in {second}):")
+        click.echo("".join(f"  {line}\n" for line in found.commits))
+    if found.answers:
+        click.echo(f"Predictions: {found.said}.")
+    for note in found.notes:
+        click.echo(note, err=True)
 
 
 def _print_differences(differences: Mapping[str, tuple], first: str, second: str, as_json: bool):
@@ -303,6 +320,31 @@ def _print_rehearsal(found):
         click.echo(line, err=True)
     if found.flipped:
         click.echo(f"\nAnswers that changed, for mlops-nb explain: {', '.join(found.flipped[:3])}")
+
+# %% ../nbs/90_cli.ipynb #78222826
+@main.command("reproduce")
+@click.argument("name")
+@click.argument("version", default="production")
+@click.option("--with-diff", is_flag=True, help="Apply what was not committed when it was made.")
+@click.option("--packages", is_flag=True, help="Install the recorded versions of packages, for this build alone.")
+@as_json
+def reproduce_command(name, version, with_diff, packages, as_json):
+    "Build a VERSION of NAME again and compare: exit code 0 identical, 2 differs, 1 could not tell."
+    from mlops_nb.reproduce import reproduce_version
+
+    found = reproduce_version(
+        name, version, with_diff=with_diff, packages=packages, say=lambda line: click.echo(line, err=True)
+    )
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        counted = ", ".join(f"{n} {what}" for what, n in found.compared.items())
+        click.echo(f"{found.name} version {found.version}: {found.verdict} ({counted}, signature, identity)")
+        for difference in found.differences:
+            click.echo(f"  {difference}")
+        for what, (was, now) in found.environment.items():
+            click.echo(f"  made with another {what}: {was}, here {now}")
+    sys.exit(0 if found.identical else 2)
 
 # %% ../nbs/90_cli.ipynb #0000000f
 @main.group()

@@ -9,6 +9,7 @@ __all__ = ['LINEAGE', 'expand_source', 'is_database', 'csv_dialect', 'read_table
 # %% ../nbs/03_data.ipynb #00000002
 import csv
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable
@@ -291,6 +292,7 @@ def _read_snapshot(location: str) -> pd.DataFrame:
         kept = pq.read_table(file)
     was = {c["name"]: c["numpy_type"] for c in (kept.schema.pandas_metadata or {"columns": []})["columns"]}
     table = kept.to_pandas()
+    table.attrs = json.loads((kept.schema.metadata or {}).get(b"PANDAS_ATTRS", "{}"))  # its lineage
     for name in table.columns:
         if was[name] == "object" and table[name].dtype != object:
             table[name] = pd.Series(kept.column(name).to_pylist(), dtype=object, index=table.index)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MlopsError', 'SettingsError', 'SpecError', 'DataError', 'SchemaError', 'InputError', 'TooManyRowsError',
            'TrainingError', 'GateError', 'BundleError', 'ArtifactError', 'RegistryError', 'NotFoundError',
-           'ConflictError', 'PipelineError', 'BatchError', 'known_names']
+           'ConflictError', 'PipelineError', 'BatchError', 'ReproductionError', 'known_names']
 
 # %% ../nbs/00_errors.ipynb #00000003
 class MlopsError(Exception):
@@ -110,6 +110,12 @@ class BatchError(MlopsError):
     "A batch job that cannot begin or go on, or that was stopped."
 
     code = "batch_stopped"
+
+
+class ReproductionError(MlopsError):
+    "A version that cannot be made again: something that it was made from is not there."
+
+    code = "not_reproducible"
 
 # %% ../nbs/00_errors.ipynb #00000008
 from collections.abc import Iterable

@@ -402,17 +402,19 @@ def _person() -> str:
         return f"uid {os.getuid()}"
 
 # %% ../nbs/15_registry.ipynb #0000000a
-_COMPARED = ("params", "seed", "data", "code", "python", "packages", "engine", "signature", "seconds", "run_id")
+_COMPARED = ("data", "params", "seed", "asked", "code", "python", "packages", "machine", "engine", "signature")
+_COMPARED += ("seconds", "run_id")
 
 
 def compare_versions(
     first: Version,
     second: Version,
 ) -> Differences:
-    "Data, parameters, code, packages, signature and metrics of two versions."
+    "Data, parameters, code, packages, signature, metrics and slices of two versions."
     one, two = ({key: v.manifest.get(key) for key in _COMPARED} for v in (first, second))
     for facts, version in ((one, first), (two, second)):
-        facts["metrics"] = (version.manifest.get("evaluation") or {}).get("metrics", {})
+        evaluation = version.manifest.get("evaluation") or {}
+        facts |= {key: evaluation.get(key, {}) for key in ("metrics", "slices")}
     return differences(one, two)
 
 # %% ../nbs/15_registry.ipynb #0000000c

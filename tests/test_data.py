@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlops_nb.data import fingerprint, load_table, read_table, snapshot, split, validate
+from mlops_nb.data import LINEAGE, fingerprint, load_table, made_of, read_table, row_weights, snapshot, split, validate
 from mlops_nb.errors import DataError, SchemaError
 
 settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=60)
@@ -236,6 +236,15 @@ def test_snapshot_takes_the_place_of_the_function_that_made_the_table(tmp_path, 
     assert second.dtypes.equals(first.dtypes) and snapshot(second, tmp_path) == kept
     parts = [split(t, "y", 0.5, seed=3, stratify=True) for t in (first, second)]
     assert [p.to_parquet() for p in parts[0]] == [p.to_parquet() for p in parts[1]]
+
+
+def test_snapshot_of_a_table_that_was_made_of_others_keeps_its_lineage(tmp_path):
+    table = pd.DataFrame({"x": [1.0, 2.0], "y": [0, 1]})
+    table.attrs = {LINEAGE: {"production": {"rows": 1}, "weight": 3.0}}
+    kept = snapshot(table, tmp_path)
+    again = load_table(str(kept.path))
+    assert made_of(again) == made_of(table) and row_weights(again).tolist() == [1.0, 3.0]
+    assert snapshot(again, tmp_path) == kept
 
 
 def test_parquet_file_of_another_name_is_read_as_what_a_model_can_take(tmp_path):
