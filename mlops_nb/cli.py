@@ -589,15 +589,17 @@ def _job_row(job) -> dict:
 @click.option("--last", metavar="SPAN", help="The window: so long, such as 90m, 24h, 7d (default: 24h).")
 @click.option("--rows", type=click.IntRange(1), help="The window: so many rows, the newest.")
 @click.option("--investigate", "go_on", is_flag=True, help="Then run the notebook that goes on from what was found.")
+@click.option("--batch", is_flag=True, help="Of the batch jobs (mlops-nb predict --log), not of the service.")
 @as_json
-def monitor(name, last, rows, go_on, as_json):
+def monitor(name, last, rows, go_on, batch, as_json):
     "Look at the production version: exit code 0 healthy, 2 alert, 1 could not tell."
+    from mlops_nb.monitor import CLIENTS, parse_last
     from mlops_nb.monitor import monitor as look
-    from mlops_nb.monitor import parse_last
 
     if last and rows:
         raise click.UsageError("Give --last or --rows, not both.")
-    result = look(name, last=parse_last(last) if last else None, rows=rows)
+    roles = ("batch",) if batch else CLIENTS
+    result = look(name, last=parse_last(last) if last else None, rows=rows, roles=roles)
     if as_json:
         _print_json(result.to_dict())
     else:

@@ -153,7 +153,8 @@ def plan(dag: "DAG"):
 def plan_report(dag: "DAG"):
     "Check the parameters of a pipeline that makes no version, and so has no run."
     os.environ.setdefault("PLOOMBER_STATS_ENABLED", "false")
-    check_parameters(find_project(), "pipeline.monitor.yaml")
+    for pipeline in find_project().glob("pipeline.*.yaml"):
+        check_parameters(find_project(), pipeline.name)
     for name in dag:
         _quieten(dag[name])
 

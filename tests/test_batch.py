@@ -31,6 +31,7 @@ from mlops_nb.chunks import open_source
 from mlops_nb.cli import main
 from mlops_nb.database import connect, reading
 from mlops_nb.errors import BatchError, DataError, InputError, NotFoundError
+from mlops_nb.monitor import monitor
 from mlops_nb.prediction_log import PredictionLog
 from mlops_nb.predictor import Predictor
 from mlops_nb.registry import Registry
@@ -464,6 +465,14 @@ def test_logged_predictions_have_the_same_ids_when_a_chunk_is_scored_again(order
     assert sorted(window.facts.index) == sorted(f"{job.id}-{n}-0-{i}" for n in range(10) for i in range(10))
     assert sorted(window.inputs["income"]) == sorted(people(100)["income"])
     log.close()
+
+
+def test_logged_predictions_are_watched_apart_from_those_of_the_service(order, settings, tmp_path):
+    people(500).to_parquet(tmp_path / "in.parquet")
+    predict_batch(replace(order, log=True), settings=settings)
+    assert monitor("loans", settings, rows=1000).rows == 0
+    looked = monitor("loans", settings, rows=1000, roles=["batch"])
+    assert looked.rows == 500 and looked.traffic is None and not looked.drift.drifting
 
 
 # What is refused before anything is done

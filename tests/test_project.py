@@ -43,8 +43,9 @@ def test_every_task_tracks_the_code_of_its_own_notebook_unless_it_runs_every_tim
             assert task["params"]["code"]["notebook"] == task["source"]
 
 
-def test_report_is_of_the_default_model():
-    specs, looked_at = (yaml.safe_load((ROOT / name).read_text()) for name in ("env.yaml", "env.monitor.yaml"))
+@pytest.mark.parametrize("name", ["env.monitor.yaml", "env.score.yaml"])
+def test_report_and_batch_inference_are_of_the_default_model(name):
+    specs, looked_at = (yaml.safe_load((ROOT / name).read_text()) for name in ("env.yaml", name))
     assert load_spec(specs["spec"]).name == looked_at["model"]
 
 
