@@ -6,7 +6,7 @@
 __all__ = ['as_json', 'why', 'alias', 'main', 'models', 'list_models', 'show', 'diff', 'promote', 'rollback', 'clear',
            'show_history', 'explain_answer', 'rehearse_version', 'reproduce_command', 'runs', 'list_runs', 'show_run',
            'compare', 'new', 'check', 'doctor', 'serve', 'check_port', 'predict', 'monitor', 'investigate', 'retrain',
-           'traffic']
+           'watch', 'traffic']
 
 # %% ../nbs/90_cli.ipynb #00000002
 import json
@@ -741,6 +741,30 @@ def _print_decision(decision):
             f"\nOn the newest {decision.figures['rows']['holdout']['rows']} labelled rows, which neither had seen:"
         )
         _print_table(rows, ["metric", "champion", "challenger"], "")
+
+# %% ../nbs/90_cli.ipynb #d695fe23
+@main.command()
+@click.argument("name")
+@click.option("--every", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds.")
+@_of_terms
+@as_json
+def watch(name, every, as_json, **options):
+    "Look at NAME for ever, one line a look, and retrain it when that is needed; one watch a model."
+    import signal
+    import threading
+
+    from mlops_nb.watch import watch as watch_over
+
+    window, terms = _terms(**options)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    def report(look):
+        click.echo(json.dumps(look.to_dict()) if as_json else look)
+        sys.stdout.flush()
+
+    watch_over(name, every=every, **window, terms=terms, report=report, stop=stop)
 
 # %% ../nbs/90_cli.ipynb #0000001c
 @main.command()

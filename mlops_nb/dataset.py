@@ -79,6 +79,8 @@ def recent_table(
             f"No labelled row can be learned from: {columns} was not logged (MLOPS_LOG_EXCLUDE). A model that is to be "
             "retrained from its log must log all its inputs."
         )
+    if not whole:
+        return Recent(pd.DataFrame(columns=[*spec.schema.columns]), [], [], {})
     taken, frame = _parsed(signature, whole)
     table = _with_truth(spec, frame, taken)
     fits = _is_whole(spec, table[spec.target])
@@ -103,7 +105,8 @@ def _parsed(signature: Signature, rows: Sequence[Logged]) -> tuple[list[Logged],
         return [*rows], to_frame(signature, parser.parse([row.inputs for row in rows]))
     except InputError:
         taken = [row for row in rows if _takes(parser, row)]
-        return taken, to_frame(signature, parser.parse([row.inputs for row in taken]))
+        frame = to_frame(signature, parser.parse([row.inputs for row in taken])) if taken else None
+        return taken, pd.DataFrame(columns=signature.names) if frame is None else frame
 
 
 def _takes(parser: RowParser, row: Logged) -> bool:

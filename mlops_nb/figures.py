@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WINDOWS', 'MOST', 'ROLES', 'SHOWN', 'LEAST', 'MOST_LABELS', 'Span', 'traffic', 'predicted', 'quality',
-           'latest_health', 'standing']
+           'latest_health', 'standing', 'decided']
 
 # %% ../nbs/37_figures.ipynb #00000002
 import math
@@ -19,6 +19,7 @@ from sqlalchemy.engine import Engine
 
 from .alerts import list_alerts
 from .database import labels, predictions, reading
+from .decisions import list_decisions
 from .evaluate import score
 from .monitor import latest_health as last_report
 from .registry import Registry
@@ -180,9 +181,7 @@ def quality(
     parts = _parts(rows, 2 * span.seconds)
     scores = [_score(part, signature, [*gates]) for part in parts]
     at, n, whole = [part[-1].bucket for part in parts], [len(part) for part in parts], _score(rows, signature, [*gates])
-    metrics = [
-        _metric(m, gate, released.get(m), whole[m], at, [s[m] for s in scores], n) for m, gate in gates.items()
-    ]
+    metrics = [_metric(m, gate, released.get(m), whole[m], at, [s[m] for s in scores], n) for m, gate in gates.items()]
     return {"labels": len(rows), "metrics": metrics}
 
 
@@ -298,3 +297,23 @@ def _version(v) -> dict:
     evaluation = v.manifest.get("evaluation") or {}
     facts = {"version": v.version, "aliases": list(v.aliases), "gates_passed": v.gates_passed}
     return {**facts, "metrics": evaluation.get("metrics") or {}, "created_at": v.created_at, "run_id": v.run_id}
+
+# %% ../nbs/37_figures.ipynb #bea050ff
+def decided(
+    engine: Engine,
+    name: str,  # Of a model
+    last: int = 20,
+) -> list[
+    dict
+]:  # at, until, looks, action, reasons, champion, challenger, run_id; metrics and rows: of both, on so many rows
+    "The newest decisions about retraining."
+    return [_decided(d) for d in list_decisions(engine, name, last)[::-1]]
+
+
+_DECIDED = ("at", "until", "looks", "action", "reasons", "champion", "challenger", "run_id")
+
+
+def _decided(d) -> dict:
+    judged = (d.figures.get("rows") or {}).get("holdout") or {}
+    more = {"metrics": d.figures.get("metrics"), "rows": judged.get("rows")}
+    return {key: getattr(d, key) for key in _DECIDED} | more

@@ -321,7 +321,8 @@ def build(
             _wait(process, stop or threading.Event())
         except BaseException:
             _end(process)
-            run.finish("failed", error="The build was stopped.")
+            if "model" in run.record:  # its first task is done
+                run.finish("failed", error="The build was stopped.")
             raise
     if process.returncode:
         raise PipelineError(_why_failed(run))
@@ -361,6 +362,6 @@ def _why_failed(run: Run) -> str:
     "The last line of what went wrong."
     log = (run.folder / "build.log").read_text(encoding="utf-8", errors="replace")
     said = re.sub(r"\x1b\[[0-9;]*m", "", run.record.get("error") or log).splitlines()
-    errors = [line.strip() for line in said if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line.strip())]
+    errors = [line.strip() for line in said if re.match(r"(?!ploomber)[\w.]*(Error|Exception)\b", line.strip())]
     reason = next(iter(errors[::-1] or [line for line in said if line.strip()][::-1]), "it printed nothing")
     return redact(f"The build failed: {reason} See {run.folder / 'build.log'}.")

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mlops_nb.artifacts import open_artifacts
 from mlops_nb.database import connect
 from mlops_nb.errors import MlopsError
-from mlops_nb.figures import Span, latest_health, predicted, quality, standing, traffic
+from mlops_nb.figures import Span, decided, latest_health, predicted, quality, standing, traffic
 from mlops_nb.registry import Registry
 from mlops_nb.settings import Settings
 from serve.background import Routine
@@ -88,6 +88,7 @@ class Figures:
             "quality": quality(engine, name, span, manifest) if manifest else {"labels": 0, "metrics": []},
             "health": health,
             "alerts": alerts,
+            "decisions": decided(engine, name),
         }
 
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from mlops_nb.alerts import Finding, update_alerts
 from mlops_nb.database import health, open_database, versions, writing
+from mlops_nb.decisions import Decision, keep_decision
 from mlops_nb.figures import WINDOWS, Span
 from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog
 from mlops_nb.settings import Settings
@@ -153,6 +154,22 @@ def test_page_says_what_it_knows_before_any_script_runs(app, client):
     ):
         assert words in text, words
     assert 'class="tile bad"><span>Accuracy' in text and "Roll back" not in text
+
+
+def test_decisions_about_retraining_are_shown_with_their_reasons(app, client):
+    assert "Nothing was decided yet" in page(client)
+    engine, now = app.extensions["dashboard"].figures.registry.engine, datetime.now(UTC)
+    for minutes in (3, 2):
+        keep_decision(engine, Decision("toy", now - timedelta(minutes=minutes), "nothing", ["version 1 is healthy"], 1))
+    metrics = {"champion": {"accuracy": 0.5}, "challenger": {"accuracy": 0.9}}
+    found = {"metrics": metrics, "rows": {"holdout": {"rows": 9}}}
+    reasons = ["all 3 gates passed", "drift of <a>: it is another"]
+    keep_decision(engine, Decision("toy", now, "promoted", reasons, 1, 2, "run-1", found))
+    newest, before = figures(client)["figures"]["decisions"]
+    assert (newest["action"], newest["reasons"], newest["challenger"], newest["rows"]) == ("promoted", reasons, 2, 9)
+    assert newest["metrics"] == metrics and before["looks"] == 2
+    text = page(client)
+    assert "1 → 2" in text and "drift of &lt;a&gt;: it is another" in text and "2 looks" in text
 
 
 def test_drift_and_alerts_of_the_monitor_are_shown(app, client):
