@@ -377,6 +377,7 @@ def log_to_wandb(
                 artifact.add_dir(str(bundle))
                 copy.log_artifact(artifact, aliases=list(aliases))
             copy.finish(exit_code=0 if record["state"] == "finished" else 1)
+        wandb.teardown()  # its process, which would stay beside a watch for ever
     except Exception as e:  # a tracking server that is away must not cost a model
         return redact(f"{type(e).__name__}: {e}")
     return None

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from mlops_nb.errors import NotFoundError
-from mlops_nb.tracking import GitState, Run, RunStore, git_state, redact, secret_values
+from mlops_nb.tracking import GitState, Run, RunStore, git_state, log_to_wandb, redact, secret_values
 
 CLEAN = GitState("a" * 40, "main", False, "", ())
 
@@ -129,3 +129,19 @@ def test_kept_diff_applies_to_the_commit_whatever_git_is_configured_to_print(sto
     git("apply", str(run.folder / "diff.patch"))
     assert (folder / "a.py").read_text() == "a = 2\n\n\n\nb = 1\n"
     assert (folder / "b.bin").read_bytes() == bytes(range(255, -1, -1))
+
+
+@pytest.mark.slow
+def test_wandb_gets_the_decision_about_a_retraining_and_leaves_no_process(store, monkeypatch):
+    import psutil
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = store.new()
+    run.start("toy", CLEAN, spec="toy")
+    said = {"action": "promoted", "reasons": ["all 3 gates passed", "drift of age: younger"], "champion": 1}
+    run.finish(metrics={"accuracy": 0.9}, version=2, decision=said)
+    assert log_to_wandb(run, "a-project") is None
+    content = next(store.folder.glob(f"wandb/offline-run-*-{run.id}/*.wandb")).read_bytes()
+    for word in (b"retrain", b"promoted", b"all 3 gates passed\ndrift of age: younger"):
+        assert word in content
+    assert not [p for p in psutil.Process().children(recursive=True) if "wandb" in p.name()]
