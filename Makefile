@@ -26,6 +26,8 @@ help: ## list the commands
 	  { echo "Python 3.11 or later is needed; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=python3.12, say."; exit 1; }
 	@echo "Installing into .venv from requirements.lock (about a minute the first time)"
 	@$(PYTHON) -m venv .venv
+	@# an older pip takes `a[extra]==1` in the lock for no pin of `a`
+	@$(BIN)/pip install --quiet --disable-pip-version-check "pip>=24"
 	@$(BIN)/pip install --quiet --disable-pip-version-check $(VENDOR) --require-hashes -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
