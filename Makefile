@@ -46,18 +46,20 @@ lab: .venv/installed ## open JupyterLab on the notebooks
 # OpenMP threads of several processes that wait for each other cost more than they bring
 test check: export OMP_NUM_THREADS := 1
 
+# Files of tests side by side, the tests of a file one after the other
+PARALLEL := -n auto --dist loadfile
 TESTS := not soak
 test: .venv/installed ## run every check: ruff, mlops-nb check, pytest, nbval on library and executed notebooks
 	ruff check .
 	mlops-nb check
-	pytest tests -m "$(TESTS)"
-	pytest --nbval-lax --nbval-current-env -p no:cacheprovider nbs --ignore=nbs/pipeline
+	pytest tests $(PARALLEL) -m "$(TESTS)"
+	pytest --nbval-lax --nbval-current-env -p no:cacheprovider $(PARALLEL) nbs --ignore=nbs/pipeline
 	@echo 'All checks passed.'
 
 check: .venv/installed ## the fast half of the tests, under a minute
 	ruff check .
 	mlops-nb check
-	pytest tests -m "not slow" -q
+	pytest tests $(PARALLEL) -m "not slow" -q
 
 export: .venv/installed ## notebooks to library: nbdev_export, nbdev_clean
 	@nbdev_export

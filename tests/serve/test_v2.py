@@ -404,6 +404,7 @@ def test_header_length_must_be_one(client, length):
         ("gzip", gzip.compress(b"{}") + b"x", 400, "not one whole gzip stream"),
         ("gzip", gzip.compress(b" " * 10**8), 413, "larger than 0.1 MiB"),
     ],
+    ids=["unknown", "not packed", "other", "cut off", "more behind", "too large"],
 )
 def test_packed_body_is_bounded_and_whole(kinds, encoding, body, status, message):
     answer = kinds.post("/v2/models/toy/infer", data=body, headers={"Content-Encoding": encoding})
