@@ -6,7 +6,7 @@
 __all__ = ['as_json', 'why', 'alias', 'main', 'models', 'list_models', 'show', 'diff', 'promote', 'rollback', 'clear',
            'show_history', 'explain_answer', 'rehearse_version', 'reproduce_command', 'runs', 'list_runs', 'show_run',
            'compare', 'new', 'check', 'doctor', 'serve', 'check_port', 'predict', 'monitor', 'investigate', 'retrain',
-           'watch', 'traffic']
+           'watch', 'traffic', 'play']
 
 # %% ../nbs/90_cli.ipynb #00000002
 import json
@@ -812,3 +812,43 @@ def traffic(name, scenario, rows, rate, label_delay, no_labels, seed, url, as_js
     click.echo(f"{sent.rows} rows in {sent.seconds:.1f} s: {sent.answered} answered, {sent.labelled} labelled")
     for reason, n in sent.refused.items():
         click.echo(f"{n} refused: {reason}")
+
+# %% ../nbs/90_cli.ipynb #52cbeb91
+@main.command("demo")
+@click.argument("name")
+@click.option("--scenario", default="drift", show_default=True, help="Of the model's spec: drift, good.")
+@click.option("--windows", type=click.IntRange(1), default=5, show_default=True, help="Of the scenario good: how many.")
+@click.option(
+    "--rate", type=click.FloatRange(0), default=100, show_default=True, help="Rows a second; 0 for as fast as it goes."
+)
+@click.option(
+    "--keep", is_flag=True, help="Keep the service open in the end, to look at the dashboard; Ctrl+C ends it."
+)
+@as_json
+def play(name, scenario, windows, rate, keep, as_json):
+    "Play the whole loop for NAME on this screen: train, serve, drift, alert, retrain, promote; leaves nothing behind."
+    from mlops_nb.demo import demo
+
+    def show(story, url):
+        _print_story(story, as_json)
+        if keep:
+            click.echo(f"The dashboard is at {url} (Ctrl+C ends it and removes all)", err=True)
+            _until_interrupted()
+
+    story = demo(name, scenario, windows, rate or None, lambda text: click.echo(text, err=True), show)
+    sys.exit(0 if story.told else 1)
+
+
+def _print_story(story, as_json: bool):
+    from mlops_nb.demo import lines
+
+    _print_json(story.to_dict()) if as_json else click.echo("\n".join(["", *lines(story)]))
+
+
+def _until_interrupted():
+    import threading
+
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        click.echo("", err=True)

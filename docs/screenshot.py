@@ -1,0 +1,29 @@
+"""Play the demo, and take the picture of its dashboard for the README: python docs/screenshot.py."""
+
+import shutil
+import sys
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from mlops_nb.demo import Story, demo, lines
+
+PICTURE, SIZE = Path(__file__).with_name("dashboard.png"), {"width": 1400, "height": 1040}
+
+
+def shoot(story: Story, url: str):
+    """The first screen of the dashboard, drawn to its end."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport=SIZE)
+        page.goto(f"{url}/?hours=0.25")
+        page.locator("#updated", has_text="Updated at").wait_for()
+        page.locator("#quality canvas").first.wait_for()
+        page.screenshot(path=PICTURE)
+        browser.close()
+
+
+if __name__ == "__main__":
+    story = demo("loans", report=lambda text: print(text, file=sys.stderr), then=shoot)
+    print("\n".join(lines(story)))
+    sys.exit(0 if story.told else "The demo did not show what it should.")
