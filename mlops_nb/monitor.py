@@ -349,7 +349,7 @@ def read_traffic(
         oldest = log.asked_at(name, first=True)
         if oldest <= starts[-1] + silence:
             steady = all(log.asked_at(name, start, start + silence) for start in starts)
-    minutes = silence and silence.total_seconds() / 60
+    minutes = None if silence is None else silence.total_seconds() / 60
     return Traffic(int(counts.sum()) if len(counts) else None, refused, failed, minutes, steady)
 
 

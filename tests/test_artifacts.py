@@ -132,6 +132,18 @@ class _Counted:
         return getattr(self._source, name)
 
 
+def kill_in_the_middle(settings, server, script: str, argument: Path, done: int):
+    """Have a process upload, and kill it in the middle of the file after `done` others."""
+    way = Stalling(server.port, done)
+    process = start(settings, way.port, server, script, argument)
+    try:
+        assert way.stalled.wait(60), process.communicate(timeout=10)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        way.close()
+
+
 def start(settings, port: int, server, script: str, argument: Path) -> subprocess.Popen:
     own = {"MLOPS_HOME": str(settings.home), "MLOPS_ARTIFACTS": settings.artifacts}
     command = [sys.executable, "-c", script, str(argument)]
@@ -145,14 +157,7 @@ def start(settings, port: int, server, script: str, argument: Path) -> subproces
 def test_upload_that_was_killed_leaves_nothing_that_is_believed_and_the_next_completes_it(
     registry, settings, server, bundles, done
 ):
-    way = Stalling(server.port, done)
-    process = start(settings, way.port, server, UPLOAD, bundles[0].path)
-    try:
-        assert way.stalled.wait(60), process.communicate(timeout=10)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        way.close()
+    kill_in_the_middle(settings, server, UPLOAD, bundles[0].path, done=done)
     location = registry.artifacts.location(bundles[0], 1)
     there = server.names(settings.artifacts)
     assert len(there) == done and f"{location}/manifest.json" not in there
@@ -166,14 +171,7 @@ def test_upload_that_was_killed_leaves_nothing_that_is_believed_and_the_next_com
 @pytest.mark.slow
 def test_snapshot_whose_upload_was_killed_is_not_there(registry, settings, server, tmp_path):
     kept = snapshot(pd.DataFrame({"x": range(100_000)}), tmp_path)
-    way = Stalling(server.port, 0)
-    process = start(settings, way.port, server, SHARE, kept.path)
-    try:
-        assert way.stalled.wait(60), process.communicate(timeout=10)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-        way.close()
+    kill_in_the_middle(settings, server, SHARE, kept.path, done=0)
     assert server.names(settings.artifacts) == []
     with pytest.raises(DataError, match="The data is gone"):
         registry.artifacts.snapshot(kept.sha256)

@@ -379,6 +379,11 @@ def test_silence_that_is_usual_or_cannot_be_compared_is_no_alert(alone, oldest, 
     assert "traffic" not in {f.kind for f in alone.look().findings}
 
 
+def test_row_that_came_while_one_looks_is_no_silence(alone):
+    alone.serve(60, ago=-5)
+    assert alone.look().traffic.silent_minutes == 0
+
+
 class StandIn:
     """What `wandb.init` gives, as far as a look uses it."""
 

@@ -1,7 +1,10 @@
 """Under load, every id that a client received is in the database once: whatever is killed, away or full."""
 
+import itertools
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -14,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from mlops_nb.database import open_database, reading
+from mlops_nb.registry import Registry
 from tests.relay import Relay
 from tests.serve.conftest import Service, make_home, wait_for
 
@@ -75,6 +79,8 @@ def place(database_url, tmp_path):
     def start(name: str = "one") -> Service:
         more = {"MLOPS_DATABASE_URL": served, "MLOPS_SPOOL": str(tmp_path / f"spool-{name}")}
         services.append(Service(settings, tmp_path / f"log-{len(services)}", **more))
+        ready = services[-1].get
+        wait_for(lambda: all(ready("/health/ready")[0] == 200 for _ in range(8)), 120)  # whichever worker is asked
         return services[-1]
 
     @contextmanager
@@ -97,14 +103,30 @@ def place(database_url, tmp_path):
         with reading(engine) as connection:
             return connection.execute(sa.text(query)).scalars().all()
 
+    commands = []
+
+    def command(*words: str) -> subprocess.Popen:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("MLOPS_")}
+        own = {"MLOPS_HOME": str(settings.home), "MLOPS_DATABASE_URL": database_url}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        name = Path(sys.executable).parent / "mlops-nb"
+        commands.append(subprocess.Popen([name, *words], cwd=settings.home, env=kept | own, **pipes))
+        return commands[-1]
+
     yield SimpleNamespace(
+        settings=settings,
+        command=command,
+        ask=ask,
         start=start,
         away=away,
         logged=lambda: ask("SELECT id FROM predictions"),
-        count=lambda: ask("SELECT count(*) FROM predictions")[0],
+        count=lambda: ask("SELECT count(*) FROM predictions WHERE role <> 'batch'")[0],
         spool=lambda: tmp_path / "spool-one",
     )
     engine.dispose()
+    for process in commands:
+        process.kill()
+        process.communicate()
     for service in services:
         service.stop()
     if relay:
@@ -178,6 +200,37 @@ def test_two_services_share_a_database(place):
     with Traffic(*services) as traffic:
         traffic.more(1000)
     assert kept(place, traffic.ids)
+
+
+@pytest.mark.soak
+def test_two_services_monitors_a_batch_job_and_promotions_share_a_database(place, database_url, tmp_path):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("key,a,b\n" + "".join(f"{i},{i % 7},{i % 5}\n" for i in range(20_000)))
+    into = ("--output", database_url, "--table", "scored", "--chunk-rows", "1000", "--key", "key", "--log")
+    services, registry, looks = [place.start("one"), place.start("two")], Registry.open(place.settings), 0
+    with Traffic(*services) as traffic:
+        batch = place.command("predict", "toy", "--version", "1", "--input", str(rows), *into)
+        while batch.poll() is None or looks < 4:
+            monitors = [place.command("monitor", "toy", "--rows", "500", "--json") for _ in range(2)]
+            for version in (2, 1) * 3:
+                registry.promote("toy", version)
+            for monitor in monitors:
+                said = monitor.communicate(timeout=120)
+                assert monitor.returncode in (0, 1, 2) and '"status"' in said[0], said[1]
+            looks += len(monitors)
+        assert batch.returncode == 0, batch.communicate()
+        registry.promote("toy", 2)
+        for service in services:
+            wait_for(lambda s=service: s.versions() == {2})
+        assert traffic.failed == 0
+    assert kept(place, traffic.ids)
+    assert place.ask("SELECT count(*) FROM scored") == place.ask("SELECT count(DISTINCT key) FROM scored") == [20_000]
+    assert place.ask("SELECT count(*) FROM predictions WHERE role = 'batch'") == [20_000]
+    assert place.ask("SELECT count(*) FROM health") == [looks]
+    moves = registry.history("toy", "production")
+    assert all(a.to_version == b.from_version for a, b in itertools.pairwise(moves))
+    assert len(moves) == 3 * looks + 2, "one at the beginning, one at the end"
+    registry.close()
 
 
 def test_stopped_service_leaves_nothing_in_the_spool(place):
