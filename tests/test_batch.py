@@ -308,9 +308,12 @@ def order(tmp_path):
 
 def test_a_job_keeps_its_version_when_production_moves_meanwhile(order, settings, tmp_path):
     _begun(order, settings)
-    put_into_production(settings, tmp_path, seed=1)
+    wanted = expected(settings, people(100))["prediction"].tolist()
+    put_into_production(settings, tmp_path, seed=5)
+    assert expected(settings, people(100))["prediction"].tolist() != wanted
     job = predict_batch(order, settings=settings)
-    assert job.version == 1 and set(pd.read_parquet(tmp_path / "scores")["model_version"]) == {1}
+    scores = pd.read_parquet(tmp_path / "scores")
+    assert job.version == 1 and set(scores["model_version"]) == {1} and scores["prediction"].tolist() == wanted
     assert predict_batch(order, settings=settings).version == 2, "done with version 1, so another job"
 
 
@@ -666,9 +669,9 @@ def test_a_million_rows_killed_ten_times_give_the_same_table(kind, settings, tmp
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(settings, tmp_path):
     code = (
-        "import resource, sys; from mlops_nb.batch import Order, predict_batch\n"
+        "import re, sys; from pathlib import Path; from mlops_nb.batch import Order, predict_batch\n"
         "predict_batch(Order('loans', sys.argv[1], sys.argv[1] + '.scores/', chunk_rows=20_000))\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        "print(int(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1]) // 1024)"
     )
     peaks = []
     for rows in (200_000, 1_000_000):
