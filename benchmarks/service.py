@@ -142,20 +142,23 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait(port: int, body: str, path: str = "/predict"):
-    """Until a server answers."""
-    deadline = time.monotonic() + 60
+def wait(port: int, body: str, path: str = "/predict", times: int = 20):
+    """Until a server answers, so many times on end: each of its workers is ready then."""
+    deadline, answered = time.monotonic() + 120, 0
     while time.monotonic() < deadline:
         connection = HTTPConnection("127.0.0.1", port, timeout=10)
         try:
             connection.request("POST", path, body, {"Content-Type": "application/json"})
-            if connection.getresponse().status == 200:
-                return
+            answered = answered + 1 if connection.getresponse().status == 200 else 0
         except OSError:
-            time.sleep(0.05)
+            answered = 0
         finally:
             connection.close()
-    raise SystemExit("the service did not answer within 60 s")
+        if answered == times:
+            return
+        if not answered:
+            time.sleep(0.05)
+    raise SystemExit("the server did not answer within 120 s")
 
 
 def write_request(file: Path, body: dict):
