@@ -104,7 +104,7 @@ def _syntax_hash(path: Path) -> str:
     return hashlib.sha256(ast.dump(_tree(path)).encode()).hexdigest()
 
 
-_MAGIC = re.compile(r"^\s*[%!?].*$", re.MULTILINE)
+_MAGIC = re.compile(r"^\s*(?:[\w, ]+=\s*)?[%!?].*$", re.MULTILINE)  # Also `rows = %production churn`
 
 
 def _notebook_tree(path: Path) -> ast.Module:
