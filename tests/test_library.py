@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints
 MODULES = sorted(p for p in ROOT.glob("mlops_nb/**/*.py") if "migrations" not in p.parts and p.name != "_modidx.py")
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Absolute names that a module imports at run time: what stands under TYPE_CHECKING is left out."""
     tree = ast.parse(path.read_text())

@@ -137,7 +137,7 @@ def parsed(command: list[str]):
     words = [re.sub(r"\$\(\w+\)", "diagnosis", str(word)) for word in command]
     assert words[0] == "mlops-nb", words
     group, rest = main, words[1:]
-    context = click.Context(main, info_name="mlops-nb")
+    context = click.Context(main, info_name="mlops-nb", **main.context_settings)  # click keeps its -h
     while isinstance(group, click.Group):
         name, group, rest = group.resolve_command(context, rest)
     return group.make_context(name, rest, parent=context)

@@ -4,6 +4,7 @@ import ast
 import re
 import time
 from datetime import UTC, datetime
+from functools import cache
 
 import pytest
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from tests.deploy.dockerfile import ROOT
 TEXT = (ROOT / "docs" / "operations.md").read_text()
 
 
+@cache
 def kinds() -> set[str]:
     """Of all alerts that the code can open: the first argument of every `alerts.Finding`."""
     found = set()
