@@ -292,6 +292,12 @@ def test_page_of_another_site_moves_nothing(browser, url, service, registry):
     page.close()
     server.shutdown()
     server.server_close()
-    tried = [line for line in service.lines("/admin/promote") if line["method"] == "POST"]
-    assert len(tried) >= 4 and {line["status"] for line in tried} == {403}
+    tried = []
+
+    def told() -> bool:
+        tried[:] = [line for line in service.lines("/admin/promote") if line["method"] == "POST"]
+        return len(tried) >= 4
+
+    wait_for(told)
+    assert {line["status"] for line in tried} == {403}
     assert registry.current("toy") == 1

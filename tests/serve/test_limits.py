@@ -332,7 +332,7 @@ def test_request_that_is_not_there_in_time_gets_408(crowded):
             assert client.recv(1) == b""
         assert silent.recv(1) == b""  # closed without a word
     assert 3 <= time.monotonic() - began < 5
-    assert sum(line["status"] == 408 for line in crowded.lines("/predict")) >= 3
+    wait_for(lambda: sum(line["status"] == 408 for line in crowded.lines("/predict")) >= 3)
 
 
 @pytest.mark.slow
