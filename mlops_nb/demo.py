@@ -28,10 +28,11 @@ from importlib import util
 from pathlib import Path
 
 import orjson
+import sqlalchemy as sa
 
 from .alerts import list_alerts
 from .artifacts import open_artifacts
-from .database import open_database
+from .database import labels, open_database, predictions, reading
 from .decisions import Decision
 from .errors import MlopsError, NotFoundError, PipelineError, known_names
 from .evaluate import GateResult
@@ -39,7 +40,6 @@ from .figures import spoken
 from .monitor import Health, monitor
 from .performance import MetricResult
 from .pipeline import build
-from .prediction_log import PredictionLog
 from .registry import Registry
 from .rehearse import rehearse
 from .retrain import Terms, retrain
@@ -314,13 +314,17 @@ def _train(play: _Play):
 
 def _send(play: _Play, scenario: str, rows: int):
     "Rows over HTTP, and their truth; until all of it is in the database."
-    play.sent, since, log = play.sent + 1, datetime.now(UTC), PredictionLog(play.engine)
+    play.sent, since = play.sent + 1, datetime.now(UTC)
     sent = send(draw(play.spec, scenario, rows, play.sent), play.spec.target, play.url, rate=play.rate)
     play.expect(sent.labelled == rows, f"all of {rows} rows should be answered and labelled: {sent}")
-    _wait_for(
-        lambda: len(log.read(play.spec.name, rows, since, labelled=True).facts) >= sent.labelled,
-        "the predictions did not all reach the database",
-    )
+    labelled = sa.select(sa.func.count()).select_from(predictions.join(labels, labels.c.id == predictions.c.id))
+    labelled = labelled.where(predictions.c.name == play.spec.name, predictions.c.at >= since)
+
+    def arrived() -> bool:
+        with reading(play.engine) as connection:
+            return connection.execute(labelled).scalar() >= sent.labelled
+
+    _wait_for(arrived, "the predictions did not all reach the database")
 
 
 def _look(play: _Play, what: str, rows: int) -> Health:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -57,11 +58,25 @@ def played(process: subprocess.Popen) -> dict:
     return json.loads(said)
 
 
+def wait_until_told(process: subprocess.Popen, words: str) -> str:
+    """The line with these words."""
+    told = []
+    while words not in (line := process.stderr.readline()):
+        told.append(line)
+        assert line, "".join(told)
+    return line
+
+
 @pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.parametrize("name", GAIN)
 def test_model_that_the_world_has_left_behind_is_noticed_replaced_and_well_again(command, name):
-    story = played(command(name, "--json", "--rate", "0"))
+    process = command(name, "--json", "--rate", "0", "--keep")
+    said = wait_until_told(process, "The dashboard is at ")
+    with urlopen(said.partition(" at ")[2].split()[0], timeout=30) as answer:
+        assert b"Version 2</b> answers" in answer.read()
+    process.send_signal(signal.SIGINT)
+    story = played(process)
     assert story["told"] and story["problems"] == []
     assert [(m["what"], m["version"]) for m in story["timeline"]] == [
         ("trained", 1),
@@ -94,12 +109,10 @@ def test_nothing_happens_when_nothing_should(command, name, windows):
 @pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_demo_that_is_stopped_leaves_nothing_behind(command, number):
+@pytest.mark.parametrize("words", ["The pipeline trains", "It is served at"])
+def test_demo_that_is_stopped_leaves_nothing_behind(command, number, words):
     process = command("loans", "--rate", "20")
-    said = []
-    while not said or "It is served at" not in said[-1]:
-        said.append(process.stderr.readline())
-        assert said[-1], f"it ended: {said}"
+    wait_until_told(process, words)
     process.send_signal(number)
     process.communicate(timeout=120)
     assert process.returncode == (1 if number == signal.SIGINT else 128 + number)

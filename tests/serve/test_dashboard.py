@@ -156,6 +156,14 @@ def test_page_says_what_it_knows_before_any_script_runs(app, client):
     assert 'class="tile bad"><span>Accuracy' in text and "Roll back" not in text
 
 
+def test_promotion_by_retraining_gives_its_reasons_once(client, registry):
+    registry.promote("toy", 2, who="retrain", why="all 5 gates passed; drift of a: it is another")
+    registry.promote("toy", 1, who="somebody", why="no; I do not like it")
+    history = page(client).partition('id="history"')[2]
+    assert '<td class="why">all 5 gates passed\n' in history and "no; I do not like it" in history
+    assert "drift of a" not in history, "it is said under Retraining"
+
+
 def test_decisions_about_retraining_are_shown_with_their_reasons(app, client):
     assert "Nothing was decided yet" in page(client)
     engine, now = app.extensions["dashboard"].figures.registry.engine, datetime.now(UTC)
