@@ -8,7 +8,7 @@ from playwright.sync_api import sync_playwright
 
 from mlops_nb.demo import Story, demo, lines
 
-PICTURE, SIZE = Path(__file__).with_name("dashboard.png"), {"width": 1400, "height": 1040}
+PICTURE, SIZE = Path(__file__).with_name("dashboard.png"), {"width": 1400, "height": 930}
 
 
 def shoot(story: Story, url: str):

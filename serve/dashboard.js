@@ -18,6 +18,8 @@ const percent = v => (v == null ? "–" : `${+(100 * v).toFixed(1)} %`);
 
 // charts
 
+const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880].map(minutes => 60 * minutes); // The axis tells minutes
+
 function axisTime(_, splits) {
   return splits.map(t => (hours === "168" && clock(date(t)) === "00:00" ? day(date(t)) : clock(date(t))));
 }
@@ -32,7 +34,7 @@ function options(width, chart) {
   return {
     width, height: HEIGHT, tzDate: t => uPlot.tzDate(date(t), "Etc/UTC"), cursor: {y: false, drag: {x: false, y: false}},
     scales: {x: {time: true, range: [from, to]}, y: {range: (_, low, high) => low == null ? [0, 1] : limits(low, high)}},
-    axes: [{...line, values: axisTime, space: 60}, {...line, size: 56, values: (_, splits) => splits.map(value)}],
+    axes: [{...line, values: axisTime, incrs: STEPS, space: 60}, {...line, size: 56, values: (_, splits) => splits.map(value)}],
     series: [{label: "time", value: (_, t) => (t == null ? "–" : `${day(date(t))} ${clock(date(t))}`)}, ...drawn],
     ...(bands && {bands: [{series: bands, fill: color("band")}]}),
   };
@@ -81,10 +83,18 @@ const sizes = new ResizeObserver(entries => {
 
 function caption(id, text) { get(id).querySelector("small").textContent = text; }
 
+const LEAST = 12; // Buckets that are shown at least
+
+function beginning({rows}) { // Of a model that is younger than the span, the time since its first row, and some before
+  const first = Math.max(0, rows.findIndex(n => n > 0)), lead = Math.ceil((rows.length - first) / 10);
+  return Math.max(0, Math.min(first - lead, rows.length - LEAST));
+}
+
 function drawAll() {
   const {figures, errors, bucket_seconds: size} = shown;
   const each = size < 60 ? `${size} seconds` : size < 3600 ? `${size / 60} minute${size > 60 ? "s" : ""}` : `${size / 3600} hours`;
-  const span = {at: errors.at, from: errors.at[0], to: errors.at[errors.at.length - 1] + size};
+  const begin = figures ? beginning(figures.traffic) : 0;
+  const span = {at: errors.at, from: errors.at[begin], to: errors.at[errors.at.length - 1] + size};
   const both = errors.client.map((n, i) => (n == null ? null : n + errors.server[i])); // one upon the other
   draw("errors", {...span, bars: true, hideZeros: true, value: number, limits: fromZero, series: [
     {label: "clients' (4xx)", color: "c4", values: both, shown: () => shown.errors.client}, {label: "the service's (5xx)", color: "bad", values: errors.server},
@@ -92,7 +102,7 @@ function drawAll() {
   caption("errors", `in ${each}, since the worker started`);
   if (!figures) return;
   const {traffic, predictions} = figures;
-  const within = {...span, at: traffic.at, from: traffic.at[0], to: traffic.at[traffic.at.length - 1] + size};
+  const within = {...span, at: traffic.at, from: traffic.at[begin], to: traffic.at[traffic.at.length - 1] + size};
   const cut = traffic.complete_since > traffic.at[0] ? `; complete since ${day(date(traffic.complete_since))} ${clock(date(traffic.complete_since))}` : "";
   draw("requests", {...within, bars: true, hideZeros: true, value: number, limits: fromZero, series: [{label: "requests", values: traffic.requests}]});
   caption("requests", `in ${each}${cut}`);

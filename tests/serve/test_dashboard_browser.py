@@ -148,6 +148,8 @@ def test_numbers_update_by_themselves(open_page, url, service):
     service.call("POST", "/predict", {"features": [[1]]})
     expect(page.locator(TILE.format("Requests"))).to_have_text("7")
     expect(page.locator("#requests canvas")).to_be_visible()
+    begins = page.evaluate("() => plots.get('requests').plot.scales.x.min")
+    assert time.time() - begins < 20 * 60, "the charts of a young model begin where its rows do"
     expect(page.locator("#errors canvas")).to_be_visible()
     expect(page.locator("#routes")).to_contain_text("400: 1")
     service.call("POST", "/feedback", {"labels": [{"id": key, "label": int(i > 0)} for i, key in enumerate(ids)]})
