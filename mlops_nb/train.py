@@ -122,16 +122,20 @@ def _cross_validate(spec, X, y, params, folds, seed, weights=None) -> list[float
 def _search(spec, X, y, params, space, folds, seed, weights=None) -> pd.DataFrame:
     "Cross-validate every combination of the space, best first; equal scores keep the space's order."
     from sklearn.model_selection import ParameterGrid
+    from sklearn.utils.parallel import Parallel, delayed
 
     for name, values in space.items():
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise TrainingError(f"The search space needs a list of values for {name!r}, got {values!r}.")
+    grid = list(ParameterGrid(dict(space)))
+    given = ((spec, X, y, params | candidate, folds, seed, weights) for candidate in grid)
     rows = []
-    for candidate in ParameterGrid(dict(space)):
-        scores = _cross_validate(spec, X, y, params | candidate, folds, seed, weights)
+    for candidate, scores in zip(grid, Parallel()(delayed(_cross_validate)(*one) for one in given), strict=True):
         columns = {f"fold {i}": score for i, score in enumerate(scores)}
         rows.append(candidate | {"mean": pd.Series(scores).mean(), "std": pd.Series(scores).std(ddof=0)} | columns)
-    table = pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable").reset_index(drop=True)
+    table = pd.DataFrame(rows, dtype=object)  # parameters as they were given: 8 is not 8.0, and None not NaN
+    table = table.astype({name: float for name in table if name not in space})
+    table = table.sort_values("mean", ascending=False, kind="stable").reset_index(drop=True)
     return table.assign(rank=range(1, len(table) + 1))
 
 
