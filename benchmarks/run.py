@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
-ALL = ("command_line", "builds", "drift", "batch", "service")
+ALL = ("command_line", "builds", "drift", "batch", "scale", "service")
 
 
 def main(names: list[str]):

@@ -542,6 +542,7 @@ def check_port(
 def predict(name, input, output, max_rejects, again, restart, list_them, as_json, key, **options):
     "Score a table with NAME; killed and started again, it goes on where it was."
     from mlops_nb.batch import Order, Watcher, predict_batch
+    from mlops_nb.scale import batch_runner
 
     if list_them:
         _list_jobs(name, as_json)
@@ -550,7 +551,8 @@ def predict(name, input, output, max_rejects, again, restart, list_them, as_json
         raise click.UsageError("Give NAME, --input and --output; or --list.")
     order = Order(name, input, output, key=key, **options)
     watcher = Watcher(lambda text: click.echo(text, err=True), lambda total, done: _row_bar(total, done, as_json))
-    job = predict_batch(order, max_rejects, again, restart, watcher=watcher)
+    with batch_runner() as run:
+        job = predict_batch(order, max_rejects, again, restart, run=run, watcher=watcher)
     if as_json:
         _print_json(_job_row(job))
     else:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MlopsError', 'SettingsError', 'SpecError', 'DataError', 'SchemaError', 'InputError', 'TooManyRowsError',
            'TrainingError', 'GateError', 'BundleError', 'ArtifactError', 'RegistryError', 'NotFoundError',
-           'ConflictError', 'PipelineError', 'BatchError', 'ReproductionError', 'known_names']
+           'ConflictError', 'PipelineError', 'ScaleError', 'BatchError', 'ReproductionError', 'known_names']
 
 # %% ../nbs/00_errors.ipynb #00000003
 class MlopsError(Exception):
@@ -104,6 +104,12 @@ class PipelineError(MlopsError):
     "A pipeline whose files do not fit together."
 
     code = "pipeline_error"
+
+
+class ScaleError(MlopsError):
+    "A cluster that cannot be used."
+
+    code = "no_cluster"
 
 
 class BatchError(MlopsError):

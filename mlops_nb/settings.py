@@ -82,6 +82,9 @@ class Settings:
     batch: str = setting(
         "", "Folder where batch jobs keep what cannot be read twice: answers of queries. Default: `store/batch`"
     )
+    dask_scheduler: str = setting(
+        "", "Address of a Dask scheduler (`tcp://host:8786`): builds, searches and batch jobs run on its workers"
+    )
     spool_mb: float = setting(1024.0, "Most that waits there, in MiB; beyond it nothing is logged", 1)
     alert_p95_ms: float = setting(250.0, "A model whose rows are answered slower is an alert (95th percentile)", 0)
     alert_error_rate: float = setting(0.01, "A model whose requests fail (5xx) more often is an alert", 0, 1)

@@ -64,12 +64,13 @@ def test_imports_go_from_later_notebooks_to_earlier_ones():
         ("serve", set()),
         ("flask", set()),
         ("wandb", {"tracking.py"}),
-        ("ploomber", set()),
+        ("ploomber", {"scale.py"}),
         ("click", {"cli.py"}),
         ("skl2onnx", {"engine.py"}),
         ("onnxruntime", {"engine.py"}),
         ("pickle", set()),
-        ("joblib", set()),
+        ("joblib", {"scale.py"}),
+        ("distributed", {"scale.py"}),
     ],
 )
 def test_only_the_module_that_owns_a_dependency_imports_it(package, allowed):
