@@ -55,7 +55,7 @@ def origin(tmp_path_factory) -> Project:
     project.replace("toy.py", "i > 45", "i > 50")
     commit(project, "Move the border")
     project.build("--env--params", "{'C': 0.01}", "--env--test_size", "0.3")
-    project.replace("toy.py", "i > 50", "i > 55")
+    project.replace("toy.py", "LogisticRegression(**params)", "LogisticRegression(C=0.3, **params)")
     (project.path / "note.txt").write_text("not committed")
     project.build()
     return project
@@ -231,7 +231,7 @@ def test_uncommitted_changes_are_said_and_applied_only_when_asked_for(elsewhere)
 
 def test_uncommitted_changes_whose_run_is_gone_or_do_not_fit_cannot_be_applied(elsewhere):
     patch = next((elsewhere.path / "store/runs").glob("*/diff.patch"))
-    patch.write_text(patch.read_text().replace("i > 50", "i > 49"))
+    patch.write_text(patch.read_text().replace("(**params)", "(**others)"))
     assert "do not fit commit" in reproduce(elsewhere, "3", "--with-diff", code=1)[1]
     shutil.rmtree(elsewhere.path / "store/runs")
     assert "its run, which kept them, is gone" in reproduce(elsewhere, "3", "--with-diff", code=1)[1]
