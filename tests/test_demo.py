@@ -171,6 +171,14 @@ def test_stage_has_the_files_of_the_project_and_neither_its_store_nor_its_settin
     assert (dict(os.environ), sys.path) == (before, path)
 
 
+def test_process_that_nobody_has_in_his_hands_ends_with_the_stage(own):
+    with pytest.raises(KeyError), stage(own, "churn"):
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+        raise KeyError
+    assert not psutil.pid_exists(child.pid)
+    child.wait(10)
+
+
 def test_service_that_does_not_end_in_peace_is_killed_with_its_workers(tmp_path):
     stubborn = "import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.fork(); "
     stubborn += "open(f'{sys.argv[1]}/{os.getpid()}', 'w'); time.sleep(600)"
