@@ -19,13 +19,13 @@ import pandas as pd
 
 from .artifacts import open_artifacts
 from .engine import TOLERANCE
-from .errors import ArtifactError, InputError, MlopsError, NotFoundError
+from .errors import ArtifactError, InputError, MlopsError, NotFoundError, SpecError
 from .prediction_log import Logged, PredictionLog
 from .predictor import Predictor
-from .registry import Registry, Version
+from .registry import Registry, Version, made_from
 from .settings import Settings, split_names
 from .signature import Answer, Table
-from .spec import ModelSpec, import_from, load_spec
+from .spec import ModelSpec
 from .tracking import Run, RunStore
 
 if TYPE_CHECKING:
@@ -266,10 +266,9 @@ def spec_of(
     settings: Settings,
 ) -> ModelSpec | None:
     "The spec of a version as it is now; None where it names none, or one that cannot be imported."
-    import_from(settings.home)
     try:
-        return load_spec(version.manifest["code"]["spec"])
-    except Exception:  # a module of the user's, maybe of another time: whatever it raises, there is no spec to be had
+        return made_from(version, settings.home)
+    except SpecError:
         return None
 
 

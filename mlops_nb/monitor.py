@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'LABELLED', 'SILENCE', 'SPANS', 'LAST', 'CLIENTS', 'ROWS', 'Traffic', 'Health', 'measure_health',
-           'answers_of', 'take', 'subject_of', 'read_traffic', 'parse_last', 'monitor', 'figures_of', 'spec_of', 'keep',
+           'answers_of', 'take', 'subject_of', 'read_traffic', 'parse_last', 'monitor', 'figures_of', 'keep',
            'latest_health']
 
 # %% ../nbs/36_monitor.ipynb #00000002
@@ -25,7 +25,7 @@ from .alerts import Alert, Finding, tell, update_alerts
 from .bundle import Bundle, check_hashes, read_manifest
 from .database import health, reading, writing
 from .drift import ColumnDrift, DriftReport, measure_drift
-from .errors import InputError, MlopsError
+from .errors import InputError, MlopsError, SpecError
 from mlops_nb.performance import (
     Estimate,
     MetricResult,
@@ -36,10 +36,10 @@ from mlops_nb.performance import (
 )
 from .prediction_log import PredictionLog, Window
 from .profile import name_of
-from .registry import Registry, Version
+from .registry import Registry, Version, made_from
 from .settings import Settings
 from .signature import Answer, Signature
-from .spec import ModelSpec, import_from, load_spec
+from .spec import ModelSpec
 from .tracking import log_health_to_wandb
 
 # %% ../nbs/36_monitor.ipynb #00000004
@@ -405,7 +405,7 @@ def monitor(
         bundle = read_manifest(registry.fetch(found))
         check_hashes(bundle, found.digest)
         since = None if rows else now - (last or LAST)
-        log, (spec, why) = PredictionLog(registry.engine), spec_of(found, settings)
+        log, (spec, why) = PredictionLog(registry.engine), _spec_of(found, settings.home)
         window = log.read(name, rows or ROWS, since, found.version, roles=roles)
         came = since or _ends(window.facts)[0] or now
         labelled = log.read(name, LABELLED, version=found.version, labelled_since=came, roles=roles)
@@ -439,25 +439,18 @@ def figures_of(
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _spec_of(version: Version, project: Path) -> tuple[ModelSpec | None, str]:
+    "And why there is none: a look goes on without."
+    try:
+        return made_from(version, project), ""
+    except SpecError as e:
+        return None, str(e)
+
+
 def _to_wandb(result: Health, told: Sequence[Alert], settings: Settings) -> str | None:
     alerts = {str(a): (f"{a.name}: {a.kind} of {a.subject}", a.change == "closed") for a in told}
     where = settings.wandb_project, Path(settings.runs)
     return log_health_to_wandb(result.name, result.version, figures_of(result), alerts, *where)
-
-
-def spec_of(
-    version: Version,
-    settings: Settings,
-) -> tuple[ModelSpec | None, str]:  # And why there is none
-    "The spec of a version as it is now."
-    module = version.manifest.get("code", {}).get("spec")
-    if not module:
-        return None, "the bundle names no spec"
-    import_from(settings.home)
-    try:
-        return load_spec(module), ""
-    except Exception as e:  # a module of the user's, maybe of another time: whatever it raises, a look goes on
-        return None, f"{module} cannot be imported: {type(e).__name__}: {e}"
 
 
 def keep(

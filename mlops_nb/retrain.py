@@ -24,11 +24,11 @@ from .lock import Lock
 from .monitor import LAST, ROWS, Health, monitor
 from .pipeline import StoppedError, build, copy_to_wandb
 from .prediction_log import PredictionLog
-from .registry import Registry, Version
+from .registry import Registry, Version, made_from
 from .rehearse import rehearsal_gates, rehearse
 from .settings import Settings
 from .signature import Signature
-from .spec import ModelSpec, import_from, load_spec
+from .spec import ModelSpec
 from .tracking import Run, RunStore
 
 # %% ../nbs/38_retrain.ipynb #b47c5e58
@@ -295,19 +295,13 @@ def spec_of_champion(
     settings: Settings,
 ) -> ModelSpec:
     "The spec that a version was made from, as it is now."
-    module = (champion.manifest.get("code") or {}).get("spec")
     which = f"Version {champion.version} of {champion.name!r} cannot be retrained"
-    if not module:
-        raise SpecError(f"{which}: it does not say which spec it was made from.")
-    import_from(settings.home)
     try:
-        spec = load_spec(module)
-    except Exception as e:  # a module of the user's may raise whatever it likes
-        raise SpecError(
-            f"{which}: its spec {module} cannot be imported in {settings.home} ({type(e).__name__}: {e})"
-        ) from e
+        spec = made_from(champion, settings.home)
+    except SpecError as e:
+        raise SpecError(f"{which}: {e}") from e
     if spec.name != champion.name:
-        raise SpecError(f"{which}: {module} is the spec of {spec.name!r} now.")
+        raise SpecError(f"{which}: its spec is that of {spec.name!r} now.")
     return spec
 
 

@@ -295,7 +295,7 @@ def test_spec_that_cannot_be_imported_stops_no_look(make_labelled, text, says):
     watched.label(60, 30)
     health = watched.look()
     assert health.performance is None and "a" in subjects(health.findings, "drift")
-    assert any(reason.startswith("performance: toy_spec_") and says in reason for reason in health.cannot)
+    assert any(reason.startswith("performance: its spec toy_spec_") and says in reason for reason in health.cannot)
 
 
 def test_slice_of_a_column_that_is_never_logged_is_named(make_labelled):
