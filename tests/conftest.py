@@ -2,12 +2,16 @@
 
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job of a shell; what tests start must hear it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 POSTGRES = "postgresql+psycopg://postgres@127.0.0.1:5432/test"
 
