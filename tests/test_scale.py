@@ -78,9 +78,7 @@ class Cluster:
 
     def stop(self):
         for process in (*self.workers, self.scheduler):
-            if process.poll() is None:
-                process.terminate()
-        for process in (*self.workers, self.scheduler):
+            process.kill()
             process.wait(30)
 
 

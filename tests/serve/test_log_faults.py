@@ -137,7 +137,7 @@ def kept(place, ids: list[str]) -> bool:
     """Wait until every id is there; more may be, whose answers were cut off. The key makes a second one impossible."""
     assert len(ids) == len(set(ids)) > 300
     wait_for(lambda: place.count() >= len(ids), 60)
-    return set(ids) <= set(place.logged())
+    return wait_for(lambda: set(ids) <= set(place.logged()), 60)
 
 
 def workers(service: Service) -> list[psutil.Process]:
