@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'LABELLED', 'SILENCE', 'SPANS', 'LAST', 'CLIENTS', 'ROWS', 'Traffic', 'Health', 'measure_health',
-           'answers_of', 'take', 'subject_of', 'read_traffic', 'parse_last', 'monitor', 'figures_of', 'keep',
-           'latest_health']
+           'answers_of', 'take', 'subject_of', 'read_traffic', 'parse_last', 'monitor', 'figures_of', 'spec_or_why',
+           'keep', 'latest_health']
 
 # %% ../nbs/36_monitor.ipynb #00000002
 import json
@@ -405,7 +405,7 @@ def monitor(
         bundle = read_manifest(registry.fetch(found))
         check_hashes(bundle, found.digest)
         since = None if rows else now - (last or LAST)
-        log, (spec, why) = PredictionLog(registry.engine), _spec_of(found, settings.home)
+        log, (spec, why) = PredictionLog(registry.engine), spec_or_why(found, settings.home)
         window = log.read(name, rows or ROWS, since, found.version, roles=roles)
         came = since or _ends(window.facts)[0] or now
         labelled = log.read(name, LABELLED, version=found.version, labelled_since=came, roles=roles)
@@ -439,7 +439,7 @@ def figures_of(
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _spec_of(version: Version, project: Path) -> tuple[ModelSpec | None, str]:
+def spec_or_why(version: Version, project: Path) -> tuple[ModelSpec | None, str]:
     "And why there is none: a look goes on without."
     try:
         return made_from(version, project), ""
