@@ -88,6 +88,10 @@ class Bundle:
     def signature(self) -> Signature:
         return Signature.from_dict(self.manifest["signature"])
 
+    def golden(self) -> dict:
+        "Rows as a client would send them, and what the model must say to them, as `make_golden` made it."
+        return json.loads((self.path / "golden.json").read_text(encoding="utf-8"))
+
     def _repr_html_(self) -> str:
         shown = {
             k: self.manifest.get(k) for k in ("name", "engine", "params", "seed", "data", "code", "run_id", "created")
@@ -327,7 +331,7 @@ def load_engine(
 
 def check_golden(bundle: Bundle, engine):
     "The golden rows get the answers that they got when the bundle was written."
-    golden = json.loads((bundle.path / "golden.json").read_text(encoding="utf-8"))
+    golden = bundle.golden()
     probability = None if golden["probability"] is None else np.array(golden["probability"])
     expected = Answer(np.array(golden["prediction"]), probability, bundle.signature.classes)
     try:

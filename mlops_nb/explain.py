@@ -7,7 +7,6 @@ __all__ = ['PAIRS', 'ROWS', 'Reproduction', 'reproduce', 'Contribution', 'contri
            'find_prediction', 'spec_of', 'load_version', 'plot_contributions']
 
 # %% ../nbs/31_explain.ipynb #00000002
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -90,7 +89,7 @@ def contributions(
     seed: int = 0,
 ) -> tuple[list[Contribution], float]:  # The largest effect first; and the mean answer on the golden rows
     "How much each column of a row moved the answer."
-    golden = json.loads((predictor.bundle.path / "golden.json").read_text(encoding="utf-8"))["features"]
+    golden = predictor.bundle.golden()["features"]
     one, others, names = predictor.parse([dict(row)]), predictor.parse(golden), predictor.signature.names
     turns, which = _orders(len(names), len(golden), seed)
     taken = turns[:, None, :] < np.arange(len(names) + 1)[None, :, None]  # Before step k, the columns of turns 0..k-1

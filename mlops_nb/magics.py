@@ -7,7 +7,6 @@ __all__ = ['LAST', 'held_out_rows', 'judged', 'asked', 'mistakes', 'production_t
            'ProductionMagics']
 
 # %% ../nbs/30_magics.ipynb #00000002
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -154,7 +153,7 @@ def _logged(predictor: Predictor, settings: Settings, last: int | None, labelled
 
 def _check_golden_rows(predictor: Predictor, rows: pd.DataFrame):
     "Refuse rows that do not begin with the golden ones: the spec splits otherwise than it did."
-    golden = json.loads((predictor.bundle.path / "golden.json").read_text(encoding="utf-8"))["features"]
+    golden = predictor.bundle.golden()["features"]
     first = rows.head(len(golden))
     if make_golden(predictor.signature, first, predictor.predict_frame(first))["features"] != golden:
         raise DataError(

@@ -316,7 +316,7 @@ def compare_bundles(
 ) -> list[Difference]:
     "In what two bundles differ, of all that they say about themselves."
     was, now = old.manifest, new.manifest
-    golden = [json.loads((b.path / "golden.json").read_text(encoding="utf-8")) for b in (old, new)]
+    golden = [b.golden() for b in (old, new)]
     data = [_content(m["data"], same_data) for m in (was, now)]
     measured = [m.get("evaluation") or {} for m in (was, now)]
     found = [_differ("data", *data), *(_differ(k, {k: was.get(k)}, {k: now.get(k)}) for k in _FACTS)]

@@ -28,7 +28,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions["dashboard"] = dashboard.Dashboard(settings, live_model(app), app.metrics)
     app.extensions["keys"] = keys = Keys(settings)
     app.before_request(keys.check)
-    app.shortcut = Shortcut(app.extensions, keys, app.config["MAX_CONTENT_LENGTH"]).answer
+    shortcut = Shortcut(app.extensions, keys, app.config["MAX_CONTENT_LENGTH"])
+    app.shortcut, app.is_quick = shortcut.answer, shortcut.is_quick
     errors.handle(app)
     app.url_map.converters["default"] = _Name
     app.url_map.merge_slashes = False  # an address with two slashes is not found, not redirected

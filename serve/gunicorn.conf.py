@@ -54,7 +54,12 @@ def on_starting(server):
 
 
 def post_worker_init(worker):
-    """What was made so far stays: the garbage collector need not look at it in every large request."""
+    """Let requests wait for little: not for the garbage collector, and not long for the threads beside them.
+
+    What was made so far stays, so the collector need not look at it in every large request. And whoever wants the
+    interpreter from a thread that computes, such as the one that ships the log, gets it after 0.5 ms, not after 5.
+    """
+    sys.setswitchinterval(0.0005)
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)  # what requests leave for half a second, to be counted, is no garbage

@@ -14,7 +14,7 @@ from mlops_nb.spec import default_model
 from serve.background import Routine, log
 from serve.cache import Cache
 from serve.canary import Trial
-from serve.loading import Look, prove
+from serve.loading import Look, is_quick, prove
 from serve.shadow import Shadow
 
 _WHO = "service"  # In the registry's history
@@ -35,9 +35,15 @@ class State:
     shadow: Predictor | None = None  # Who is asked beside the requests
     aliases: Mapping[str, int] = field(default_factory=dict)  # Where they point, as far as we know
     refused: Mapping[int, str] = field(default_factory=dict)  # Version to why its files are not believed
+    answers_quickly: bool = False  # Production does, see `serve.loading.is_quick`
     from_cache: bool = False  # Production is the last good bundle on this disk, until the registry answers
     rolled_back: Mapping | None = None  # The last canary that was worse than production: version, why
     problem: str | None = "The first load is not over yet."  # Why the registry could not be asked
+
+    @property
+    def is_quick(self) -> bool:
+        """Is an answer sooner there than a thread to give it? A canary is asked by chance, and may be slow."""
+        return self.answers_quickly and self.trial is None
 
     @property
     def predictors(self) -> dict[str, Predictor]:
@@ -169,8 +175,10 @@ class LiveModel:
 
         kept = None if self.state.from_cache else self.state.production
         production = next(filter(None, map(look, self._candidates(aliases))), kept)
-        if production is not self.state.production:
+        before = self.state
+        if production is not before.production:
             self.state = State(production, aliases=aliases, refused=_refused(looks), problem=None)
+        quick = before.answers_quickly if production is before.production else is_quick(production)
         canary, shadow = (look(aliases[role]) if role in aliases else None for role in ("canary", "shadow"))
         shadow = None if shadow is production else shadow
         proven = next((lk.version for lk in looks.values() if lk.predictor is production and not lk.refused), None)
@@ -182,6 +190,7 @@ class LiveModel:
             shadow,
             aliases,
             _refused(looks),
+            quick,
             from_cache=self._cached is not None,
             rolled_back=self._rolled_back(aliases),
             problem=None,

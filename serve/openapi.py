@@ -1,6 +1,5 @@
 """GET /openapi.json: what the service takes and answers, made from the signature of the loaded model."""
 
-import json
 import sys
 
 from flask import Blueprint, Response, current_app
@@ -141,7 +140,7 @@ def _with_keys(description: dict) -> dict:
 def _example(predictor: Predictor) -> dict:
     """The first golden row: a row of the training data's kind that is known to get an answer."""
     try:
-        golden = json.loads((predictor.bundle.path / "golden.json").read_text(encoding="utf-8"))
+        golden = predictor.bundle.golden()
     except (OSError, ValueError):  # it was there when the model was loaded; what is served is in memory
         return {}
     return dict(zip(predictor.signature.names, golden["features"][0], strict=True))

@@ -29,6 +29,7 @@ class Service(Flask):
         super().__init__(*given, **named)
         self.extensions["access_log"] = self.access_log = AccessLog(access_log)
         self.shortcut: Callable[[dict], bytes | None] = lambda environ: None  # See serve/shortcut.py
+        self.is_quick: Callable[[bytes], bool] = lambda request: False  # The same
         self.extensions["metrics"] = self.metrics = Metrics()
         self._addresses = self.url_map.bind("")
 

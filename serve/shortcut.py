@@ -15,6 +15,9 @@ from serve.predict import content_of, read_features
 from serve.rows import ask_for
 
 ROUTE = "/predict"
+_ASKED = f"POST {ROUTE} ".encode()
+_SMALL = 4 * 2**10  # Bytes of a request that is answered at once
+_BRACKETS = 4  # That open in it, of either kind: a row or two
 _UNUSUAL = ("HTTP_CONTENT_ENCODING", "HTTP_TRANSFER_ENCODING")
 
 
@@ -40,6 +43,15 @@ class Shortcut:
         except Exception:  # whatever it is: the route meets it again, and answers it
             environ["wsgi.input"] = BytesIO(content)
             return None
+
+    def is_quick(self, request: bytes) -> bool:
+        """Can a whole request be answered in less time than it takes to give it to a thread?"""
+        return (
+            len(request) <= _SMALL
+            and request.startswith(_ASKED)
+            and request.count(b"[") + request.count(b"{") <= _BRACKETS
+            and self._extensions["live_model"].state.is_quick
+        )
 
     def _is_usual(self, environ: dict) -> bool:
         length = environ.get("CONTENT_LENGTH", "")

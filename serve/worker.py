@@ -4,6 +4,9 @@ The main loop alone reads from clients, and it never waits for one. A thread get
 and what a client does not take of its answer at once is sent on by the main loop, so slow clients cost memory only, of
 which there is a limit. The main loop also watches the threads: it answers 503 for a request that has waited for one for
 too long, or has had one for too long.
+
+To wake a thread and to hear from it costs more than many a model. So what the application calls quick, the main loop
+answers itself.
 """
 
 import resource
@@ -37,6 +40,9 @@ _VITAL = tuple(f"{method} {path}".encode() for method in ("GET", "HEAD") for pat
 
 _STATUS = {errors.LimitRequestLine: 414, errors.LimitRequestHeaders: 431, errors.UnsupportedTransferCoding: 501}
 _STATUS |= {errors.ExpectationFailed: 417, errors.InvalidSchemeHeaders: 403, errors.ForbiddenProxyRequest: 403}
+_KEPT = Future()  # What Gunicorn asks whether a connection may be used again
+_KEPT.set_result(True)
+
 _OURS = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName, errors.ConfigurationProblem)
 
 
@@ -137,7 +143,7 @@ class Worker(ThreadWorker):
                 conn.parser.unreader = Arrival(conn.sock, self.settings.max_body_mb)
             arrival = conn.parser.unreader
             if arrival.is_whole() if with_last else arrival.fill(now):
-                self._ask(conn, now)
+                self._ask(conn, now, may_be_quick=not with_last)  # or many of them would keep the others waiting
             else:
                 self._await_more(conn, now)
         except Refusal as refusal:
@@ -145,12 +151,16 @@ class Worker(ThreadWorker):
         except OSError:  # the client has left
             self._drop(conn)
 
-    def _ask(self, conn: TConn, now: float):
-        """Give a whole request to a thread, or to the queue for one."""
-        size = len(conn.parser.unreader.data)
-        if size > SMALL:
-            self._make_room(conn, size)
+    def _ask(self, conn: TConn, now: float, may_be_quick: bool):
+        """Answer a whole request if that is quick, or give it to a thread, or to the queue for one."""
+        data = conn.parser.unreader.data
+        if len(data) > SMALL:
+            self._make_room(conn, len(data))
         conn.sock.turn = turn = Turn(now)
+        is_quick = getattr(self.wsgi, "is_quick", None)  # another application may not know
+        if may_be_quick and is_quick is not None and is_quick(data):
+            self._end(conn, self.handle(conn))
+            return
         self.turns[turn] = conn
         self._submit(conn, turn)
 
@@ -190,7 +200,7 @@ class Worker(ThreadWorker):
     # A thread has it
 
     def handle(self, conn: TConn):
-        """Answer a request. In a thread."""
+        """Answer a request. In a thread, unless it is quick."""
         client = conn.sock
         turn = client.turn
         turn.began = time.monotonic()
@@ -233,21 +243,24 @@ class Worker(ThreadWorker):
             self._submit(conn, turn)  # its pool was replaced
             return
         del self.turns[turn]
-        self.large.pop(conn, None)
-        keep = future.exception() is None and future.result()
-        if conn.sock.unsent:
-            self._send(conn, partial(self._go_on, conn, future, keep))
-        else:
-            self._go_on(conn, future, keep)
+        self._end(conn, future.exception() is None and future.result())
 
-    def _go_on(self, conn: TConn, future: Future, keep: bool):
+    def _end(self, conn: TConn, keep: bool):
+        """A request has its answer, and the client perhaps not all of it."""
+        self.large.pop(conn, None)
+        if conn.sock.unsent:
+            self._send(conn, partial(self._go_on, conn, keep))
+        else:
+            self._go_on(conn, keep)
+
+    def _go_on(self, conn: TConn, keep: bool):
         """After an answer: the next request, or the end."""
         if not keep:
             self._leave(conn)
         elif conn.parser.unreader.start_over(time.monotonic()):
             self.enqueue_req(conn, with_last=True)
         else:
-            self.finish_request(conn, future)
+            self.finish_request(conn, _KEPT)
 
     def _send(self, conn: TConn, then: Callable):
         """Send the rest of an answer as the client takes it."""

@@ -413,6 +413,34 @@ def test_no_more_than_so_much_is_held_of_unfinished_requests(single):
         assert answer(client).status == 200
 
 
+class TellingService(Service):
+    app = "tests.serve.quick:app"
+
+
+@pytest.mark.slow
+def test_quick_request_is_answered_without_a_thread_and_any_other_with_one(settings, tmp_path):
+    service = TellingService(settings, tmp_path / "log", MLOPS_WORKERS="1")
+    large = POST + b"X-A: " + b"a" * 4096 + WHOLE[len(POST) - 2 :]
+    bad, defect = WHOLE.replace(b"[[1, 0]]", b"[[1   ]]"), WHOLE.replace(b"Host", b"X-Fail: 1\r\nHost")
+    try:
+        with connect(service, WHOLE + WHOLE) as client:
+            answers = Answers(client)
+            first, second = answer(answers), answer(answers)
+            assert not {first.said["thread"], second.said["thread"]} & {"MainThread"}, "they came together"
+            for content, status in ((bad, 400), (WHOLE, 200), (large, 200), (defect, 500)):
+                client.sendall(content)
+                got = answer(answers)
+                assert got.status == status, got.said
+                if status == 200:
+                    assert (got.said["thread"] == "MainThread") is (content is WHOLE)
+            assert client.recv(1) == b"", "after a defect"
+            answers.close_all()
+        assert service.predict()[1]["thread"] == "MainThread"
+    finally:
+        log = service.stop()
+    assert log.count("loaded") == 1 and "RuntimeError" in log, "the same worker went on"
+
+
 @pytest.mark.slow
 def test_request_that_takes_too_long_gets_503_and_leaves_its_thread_to_others(single):
     began = time.monotonic()

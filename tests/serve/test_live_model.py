@@ -234,8 +234,10 @@ def test_twenty_promotions_and_rollbacks_reach_every_worker_within_two_seconds_w
             loaded, start = service.loads(version), time.monotonic()
             move()
             wait_for(lambda v=version, n=loaded + 2: service.loads(v) == n, 10)
+            # the kept connections and new ones: it is in use a moment after its log says that it is loaded
+            wait_for(lambda v=version: {each[-1][1].get("version") for each in answers if each} == {v}, 10)
+            wait_for(lambda v=version: service.versions() == {v}, 10)
             took.append(time.monotonic() - start)
-            assert service.versions() == {version}
             before = [len(each) for each in answers]
             wait_for(lambda b=before: all(len(each) > n + 1 for each, n in zip(answers, b, strict=True)))
             assert {each[-1][1].get("version") for each in answers} == {version}, "a connection is not left behind"

@@ -9,7 +9,9 @@ from flask import Flask
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mlops_nb.engine import SklearnEngine
 from serve.app import create_app, live_model, stop
+from serve.loading import is_quick
 from tests.serve.conftest import logged
 from tests.serve.test_openapi import BODIES
 
@@ -47,6 +49,57 @@ def test_usual_request_needs_no_flask(closed, app, probability):
 def test_unusual_request_is_for_flask(closed, unusual):
     with pytest.raises(TypeError, match="'NoneType' object is not callable"):
         closed.open(**{"path": "/predict", "method": "POST", "data": BODY} | unusual)
+
+
+QUICK = b"POST /predict HTTP/1.1\r\nHost: x\r\n\r\n" + BODY
+HEAVY = {
+    "rows": QUICK.replace(b"[1,0]", b"[1,0],[0,1],[1,1]"),
+    "bytes": QUICK.replace(b"\r\n\r\n", b"\r\nX-A: " + b"a" * 4096 + b"\r\n\r\n"),
+    "route": QUICK.replace(b"/predict", b"/predictions"),
+    "method": QUICK.replace(b"POST", b"GET"),
+}
+
+
+def test_small_request_of_a_quick_model_is_quick(app):
+    assert app.is_quick(QUICK)
+    assert app.is_quick(QUICK.replace(b"[1,0]", b'{"a":1,"b":0}'))
+
+
+@pytest.mark.parametrize("what", HEAVY)
+def test_request_that_may_be_more_is_not_quick(app, what):
+    assert not app.is_quick(HEAVY[what])
+
+
+SLOW = {
+    "slow": ("serve.loading.QUICK", 0),
+    "another engine": ("serve.loading.OnnxEngine", SklearnEngine),
+}
+
+
+@pytest.mark.parametrize("reason", SLOW)
+def test_request_of_a_model_that_may_be_slow_is_not_quick(app, registry, monkeypatch, reason):
+    assert app.is_quick(QUICK)
+    monkeypatch.setattr(*SLOW[reason])
+    registry.promote("toy", 2)
+    live_model(app).refresh()
+    assert live_model(app).predictor.version == 2
+    assert not app.is_quick(QUICK)
+
+
+def test_model_of_which_no_row_is_left_to_try_is_not_quick(app):
+    predictor = live_model(app).predictor
+    assert is_quick(predictor)
+    (predictor.bundle.path / "golden.json").unlink()
+    assert not is_quick(predictor)
+
+
+def test_request_that_a_canary_may_get_is_not_quick(app, registry):
+    registry.promote("toy", 2, alias="canary")
+    live_model(app).refresh()
+    assert not app.is_quick(QUICK)
+    registry.clear("toy", "canary", "it was good")
+    live_model(app).refresh()
+    assert app.is_quick(QUICK)
 
 
 def without_ids(answer):
