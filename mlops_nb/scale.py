@@ -152,8 +152,30 @@ def fits_on_cluster(
         return
     import joblib
 
-    with cluster(scheduler), joblib.parallel_config("dask", wait_for_workers_timeout=PATIENCE):
+    with cluster(scheduler), joblib.parallel_config(_backend()):
         yield
+
+
+def _backend():
+    "joblib's for Dask, with one difference: what a fit does in parallel inside stays on its worker."
+    from joblib._dask import DaskDistributedBackend
+
+    class OneFitATask(DaskDistributedBackend):
+        "joblib's own would make every tree of a forest a task, each with the table."
+
+        async def _to_func_args(self, func):
+            _, fits = await super()._to_func_args(func)
+            return _fit_here, fits
+
+    return OneFitATask(wait_for_workers_timeout=PATIENCE)
+
+
+def _fit_here(tasks: Sequence[tuple]) -> list:
+    "On a worker: in as many threads as an estimator asks for."
+    import joblib
+
+    with joblib.parallel_config("threading"):
+        return [do(*args, **named) for do, args, named in tasks]
 
 # %% ../nbs/44_scale.ipynb #00000012
 def runs_on(

@@ -7,7 +7,7 @@ __all__ = ['make_estimator', 'Training', 'fit']
 
 # %% ../nbs/05_train.ipynb #00000002
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,9 +68,9 @@ def fit(
         scores = pd.DataFrame({"fold": range(folds), "score": [best[f"fold {i}"] for i in range(folds)]})
         search = search.drop(columns=[f"fold {i}" for i in range(folds)])
     else:
-        fold_scores = _cross_validate(spec, X, y, params, folds, seed, weights) if folds else []
+        fold_scores = _cross_validate(spec, X, y, [params], folds, seed, weights)[0] if folds else []
         scores = pd.DataFrame({"fold": range(len(fold_scores)), "score": fold_scores})
-    estimator, weighted = _fit(spec, X, y, params, seed, weights)
+    estimator, weighted = _side_by_side(_fit, [(spec, X, y, params, seed, weights)])[0]
     return Training(estimator, params, scores, search, time.perf_counter() - start, weighted)
 
 # %% ../nbs/05_train.ipynb #00000009
@@ -107,30 +107,46 @@ def _weighing(estimator, weights) -> dict:
     return {f"{name}__sample_weight" if name else "sample_weight": weights}
 
 
-def _cross_validate(spec, X, y, params, folds, seed, weights=None) -> list[float]:
-    "The scorer's value on each held-out fold."
+def _cross_validate(spec, X, y, candidates, folds, seed, weights=None) -> list[list[float]]:
+    "The scorer's value of every candidate on each held-out fold."
+    try:
+        splits = list(_folds(spec, folds, seed).split(X, y))
+    except ValueError as e:
+        raise TrainingError(f"Cross-validation of {spec.name!r} failed: {e}") from e
+    scores = _side_by_side(_score, ((spec, X, y, p, split, seed, weights) for p in candidates for split in splits))
+    return [scores[i : i + len(splits)] for i in range(0, len(scores), len(splits))]
+
+
+def _score(spec, X, y, params, split, seed, weights=None) -> float:
+    "The scorer's value on the held-out rows of one fold."
     from sklearn.model_selection import cross_val_score
 
-    estimator, cv = make_estimator(spec, params, seed), _folds(spec, folds, seed)
+    estimator = make_estimator(spec, params, seed)
     try:
-        how = {"scoring": spec.scorer, "cv": cv, "error_score": "raise", "params": _weighing(estimator, weights)}
-        return cross_val_score(estimator, X, y, **how).tolist()
+        how = {"scoring": spec.scorer, "cv": [split], "error_score": "raise", "params": _weighing(estimator, weights)}
+        return cross_val_score(estimator, X, y, **how)[0].item()
     except ValueError as e:
         raise TrainingError(f"Cross-validation of {spec.name!r} with params {params} failed: {e}") from e
+
+
+def _side_by_side(do: Callable, jobs: Iterable[tuple]) -> list:
+    "What it makes of each job, wherever joblib is told to run them; here, one after the other, by default."
+    from sklearn.utils.parallel import Parallel, delayed
+
+    return Parallel()(delayed(do)(*job) for job in jobs)
 
 
 def _search(spec, X, y, params, space, folds, seed, weights=None) -> pd.DataFrame:
     "Cross-validate every combination of the space, best first; equal scores keep the space's order."
     from sklearn.model_selection import ParameterGrid
-    from sklearn.utils.parallel import Parallel, delayed
 
     for name, values in space.items():
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise TrainingError(f"The search space needs a list of values for {name!r}, got {values!r}.")
     grid = list(ParameterGrid(dict(space)))
-    given = ((spec, X, y, params | candidate, folds, seed, weights) for candidate in grid)
+    every = _cross_validate(spec, X, y, [params | candidate for candidate in grid], folds, seed, weights)
     rows = []
-    for candidate, scores in zip(grid, Parallel()(delayed(_cross_validate)(*one) for one in given), strict=True):
+    for candidate, scores in zip(grid, every, strict=True):
         columns = {f"fold {i}": score for i, score in enumerate(scores)}
         rows.append(candidate | {"mean": pd.Series(scores).mean(), "std": pd.Series(scores).std(ddof=0)} | columns)
     table = pd.DataFrame(rows, dtype=object)  # parameters as they were given: 8 is not 8.0, and None not NaN

@@ -9,13 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pandera.pandas as pa
 import pytest
 from click.testing import CliRunner
+from distributed import get_task_stream
+from sklearn.ensemble import RandomForestClassifier
 
 from mlops_nb.batch import Order, predict_batch
 from mlops_nb.cli import main
 from mlops_nb.errors import BatchError, ScaleError
-from mlops_nb.scale import cluster, runs_on
+from mlops_nb.scale import cluster, fits_on_cluster, runs_on
+from mlops_nb.spec import ModelSpec
+from mlops_nb.train import fit
 from tests.pipeline.conftest import Project, copy_project
 from tests.serve.conftest import wait_for
 from tests.test_batch import made, people, rows_in, settings  # noqa: F401
@@ -162,6 +167,22 @@ def test_search_in_a_build_on_the_cluster_finds_what_one_machine_finds(project, 
     assert there["search"] == here["search"] and there["params"] == here["params"]
     states = [run["state"] for run in project.json("runs", "list")]
     assert states == ["finished", "finished"]
+
+
+def test_fits_are_the_tasks_and_what_they_do_inside_stays_on_their_worker(dask):
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(90, 2)), columns=["a", "b"])
+    y = (X["a"] > 0).astype(int)
+    schema = pa.DataFrameSchema({"a": pa.Column(float), "b": pa.Column(float), "y": pa.Column(int)})
+    spec = ModelSpec("trees", lambda: None, "y", schema, lambda params: RandomForestClassifier(40, n_jobs=2, **params))
+    given = (spec, X, y, {}, {"max_depth": [1, 2]}, 3)
+    here = fit(*given)
+    with cluster(dask.address) as client, get_task_stream(client) as stream, fits_on_cluster(dask.address):
+        there = fit(*given)
+    pd.testing.assert_frame_equal(here.search, there.search)
+    # threads add up the trees in any order
+    np.testing.assert_allclose(here.estimator.predict_proba(X), there.estimator.predict_proba(X), rtol=1e-12)
+    assert 1 <= len(stream.data) <= 2 * 3 + 1, "2 candidates, 3 folds, and the fit of the best"
+    assert all("_fit_here" in str(task["key"]) for task in stream.data)
 
 
 def _notebook(path: Path, *cells: str):
