@@ -42,7 +42,8 @@ def measure() -> list[dict]:
                         what(scheduler, home, warm=True)
                         took[what, workers].append(_seconds(lambda what=what, at=scheduler: what(at, home)))
     rows = []
-    for what, name in ((_job, f"batch job of {ROWS:,} x 20, forest"), (_search, "search, 20 fits of a forest and the last")):
+    names = {_job: f"batch job of {ROWS:,} x 20, forest", _search: "search, 20 fits of a forest"}
+    for what, name in names.items():
         ratio = median([one / two for one, two in zip(took[what, 1], took[what, 2], strict=True)])
         rows.append(_row(name, median(took[what, 1]), 1.0, "one worker"))
         rows.append(
