@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'Table', 'FEW', 'Input', 'Signature', 'Answer', 'label_text', 'make_signature', 'signature_of', 'Misfit',
-           'RowParser', 'rows_of', 'to_table', 'to_frame']
+           'RowParser', 'rows_of', 'columns_of', 'to_table', 'to_frame']
 
 # %% ../nbs/04_signature.ipynb #00000002
 import math
@@ -538,9 +538,16 @@ def rows_of(
     "The rows that would give this table."
     if signature.is_float and not np.isnan(table).any():
         return table.tolist()
+    return [list(row) for row in zip(*columns_of(signature, table), strict=True)]
+
+
+def columns_of(
+    signature: Signature,
+    table: Table,
+) -> list[list]:  # In the signature's order; None is missing, a time is text
+    "The same by column."
     columns = table.T if isinstance(table, np.ndarray) else [table[name] for name in signature.names]
-    values = [_values_of(i, column) for i, column in zip(signature.inputs, columns, strict=True)]
-    return [list(row) for row in zip(*values, strict=True)]
+    return [_values_of(i, column) for i, column in zip(signature.inputs, columns, strict=True)]
 
 
 def _values_of(i: Input, column: np.ndarray) -> list:

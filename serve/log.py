@@ -14,7 +14,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 from mlops_nb.errors import MlopsError
 from mlops_nb.prediction_log import Counted, Labelled, Predicted, PredictionLog, lines_of
 from mlops_nb.settings import Settings, split_names
-from mlops_nb.signature import Signature, Table, rows_of
+from mlops_nb.signature import Signature, Table, columns_of, rows_of
 from serve.background import Routine, log
 from serve.ids import make_id
 from serve.rows import Said
@@ -76,11 +76,11 @@ class Log:
         now = time.time()
         key = key or make_id()
         predictor, answer = said.predictor, said.answer
-        names, rows = predictor.signature.names, _loggable(predictor.signature, said.table)
+        names, kept = predictor.signature.names, None
         if self.excluded:
             kept = [i for i, name in enumerate(names) if name not in self.excluded]
             names = [names[i] for i in kept]
-            rows = rows[:, kept] if isinstance(rows, np.ndarray) else [[row[i] for i in kept] for row in rows]
+        rows = _loggable(predictor.signature, said.table, len(answer.prediction), kept)
         who = (predictor.name, predictor.version, said.role)
         prediction, sure = answer.prediction.tolist(), answer.probability
         entry = Predicted(key, now, *who, seconds * 1000, names, rows, prediction, sure)
@@ -176,15 +176,26 @@ class Log:
 _LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
 
 
-def _loggable(signature: Signature, table: Table) -> np.ndarray | list[list]:
-    """Rows in the order of the signature: floats as they are, since a list of each would take longer than the model."""
-    return table if signature.is_float else rows_of(signature, table)
+def _loggable(
+    signature: Signature,
+    table: Table,
+    n_rows: int,
+    kept: list[int] | None,  # Numbers of the columns; None: all
+) -> np.ndarray | dict[str, list] | list[list]:
+    """Floats as they are, many rows by column: a list of each row would take longer than the model."""
+    if signature.is_float:
+        return table if kept is None else table[:, kept]
+    if n_rows > FEW:
+        columns = columns_of(signature, table)
+        return {"columns": columns if kept is None else [columns[i] for i in kept]}
+    rows = rows_of(signature, table)
+    return rows if kept is None else [[row[i] for i in kept] for row in rows]
 
 
 def _written(entry: Predicted) -> bytes:
     """The lines of a request: ready for the database if its rows are few, else one that takes the request less time."""
     sure = entry.probability
-    if len(entry.rows) > FEW:
+    if len(entry.prediction) > FEW:
         entry.probability = None if sure is None else sure.astype(np.float64)
         if not isinstance(entry.rows, np.ndarray):
             return orjson.dumps(entry, _plain, _LINE)
@@ -206,8 +217,11 @@ def _plain(array: np.ndarray) -> list:
 
 def _parse(line: bytes) -> Predicted | Labelled | Counted:
     values = orjson.loads(line)
-    if isinstance(values.get("rows"), str):  # floats, as they are in memory
-        values["rows"] = np.frombuffer(b64decode(values["rows"])).reshape(len(values["prediction"]), -1).tolist()
+    rows = values.get("rows")
+    if isinstance(rows, str):  # floats, as they are in memory
+        values["rows"] = np.frombuffer(b64decode(rows)).reshape(len(values["prediction"]), -1).tolist()
+    elif isinstance(rows, dict):
+        values["rows"] = list(zip(*rows["columns"], strict=True)) or [()] * len(values["prediction"])
     kind = Labelled if "label" in values else Counted if "status" in values else Predicted
     return kind(**values)
 
