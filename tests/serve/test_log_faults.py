@@ -12,6 +12,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import SimpleNamespace
 
+import orjson
 import psutil
 import pytest
 import sqlalchemy as sa
@@ -203,13 +204,14 @@ def test_two_services_share_a_database(place):
 
 
 @pytest.mark.soak
-def test_two_services_monitors_a_batch_job_and_promotions_share_a_database(place, database_url, tmp_path):
+def test_two_services_a_watcher_monitors_a_batch_job_and_promotions_share_a_database(place, database_url, tmp_path):
     rows = tmp_path / "rows.csv"
     rows.write_text("key,a,b\n" + "".join(f"{i},{i % 7},{i % 5}\n" for i in range(20_000)))
     into = ("--output", database_url, "--table", "scored", "--chunk-rows", "1000", "--key", "key", "--log")
     services, registry, looks = [place.start("one"), place.start("two")], Registry.open(place.settings), 0
     with Traffic(*services) as traffic:
         batch = place.command("predict", "toy", "--version", "1", "--input", str(rows), *into)
+        watcher = place.command("watch", "toy", "--rows", "500", "--every", "0.5", "--json")
         while batch.poll() is None or looks < 4:
             monitors = [place.command("monitor", "toy", "--rows", "500", "--json") for _ in range(2)]
             for version in (2, 1) * 3:
@@ -219,6 +221,10 @@ def test_two_services_monitors_a_batch_job_and_promotions_share_a_database(place
                 assert monitor.returncode in (0, 1, 2) and '"status"' in said[0], said[1]
             looks += len(monitors)
         assert batch.returncode == 0, batch.communicate()
+        assert watcher.poll() is None, watcher.communicate()
+        watcher.terminate()
+        watched = watcher.communicate(timeout=60)[0].splitlines()
+        assert watcher.returncode == 0 and watched and all("action" in orjson.loads(line) for line in watched)
         registry.promote("toy", 2)
         for service in services:
             wait_for(lambda s=service: s.versions() == {2})
@@ -226,7 +232,7 @@ def test_two_services_monitors_a_batch_job_and_promotions_share_a_database(place
     assert kept(place, traffic.ids)
     assert place.ask("SELECT count(*) FROM scored") == place.ask("SELECT count(DISTINCT key) FROM scored") == [20_000]
     assert place.ask("SELECT count(*) FROM predictions WHERE role = 'batch'") == [20_000]
-    assert place.ask("SELECT count(*) FROM health") == [looks]
+    assert place.ask("SELECT count(*) FROM health") == [looks + len(watched)]
     moves = registry.history("toy", "production")
     assert all(a.to_version == b.from_version for a, b in itertools.pairwise(moves))
     assert len(moves) == 3 * looks + 2, "one at the beginning, one at the end"
