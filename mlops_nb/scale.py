@@ -158,9 +158,9 @@ def fits_on_cluster(
 
 def _backend():
     "joblib's for Dask, with one difference: what a fit does in parallel inside stays on its worker."
-    from joblib._dask import DaskDistributedBackend
+    import joblib._dask
 
-    class OneFitATask(DaskDistributedBackend):
+    class OneFitATask(joblib._dask.DaskDistributedBackend):
         "joblib's own would make every tree of a forest a task, each with the table."
 
         async def _to_func_args(self, func):
