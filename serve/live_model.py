@@ -132,7 +132,8 @@ class LiveModel:
         except OSError as e:
             log(f"MLOPS_CACHE cannot be read: {type(e).__name__}.")
         cached, refused = self._cached, _refused(self._looks)
-        self.state = replace(self.state, production=cached, refused=refused, from_cache=cached is not None)
+        facts = {"refused": refused, "answers_quickly": is_quick(cached), "from_cache": cached is not None}
+        self.state = replace(self.state, production=cached, **facts)
 
     def refresh(self):
         """Look where the aliases are, and follow if one moved or if files that were looked at changed."""

@@ -77,6 +77,15 @@ def test_last_good_bundle_is_served_while_the_database_is_away_and_left_when_it_
     live.stop()
 
 
+def test_quick_model_is_quick_from_the_cache_and_when_the_registry_confirms_it(cached, away):
+    live, _ = started(cached)
+    assert live.state.from_cache and live.state.is_quick
+    away()
+    wait_for(lambda: not live.state.from_cache)
+    assert live.state.is_quick
+    live.stop()
+
+
 def test_version_that_went_to_production_meanwhile_replaces_the_cached_one(cached, registry, away):
     registry.promote("toy", 2)
     live, _ = started(cached)
