@@ -8,7 +8,6 @@ __all__ = ['SHOWN', 'Recipe', 'find_recipe', 'check_commit', 'find_snapshot', 'g
            'reproduce_version', 'VersionDiff', 'diff_versions', 'commits_between', 'judged_rows']
 
 # %% ../nbs/43_reproduce.ipynb #ff33ac48
-import json
 import os
 import re
 import subprocess
@@ -584,7 +583,7 @@ def _ask_both(
     if (table := judged_rows(newer, settings)) is not None:
         answers = [predictor.predict_frame(table) for predictor in predictors]
         return compare_answers(*answers), f"{len(table)} test rows of version {newer.version}"
-    rows = _golden(newer)["features"]
+    rows = read_manifest(newer.path).golden()["features"]
     named = [dict(zip([i["name"] for i in newer.manifest["signature"]["inputs"]], row, strict=True)) for row in rows]
     answers = [predictor.predict_rows(named) for predictor in predictors]
     return compare_answers(*answers), f"{len(rows)} golden rows of version {newer.version}"
@@ -616,12 +615,8 @@ def judged_rows(
         if not given:
             how = asked["test_size"], manifest["seed"], spec.time, spec.task == "classification"
             test = split(test, spec.target, *how)[1]
-        head = test.head(GOLDEN_ROWS)
-        features = make_golden(read_manifest(version.path).signature, head, Answer(np.zeros(len(head))))["features"]
+        head, bundle = test.head(GOLDEN_ROWS), read_manifest(version.path)
+        features = make_golden(bundle.signature, head, Answer(np.zeros(len(head))))["features"]
     except (MlopsError, AttributeError, KeyError):
         return None
-    return test if features == _golden(version)["features"] else None
-
-
-def _golden(version: Version) -> dict:
-    return json.loads((version.path / "golden.json").read_text(encoding="utf-8"))
+    return test if features == bundle.golden()["features"] else None

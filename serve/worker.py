@@ -40,10 +40,10 @@ _VITAL = tuple(f"{method} {path}".encode() for method in ("GET", "HEAD") for pat
 
 _STATUS = {errors.LimitRequestLine: 414, errors.LimitRequestHeaders: 431, errors.UnsupportedTransferCoding: 501}
 _STATUS |= {errors.ExpectationFailed: 417, errors.InvalidSchemeHeaders: 403, errors.ForbiddenProxyRequest: 403}
+_OURS = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName, errors.ConfigurationProblem)
+
 _KEPT = Future()  # What Gunicorn asks whether a connection may be used again
 _KEPT.set_result(True)
-
-_OURS = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName, errors.ConfigurationProblem)
 
 
 class Client(socket.socket):
