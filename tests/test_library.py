@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from IPython.core.inputtransformer2 import TransformerManager
 
+from mlops_nb.lint import _cells
 from mlops_nb.project import template_files
 from mlops_nb.settings import Settings, settings_table
 
@@ -50,16 +50,10 @@ def test_leaf_modules_import_nothing_of_ours_but_errors(name):
     assert own_imports(ROOT / f"mlops_nb/{name}.py") <= {"errors"}
 
 
-def code_of(notebook: Path) -> str:
-    """Its cells of code as a module, magics as IPython understands them."""
-    cells = [c for c in json.loads(notebook.read_text())["cells"] if c["cell_type"] == "code"]
-    return "\n".join(TransformerManager().transform_cell("".join(c["source"])) for c in cells)
-
-
 def test_notebooks_import_only_names_that_the_library_has():
     missing = []
     for notebook in NOTEBOOKS:
-        for node in ast.walk(ast.parse(code_of(notebook))):
+        for node in (node for cell in _cells(notebook) for node in ast.walk(cell.tree)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlops_nb"):
                 try:
                     exec(ast.unparse(node), {})
