@@ -36,17 +36,23 @@ def open_page(browser):
         page.goto(f"{url}{path}")
         return page
 
+    def close():
+        """Before its service ends: a page that asks one that is gone complains."""
+        while contexts:
+            contexts.pop().close()
+
     make.expected = lambda word: problems.__setitem__(slice(None), [p for p in problems if word not in p])
+    make.close = close
     yield make
-    for context in contexts:
-        context.close()
+    close()
     assert problems == []
     assert asked and all(request.startswith(f"{url}/") for request, url in asked)
 
 
 @pytest.fixture
-def url(service) -> str:
-    return f"http://127.0.0.1:{service.port}"
+def url(service, open_page):
+    yield f"http://127.0.0.1:{service.port}"
+    open_page.close()
 
 
 def fill(registry, minutes: int = 50):
@@ -227,6 +233,7 @@ def test_key_is_asked_for_kept_in_the_tab_and_nowhere_else(open_page, settings, 
         expect(other.locator("#history tbody tr").first).to_contain_text("better")
         open_page.expected("403")
     finally:
+        open_page.close()
         log = service.stop()
     assert KEY not in log + service.out.read_text() and ADMIN not in log + service.out.read_text()
 
@@ -256,6 +263,7 @@ def test_page_says_that_the_service_is_gone_and_recovers(open_page, settings, tm
     try:
         expect(page.locator("#trouble")).to_be_hidden()
     finally:
+        open_page.close()
         again.stop()
     open_page.expected("ERR_")
 
@@ -275,7 +283,9 @@ const tries = [options, {{...options, mode: "no-cors"}}, {{...options, headers: 
 </script>"""
 
 
-def test_page_of_another_site_moves_nothing(browser, url, service, registry):
+def test_page_of_another_site_moves_nothing(browser, service, registry):
+    url = f"http://127.0.0.1:{service.port}"
+
     class Evil(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
