@@ -66,10 +66,11 @@ def post_worker_init(worker):
 
 
 def child_exit(server, worker):
-    """Forget the gauges of a worker that is gone; what it counted stays."""
+    """Forget the gauges and connections of a worker that is gone; what it counted stays."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid)
+    worker.connections.release()
 
 
 def on_exit(server):

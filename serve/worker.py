@@ -6,7 +6,7 @@ which there is a limit. The main loop also watches the threads: it answers 503 f
 too long, or has had one for too long.
 
 To wake a thread and to hear from it costs more than many a model. So what the application calls quick, the main loop
-answers itself.
+answers itself. And because it is busy then, a new connection goes to the worker with the fewest.
 """
 
 import resource
@@ -25,11 +25,13 @@ from gunicorn.workers.gthread import PollableMethodQueue, TConn, ThreadWorker
 from mlops_nb.settings import Settings
 from serve.arrival import VISIT, Arrival
 from serve.background import log_defect
+from serve.balance import Connections
 from serve.ids import make_id
 from serve.refusal import Refusal, read_asked
 from serve.turn import TooLate, Turn
 
 LOOK = 0.1  # Seconds between two looks at who waits
+COURTESY = 0.005  # Seconds in which a worker with fewer connections may take a new one
 SLOWEST = 64 * 2**10  # Bytes a second that excuse a client from the time limit, in either direction
 SMALL = 64 * 2**10  # Bytes of a request that always have room
 LINGER, LONGEST_LINGER = 2.0, 30.0  # Seconds that a connection stays open, for what a client goes on sending
@@ -107,6 +109,7 @@ class Worker(ThreadWorker):
     """Gunicorn's threaded worker, with limits."""
 
     def __init__(self, *args, **kwargs):
+        self.connections = Connections()
         super().__init__(*args, **kwargs)
         self.settings = Settings.read()
         self.method_queue = Calls()
@@ -116,6 +119,16 @@ class Worker(ThreadWorker):
         self.large: dict[TConn, int] = {}  # Bytes of the large requests that are not answered
         self.stuck: set[Turn] = set()  # Turns that were given up, and whose threads are not back
         self._next_look = 0.0
+        self._others_until = 0.0  # Until when a new connection is left to others
+
+    @property
+    def nr_conns(self) -> int:
+        """The number of connections, as Gunicorn counts them."""
+        return self.connections.count
+
+    @nr_conns.setter
+    def nr_conns(self, n: int):
+        self.connections.count = n
 
     @classmethod
     def check_config(cls, cfg, log):
@@ -130,6 +143,17 @@ class Worker(ThreadWorker):
         if 0 <= files < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if most < 0 else min(wanted, most), most))
         super().init_process()
+
+    # A client connects
+
+    def accept(self, listener: socket.socket):
+        """Take a connection, or leave it to a worker that has fewer; if that does not come, take all for a while."""
+        now = time.monotonic()
+        if self.alive and now > self._others_until + COURTESY and not self.connections.is_least():
+            self._others_until = now + COURTESY
+            self.set_accept_enabled(False)
+        else:
+            super().accept(listener)
 
     # A request arrives
 
@@ -342,6 +366,8 @@ class Worker(ThreadWorker):
         act(conn)
 
     def wait_for_and_dispatch_events(self, timeout: float):
+        if not self._accepting and time.monotonic() < self._others_until + LOOK:
+            timeout = COURTESY  # and then at the door again
         super().wait_for_and_dispatch_events(min(timeout, LOOK) if self.turns or self.waits else timeout)
 
     def murder_pending(self):
@@ -392,7 +418,9 @@ class Worker(ThreadWorker):
     # It ends
 
     def set_accept_enabled(self, enabled: bool):
-        """At the end, take who has connected already before the door is closed."""
+        """Stay away while a connection is left to others; at the end, take who is at the door before it is closed."""
+        if enabled and time.monotonic() < self._others_until:
+            return
         super().set_accept_enabled(enabled)
         if not (enabled or self.alive):
             for listener in self.sockets:
