@@ -199,7 +199,8 @@ class Service:
 
     def lines(self, route: str) -> list[dict]:
         """What the access log says about a route."""
-        lines = [orjson.loads(line) for line in self.out.read_bytes().splitlines()]
+        *whole, _ = self.out.read_bytes().split(b"\n")  # the last may be half written
+        lines = [orjson.loads(line) for line in whole]
         return [line for line in lines if line["route"] == route]
 
     def stop(self) -> str:
