@@ -7,7 +7,7 @@ __all__ = ['RESAMPLES', 'LEAST', 'DRAWS', 'exact_interval', 'bootstrap_interval'
            'measure_performance', 'Estimate', 'calibrated_probability', 'estimate_performance']
 
 # %% ../nbs/27_performance.ipynb #00000002
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,35 @@ def exact_interval(
     high = special.betaincinv(right + 1, rows - right, 1 - tail) if right < rows else 1.0
     return float(low), float(high)
 
+# %% ../nbs/27_performance.ipynb #0000001c
+def _scorer(
+    answer: Answer,
+    metric: str,  # A scikit-learn scorer
+) -> Callable[[np.ndarray, np.ndarray], float]:  # Of numbers of rows, `(n,)`, and what is true of them, `(n,)`
+    "A metric that is asked for on many draws of the same rows."
+    said, classes = np.asarray(answer.prediction), answer.classes
+    if classes is None and metric == "neg_mean_absolute_error":
+        return lambda rows, y: -float(np.abs(said[rows] - y).mean())
+    if classes is None and metric == "neg_root_mean_squared_error":
+        return lambda rows, y: -float(np.sqrt(np.square(said[rows] - y).mean()))
+    if classes is not None and metric == "balanced_accuracy":
+        return lambda rows, y: _balanced(said[rows] == y, [y == label for label in classes])
+    if answer.probability is not None and len(classes) == 2 and metric == "roc_auc":
+        places = np.unique(answer.probability[:, 1], return_inverse=True)[1]
+        return lambda rows, y: _area(places[rows], y == classes[1])
+    return lambda rows, y: score(answer.take(rows), y, [metric])[metric]
+
+
+def _balanced(right: np.ndarray, of_class: Sequence[np.ndarray]) -> float:
+    return float(np.mean([right[mask].mean() for mask in of_class if mask.any()]))
+
+
+def _area(places: np.ndarray, is_yes: np.ndarray) -> float:
+    "How often a yes is placed above a no, NaN without either."
+    yes, no = (np.bincount(places[mask], minlength=places.max() + 1) for mask in (is_yes, ~is_yes))
+    pairs = int(yes.sum()) * int(no.sum())
+    return float(yes @ (np.cumsum(no) - no / 2) / pairs) if pairs else np.nan
+
 # %% ../nbs/27_performance.ipynb #00000008
 RESAMPLES, LEAST = 300, 30
 
@@ -53,7 +82,8 @@ def bootstrap_interval(
         return None
     rng, tail = np.random.default_rng(seed), (1 - confidence) / 2
     drawn = rng.integers(len(y), size=(RESAMPLES, len(y)))
-    values = np.array([score(answer.take(rows), y[rows], [metric])[metric] for rows in drawn])
+    value_of = _scorer(answer, metric)
+    values = np.array([value_of(rows, y[rows]) for rows in drawn])
     values = values[np.isfinite(values)]
     if len(values) < RESAMPLES / 2:
         return None
@@ -282,12 +312,13 @@ def estimate_performance(
         return [Estimate(metric, n, None, None, None, calibrated, why) for metric in metrics]
     worth = calibrated_probability(answer, calibration) if calibrated else np.asarray(answer.probability)
     rng, classes = np.random.default_rng(seed), np.asarray(answer.classes)
-    steps, drawn = np.cumsum(worth, axis=1)[:, :-1], []
+    steps, drawn, values_of = np.cumsum(worth, axis=1)[:, :-1], [], [_scorer(answer, metric) for metric in metrics]
     for _ in range(DRAWS):
         rows = rng.integers(n, size=n)
         truth = classes[(rng.uniform(size=(n, 1)) > steps[rows]).sum(axis=1)]
-        drawn.append(score(answer.take(rows), truth, metrics))
-    return [_estimate(metric, n, [d[metric] for d in drawn], calibrated, confidence) for metric in metrics]
+        drawn.append([value_of(rows, truth) for value_of in values_of])
+    values = zip(metrics, zip(*drawn, strict=True), strict=True)
+    return [_estimate(metric, n, found, calibrated, confidence) for metric, found in values]
 
 
 def _estimate(metric: str, n: int, values: Sequence[float], calibrated: bool, confidence: float) -> Estimate:

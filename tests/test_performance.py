@@ -15,6 +15,7 @@ from mlops_nb.evaluate import score
 from mlops_nb.performance import (
     Estimate,
     Performance,
+    _scorer,
     bootstrap_interval,
     calibrated_probability,
     estimate_performance,
@@ -86,6 +87,34 @@ def test_bootstrap_gives_the_same_interval_for_the_same_seed():
     answer, y = logistic(np.random.default_rng(0), 100)
     assert bootstrap_interval(answer, y, "roc_auc") == bootstrap_interval(answer, y, "roc_auc", seed=0)
     assert bootstrap_interval(answer, y, "roc_auc") != bootstrap_interval(answer, y, "roc_auc", seed=1)
+
+
+CLASSES = [(0, 1), ("no", "yes"), (False, True), ("a", "b", "c"), ("only",)]
+METRICS = [(classes, metric) for classes in CLASSES for metric in ("accuracy", "balanced_accuracy", "roc_auc")]
+METRICS += [(None, metric) for metric in ("neg_mean_absolute_error", "neg_root_mean_squared_error", "r2")]
+
+
+@pytest.mark.parametrize(("classes", "metric"), METRICS)
+@hypothesis.settings(max_examples=25)
+@hypothesis.given(st.integers(1, 40), st.integers(1, 9), st.integers(0))
+def test_metric_of_many_draws_is_scikit_learns(classes, metric, n, steps, seed):
+    rng = np.random.default_rng(seed)
+    if classes is None:
+        answer, y = Answer(rng.normal(size=n)), rng.normal(size=n)
+    else:
+        sure = rng.integers(1, steps + 1, size=(n, len(classes))).astype(float)  # with ties
+        sure /= sure.sum(axis=1, keepdims=True)
+        answer = Answer(np.array(classes)[sure.argmax(axis=1)], sure, classes)
+        y = np.array(classes)[rng.integers(len(classes), size=n)]
+    rows = rng.integers(n, size=n)
+    wanted = score(answer.take(rows), y[rows], [metric])[metric]
+    assert _scorer(answer, metric)(rows, y[rows]) == pytest.approx(wanted, nan_ok=True)
+
+
+def test_metric_of_many_draws_is_not_defined_where_scikit_learns_is_not():
+    answer = Answer(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]), (0, 1))
+    assert np.isnan(_scorer(answer, "roc_auc")(np.array([1, 2]), np.array([1, 1])))
+    assert _scorer(answer, "roc_auc")(np.array([0, 1]), np.array([0, 1])) == 1
 
 
 # The measure
