@@ -358,7 +358,9 @@ def log_to_wandb(
     bundle: Path | None = None,  # Directory of the bundle, becomes an Artifact
     aliases: Iterable[str] = (),  # Of the Artifact: the aliases in the registry
 ) -> str | None:  # What went wrong, None if nothing did
-    "Copy a finished run to W&B."
+    "Copy a finished run to W&B, unless that is disabled."
+    if wandb_mode() == "disabled":
+        return None
     record = run.record
     facts = ("spec", "params", "estimator_params", "seed", "code", "data", "python", "packages")
     try:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -145,3 +146,13 @@ def test_wandb_gets_the_decision_about_a_retraining_and_leaves_no_process(store,
     for word in (b"retrain", b"promoted", b"all 3 gates passed\ndrift of age: younger"):
         assert word in content
     assert not [p for p in psutil.Process().children(recursive=True) if "wandb" in p.name()]
+
+
+def test_wandb_that_is_disabled_is_not_even_loaded(store, monkeypatch):
+    run = store.new()
+    run.start("toy", CLEAN, spec="toy")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert log_to_wandb(run, "a-project") is None
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert log_to_wandb(run, "a-project").startswith("ModuleNotFoundError")
