@@ -12,9 +12,10 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from .errors import PipelineError
 
@@ -27,10 +28,11 @@ def code_fingerprint(
     "A hash of all code that a notebook runs, its own cells left out."
     project = Path(project)
     modules = project_modules(notebook, project, spec)
-    trees = [_notebook_tree(project / notebook), *map(_tree, modules.values())]
-    external = sorted(set().union(*(_external(tree, project) for tree in trees)))
+    sources = {name: _source(path) for name, path in sorted(modules.items())}
+    all_imports = [_notebook_imports(project / notebook), *(source.imports for source in sources.values())]
+    external = sorted(set().union(*(_external(imports, project) for imports in all_imports)))
     content = {
-        "modules": {name: _syntax_hash(path) for name, path in sorted(modules.items())},
+        "modules": {name: source.sha256 for name, source in sources.items()},
         "packages": {name: version for name in external if (version := _version(name))},
         "python": platform.python_version(),
     }
@@ -44,7 +46,7 @@ def project_modules(
 ) -> dict[str, Path]:  # Module name to its file
     "The modules of the project that a notebook imports, directly or through others."
     project, found = Path(project), {}
-    waiting = list(_imports(_notebook_tree(Path(project, notebook)), package=""))
+    waiting = list(_names(_notebook_imports(Path(project, notebook)), package=""))
     if spec:
         waiting.append(spec)
     while waiting:
@@ -56,7 +58,7 @@ def project_modules(
             continue
         found[name] = path
         is_package = path.name == "__init__.py"
-        waiting += _imports(_tree(path), package=name if is_package else name.rpartition(".")[0])
+        waiting += _names(_source(path).imports, package=name if is_package else name.rpartition(".")[0])
         waiting.append(name.rpartition(".")[0])
     return found
 
@@ -72,54 +74,60 @@ def module_file(
     return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
 
 # %% ../nbs/16_fingerprint.ipynb #00000006
-def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+def _imports(tree: ast.AST) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def _names(imports: Iterable[ast.Import | ast.ImportFrom], package: str) -> Iterator[str]:
     "Dotted names that a module imports, and those that may be modules."
-    for node in ast.walk(tree):
+    for node in imports:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = package.split(".")
-                base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+            continue
+        base = node.module or ""
+        if node.level:
+            parts = package.split(".")
+            base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
+        yield base
+        yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+class _Source(NamedTuple):
+    imports: list[ast.Import | ast.ImportFrom]
+    sha256: str  # Of its syntax tree
 
 
 @lru_cache
-def _parsed(path: Path, _changed: tuple) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+def _read(path: Path, _changed: tuple) -> _Source:
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    return _Source(_imports(tree), hashlib.sha256(ast.dump(tree).encode()).hexdigest())
 
 
-def _tree(path: Path) -> ast.Module:
-    "The syntax tree of a file, parsed once for each of its contents."
+def _source(path: Path) -> _Source:
+    "What a module is, read once for each of its contents: the tasks of a pipeline share most of theirs."
     stat = path.stat()
     try:
-        return _parsed(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        return _read(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
     except SyntaxError as e:
         raise PipelineError(f"{path.name}, line {e.lineno}: {e.msg}. Mend its notebook and run nbdev_export.") from e
-
-
-def _syntax_hash(path: Path) -> str:
-    return hashlib.sha256(ast.dump(_tree(path)).encode()).hexdigest()
 
 
 _MAGIC = re.compile(r"^\s*(?:[\w, ]+=\s*)?[%!?].*$", re.MULTILINE)  # Also `rows = %production churn`
 
 
-def _notebook_tree(path: Path) -> ast.Module:
-    "The syntax tree of a notebook's code, without its magics."
+def _notebook_imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    "What the code of a notebook imports, its magics left out."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
     try:
-        return ast.parse(_MAGIC.sub("", code))
+        return _imports(ast.parse(_MAGIC.sub("", code)))
     except SyntaxError as e:
         raise PipelineError(f"{path.name} has a cell that is not Python: {e.msg}: {(e.text or '').strip()}") from e
 
 # %% ../nbs/16_fingerprint.ipynb #00000007
-def _external(tree: ast.AST, project: Path) -> set[str]:
+def _external(imports: Iterable[ast.Import | ast.ImportFrom], project: Path) -> set[str]:
     "Top-level names that are imported from outside the project and the standard library."
-    tops = {name.split(".")[0] for name in _imports(tree, package="")} - {""}
+    tops = {name.split(".")[0] for name in _names(imports, package="")} - {""}
     return {t for t in tops if t not in sys.stdlib_module_names and module_file(t, project) is None}
 
 
