@@ -51,6 +51,7 @@ def reports(seed, windows=1000, references=20, rows=REFERENCE, **change):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(("seed", "rows"), [(0, REFERENCE), (1, ROWS)])
 def test_of_1000_windows_without_drift_at_most_1_percent_raise_an_alarm(seed, rows):
     verdicts = [report.drifted for report in reports(seed, rows=rows)]
@@ -63,11 +64,13 @@ def test_a_thousand_rows_are_enough_to_say_that_nothing_drifted():
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_half_a_standard_deviation_in_one_column_is_found_in_99_percent():
     assert sum("normal0" in [c.name for c in r.drifting] for r in reports(2, shift=0.5)) >= 990
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("column", ["two", "five"])
 def test_a_share_that_moves_from_10_to_20_percent_is_found_in_99_percent(column):
     assert sum(column in [c.name for c in r.drifting] for r in reports(3, tenth=0.2)) >= 990

@@ -312,6 +312,7 @@ print(table.attrs["version"], table["x"].tolist())
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_rows_of_production_survive_a_later_build_of_another_version(tmp_path):
     project = copy_project(tmp_path)
     project.build("--env--test_size", "0.3", "--env--seed", "7")

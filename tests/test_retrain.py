@@ -138,6 +138,7 @@ def test_retrained_model_is_healthy_in_the_world_it_was_retrained_for(world):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)], indirect=True)
 def test_shuffled_labels_are_refused_alerted_and_not_tried_again_and_again(make, database_url):
     world = make(database_url)
     table = world.draw("drift", 1000, 1)
@@ -161,6 +162,7 @@ def test_shuffled_labels_are_refused_alerted_and_not_tried_again_and_again(make,
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_build_that_fails_leaves_production_and_doubles_the_time_to_the_next(world):
     world.serve(world.draw("drift", 1000, 1))
     (world.project / "broken").touch()
@@ -215,6 +217,7 @@ def test_version_whose_spec_is_gone_says_so(world, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_version_can_become_the_canary_or_nothing(world):
     world.serve(world.draw("drift", 1000, 1))
     decision = world.retrain(terms=replace(FAST, alias=None))
@@ -285,6 +288,7 @@ def test_one_retraining_at_a_time(world):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_command_prints_what_was_decided_and_exits_with_what_became_of_it(world):
     environment = {**os.environ, "PYTHONPATH": str(world.project), "WANDB_MODE": "disabled"}
     places = {

@@ -158,6 +158,7 @@ def test_command_scores_on_the_cluster_that_is_named(settings, tmp_path, dask, m
     assert len(pd.read_csv(tmp_path / "out.csv")) == 1000
 
 
+@pytest.mark.soak
 def test_search_in_a_build_on_the_cluster_finds_what_one_machine_finds(project, dask):
     search = ("--env--search", "{'C': [0.01, 0.1, 1, 10]}")
     project.build(*search, "--force", MLOPS_DASK_SCHEDULER=dask.address)
@@ -245,7 +246,8 @@ def test_build_survives_a_worker_that_is_killed(project, dask):
     assert "the second time" in (project.path / "out/slow.ipynb").read_text()
 
 
-def test_scheduler_that_does_not_answer_is_one_clear_error(project, tmp_path, monkeypatch):
+def test_scheduler_that_does_not_answer_is_one_clear_error(project, monkeypatch):
+    monkeypatch.setattr("mlops_nb.scale.PATIENCE", 1)
     with pytest.raises(ScaleError, match=r"No Dask scheduler answers at 'tcp://127.0.0.1:1'. Start one"):
         cluster("tcp://127.0.0.1:1").__enter__()
     said = project.fail(MLOPS_DASK_SCHEDULER="tcp://127.0.0.1:1")

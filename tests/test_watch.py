@@ -246,6 +246,7 @@ def test_second_watch_says_who_holds_the_lock_and_a_killed_one_loses_it(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_watch_goes_on_after_an_outage_and_speaks_of_it_once(tmp_path, database_url, start):
     relay = Relay(5432)
@@ -281,6 +282,7 @@ def test_watch_retrains_what_has_changed_and_then_leaves_it_alone(world, start):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_watch_that_is_stopped_in_the_middle_of_a_build_ends_it(world, start, number):
     world.serve(world.draw("drift", 1000, 2))

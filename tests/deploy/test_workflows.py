@@ -91,6 +91,7 @@ def carry_out(project: Project, workflow: str, job: str | None = None, **more: s
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_model_is_built_judged_and_released_by_the_steps_of_the_workflow(tmp_path):
     project = copy_project(tmp_path)
     project.replace("env.yaml", "engine: papermill", "engine: ploomber-engine")

@@ -95,6 +95,7 @@ def test_changed_data_behind_the_same_path_rebuilds(project):
     assert {first, project.read("dataset.json")["sha256"]} == snapshots
 
 
+@pytest.mark.soak
 def test_model_that_the_registry_has_lost_is_registered_and_promoted_again(built):
     built.build("--env--seed", "3")
     shutil.rmtree(built.path / "store")
@@ -171,6 +172,7 @@ def test_raising_cell_leaves_the_evidence_and_registers_nothing(built):
     assert (runs[0]["id"], runs[0]["state"], runs[0]["version"]) == (failed["id"], "finished", 2)
 
 
+@pytest.mark.soak
 def test_killed_build_goes_on_from_the_last_finished_task(project):
     command = ["ploomber", "build", "--env--spec", "toy", "--env--engine", "papermill"]
     build = subprocess.Popen(
@@ -203,6 +205,7 @@ def _kill_session(process: subprocess.Popen):
     psutil.wait_procs(family, timeout=30)
 
 
+@pytest.mark.soak
 def test_both_engines_make_the_same_products_and_two_specs_lie_side_by_side(built):
     shutil.copytree(built.path / "products", built.path / "in-process")
     assert built.build("--force", engine="papermill") == ALL
@@ -302,6 +305,7 @@ def test_each_build_is_one_offline_wandb_run(built):
     assert b"evaluation" in content and b"accuracy" in content and b"toy" in content
 
 
+@pytest.mark.soak
 def test_wandb_that_cannot_be_reached_does_not_cost_a_model(built):
     unreachable = {"WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     assert (
@@ -369,6 +373,7 @@ PRODUCTS = {
 }
 
 
+@pytest.mark.soak
 def test_second_run_of_the_executed_notebooks_gives_the_same_outputs(project):
     spec = "mlops_nb.examples.diagnosis"
     project.build(spec=spec, engine="papermill")

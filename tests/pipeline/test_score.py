@@ -8,6 +8,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.soak
 def test_notebook_scores_shows_what_it_did_and_goes_on_from_there(project):
     project.build()
     pd.DataFrame({"id": range(50), "x": [*range(49), -1.0]}).to_csv(project.path / "new.csv", index=False)

@@ -31,6 +31,7 @@ def all_rows(url: str) -> str:
     return "\n".join(rows)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_model_is_built_here_and_served_there_and_the_credentials_are_nowhere(
     project, server, database_url, tmp_path, monkeypatch

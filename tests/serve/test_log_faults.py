@@ -170,6 +170,7 @@ def test_killed_service_loses_nothing_when_it_is_started_again(place):
     wait_for(lambda: len(list(place.spool().glob("*.jsonl"))) == 0)
 
 
+@pytest.mark.soak
 def test_database_that_is_away_for_long_loses_nothing(place, database_url):
     service, seconds = place.start(), 30 if database_url.startswith("postgresql") else 5
     with Traffic(service) as traffic:
