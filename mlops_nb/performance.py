@@ -48,6 +48,8 @@ def _scorer(
         return lambda rows, y: -float(np.abs(said[rows] - y).mean())
     if classes is None and metric == "neg_root_mean_squared_error":
         return lambda rows, y: -float(np.sqrt(np.square(said[rows] - y).mean()))
+    if classes is not None and metric == "accuracy":
+        return lambda rows, y: float((said[rows] == y).mean())
     if classes is not None and metric == "balanced_accuracy":
         return lambda rows, y: _balanced(said[rows] == y, [y == label for label in classes])
     if answer.probability is not None and len(classes) == 2 and metric == "roc_auc":
