@@ -63,9 +63,10 @@ def package_name(
 
 
 def _is_installed(package: str) -> bool:
-    from importlib.metadata import packages_distributions
+    from importlib.machinery import PathFinder
+    from sysconfig import get_path
 
-    return package in packages_distributions()
+    return PathFinder.find_spec(package, [get_path("purelib"), get_path("platlib")]) is not None
 
 # %% ../nbs/22_project.ipynb #0000000b
 LARGEST_IN_GIT = 10_000_000  # Bytes
