@@ -58,7 +58,7 @@ def filled_postgres_url():
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def database_url(request, tmp_path):
     """An empty database, of either kind."""
     return f"sqlite:///{tmp_path}/mlops.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")

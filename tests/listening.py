@@ -11,7 +11,7 @@ def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPSe
     """A server that remembers in `got` what its handler puts there, until the block ends."""
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.got = []
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             yield server

@@ -27,6 +27,8 @@ from tests.s3 import KEY, S3, SECRET
 from tests.serve.conftest import ROOT, Service, package, wait_for
 from tests.test_registry import at_once
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
@@ -152,7 +154,6 @@ def start(settings, port: int, server, script: str, argument: Path) -> subproces
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("done", [0, 3, 5], ids=lambda n: f"{n} of 6 files")
 def test_upload_that_was_killed_leaves_nothing_that_is_believed_and_the_next_completes_it(
     registry, settings, server, bundles, done
@@ -168,7 +169,6 @@ def test_upload_that_was_killed_leaves_nothing_that_is_believed_and_the_next_com
     registry.load("toy", 1).close()
 
 
-@pytest.mark.slow
 def test_snapshot_whose_upload_was_killed_is_not_there(registry, settings, server, tmp_path):
     kept = snapshot(pd.DataFrame({"x": range(100_000)}), tmp_path)
     kill_in_the_middle(settings, server, SHARE, kept.path, done=0)
@@ -179,7 +179,6 @@ def test_snapshot_whose_upload_was_killed_is_not_there(registry, settings, serve
     assert registry.artifacts.snapshot(kept.sha256).read_bytes() == kept.path.read_bytes()
 
 
-@pytest.mark.slow
 def test_processes_that_upload_the_same_at_once_agree(registry, settings, server, bundles, tmp_path):
     processes = [start(settings, server.port, server, UPLOAD, bundles[0].path) for _ in range(3)]
     said = [process.communicate(timeout=120) for process in processes]
@@ -416,7 +415,6 @@ def test_canary_that_was_fetched_last_is_not_what_is_served_when_all_is_away(
     live.stop()
 
 
-@pytest.mark.slow
 def test_service_starts_from_its_cache_while_s3_is_away(settings, registry, server, bundles, relay, tmp_path):
     registry.register(bundles[0])
     registry.promote("toy", 1)

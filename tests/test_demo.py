@@ -118,6 +118,7 @@ def test_demo_that_is_stopped_leaves_nothing_behind(command, number, words):
     assert process.returncode == (1 if number == signal.SIGINT else 128 + number)
 
 
+@pytest.mark.slow
 def test_what_has_no_such_model_or_scenario_or_is_no_project_says_so(command, tmp_path):
     for words, problem in [
         (["loan"], "Did you mean 'loans'?"),

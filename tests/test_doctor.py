@@ -225,6 +225,7 @@ def test_hooks_are_those_that_nbdev_installs(home, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_module_that_its_notebook_does_not_say(home):
     assert doctor.check_library(settings(home)).ok is None
     for name in ("nbs", "mlops_nb"):

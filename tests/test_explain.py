@@ -34,8 +34,14 @@ from tests.serve.conftest import SIGNATURE, logged, package
 ROWS = [[41, 2900.5, "own"], [29, None, "rent"], [70, 100.0, "own"]]
 
 
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles")
+    return [package(folder / str(i), C, SIGNATURE) for i, C in enumerate((1e-4, 5.0))]
+
+
 @pytest.fixture
-def settings(database_url, tmp_path) -> Settings:
+def settings(database_url, bundles, tmp_path) -> Settings:
     """A model with three kinds of columns in either database: run, executed notebook, data, version 1 in production."""
     home = {"MLOPS_HOME": str(tmp_path), "MLOPS_DATABASE_URL": database_url, "MLOPS_MODEL": "toy"}
     settings = Settings.read(home)
@@ -45,8 +51,8 @@ def settings(database_url, tmp_path) -> Settings:
     notebook.write_text("{}")
     run.keep_notebooks([notebook])
     registry = Registry.open(settings)
-    registry.register(package(tmp_path / "bundle", 1e-4, SIGNATURE), run.id)
-    registry.register(package(tmp_path / "bundle", 5.0, SIGNATURE))
+    registry.register(bundles[0], run.id)
+    registry.register(bundles[1])
     registry.promote("toy", 1)
     registry.close()
     return settings

@@ -100,6 +100,7 @@ def test_flask_is_imported_in_serve_alone():
     )
 
 
+@pytest.mark.slow
 def test_importing_the_library_and_the_service_does_nothing(tmp_path):
     names = [".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in MODULES]
     names += [f"serve.{p.stem}" for p in (ROOT / "serve").glob("*.py") if p.name not in ("wsgi.py", "gunicorn.conf.py")]

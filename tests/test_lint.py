@@ -165,5 +165,6 @@ def test_command_exits_with_1_and_prints_json(project):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "No problems found.\n")
 
 
+@pytest.mark.slow  # `make check` asks for it by itself
 def test_notebooks_of_this_project_have_no_problems():
     assert check_notebooks(None, ROOT) == []

@@ -67,6 +67,7 @@ def at(engine) -> str | None:
         return revision(connection)
 
 
+@pytest.mark.slow
 def test_every_step_goes_up_down_and_up_again_with_data_in_the_tables(engine):
     for before, step in zip(["base", *REVISIONS], REVISIONS, strict=False):
         migrate(engine, step)

@@ -42,6 +42,7 @@ def test_scenarios_fit_the_schema_and_follow_the_seed(name, scenario):
     assert not rows.equals(draw(spec, scenario, 103, seed=6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_model_fails_in_the_world_of_drift_and_learns_it_from_its_rows(name):
     spec = spec_of(name)

@@ -142,6 +142,7 @@ def test_of_many_that_ask_at_once_one_gets_the_lock(database_url):
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_lock_of_another_machine_is_free_when_it_gives_no_sign_of_life(database_url):
     engine = open_database(database_url)
     with Lock(engine, "watch a", lease=2) as lock:

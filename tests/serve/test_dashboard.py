@@ -529,6 +529,7 @@ def test_database_that_is_slow_is_asked_less_often(settings, monkeypatch):
     assert board.look(1) != first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_question_to_postgresql_ends_in_time(database_url, monkeypatch):
     open_database(database_url).dispose()

@@ -91,6 +91,7 @@ def assert_nothing_leaks(app, paths: list[str], hidden: list[str]) -> set[int]:
     return statuses
 
 
+@pytest.mark.slow
 def test_no_answer_of_any_route_carries_a_traceback_a_path_or_a_setting(app, hidden):
     assert {200, 400, 401, 403, 404, 405, 415} <= assert_nothing_leaks(app, paths(app), hidden)
 

@@ -74,6 +74,7 @@ BODIES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(BODIES)
 @example({"features": {"age": 1, "home": "own", "income": 10**400}})
 @example({"features": [{"age": True, "home": "own"}]})
@@ -89,6 +90,7 @@ def test_predict_answers_what_the_description_allows_and_nothing_else(mixed, spe
         Draft202012Validator(spec["components"]["schemas"]["Error"]).validate(answer.get_json())
 
 
+@pytest.mark.slow
 @given(st.sampled_from(["dataframe_records", "instances"]), st.one_of(st.lists(ROWS, max_size=2), CELLS))
 def test_invocations_and_kserve_answer_what_the_description_allows_and_nothing_else(mixed, spec, form, rows):
     for path, body in [("/invocations", {form: rows}), ("/v1/models/toy:predict", {"instances": rows})]:
