@@ -27,6 +27,10 @@ timeout = 60
 graceful_timeout = max(30, math.ceil(settings.request_seconds) + 5)
 # an answer is sent by the worker in one piece, see serve/worker.py
 sendfile = False
+# no header is believed that says what somebody else was asked, whoever sends it; so nobody has to be looked up
+secure_scheme_headers = {}
+forwarder_headers = ""
+forwarded_allow_ips = "*"
 # an ONNX session must be made in the process that uses it
 preload_app = False
 # the arbiter's own chatter; what a worker loads or refuses it says itself

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from http.client import HTTPConnection
 
 import pytest
 
@@ -184,3 +185,13 @@ def test_key_typed_into_the_page_opens_it(settings, tmp_path, browser):
     finally:
         log = service.stop()
     assert KEY not in log + service.out.read_text()
+
+
+@pytest.mark.slow
+def test_no_header_changes_what_was_asked(service):
+    """A proxy on the same machine may hand on what a client has sent."""
+    for name, value in {"PATH_INFO": "/health/live", "SCRIPT_NAME": "/x", "X-Forwarded-Proto": "https"}.items():
+        connection = HTTPConnection("127.0.0.1", service.port, timeout=30)
+        connection.request("GET", "/x/health/live", headers={name: value})
+        assert connection.getresponse().status == 404, name
+        connection.close()
