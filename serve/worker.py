@@ -137,6 +137,8 @@ class Worker(ThreadWorker):
             sys.exit("Error: the service speaks HTTP; put a proxy with TLS in front of it.")
 
     def init_process(self):
+        # Gunicorn asks for dozens of settings a request, each through a function
+        vars(self.cfg).update({name: setting.get() for name, setting in self.cfg.settings.items()})
         self.vital_pool = ThreadPoolExecutor(2)
         files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = self.worker_connections + 1000  # a connection is a file
