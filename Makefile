@@ -29,7 +29,8 @@ help: ## list the commands
 	@# an older pip takes `a[extra]==1` in the lock for no pin of `a`
 	@$(BIN)/pip install --quiet --disable-pip-version-check "pip>=24"
 	@$(BIN)/pip install --quiet --disable-pip-version-check $(VENDOR) --require-hashes -r requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# setuptools warns of every editable installation
+	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 serve: .venv/installed ## run the pipeline for SPEC, then serve its model at http://HOST:PORT

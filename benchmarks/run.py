@@ -2,6 +2,7 @@
 
 import json
 import platform
+import signal
 import sys
 from datetime import UTC, datetime
 from importlib import import_module
@@ -30,4 +31,5 @@ def _shown(value: float | None) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started ends, too
     main(sys.argv[1:])
