@@ -260,11 +260,14 @@ def test_production_that_was_moved_during_the_build_is_left_where_it_is(world, m
 @pytest.mark.slow
 def test_stopped_build_ends_with_all_its_processes_and_is_no_failure(world):
     world.serve(world.draw("drift", 1000, 1))
-    stop, mine = threading.Event(), psutil.Process()
+    stop, before = threading.Event(), {*psutil.Process().children(recursive=True)}
+
+    def started() -> set[psutil.Process]:
+        return {*psutil.Process().children(recursive=True)} - before
 
     def stop_when_a_notebook_runs():
         until = time.monotonic() + 120
-        while time.monotonic() < until and len(mine.children(recursive=True)) < 2:
+        while time.monotonic() < until and len(started()) < 2:
             time.sleep(0.05)
         stop.set()
 
@@ -273,7 +276,7 @@ def test_stopped_build_ends_with_all_its_processes_and_is_no_failure(world):
     with pytest.raises(StoppedError, match="was stopped"):
         world.retrain(stop=stop, terms=replace(FAST, engine="papermill"))
     watcher.join()
-    assert not [p for p in mine.children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+    assert not [p for p in started() if p.status() != psutil.STATUS_ZOMBIE]
     assert world.actions() == [] and alerts(world) == [] and production(world) == 1
     assert {r["state"] for r in RunStore(world.settings.runs).list()} <= {"failed"}
     assert world.retrain().action == "promoted"

@@ -7,6 +7,8 @@ from collections import Counter
 import orjson
 import pytest
 import schemathesis
+from hypothesis.internal.conjecture import providers
+from hypothesis.internal.constants_ast import Constants
 from jsonschema import Draft202012Validator
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
@@ -36,6 +38,14 @@ CHECKS = [
     "missing_required_header", "allow_header_conformance", "ignored_auth",
 ]  # fmt: skip
 POSTS = [f"POST {path}" for path in (*UNSAYABLE, "/feedback", "/v2/models/toy/versions/1/infer")]
+
+
+@pytest.fixture(autouse=True)
+def same_cases(monkeypatch):
+    """Hypothesis draws constants of the project's modules, and which are loaded depends on the tests before."""
+    monkeypatch.setattr(providers, "_get_local_constants", Constants)
+    monkeypatch.setattr(providers, "CONSTANTS_CACHE", {})
+
 
 REJECTED, ACCEPTED = "ST202", "ST201"  # Schemathesis' codes of the two failures
 
