@@ -373,7 +373,6 @@ PRODUCTS = {
 }
 
 
-@pytest.mark.soak
 def test_second_run_of_the_executed_notebooks_gives_the_same_outputs(project):
     spec = "mlops_nb.examples.diagnosis"
     project.build(spec=spec, engine="papermill")
