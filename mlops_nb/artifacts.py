@@ -105,12 +105,23 @@ def _appear_whole(place: Path, digest: str, write: Callable[[Path], Any]):
     try:
         write(partial)
         check_hashes(read_manifest(partial), digest)
-        appear(partial, place)
+        _put(partial, place, digest)
     except OSError:
         if not is_intact(place, digest):
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _put(partial: Path, place: Path, digest: str):
+    "At the same moment others may do so too, or take away what was damaged."
+    for _ in range(3):
+        if is_intact(place, digest):
+            return
+        with suppress(OSError):
+            appear(partial, place)
+            return
+    appear(partial, place)
 
 
 def remove_unused(

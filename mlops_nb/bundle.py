@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,10 +181,12 @@ def appear(
         finally:
             os.close(descriptor)
     if path.exists():
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
         path.rename(old)
-        partial.rename(path)
-        shutil.rmtree(old)
+        try:
+            partial.rename(path)
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
     else:
         partial.rename(path)
 
