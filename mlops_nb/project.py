@@ -51,22 +51,16 @@ def package_name(
     name: str,  # Of the project
 ) -> str:
     "The name of a project's package."
+    from mlops_nb.fingerprint import distributions
     from mlops_nb.spec import check_name
 
     package = check_name(name, "a project").replace("-", "_")
     taken = {"nbs", "serve", "tests", "data", "docs", "vendor", "store", "products", "build", "dist", "mlops_nb"}
     if not package.isidentifier() or keyword.iskeyword(package):
         raise SpecError(f"{name!r} cannot be a Python package: begin with a letter, e.g. {'model-' + name!r}.")
-    if package in taken or package in sys.stdlib_module_names or _is_installed(package):
+    if package in taken or package in sys.stdlib_module_names or package in distributions():
         raise SpecError(f"{name!r} is the name of something else that a project needs. Choose another.")
     return package
-
-
-def _is_installed(package: str) -> bool:
-    from importlib.machinery import PathFinder
-    from sysconfig import get_path
-
-    return PathFinder.find_spec(package, [get_path("purelib"), get_path("platlib")]) is not None
 
 # %% ../nbs/22_project.ipynb #0000000b
 LARGEST_IN_GIT = 10_000_000  # Bytes
