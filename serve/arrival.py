@@ -129,6 +129,20 @@ class Arrival(Unreader):
         self._begin()
         return bool(rest)
 
+    @property
+    def head(self) -> bytes:
+        """What a whole request says before its body."""
+        return bytes(self.data[: self._body])
+
+    @property
+    def body(self) -> bytes | None:
+        """The body of a whole request, when it is all that follows the head, as it is."""
+        return None if self._chunked or len(self.data) != self._end else bytes(self.data[self._body :])
+
+    def take(self):
+        """Take the whole request from here, as the parser would."""
+        self.data = b""
+
     # The parser, in a thread
 
     def chunk(self, size_hint: int | None = None) -> bytes:

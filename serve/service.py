@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 
 from flask import Flask
 from werkzeug.exceptions import HTTPException
@@ -35,29 +36,45 @@ class Service(Flask):
 
     def wsgi_app(self, environ, start_response):
         """Answer a request, with what every answer has."""
-        environ["serve.started"] = time.monotonic()
-        given = environ.get("HTTP_X_REQUEST_ID", "")
-        environ["serve.id"] = request_id = given if _is_sane(given) else make_id()
         if (turn := getattr(environ.get("gunicorn.socket"), "turn", None)) is not None:
             environ["serve.turn"], turn.environ = turn, environ
 
         def start(status, headers, exc_info=None):
             take(environ)
             self._note(environ, status, headers)
-            return start_response(status, [*headers, ("X-Request-ID", request_id)], exc_info)
+            return start_response(status, [*headers, ("X-Request-ID", environ["serve.id"])], exc_info)
 
+        with self._in_progress(environ):
+            usual = self._answer_usual(environ)
+            if usual is None:
+                return super().wsgi_app(environ, start)
+            start_response("200 OK", usual[0])
+            return [usual[1]]
+
+    def answer_usual(self, environ: dict) -> tuple[list[tuple[str, str]], bytes] | None:
+        """Headers and content of an answer with status 200; None when `wsgi_app` shall answer, from the beginning."""
+        with self._in_progress(environ):
+            return self._answer_usual(environ)
+
+    def _answer_usual(self, environ: dict):
+        content = self.shortcut(environ)
+        if content is None:
+            return None
+        take(environ)
+        request_id, size = environ["serve.id"], len(content)
+        seconds = time.monotonic() - environ["serve.started"]
+        self._take_down(request_id, "POST", ROUTE, ROUTE, "200", seconds, size, environ["serve.said"])
+        return [("Content-Type", JSON), ("Content-Length", str(size)), ("X-Request-ID", request_id)], content
+
+    @contextmanager
+    def _in_progress(self, environ: dict):
+        """Name a request, and count it among those that are being answered."""
+        environ["serve.started"] = time.monotonic()
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        environ["serve.id"] = request_id = given if _is_sane(given) else make_id()
         self.metrics.in_progress.add(request_id)
         try:
-            content = self.shortcut(environ)
-            if content is None:
-                return super().wsgi_app(environ, start)
-            take(environ)
-            seconds = time.monotonic() - environ["serve.started"]
-            self._take_down(request_id, "POST", ROUTE, ROUTE, "200", seconds, len(content), environ["serve.said"])
-            size = str(len(content))
-            headers = [("Content-Type", JSON), ("Content-Length", size), ("X-Request-ID", request_id)]
-            start_response("200 OK", headers)
-            return [content]
+            yield
         finally:
             self.metrics.in_progress.discard(request_id)
 

@@ -1,10 +1,10 @@
-"""The service; its answers to `POST /predict` name the thread, and one with `X-Fail` meets a defect."""
+"""The service; it tells the thread and the way of an answer to `POST /predict`, and meets a defect at `X-Fail`."""
 
 import threading
 
 from serve.wsgi import app
 
-_answer = app.shortcut
+_answer, _answer_known = app.shortcut, app.answer_usual
 
 
 def _answer_and_tell(environ):
@@ -14,4 +14,9 @@ def _answer_and_tell(environ):
     return content and content[:-1] + b',"thread":"%s"}' % threading.current_thread().name.encode()
 
 
-app.shortcut = _answer_and_tell
+def _answer_known_and_tell(environ):
+    answer = _answer_known(environ)
+    return answer and ([*answer[0], ("X-Known", "1")], answer[1])
+
+
+app.shortcut, app.answer_usual = _answer_and_tell, _answer_known_and_tell
