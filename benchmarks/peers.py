@@ -16,7 +16,7 @@ import orjson
 
 from benchmarks.measure import BIN, median
 from benchmarks.models import put_into_production
-from benchmarks.service import SERVERS, free_port, load, row, running, wait, write_request
+from benchmarks.service import SENT, SERVERS, free_port, load, row, running, wait, write_requests
 
 ENVIRONMENTS = Path(__file__).parent / ".peers"
 PACKAGES = {
@@ -56,13 +56,14 @@ def measure(rounds: int = 10) -> Iterator[dict]:
     with TemporaryDirectory() as folder, ExitStack() as stack:
         home = Path(folder)
         put_into_production("logistic", home)
-        first = orjson.loads((home / "rows.json").read_bytes())[:1]
-        write_request(home / "ours.lua", {"features": first})
-        ours, _ = stack.enter_context(running(SERVERS["ours"], home, orjson.dumps({"features": first}).decode()))
+        rows = orjson.loads((home / "rows.json").read_bytes())[:SENT]
+        write_requests(home / "ours.lua", [{"features": [row]} for row in rows])
+        ours, _ = stack.enter_context(running(SERVERS["ours"], home, orjson.dumps({"features": rows[:1]}).decode()))
         for name, limit in LIMITS.items():
-            path, body = _asked(name, first)
-            write_request(home / f"{name}.lua", body)
-            with _peer(name, home, path, body) as port:
+            path, _ = _asked(name, rows[0])
+            bodies = [_asked(name, row)[1] for row in rows]
+            write_requests(home / f"{name}.lua", bodies)
+            with _peer(name, home, path, bodies[0]) as port:
                 load(port, home, path=path, script=f"{name}.lua")
                 turns = [
                     (load(ours, home, script="ours.lua")[0], load(port, home, path=path, script=f"{name}.lua")[0])
@@ -73,12 +74,12 @@ def measure(rounds: int = 10) -> Iterator[dict]:
             yield row("logistic, one row", value, "requests/s", f"{name} {peer:,.0f}, aim {limit} x", ratio)
 
 
-def _asked(name: str, rows: list) -> tuple[str, dict]:
+def _asked(name: str, row: list) -> tuple[str, dict]:
     """The path and the body of a request for one row."""
-    tensor = {"name": "x", "shape": [1, len(rows[0])], "datatype": "FP64", "data": rows[0]}
+    tensor = {"name": "x", "shape": [1, len(row)], "datatype": "FP64", "data": row}
     return {
-        "mlflow": ("/invocations", {"inputs": rows}),
-        "bentoml": ("/predict", {"features": rows}),
+        "mlflow": ("/invocations", {"inputs": [row]}),
+        "bentoml": ("/predict", {"features": [row]}),
         "mlserver": ("/v2/models/bench/infer", {"inputs": [tensor]}),
     }[name]
 

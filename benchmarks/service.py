@@ -29,6 +29,7 @@ from mlops_nb.registry import Registry
 from mlops_nb.settings import Settings
 
 SERVERS = {"ours": "serve.wsgi:app", "no-op": "benchmarks.noop:app", "textbook": "benchmarks.textbook:app"}
+SENT = 100  # Rows that take turns: clients ask about one after the other, not about the same
 ARROW = "application/vnd.apache.arrow.stream"
 
 
@@ -46,8 +47,9 @@ def measure(rounds: int = 12) -> Iterator[dict]:
 
 def onerow(kind: str, home: Path, rounds: int) -> Iterator[dict]:
     """Requests a second and latency."""
-    body = orjson.dumps({"features": orjson.loads((home / "rows.json").read_bytes())[:1]}).decode()
-    write_request(home / "post.lua", orjson.loads(body))
+    bodies = [{"features": [row]} for row in orjson.loads((home / "rows.json").read_bytes())[:SENT]]
+    write_requests(home / "post.lua", bodies)
+    body = orjson.dumps(bodies[0]).decode()
     with ExitStack() as stack:
         servers = {name: stack.enter_context(running(app, home, body)) for name, app in SERVERS.items()}
         for server in servers.values():
@@ -177,10 +179,27 @@ def cpu_seconds(server: subprocess.Popen) -> float:
     return sum(sum(p.cpu_times()[:2]) for p in processes)
 
 
-def write_request(file: Path, body: dict):
-    """What wrk sends."""
-    header = 'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"'
-    file.write_text(f"{header}\nwrk.body = [==[{orjson.dumps(body).decode()}]==]\n")
+def write_requests(file: Path, bodies: list[dict]):
+    """What wrk sends, one after the other and from the beginning again."""
+    written = ",\n".join(f"[==[{orjson.dumps(body).decode()}]==]" for body in bodies)
+    file.write_text(_SCRIPT.replace("BODIES", written))
+
+
+_SCRIPT = """
+local bodies, requests, n = {
+BODIES
+}, {}, 0
+wrk.headers["Content-Type"] = "application/json"
+
+function init()
+  for i, body in ipairs(bodies) do requests[i] = wrk.format("POST", nil, nil, body) end
+end
+
+function request()
+  n = n % #requests + 1
+  return requests[n]
+end
+"""
 
 
 def load(

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from benchmarks.measure import median
 from benchmarks.models import LIMITS, put_into_production
-from benchmarks.service import SERVERS, load, row, running, write_request
+from benchmarks.service import SERVERS, load, row, running, write_requests
 from mlops_nb.database import open_database
 from mlops_nb.prediction_log import Predicted, PredictionLog
 
@@ -36,7 +36,7 @@ def measure(rounds: int = 10) -> Iterator[dict]:
 def one_worker(kind: str, home: Path, rounds: int) -> Iterator[dict]:
     """One-row requests on 8 connections, all of them logged into SQLite: how many, and what they cost a worker."""
     body = {"features": orjson.loads((home / "rows.json").read_bytes())[:1]}
-    write_request(home / "post.lua", body)
+    write_requests(home / "post.lua", [body])
     with running(SERVERS["ours"], home, orjson.dumps(body).decode(), MLOPS_WORKERS="1") as (port, server):
         load(port, home)
         worker = psutil.Process(server.pid).children()[0]
