@@ -9,6 +9,7 @@ __all__ = ['Problem', 'Cell', 'check_notebook', 'check_notebooks']
 import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from .errors import PipelineError, known_names
@@ -203,14 +204,20 @@ def _pipeline_rules(path: Path, project: Path, cells: list[Cell]) -> Iterator[tu
 
 def _passed(path: Path, project: Path) -> set[str]:
     "The names that the pipelines of a project pass to a notebook."
-    import yaml
-
     names = set()
     for pipeline in project.glob("pipeline*.yaml"):
-        for task in yaml.safe_load(pipeline.read_text(encoding="utf-8"))["tasks"]:
+        for task in _tasks(pipeline.read_text(encoding="utf-8")):
             if (project / task["source"]).resolve() == path.resolve():
                 names |= set(task.get("params") or {}) | {"upstream", "product"}
     return names
+
+
+@lru_cache(maxsize=32)
+def _tasks(pipeline: str) -> list[dict]:
+    "The tasks of a pipeline, for all notebooks of a check."
+    import yaml
+
+    return yaml.safe_load(pipeline)["tasks"]
 
 # %% ../nbs/18_lint.ipynb #0000000d
 def check_notebook(

@@ -141,6 +141,7 @@ def _written(kind: str, output: str) -> pd.DataFrame:
     return pd.read_csv(output) if kind == "csv" else pd.read_parquet(output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["parquet", "csv", "table", "url"])
 @pytest.mark.parametrize("source", ["csv", "csv.gz", "parquet", "partitioned", "pattern", "sql", "url"])
 def test_every_source_goes_to_every_target(source, target, settings, tmp_path):

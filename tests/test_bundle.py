@@ -336,6 +336,7 @@ BINARY = (NUMBERS["a"] + NUMBERS["b"] > 0).astype(int)
 THREE = pd.cut(NUMBERS["a"], [-9, -0.5, 0.5, 9], labels=["low", "mid", "high"]).astype(str)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [BINARY, THREE, BINARY.astype(bool)], ids=["int", "str", "bool"])
 @pytest.mark.parametrize(
     "estimator",

@@ -291,6 +291,7 @@ def by_name() -> dict:
     return {finding.name: finding for finding in doctor.examine()}
 
 
+@pytest.mark.slow
 def test_command_outside_a_project_says_so_and_is_content(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", "from mlops_nb.cli import main; main()", "doctor"],

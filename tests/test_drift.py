@@ -93,6 +93,7 @@ def words(rng, n, vocabulary, length=8):
     return pd.Series([" ".join(row) for row in rng.choice(vocabulary, (n, length))])
 
 
+@pytest.mark.slow
 def test_texts_with_new_words_drift_and_texts_of_the_same_words_do_not():
     rng = np.random.default_rng(5)
     many = [f"w{i:04}" for i in range(3000)]  # most words of the reference are rare, so unseen words are usual
@@ -256,6 +257,7 @@ def test_the_profile_of_an_older_bundle_is_read_and_what_it_lacks_said():
 VALUES = st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=6), st.dates())
 
 
+@pytest.mark.slow
 @hypothesis.given(
     st.lists(VALUES, max_size=30), st.sampled_from(["float", "int", "bool", "string", "datetime", "text"])
 )
@@ -287,6 +289,7 @@ def test_any_floats_against_any_floats(reference, window, alpha, effect):
             assert sum(column.histogram[which]) == pytest.approx(1) and min(column.histogram[which]) >= 0
 
 
+@pytest.mark.slow
 def test_report_draws_what_drifted_and_says_when_nothing_did():
     profile = profile_of(pd.DataFrame({"x": NORMAL, "y": NORMAL}))
     drifted = measure_drift(profile, pd.DataFrame({"x": NORMAL[:500] + 1, "y": NORMAL[:500]}))

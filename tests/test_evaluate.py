@@ -98,6 +98,7 @@ def test_slice_of_the_wrong_length_is_refused():
         evaluate(spec(slices={"bad": lambda X: [True]}), pd.DataFrame({"x": P}), Y, Y, BINARY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probability", [True, False])
 def test_plots_are_drawn_for_classifiers_with_and_without_probabilities(probability):
     answer = BINARY if probability else Answer(BINARY.prediction, None, (0, 1))

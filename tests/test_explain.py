@@ -115,6 +115,7 @@ def test_version_that_answered_is_asked_and_not_the_one_in_production_now(settin
     assert explain("k-1", settings).again.problem.startswith("a probability differs by")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
@@ -256,6 +257,7 @@ def test_contributions_are_exact_for_two_columns_that_only_matter_together(tmp_p
     assert mean == pytest.approx(0) and effects == pytest.approx({"x": 0.5, "y": 0.5, "z": 0})
 
 
+@pytest.mark.slow
 def test_thirty_columns_take_less_than_a_second(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(rng.normal(size=(200, 30)), columns=[f"c{i:02d}" for i in range(30)])

@@ -82,6 +82,7 @@ def test_column_that_is_only_there_afterwards_is_a_leak():
 NAMES = ["a b", "a'b", 'a"b', "a\\b", "a|b", "a`b", "größe", "1st", "a\nb", "class", "x" * 150]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["price", "kind of a\nb", """kind of 'a"b\\`"""])
 def test_any_column_name_gives_a_notebook_that_compiles(target):
     from mlops_nb.draft import Source
@@ -142,6 +143,7 @@ def test_rows_without_target_and_rare_classes_are_left_out():
     assert explore(table, "y").rows == 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["price", "city"])
 def test_every_column_has_a_plot(target):
     table = frame().assign(note=[f"about item number {i}" for i in range(300)], at=pd.date_range("2024", periods=300))

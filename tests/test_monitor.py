@@ -131,6 +131,7 @@ def test_few_rows_or_none_are_not_fine_and_close_nothing(alone):
     assert "a" in {a.subject for a in list_alerts(alone.registry.engine, "toy")}
 
 
+@pytest.mark.slow
 def test_window_is_of_the_production_version_and_of_its_time(alone):
     alone.serve(ago=60)
     alone.serve(shift=3, ago=90, version=2)
@@ -285,6 +286,7 @@ def test_few_labels_cannot_tell(make_labelled):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "says"),
     [("import nothing_of_this_name", "cannot be imported: ModuleNotFoundError"), ("1 / 0", "ZeroDivisionError")],
@@ -407,6 +409,7 @@ class StandIn:
         self.alerts.append((title, text, level.value))
 
 
+@pytest.mark.slow
 def test_look_and_its_alerts_go_to_wandb_once_for_those_who_are_online(alone, monkeypatch):
     import wandb
 

@@ -94,6 +94,7 @@ METRICS = [(classes, metric) for classes in CLASSES for metric in ("accuracy", "
 METRICS += [(None, metric) for metric in ("neg_mean_absolute_error", "neg_root_mean_squared_error", "r2")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "metric"), METRICS)
 @hypothesis.settings(max_examples=25)
 @hypothesis.given(st.integers(1, 40), st.integers(1, 9), st.integers(0))
@@ -138,6 +139,7 @@ def test_gate_and_release_are_decided_only_where_the_interval_says_so(n, right, 
     assert (overall.below_gate, overall.below_release, found.worse) == (below_gate, below_release, worse), overall
 
 
+@pytest.mark.slow
 def test_a_model_that_is_as_good_as_at_release_is_seldom_called_worse():
     """The release value is a sample of its own; without that, 1 in 10 would be."""
     rng, alarms = np.random.default_rng(0), 0

@@ -43,6 +43,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signature", [MATRIX, MIXED], ids=["matrix", "mixed"])
 @given(rows=JSON)
 def test_any_json_gives_a_table_or_an_input_error(signature, rows):
@@ -57,6 +58,7 @@ def test_any_json_gives_a_table_or_an_input_error(signature, rows):
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=64)
 
 
+@pytest.mark.slow
 @given(
     rows=st.lists(
         st.tuples(
@@ -267,6 +269,7 @@ def said_of(parse, rows):
         return e.details["column"], e.details.get("row") if str(e).startswith("Row") and "missing" not in str(e) else 0
 
 
+@pytest.mark.slow
 @given(columns=tables(), chunks=st.booleans())
 def test_arrow_and_json_of_the_same_rows_are_the_same_table_or_the_same_complaint(columns, chunks):
     try:

@@ -32,6 +32,7 @@ def spec_of(name: str):
     return load_spec(f"mlops_nb.examples.{name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize("scenario", ["good", "drift"])
 def test_scenarios_fit_the_schema_and_follow_the_seed(name, scenario):
@@ -119,6 +120,7 @@ def test_rows_are_objects_with_null_and_iso_times_and_without_the_truth(fake):
     assert (sent.rows, sent.answered, sent.labelled, sent.refused) == (4, 4, 4, {})
 
 
+@pytest.mark.slow
 def test_rate_and_delay_are_kept(fake):
     sent = send(table(10), "y", fake.url, rate=20, label_delay=0.3)
     asked = [at for at, path, body, _ in fake.got if path == "/predict" for _ in body["features"]]
@@ -142,6 +144,7 @@ def test_refused_rows_are_counted_by_reason_and_the_rest_goes_on(fake):
     assert (sent.answered, sent.refused) == (20, {"no": 20})
 
 
+@pytest.mark.slow
 def test_overloaded_service_is_asked_again(fake):
     busy = iter([True, True])
     fake.answer = lambda path, body: (

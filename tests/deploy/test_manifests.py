@@ -45,6 +45,7 @@ def of_kind(kind: str) -> list[dict]:
     return [m for m in manifests() if m["kind"] == kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", VERSIONS)
 def test_manifests_are_what_kubernetes_takes(version):
     kinds = set()

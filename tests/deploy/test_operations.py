@@ -31,6 +31,7 @@ def kinds() -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_it_says_what_to_do_for_every_kind_of_alert():
     assert {"drift", "performance", "latency"} <= kinds()
     assert set(re.findall(r"^### `(\w+)`", TEXT, re.MULTILINE)) == kinds()

@@ -184,6 +184,7 @@ CELLS = {
 }
 
 
+@pytest.mark.slow
 @given(
     rows=st.lists(st.fixed_dictionaries(CELLS), min_size=1, max_size=4),
     left=st.sets(st.sampled_from([*CELLS]), max_size=1),

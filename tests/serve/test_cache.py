@@ -110,6 +110,7 @@ def test_bundle_that_is_away_is_served_from_the_cache_and_watched(cached, regist
     live.stop()
 
 
+@pytest.mark.slow
 def test_registry_that_hangs_is_not_waited_for(cached, monkeypatch):
     goes_on = threading.Event()
     monkeypatch.setattr(Registry, "open", lambda settings: goes_on.wait(60) and _refuse())

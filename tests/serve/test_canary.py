@@ -58,6 +58,7 @@ def test_keys_are_spread_evenly_and_stand_where_they_stood():
 PLACE_OF_ADA = 0.283841311331659
 
 
+@pytest.mark.slow
 def test_key_gets_the_same_version_from_every_worker_and_the_share_is_right(live, client, settings):
     other = create_app(settings)
     live_model(other).refresh()
@@ -68,10 +69,12 @@ def test_key_gets_the_same_version_from_every_worker_and_the_share_is_right(live
     live_model(other).stop()
 
 
+@pytest.mark.slow
 def test_without_a_key_chance_decides(live, client):
     assert 60 < [version_for(client) for _ in range(1000)].count(2) < 140
 
 
+@pytest.mark.slow
 def test_share_is_a_setting_and_at_most_half(settings, registry):
     from mlops_nb.errors import SettingsError
 

@@ -114,6 +114,7 @@ def test_model_that_breaks_says_nothing_of_itself(app, hidden, part, monkeypatch
     assert "Broken" in log and not [secret for secret in (SECRET, KEY, PASSWORD) if secret in log]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", ["database", "bundle"])
 def test_service_without_a_model_says_nothing_of_where_it_looked(app, settings, registry, hidden, problem, monkeypatch):
     from sqlalchemy.exc import OperationalError

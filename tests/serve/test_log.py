@@ -316,6 +316,7 @@ def test_label_that_cannot_be_true_is_refused(client, body, message):
 ALL = "age,income,home"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "excluded"),
     [("numbers", ""), ("numbers", "a"), ("numbers", "a,b"), ("mixed", ""), ("mixed", "home"), ("mixed", ALL)],

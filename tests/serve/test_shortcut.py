@@ -108,6 +108,7 @@ def without_ids(answer):
     return answer.status_code, answer.mimetype, answer.content_length and content
 
 
+@pytest.mark.slow
 @given(st.one_of(BODIES.map(lambda body: repr(body).encode()), BODIES.map(lambda b: orjson_or_text(b)), st.binary()))
 @example(b'{"features": [[41, 1200.5, "own"]], "probability": "named"}')
 @example(b'{"features": [[41, 1200.5, "own"]], "features": [[42, 1200.5, "own"]]}')

@@ -455,6 +455,7 @@ BODY = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(body=BODY, binary=st.binary(max_size=24), off=st.sampled_from([0, 0, 0, 1, -1]))
 def test_whatever_is_sent_is_answered_or_refused(kinds, body, binary, off):
     head = json.dumps(body).encode()
@@ -464,6 +465,7 @@ def test_whatever_is_sent_is_answered_or_refused(kinds, body, binary, off):
     assert answer.status_code == 200 or answer.get_json().keys() == {"error"}
 
 
+@pytest.mark.slow
 @given(rows=st.lists(
     st.tuples(st.integers(0, 127), st.floats(width=32), st.booleans(), st.text(max_size=3)), min_size=1, max_size=4
 ))  # fmt: skip
