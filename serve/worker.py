@@ -205,7 +205,7 @@ class Worker(ThreadWorker):
         conn.sock.turn = turn = Turn(now)
         keep = self.handle(conn)
         if keep and body is not None:
-            self.heads.remember(head, turn.environ, len(body))
+            self.heads.meet(head, turn.environ, len(body))
         return keep
 
     def _answer_known(self, conn: TConn, head: bytes, body: bytes) -> bool:
