@@ -12,11 +12,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import orjson
-
 from benchmarks.measure import BIN, median
 from benchmarks.models import put_into_production
-from benchmarks.service import SENT, SERVERS, free_port, load, row, running, wait, write_requests
+from benchmarks.service import SERVERS, free_port, load, row, running, sent, wait, write_requests
 
 ENVIRONMENTS = Path(__file__).parent / ".peers"
 PACKAGES = {
@@ -56,14 +54,12 @@ def measure(rounds: int = 10) -> Iterator[dict]:
     with TemporaryDirectory() as folder, ExitStack() as stack:
         home = Path(folder)
         put_into_production("logistic", home)
-        rows = orjson.loads((home / "rows.json").read_bytes())[:SENT]
-        write_requests(home / "ours.lua", [{"features": [row]} for row in rows])
-        ours, _ = stack.enter_context(running(SERVERS["ours"], home, orjson.dumps({"features": rows[:1]}).decode()))
+        rows = sent(home)
+        body = write_requests(home / "ours.lua", [{"features": [row]} for row in rows])
+        ours, _ = stack.enter_context(running(SERVERS["ours"], home, body))
         for name, limit in LIMITS.items():
-            path, _ = _asked(name, rows[0])
-            bodies = [_asked(name, row)[1] for row in rows]
-            write_requests(home / f"{name}.lua", bodies)
-            with _peer(name, home, path, bodies[0]) as port:
+            (path, *_), bodies = zip(*(_asked(name, row) for row in rows), strict=True)
+            with _peer(name, home, path, write_requests(home / f"{name}.lua", bodies)) as port:
                 load(port, home, path=path, script=f"{name}.lua")
                 turns = [
                     (load(ours, home, script="ours.lua")[0], load(port, home, path=path, script=f"{name}.lua")[0])
@@ -85,7 +81,7 @@ def _asked(name: str, row: list) -> tuple[str, dict]:
 
 
 @contextmanager
-def _peer(name: str, home: Path, path: str, body: dict) -> Iterator[int]:
+def _peer(name: str, home: Path, path: str, body: str) -> Iterator[int]:
     """A peer with two workers that answers, and its port."""
     bin_ = _environment(name)
     port = free_port()
@@ -105,7 +101,7 @@ def _peer(name: str, home: Path, path: str, body: dict) -> Iterator[int]:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     server = subprocess.Popen(command.split(), cwd=home, env=own, start_new_session=True, **quiet)
     try:
-        wait(port, json.dumps(body), path)
+        wait(port, body, path)
         yield port
     finally:
         os.killpg(server.pid, 15)

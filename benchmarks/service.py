@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
 from io import BytesIO
@@ -29,7 +29,6 @@ from mlops_nb.registry import Registry
 from mlops_nb.settings import Settings
 
 SERVERS = {"ours": "serve.wsgi:app", "no-op": "benchmarks.noop:app", "textbook": "benchmarks.textbook:app"}
-SENT = 100  # Rows that take turns: clients ask about one after the other, not about the same
 ARROW = "application/vnd.apache.arrow.stream"
 
 
@@ -47,9 +46,7 @@ def measure(rounds: int = 12) -> Iterator[dict]:
 
 def onerow(kind: str, home: Path, rounds: int) -> Iterator[dict]:
     """Requests a second and latency."""
-    bodies = [{"features": [row]} for row in orjson.loads((home / "rows.json").read_bytes())[:SENT]]
-    write_requests(home / "post.lua", bodies)
-    body = orjson.dumps(bodies[0]).decode()
+    body = write_requests(home / "post.lua", [{"features": [row]} for row in sent(home)])
     with ExitStack() as stack:
         servers = {name: stack.enter_context(running(app, home, body)) for name, app in SERVERS.items()}
         for server in servers.values():
@@ -179,10 +176,16 @@ def cpu_seconds(server: subprocess.Popen) -> float:
     return sum(sum(p.cpu_times()[:2]) for p in processes)
 
 
-def write_requests(file: Path, bodies: list[dict]):
-    """What wrk sends, one after the other and from the beginning again."""
-    written = ",\n".join(f"[==[{orjson.dumps(body).decode()}]==]" for body in bodies)
-    file.write_text(_SCRIPT.replace("BODIES", written))
+def sent(home: Path) -> list[list]:
+    """Rows that take turns: clients ask about one after the other, not about the same."""
+    return orjson.loads((home / "rows.json").read_bytes())[:100]
+
+
+def write_requests(file: Path, bodies: Sequence[dict]) -> str:
+    """What wrk sends, one after the other and from the beginning again; the first of it."""
+    written = [orjson.dumps(body).decode() for body in bodies]
+    file.write_text(_SCRIPT.replace("BODIES", ",\n".join(f"[==[{body}]==]" for body in written)))
+    return written[0]
 
 
 _SCRIPT = """

@@ -8,13 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import orjson
 import psutil
 import sqlalchemy as sa
 
 from benchmarks.measure import median
 from benchmarks.models import LIMITS, put_into_production
-from benchmarks.service import SERVERS, load, row, running, write_requests
+from benchmarks.service import SERVERS, load, row, running, sent, write_requests
 from mlops_nb.database import open_database
 from mlops_nb.prediction_log import Predicted, PredictionLog
 
@@ -35,9 +34,8 @@ def measure(rounds: int = 10) -> Iterator[dict]:
 
 def one_worker(kind: str, home: Path, rounds: int) -> Iterator[dict]:
     """One-row requests on 8 connections, all of them logged into SQLite: how many, and what they cost a worker."""
-    body = {"features": orjson.loads((home / "rows.json").read_bytes())[:1]}
-    write_requests(home / "post.lua", [body])
-    with running(SERVERS["ours"], home, orjson.dumps(body).decode(), MLOPS_WORKERS="1") as (port, server):
+    body = write_requests(home / "post.lua", [{"features": [row]} for row in sent(home)])
+    with running(SERVERS["ours"], home, body, MLOPS_WORKERS="1") as (port, server):
         load(port, home)
         worker = psutil.Process(server.pid).children()[0]
         before = worker.cpu_times()

@@ -188,24 +188,23 @@ class Worker(ThreadWorker):
         data = conn.parser.unreader.data
         if len(data) > SMALL:
             self._make_room(conn, len(data))
+        conn.sock.turn = turn = Turn(now)
         is_quick = getattr(self.wsgi, "is_quick", None)  # another application may not know
         if may_be_quick and is_quick is not None and is_quick(data):
-            self._end(conn, self._answer_here(conn, now))
+            self._end(conn, self._answer_here(conn))
             return
-        conn.sock.turn = turn = Turn(now)
         self.turns[turn] = conn
         self._submit(conn, turn)
 
-    def _answer_here(self, conn: TConn, now: float) -> bool:
+    def _answer_here(self, conn: TConn) -> bool:
         """Answer a quick request; may the connection be used again?"""
         arrival = conn.parser.unreader
         head, body = arrival.head, arrival.body
         if body is not None and self._answer_known(conn, head, body):
             return True
-        conn.sock.turn = turn = Turn(now)
         keep = self.handle(conn)
         if keep and body is not None:
-            self.heads.meet(head, turn.environ, len(body))
+            self.heads.meet(head, conn.sock.turn.environ, len(body))
         return keep
 
     def _answer_known(self, conn: TConn, head: bytes, body: bytes) -> bool:
