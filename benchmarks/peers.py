@@ -105,7 +105,11 @@ def _peer(name: str, home: Path, path: str, body: str) -> Iterator[int]:
         yield port
     finally:
         os.killpg(server.pid, 15)
-        server.wait()
+        try:
+            server.wait(timeout=30)
+        except subprocess.TimeoutExpired:  # MLServer does not always end when it is asked to
+            os.killpg(server.pid, 9)
+            server.wait()
 
 
 def _environment(name: str) -> Path:
