@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 SEGMENT = 16 * 2**20  # Bytes after which a new file is begun
@@ -138,15 +139,20 @@ class Drain:
         return self._leader is not None
 
     def ship(self, deliver: Callable[[list[bytes]], None]) -> int:
-        """Deliver what there is, oldest first; what was delivered when `deliver` fails is delivered again later."""
+        """Deliver what there is, oldest first; what was delivered when `deliver` fails is delivered again later.
+
+        What is written meanwhile is for the next time, or a file that goes on growing would keep the others waiting.
+        """
         count, found = 0, segments(self.folder)
         self._delivered = {path: self._delivered.get(path, 0) for path in found}
-        for path in found:
+        for path, (size, _) in found.items():
             with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
                 for lines in self._lines(path, file):
                     deliver(lines)
                     self._delivered[path] += sum(map(len, lines))
                     count += len(lines)
+                    if self._delivered[path] >= size:
+                        break
                 if _lock(file.fileno()) and next(self._lines(path, file), None) is None:
                     path.unlink()
                     del self._delivered[path]
@@ -165,13 +171,17 @@ class Drain:
             self._leader = None
 
     def _lines(self, path: Path, file) -> Iterator[list[bytes]]:
-        """Whole lines that were not delivered yet, some at a time; half a line is still being written."""
+        """Whole lines that were not delivered yet, some at a time.
+
+        The last one may be half written, and the other half there a moment later: so all that was read is one piece,
+        cut into lines where they end.
+        """
         file.seek(self._delivered[path])
-        while lines := file.readlines(CHUNK):
-            whole = lines if lines[-1].endswith(b"\n") else lines[:-1]
+        while piece := file.read(CHUNK) + file.readline():
+            whole = piece[: piece.rfind(b"\n") + 1]
             if whole:
-                yield whole
-            if whole is not lines:
+                yield BytesIO(whole).readlines()
+            if len(whole) < len(piece):
                 return
 
 

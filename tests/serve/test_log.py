@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -165,6 +166,39 @@ def test_half_a_line_is_not_delivered(tmp_path):
     assert shipped(drain) == [b"1\n"]
     os.write(spool._file, b"2\n")
     assert shipped(drain) == [b"22\n"]
+
+
+def test_line_that_is_written_while_it_is_read_is_delivered_whole(tmp_path):
+    spool, drain = Spool(tmp_path, 10**9), Drain(tmp_path)
+    spool.append(b"begins\n")
+    lines, got = [b"%d %s\n" % (i, b"x" * 200) for i in range(20_000)], []
+
+    def write():
+        for line in lines:  # the kernel may show a part of what it writes: up to the end of a page, say
+            os.write(spool._file, line[:100])
+            os.write(spool._file, line[100:])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while writer.is_alive():
+        got += shipped(drain)
+    got += shipped(drain)
+    assert got == [b"begins\n", *lines]
+
+
+def test_file_that_goes_on_growing_does_not_keep_the_others_waiting(tmp_path):
+    first, second, drain = Spool(tmp_path, 10**9), Spool(tmp_path, 10**9), Drain(tmp_path)
+    first.append(b"1\n")
+    second.append(b"2\n")
+    got = []
+
+    def deliver(lines):
+        got.extend(lines)
+        if len(got) < 100:
+            first.append(b"more\n")
+
+    assert drain.ship(deliver) == 2 and got == [b"1\n", b"2\n"]
+    assert shipped(drain) == [b"more\n"] * 2
 
 
 def test_another_drain_leads_only_when_the_first_has_gone(tmp_path):
@@ -382,6 +416,16 @@ def test_line_that_no_database_takes_is_put_aside_and_the_rest_passes(serving, c
     assert sorted(logged(app).facts.index) == sorted(first + last)
     assert (Path(app.extensions["settings"].spool) / REFUSED).read_bytes() == b"".join(bad)
     assert log.refused == len(bad) and "put aside" in capfd.readouterr().err
+
+
+def test_lines_that_were_put_aside_are_shipped_again_under_a_name_of_the_spool(serving):
+    app = serving()
+    log, spool = app.extensions["log"], Path(app.extensions["settings"].spool)
+    whole = lines_of(entry("torn"))[0]
+    assert log._step()
+    (spool / REFUSED).write_bytes(whole)
+    (spool / REFUSED).rename(spool / "0-again.jsonl")  # as docs/service.md says
+    assert logged(app).facts.index.tolist() == ["torn-0"] and not list(spool.glob("0-*"))
 
 
 def test_database_that_is_away_is_said_once_and_nothing_is_lost(serving, capfd, monkeypatch):

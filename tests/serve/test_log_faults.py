@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from mlops_nb.database import open_database, reading
 from mlops_nb.registry import Registry
+from serve.log import REFUSED
 from tests.relay import Relay
 from tests.serve.conftest import Service, make_home, wait_for
 
@@ -137,8 +138,13 @@ def place(database_url, tmp_path):
 def kept(place, ids: list[str]) -> bool:
     """Wait until every id is there; more may be, whose answers were cut off. The key makes a second one impossible."""
     assert len(ids) == len(set(ids)) > 300
-    wait_for(lambda: place.count() >= len(ids), 60)
-    return wait_for(lambda: set(ids) <= set(place.logged()), 60)
+
+    def passed() -> bool:
+        assert not list(place.settings.home.glob(f"spool-*/{REFUSED}")), "a line was put aside"
+        return True
+
+    wait_for(lambda: passed() and place.count() >= len(ids), 60)
+    return wait_for(lambda: passed() and set(ids) <= set(place.logged()), 60)
 
 
 def workers(service: Service) -> list[psutil.Process]:
@@ -209,8 +215,8 @@ def test_two_services_a_watcher_monitors_a_batch_job_and_promotions_share_a_data
     rows = tmp_path / "rows.csv"
     rows.write_text("key,a,b\n" + "".join(f"{i},{i % 7},{i % 5}\n" for i in range(20_000)))
     into = ("--output", database_url, "--table", "scored", "--chunk-rows", "1000", "--key", "key", "--log")
-    services, registry, looks = [place.start("one"), place.start("two")], Registry.open(place.settings), 0
-    with Traffic(*services) as traffic:
+    services, looks = [place.start("one"), place.start("two")], 0
+    with closing(Registry.open(place.settings)) as registry, Traffic(*services) as traffic:
         batch = place.command("predict", "toy", "--version", "1", "--input", str(rows), *into)
         watcher = place.command("watch", "toy", "--rows", "500", "--every", "0.5", "--json")
         while batch.poll() is None or looks < 4:
@@ -230,14 +236,13 @@ def test_two_services_a_watcher_monitors_a_batch_job_and_promotions_share_a_data
         for service in services:
             wait_for(lambda s=service: s.versions() == {2})
         assert traffic.failed == 0
+        moves = registry.history("toy", "production")
     assert kept(place, traffic.ids)
     assert place.ask("SELECT count(*) FROM scored") == place.ask("SELECT count(DISTINCT key) FROM scored") == [20_000]
     assert place.ask("SELECT count(*) FROM predictions WHERE role = 'batch'") == [20_000]
     assert place.ask("SELECT count(*) FROM health") == [looks + len(watched)]
-    moves = registry.history("toy", "production")
     assert all(a.to_version == b.from_version for a, b in itertools.pairwise(moves))
     assert len(moves) == 3 * looks + 2, "one at the beginning, one at the end"
-    registry.close()
 
 
 def test_stopped_service_leaves_nothing_in_the_spool(place):
