@@ -71,24 +71,24 @@ class Spool:
 
     def _write(self, line: bytes) -> bool:
         """The whole line, or nothing of it."""
+        done = 0
         try:
             if self._file is None or self._size >= SEGMENT:
                 self._begin()
-            done = os.write(self._file, line)
             while done < len(line):
                 done += os.write(self._file, line[done:])
         except OSError:
-            self._undo()
+            if done:
+                self._take_back()
             return False
         self._size += len(line)
         return True
 
-    def _undo(self):
-        if self._file is not None:
-            try:
-                os.ftruncate(self._file, self._size)
-            except OSError:
-                self._end()
+    def _take_back(self):
+        """Cut off what was written of it, and write no more here: some of it may have been read already."""
+        with contextlib.suppress(OSError):  # then half a line stays at the end, which nobody reads
+            os.ftruncate(self._file, self._size)
+        self._end()
 
     def _begin(self):
         """A new file; it is locked before it gets the name under which it is found."""

@@ -239,6 +239,27 @@ def test_disk_that_refuses_tears_no_line_and_what_waited_in_memory_follows(tmp_p
     assert sorted(shipped(drain)) == [b"first\n", b"fourth\n", b"second\n"] and spool.waiting == 0
 
 
+def test_line_that_was_read_before_its_write_was_taken_back_hides_none_that_follows(tmp_path, monkeypatch):
+    spool, drain, got = Spool(tmp_path, 10**9), Drain(tmp_path), []
+    spool.append(b"first\n")
+    write = os.write
+
+    def full(file, lines):
+        if lines != b"second\nthird\n":
+            raise OSError(errno.ENOSPC, "no space left")
+        done = write(file, b"second\nth")
+        got.extend(shipped(drain))
+        return done
+
+    monkeypatch.setattr(spools.os, "write", full)
+    assert spool.append(b"second\nthird\n") and spool.waiting == 1
+    monkeypatch.undo()
+    spool.append(b"fourth and so on\n")
+    spool.tend()
+    got += shipped(drain)
+    assert sorted(got) == [b"first\n", b"fourth and so on\n", b"second\n", b"second\n", b"third\n"]
+
+
 def test_spool_that_is_full_takes_nothing_until_it_was_shipped(tmp_path):
     spool, drain = Spool(tmp_path, 10), Drain(tmp_path)
     assert spool.append(b"123456789\n")

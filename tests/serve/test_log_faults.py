@@ -195,7 +195,10 @@ def test_full_disk_loses_nothing_and_tears_no_line(place):
     for worker in workers(service):
         worker.rlimit(psutil.RLIMIT_FSIZE, (50_000, psutil.RLIM_INFINITY))  # the write that crosses it is cut in two
     with Traffic(service) as traffic:
-        traffic.more(4000)
+        traffic.more(2000)
+        for worker in workers(service):
+            worker.rlimit(psutil.RLIMIT_FSIZE, (0, psutil.RLIM_INFINITY))  # and no other begins
+        traffic.more(2000)
         for worker in workers(service):
             worker.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
         assert traffic.failed == 0
