@@ -6,6 +6,8 @@ import threading
 import traceback
 from collections.abc import Callable
 
+PATIENCE = 10.0  # Seconds that the end of a worker waits for one of its threads, or for another worker
+
 
 class Routine:
     """A thread that does something again and again, until it is stopped."""
@@ -22,11 +24,12 @@ class Routine:
         """Begin, without waiting for anything."""
         self._thread.start()
 
-    def stop(self):
-        """Wait until it is through, though not for ever."""
+    def stop(self) -> bool:
+        """Wait until it is through, though not for ever: is it?"""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(timeout=10)
+            self._thread.join(PATIENCE)
+        return not self._thread.is_alive()
 
     def _run(self):
         while not self._stop.wait(self._act()):

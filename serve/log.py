@@ -15,12 +15,13 @@ from mlops_nb.errors import MlopsError
 from mlops_nb.prediction_log import Counted, Labelled, Predicted, PredictionLog, lines_of
 from mlops_nb.settings import Settings, split_names
 from mlops_nb.signature import Signature, Table, columns_of, rows_of
-from serve.background import Routine, log
+from serve.background import PATIENCE, Routine, log
 from serve.ids import make_id
 from serve.rows import Said
 from serve.spool import Drain, Spool
 
 PAUSE = 0.25  # Seconds between two looks at the spool
+LOOK = 0.02  # The same, when all that is left to do is to end
 LONGEST_PAUSE = 5.0  # After several errors of the database
 TIDY = timedelta(minutes=10)  # Between two deletions of what is old
 FEW = 32  # Rows of a request up to which each is a line of its own, ready for the database
@@ -52,12 +53,19 @@ class Log:
         self._routine.start()
 
     def stop(self):
-        """Ship what there is once more, if the database lets us."""
-        self._routine.stop()
+        """Ship what there is once more, if the database lets us, or see that another worker has.
+
+        Who ships may have looked at our lines before the last of them came, and end as we do: so we do not end earlier
+        than it does, unless it has shipped them.
+        """
+        if not self._routine.stop():
+            return  # it waits for the database, and what it does not ship stays on disk
         self.ends = True
         self.after_step(self)
         self._spool.close()
-        self._step()
+        until = time.monotonic() + PATIENCE
+        while self._step() and not self._drain.leading and self._spool.is_left and time.monotonic() < until:
+            time.sleep(LOOK)
         self._drain.close()
         self._close()
 

@@ -63,6 +63,11 @@ class Spool:
         """Lines that only memory has."""
         return len(self._waiting)
 
+    @property
+    def is_left(self) -> bool:
+        """Is the file that was begun last still there, with lines or without?"""
+        return self._path.is_file()
+
     def close(self):
         """Write what had to wait, and leave the rest to whoever ships."""
         self.tend()

@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import threading
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,11 +17,12 @@ import sqlalchemy as sa
 from mlops_nb.database import open_database, reading
 from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog, lines_of
 from mlops_nb.settings import Settings
+from serve import background
 from serve import spool as spools
 from serve.app import create_app, live_model, stop
-from serve.log import FEW, REFUSED
+from serve.log import FEW, REFUSED, Log
 from serve.spool import Drain, Spool, segments
-from tests.serve.conftest import logged
+from tests.serve.conftest import logged, wait_for
 
 
 def entry(key: str, n: int = 1, **more) -> Predicted:
@@ -326,6 +328,55 @@ def test_every_protocol_is_logged(serving):
     assert np.allclose(mine["probability"], said["probability"][0]) and 0 < mine["ms"] < 10_000
     assert window.inputs["age"].tolist() == [41, 41, 30] and window.inputs["home"].tolist() == ["own", "own", "rent"]
     assert abs(datetime.now(UTC) - window.facts["at"].iloc[0]) < timedelta(minutes=1)
+
+
+def test_log_that_ends_leaves_its_lines_to_no_other_that_ends(serving):
+    app = serving()
+    log, shipping = app.extensions["log"], Log(app.extensions["settings"])
+    assert shipping._step() and shipping._drain.leading
+    ids = app.test_client().post("/predict", json={"features": [[1, 0]]}).get_json()["ids"]  # too late for `shipping`
+    ending, leads, asked = threading.Thread(target=log.stop), log._drain.leads, []
+    log._drain.leads = lambda: asked.append(leads()) or asked[-1]
+    ending.start()
+    wait_for(lambda: asked)
+    shipping._drain.close()
+    ending.join(20)
+    assert asked[0] is False and not ending.is_alive()
+    with closing(PredictionLog.open(app.extensions["settings"])) as database:
+        assert database.get(ids[0]).inputs == {"a": 1, "b": 0}
+
+
+def test_log_that_ends_does_not_wait_when_another_has_shipped_its_lines(serving):
+    app = serving()
+    log, shipping = app.extensions["log"], Log(app.extensions["settings"])
+    assert shipping._step() and shipping._drain.leading
+    app.test_client().post("/predict", json={"features": [[1, 0]]})
+    ending = threading.Thread(target=log.stop)
+    ending.start()
+    wait_for(lambda: shipping._step() and not log._spool.is_left)
+    ending.join(5)
+    assert not ending.is_alive() and shipping._drain.leading
+    shipping.stop()
+
+
+def test_log_that_ends_ships_nothing_beside_a_thread_that_still_does(serving, monkeypatch):
+    monkeypatch.setattr(background, "PATIENCE", 0.1)
+    app = serving()
+    log, begun, goes_on, delivered = app.extensions["log"], threading.Event(), threading.Event(), []
+
+    def deliver(lines):
+        delivered.append(lines)
+        begun.set()
+        goes_on.wait(20)
+
+    log._deliver = deliver
+    app.test_client().post("/predict", json={"features": [[1, 0]]})
+    log.start()
+    assert begun.wait(20)
+    log.stop()
+    goes_on.set()
+    log._routine._thread.join(20)
+    assert len(delivered) == 1 and len(delivered[0]) == 1
 
 
 def test_refused_request_is_not_logged(serving):

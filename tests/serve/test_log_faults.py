@@ -250,7 +250,7 @@ def test_two_services_a_watcher_monitors_a_batch_job_and_promotions_share_a_data
 
 def test_stopped_service_leaves_nothing_in_the_spool(place):
     service = place.start()
-    with Traffic(service) as traffic:
+    with Traffic(service, clients=6) as traffic:
         traffic.more()
-    service.stop()
-    assert set(traffic.ids) == set(place.logged()) and not list(place.spool().glob("*.jsonl"))
+        service.stop()
+    assert set(traffic.ids) <= set(place.logged()) and not list(place.spool().glob("*.jsonl"))
