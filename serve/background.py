@@ -6,16 +6,17 @@ import threading
 import traceback
 from collections.abc import Callable
 
+AFTER_DEFECT = 1.0  # Seconds after which a thread tries again what it could not do
 PATIENCE = 10.0  # Seconds that the end of a worker waits for one of its threads, or for another worker
 
 
 class Routine:
-    """A thread that does something again and again, until it is stopped."""
+    """A thread that does something again and again until it is stopped; a defect is logged, and does not end it."""
 
     def __init__(
         self,
         name: str,
-        act: Callable[[], float],  # Must raise nothing; answers after how many seconds it shall be called again
+        act: Callable[[], float],  # Answers after how many seconds it shall be called again
     ):
         self._act, self._stop = act, threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -32,8 +33,16 @@ class Routine:
         return not self._thread.is_alive()
 
     def _run(self):
-        while not self._stop.wait(self._act()):
+        while not self._stop.wait(self._seconds()):
             pass
+
+    def _seconds(self) -> float:
+        """Act, and say when to act again."""
+        try:
+            return self._act()
+        except Exception as e:
+            log_defect(e)
+            return AFTER_DEFECT
 
 
 def log(message: str):

@@ -330,6 +330,25 @@ def test_every_protocol_is_logged(serving):
     assert abs(datetime.now(UTC) - window.facts["at"].iloc[0]) < timedelta(minutes=1)
 
 
+def test_defect_beside_the_shipping_is_logged_and_does_not_end_it(serving, monkeypatch, capfd):
+    monkeypatch.setattr(background, "AFTER_DEFECT", 0.01)
+    app = serving()
+    log, calls = app.extensions["log"], []
+
+    def after_step(_):
+        calls.append("what was sent")
+        raise OSError(calls[0])
+
+    log.after_step = after_step
+    log.start()
+    ids = app.test_client().post("/predict", json={"features": [[1, 0]]}).get_json()["ids"]
+    wait_for(lambda: len(calls) > 3 and log._drain.backlog() == (0, 0.0))
+    log.after_step = lambda _: None
+    said = capfd.readouterr().err
+    assert "OSError" in said and "after_step" in said and "OSError: " not in said
+    assert logged(app).facts.index.tolist() == ids
+
+
 def test_log_that_ends_leaves_its_lines_to_no_other_that_ends(serving):
     app = serving()
     log, shipping = app.extensions["log"], Log(app.extensions["settings"])
