@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -324,7 +325,12 @@ class FileTarget:
 
     def _names(self, kind: str) -> list[str]:
         "The parts that are there, in order."
-        return sorted(self.filesystem.glob(f"{self.parts}/{kind}/part-*.parquet"))
+        return self.parts_in(f"{self.parts}/{kind}")
+
+    def parts_in(self, folder: str) -> list[str]:
+        "The Parquet files that a job left there, in order; listed, because a name may have what a pattern has."
+        found = self.filesystem.ls(folder, detail=False) if self.filesystem.exists(folder) else ()
+        return sorted(name for name in found if fnmatchcase(Path(name).name, "part-*.parquet"))
 
     def done(self) -> list[Done]:
         "The parts that are there, and whole."
@@ -407,8 +413,9 @@ class FileTarget:
             Path(partial).replace(path)
 
     def clear(self):
-        "Forget what was collected."
-        self._remove(self.parts)
+        "Forget what was collected; what stands for it first, or it might be published again when this is killed."
+        for path in (f"{self.parts}/rows", f"{self.parts}/rejects", self.parts):
+            self._remove(path)
 
     def _remove(self, path: str):
         if self.filesystem.exists(path):
@@ -774,6 +781,5 @@ def peek(
     if target.as_csv:
         with target.filesystem.open(path) as file:
             return pd.read_csv(file, nrows=rows)
-    first = min(target.filesystem.glob(f"{path}/part-*.parquet"))
-    with target.filesystem.open(first, "rb") as file:
+    with target.filesystem.open(target.parts_in(path)[0], "rb") as file:
         return next(parquet.ParquetFile(file).iter_batches(rows), pyarrow.RecordBatch.from_pylist([])).to_pandas()

@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from mlops_nb.batch import Jobs, Order, predict_batch
+from mlops_nb.batch import Jobs, Order, peek, predict_batch
 from mlops_nb.bundle import write_bundle
 from mlops_nb.chunks import open_source
 from mlops_nb.cli import main
@@ -409,6 +409,41 @@ def test_publishing_that_is_killed_is_done_again(step, order, settings, tmp_path
             predict_batch(order, settings=settings)
     job = predict_batch(order, settings=settings)
     assert job.state == "finished" and pd.read_csv(tmp_path / "scores.csv")["id"].tolist() == people(100)["id"].tolist()
+
+
+@pytest.mark.parametrize("output", ["{tmp_path}/scores.csv", "memory://{tmp_path.name}/scores"])
+def test_tidying_up_that_is_killed_takes_nothing_from_the_output(output, order, settings, tmp_path, monkeypatch):
+    order = replace(order, output=output.format(tmp_path=tmp_path))
+    filesystem, path = fsspec.core.url_to_fs(order.output)
+    first_to_go, rm = (f"{path}.parts/{name}" for name in ("published", "rows/part-000003.parquet")), filesystem.rm
+
+    def die(path, **more):  # a folder goes file by file, in any order
+        for name in first_to_go:
+            if name.startswith(path) and filesystem.exists(name):
+                rm(name)
+        raise PowerCut
+
+    with monkeypatch.context() as patched:
+        patched.setattr(filesystem, "rm", die)
+        with pytest.raises(PowerCut):
+            predict_batch(order, settings=settings)
+    job = predict_batch(order, settings=settings)
+    parts = [path] if order.output.endswith(".csv") else filesystem.ls(path, detail=False)
+    read = pd.read_csv if order.output.endswith(".csv") else pd.read_parquet
+    ids = [name for part in sorted(parts) for name in read(filesystem.open(part))["id"]]
+    assert job.state == "finished" and ids == people(100)["id"].tolist() and not filesystem.exists(f"{path}.parts")
+
+
+@pytest.mark.parametrize("name", ["data [v2]/scores", "data [v2]/scores.csv"])
+def test_an_output_may_have_any_name(name, order, settings, tmp_path):
+    order = replace(order, output=str(tmp_path / name))
+    _begun(order, settings)
+    assert predict_batch(order, settings=settings).rows == 100
+    read = (
+        pd.read_csv if name.endswith(".csv") else lambda path: pd.concat(map(pd.read_parquet, sorted(path.iterdir())))
+    )
+    assert read(tmp_path / name)["id"].tolist() == people(100)["id"].tolist()
+    assert peek(order)["id"].tolist() == people(10)["id"].tolist()
 
 
 def test_a_part_that_was_not_on_the_disk_when_the_power_went_is_scored_again(order, settings, tmp_path):
