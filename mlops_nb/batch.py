@@ -15,7 +15,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -36,6 +36,7 @@ from .chunks import Piece, Source, open_source
 from .data import expand_source, is_database
 from .database import batch_chunks, batch_jobs, connect, in_utc, reading, writing
 from .errors import BatchError, DataError, known_names
+from .lock import Lock, LockedError
 from .prediction_log import Predicted, PredictionLog
 from .predictor import Predictor, Sifted
 from .registry import Registry
@@ -111,8 +112,8 @@ class Jobs:
         self,
         output: str,  # `Order.place`
     ) -> list[Job]:
-        "Those that wrote there, of whatever order, newest first; without those that were begun anew."
-        query = sa.select(batch_jobs).where(batch_jobs.c.output == output, batch_jobs.c.state != "dropped")
+        "Those that wrote there, of whatever order, newest first."
+        query = sa.select(batch_jobs).where(batch_jobs.c.output == output)
         with reading(self.engine) as connection:
             rows = connection.execute(query.order_by(batch_jobs.c.started_at.desc(), batch_jobs.c.id.desc()))
             return [_job_of(row) for row in rows.mappings()]
@@ -155,12 +156,14 @@ class Done:
 class Target(Protocol):
     "What takes the rows of a job."
 
+    def check(self, rows: pyarrow.Schema, rejects: pyarrow.Schema): ...
     def prepare(self, rows: pyarrow.Schema, rejects: pyarrow.Schema): ...
     def done(self) -> list[Done]: ...
     def write(self, number: int, rows: pyarrow.Table, rejects: pyarrow.Table): ...
     def publish(self, rejects_only: bool = False): ...
     def clear(self): ...
     def exists(self) -> bool: ...
+    def has_rejects(self) -> bool: ...
     def owner(self) -> str | None: ...
 
 # %% ../nbs/40_batch.ipynb #00000008
@@ -174,18 +177,22 @@ class TableTarget:
     def engine(self) -> Engine:
         return _engine(expand_source(self.url))
 
+    def check(self, rows: pyarrow.Schema, rejects: pyarrow.Schema):
+        "Refuse a table that has other columns."
+        with reading(self.engine) as connection:
+            inspector = sa.inspect(connection)
+            for name, schema in self._schemas(rows, rejects).items():
+                known = [c["name"] for c in inspector.get_columns(name)] if inspector.has_table(name) else schema.names
+                if absent := [column for column in schema.names if column not in known]:
+                    raise BatchError(f"The table {name!r} has no column {absent[0]!r}. "
+                                     f"{known_names(absent[0], known)} Give another table.")  # fmt: skip
+
     def prepare(self, rows: pyarrow.Schema, rejects: pyarrow.Schema):
-        "Make the tables; refuse one that has other columns."
+        "Make the tables that are not there."
         with writing(self.engine) as connection:
             batch_chunks.create(connection, checkfirst=True)
             for name, schema in self._schemas(rows, rejects).items():
-                if sa.inspect(connection).has_table(name):
-                    known = [column["name"] for column in sa.inspect(connection).get_columns(name)]
-                    if absent := [column for column in schema.names if column not in known]:
-                        raise BatchError(f"The table {name!r} has no column {absent[0]!r}. "
-                                         f"{known_names(absent[0], known)} Give another table.")  # fmt: skip
-                else:
-                    sa.Table(name, sa.MetaData(), *map(_sql_column, schema)).create(connection)
+                sa.Table(name, sa.MetaData(), *map(_sql_column, schema)).create(connection, checkfirst=True)
 
     def _schemas(self, rows: pyarrow.Schema, rejects: pyarrow.Schema) -> dict[str, pyarrow.Schema]:
         job = pyarrow.field("job", pyarrow.string())
@@ -222,6 +229,10 @@ class TableTarget:
         "Is there a table of this name?"
         with reading(self.engine) as connection:
             return sa.inspect(connection).has_table(self.table)
+
+    def has_rejects(self) -> bool:
+        "Jobs share a table, and take nothing out that is not theirs."
+        return False
 
     def clear(self):
         "Take out the rows of this job."
@@ -306,6 +317,9 @@ class FileTarget:
             )
         self.as_csv = ending == ".csv"
 
+    def check(self, rows: pyarrow.Schema, rejects: pyarrow.Schema):
+        "Files take any columns."
+
     def prepare(self, rows: pyarrow.Schema, rejects: pyarrow.Schema):
         "Make the folders, with the name of the job in them."
         for kind in ("rows", "rejects"):
@@ -314,14 +328,18 @@ class FileTarget:
 
     def owner(self) -> str | None:
         "The job that collects parts there; empty when it is nobody that we know."
-        if not self.filesystem.exists(self.parts):
-            return None
         note = f"{self.parts}/job"
-        return self.filesystem.cat_file(note).decode() if self.filesystem.exists(note) else ""
+        if self.filesystem.exists(note):
+            return self.filesystem.cat_file(note).decode()
+        return "" if self._names("rows") or self._names("rejects") else None
 
     def exists(self) -> bool:
         "Is there something at the place of the output?"
         return self.filesystem.exists(self.path)
+
+    def has_rejects(self) -> bool:
+        "Is there something at the place of the rejects?"
+        return self.filesystem.exists(f"{self.path}.rejects")
 
     def _names(self, kind: str) -> list[str]:
         "The parts that are there, in order."
@@ -584,17 +602,19 @@ def predict_batch(
     registry = Registry.open(settings)
     jobs = Jobs(registry.engine)
     try:
-        with _alone(settings, order):
-            unfinished, finished = _earlier(order, jobs, restart)
+        with _alone(settings, order, registry.engine):
+            earlier = jobs.of_output(order.place)
+            unfinished, finished = _earlier(order, jobs, earlier, restart)
             if unfinished and unfinished.state == "publishing":
                 return _finish(order, jobs, unfinished, settings)
             work = _plan(order, unfinished, registry, settings)
             if not (unfinished or again) and finished and _is_same(finished, work.job) and work.target.exists():
                 watcher.say(f"Nothing to do: job {finished.id} did this already; --again does it once more.")
                 return finished
-            _claim(work, finished)
+            _check_place(work, finished, earlier)
             if not unfinished:
                 jobs.begin(work.job)
+            work.target.prepare(work.schema, work.rejects_schema)
             return _finish(order, jobs, _score(work, jobs, max_rejects, run, watcher), settings)
     finally:
         _disconnect()
@@ -611,15 +631,20 @@ def _finish(order: Order, jobs: Jobs, job: Job, settings: Settings) -> Job:
 
 
 @contextmanager
-def _alone(settings: Settings, order: Order) -> Iterator[None]:
-    "Let nobody else on this machine write to the same output; the kernel lets go when a process is killed."
-    place = Path(settings.batch) / f"{hashlib.sha256(order.place.encode()).hexdigest()[:16]}.lock"
+def _alone(settings: Settings, order: Order, engine: Engine) -> Iterator[None]:
+    "Let nobody else write to the same output; on this machine the kernel lets go at once when a process is killed."
+    digest = hashlib.sha256(order.place.encode()).hexdigest()[:16]
+    place = Path(settings.batch) / f"{digest}.lock"
     place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as lock:
+    busy = f"Another process is writing to {order.place} now"
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(held.enter_context(place.open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(Lock(engine, f"batch {digest}"))
         except BlockingIOError:
-            raise BatchError(f"Another process is writing to {order.place} now.") from None
+            raise BatchError(f"{busy}.") from None
+        except LockedError as e:
+            raise BatchError(f"{busy}: {e}") from None
         yield
 
 
@@ -629,9 +654,9 @@ def _folder(settings: Settings, order: Order) -> Path:
     return Path(settings.batch) / hashlib.sha256(options.encode()).hexdigest()[:16]
 
 # %% ../nbs/40_batch.ipynb #0000000f
-def _earlier(order: Order, jobs: Jobs, restart: bool) -> tuple[Job | None, Job | None]:
+def _earlier(order: Order, jobs: Jobs, earlier: list[Job], restart: bool) -> tuple[Job | None, Job | None]:
     "The job that is to go on, and the last one that was finished, if there are such."
-    written = jobs.of_output(order.place)
+    written = [job for job in earlier if job.state != "dropped"]
     finished = next((job for job in written if job.state == "finished"), None)
     unfinished = written[0] if written and written[0].state != "finished" else None
     if restart:
@@ -651,20 +676,28 @@ def _plan(order: Order, unfinished: Job | None, registry: Registry, settings: Se
         shutil.rmtree(_folder(settings, order), ignore_errors=True)
     source = open_source(order.input, order.query, _folder(settings, order), order.chunk_rows)
     job = unfinished or _new_job(order, version, source)
-    if source.fingerprint != job.fingerprint:
-        raise BatchError(f"{job.input} was changed since job {job.id} began. {_RESTART}")
+    _check_input(source.fingerprint, job)
     signature = _predictor(settings, order.name, version).signature
     return Work(job, order, source, _target(order, job.id), signature, _keys(order, source, signature), settings)
 
 
-def _claim(work: Work, finished: Job | None):
-    "Make the place of the output ready; refuse to write over what no job wrote."
+def _check_place(work: Work, finished: Job | None, earlier: list[Job]):
+    "Refuse to write over what no job wrote."
     order, target = work.order, work.target
+    exists = f"{order.output}{{}} exists, and no job that is known here wrote it. Remove it, or give another."
     if target.owner() not in (None, work.job.id):
         raise BatchError(f"{order.output}.parts belongs to another job. {_RESTART}")
     if not order.table and finished is None and target.exists():
-        raise BatchError(f"{order.output} exists, and no job that is known here wrote it. Remove it, or give another.")
-    target.prepare(work.schema, work.rejects_schema)
+        raise BatchError(exists.format(""))
+    if not earlier and target.has_rejects():  # one that was stopped leaves some
+        raise BatchError(exists.format(".rejects"))
+    target.check(work.schema, work.rejects_schema)
+
+
+def _check_input(fingerprint: str, job: Job):
+    "Refuse to make one output of two tables."
+    if fingerprint != job.fingerprint:
+        raise BatchError(f"{job.input} was changed since job {job.id} began. {_RESTART}")
 
 
 _RESTART = "--restart begins anew with it."
@@ -745,6 +778,7 @@ def _score(work: Work, jobs: Jobs, max_rejects: float, run: Runner, watcher: Wat
                     bar.update(d.rows + d.rejected)
                 if rejected > max_rejects * total:
                     break
+        _check_input(work.source.look(), job)
     except Exception as e:
         jobs.update(job, error=redact(str(e)))
         raise

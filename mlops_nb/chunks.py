@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import IO, Protocol
@@ -54,6 +55,7 @@ class Source(Protocol):
     names: list[str]  # Of its columns
     chunks: list[Chunk]
     fingerprint: str  # Another one when the source was changed
+    look: Callable[[], str]  # Answers with the fingerprint that it has now
 
     def type_of(self, name: str) -> pyarrow.DataType: ...
     def read(self, chunk: Chunk, signature: Signature, keys: Sequence[str]) -> Piece: ...
@@ -87,7 +89,8 @@ class ParquetSource:
         starts = accumulate((rows for *_, rows in slices), initial=0)
         every = enumerate(zip(starts, slices, strict=False))
         self.chunks = [Chunk(number, start, rows, place) for number, (start, (*place, rows)) in every]
-        self.fingerprint = _fingerprint(filesystem, self.files)
+        self.look = partial(_fingerprint, filesystem, self.files)
+        self.fingerprint = self.look()
 
     def __getstate__(self):
         return self.__dict__ | {"_cursor": None}
@@ -161,6 +164,7 @@ _FACTS = ("size", "mtime", "ETag", "etag", "LastModified", "last_modified", "cre
 
 def _fingerprint(filesystem: fsspec.AbstractFileSystem, files: Iterable[str]) -> str:
     "A hash over names, sizes, and times or tags of files."
+    filesystem.invalidate_cache()
     is_local = "file" in np.atleast_1d(filesystem.protocol)
     facts = _FACTS[:2] if is_local else _FACTS  # `created` changes with the rights of a local file
     seen = [(file, [(fact, str(info[fact])) for fact in facts if fact in info])
@@ -257,7 +261,8 @@ class CsvSource:
             Chunk(number, number * chunk_rows, min(chunk_rows, n_rows - number * chunk_rows), place)
             for number, place in enumerate(pairwise(cuts))
         ]
-        self.fingerprint = _fingerprint(filesystem, [file])
+        self.look = partial(_fingerprint, filesystem, [file])
+        self.fingerprint = self.look()
 
     def type_of(self, name: str) -> pyarrow.DataType:
         return pyarrow.string()
@@ -377,6 +382,7 @@ def open_source(
             _keep_query(source, location, query, folder, chunk_rows)
         made = ParquetSource(source, str(folder / "query"), fsspec.filesystem("file"), chunk_rows)
         made.fingerprint = _content(folder / "query")
+        made.look = partial(str, made.fingerprint)  # What was kept stays
         return made
     try:
         filesystem, path = fsspec.core.url_to_fs(location)
@@ -393,7 +399,8 @@ def open_source(
             return _not_empty(source, CsvSource(source, path, filesystem, chunk_rows, dialect))
         kept = _keep_text(location, dialect["encoding"], folder)
         made = CsvSource(source, str(kept), fsspec.filesystem("file"), chunk_rows, dialect)
-        made.fingerprint = _fingerprint(filesystem, [path])
+        made.look = partial(_fingerprint, filesystem, [path])
+        made.fingerprint = made.look()
         return _not_empty(source, made)
     except (OSError, ImportError, UnicodeDecodeError) as e:
         reason = (str(e) or type(e).__name__).splitlines()[0].replace(location, source)

@@ -345,6 +345,27 @@ def test_a_changed_input_is_refused_until_the_job_is_restarted(order, settings, 
     assert pd.read_parquet(tmp_path / "scores")["prediction"].tolist() == wanted and job.rows == 100
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_an_input_that_is_replaced_while_it_is_read_gives_no_output(kind, order, settings, tmp_path):
+    file = tmp_path / f"in.{kind}"
+    write = pd.DataFrame.to_parquet if kind == "parquet" else pd.DataFrame.to_csv
+    write(people(100), file, index=False)
+    order = replace(order, input=str(file))
+
+    def run(score, numbers):
+        for number in numbers:
+            yield score(number)
+            if number == 4:
+                write(people(100, seed=3), tmp_path / "new", index=False)
+                (tmp_path / "new").replace(file)
+
+    with pytest.raises(BatchError, match=rf"in.{kind} was changed since job .* began. --restart"):
+        predict_batch(order, settings=settings, run=run)
+    assert not Path(order.output).exists()
+    assert predict_batch(order, settings=settings, restart=True).rows == 100
+    assert len(pd.read_parquet(order.output)) == 100
+
+
 def test_other_options_are_refused_while_a_job_is_unfinished(order, settings):
     _begun(order, settings)
     with pytest.raises(BatchError, match=r"was begun with probability False, not True\. --restart begins anew"):
@@ -462,6 +483,30 @@ def test_a_second_process_is_told_that_the_job_runs(order, settings):
     predict_batch(order, settings=settings, run=run)
 
 
+def test_another_machine_is_told_that_the_job_runs(order, settings, tmp_path):
+    elsewhere = replace(settings, batch=str(tmp_path / "elsewhere"))
+
+    def run(score, numbers):
+        with pytest.raises(BatchError, match=rf"Another process is writing to .*scores now: .*:{os.getpid()} since "):
+            predict_batch(order, settings=elsewhere)
+        return map(score, numbers)
+
+    predict_batch(order, settings=settings, run=run)
+    assert predict_batch(order, settings=elsewhere, again=True).rows == 100
+
+
+@pytest.mark.parametrize("step", ["makedirs", "pipe_file"])
+def test_a_job_that_is_killed_as_it_begins_goes_on(step, order, settings, tmp_path, monkeypatch):
+    def die(*_, **more):
+        raise PowerCut
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fsspec.implementations.local.LocalFileSystem, step, die)
+        with pytest.raises(PowerCut):
+            predict_batch(order, settings=settings)
+    assert predict_batch(order, settings=settings).rows == 100
+
+
 def test_two_workers_that_score_the_same_chunk_leave_it_once(order, settings, tmp_path):
     order = replace(order, output=f"sqlite:///{tmp_path}/out.db", table="scores")
     predict_batch(
@@ -476,6 +521,10 @@ def test_what_no_job_wrote_is_not_written_over(order, settings, tmp_path):
     with pytest.raises(BatchError, match="exists, and no job that is known here wrote it"):
         predict_batch(order, settings=settings)
     assert (tmp_path / "scores" / "mine.txt").read_text() == "mine"
+    (tmp_path / "scores").rename(tmp_path / "other.rejects")
+    with pytest.raises(BatchError, match=r"other\.rejects exists, and no job that is known here wrote it"):
+        predict_batch(replace(order, output=str(tmp_path / "other")), settings=settings)
+    assert (tmp_path / "other.rejects" / "mine.txt").read_text() == "mine"
     with sa.create_engine(f"sqlite:///{tmp_path}/out.db").begin() as connection:
         connection.execute(sa.text("CREATE TABLE scores (other INT)"))
         connection.engine.dispose()
