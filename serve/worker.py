@@ -37,6 +37,7 @@ from serve.turn import TooLate, Turn
 
 LOOK = 0.1  # Seconds between two looks at who waits
 COURTESY = 0.005  # Seconds in which a worker with fewer connections may take a new one
+SHORT = 1.0  # Seconds in which other workers take what this one cannot
 SLOWEST = 64 * 2**10  # Bytes a second that excuse a client from the time limit, in either direction
 SMALL = 64 * 2**10  # Bytes of a request that always have room
 LINGER, LONGEST_LINGER = 2.0, 30.0  # Seconds that a connection stays open, for what a client goes on sending
@@ -158,10 +159,22 @@ class Worker(ThreadWorker):
         """Take a connection, or leave it to a worker that has fewer; if that does not come, take all for a while."""
         now = time.monotonic()
         if self.alive and now > self._others_until + COURTESY and not self.connections.is_least():
-            self._others_until = now + COURTESY
-            self.set_accept_enabled(False)
-        else:
+            self._leave_to_others(now + COURTESY)
+        elif not self._take(listener):
+            self._leave_to_others(now + SHORT)
+
+    def _take(self, listener: socket.socket) -> bool:
+        """Take a connection if there is one; False when this process can have no more of them."""
+        try:
             super().accept(listener)
+        except OSError as e:  # no file is left for it, or no memory
+            self.log.error("A connection cannot be taken: %s", e.strerror)
+            return False
+        return True
+
+    def _leave_to_others(self, until: float):
+        self._others_until = until
+        self.set_accept_enabled(False)
 
     # A request arrives
 
@@ -455,17 +468,24 @@ class Worker(ThreadWorker):
 
     # It ends
 
+    def is_parent_alive(self) -> bool:
+        """Is there a master? A worker without one ends as if it had been told to: nobody would do that."""
+        if not super().is_parent_alive():
+            self.alive = False
+        return self.alive
+
     def set_accept_enabled(self, enabled: bool):
         """Stay away while a connection is left to others; at the end, take who is at the door before it is closed."""
         if enabled and time.monotonic() < self._others_until:
             return
         super().set_accept_enabled(enabled)
         if not (enabled or self.alive):
-            for listener in self.sockets:
+            listeners, self.sockets = self.sockets, []  # once: the signal to end may come while this is called
+            for listener in listeners:
                 queue = select.poll()
                 queue.register(listener, select.POLLIN)
-                while queue.poll(0):
-                    self.accept(listener)
+                while queue.poll(0) and self._take(listener):
+                    pass
                 listener.close()
             soon = time.monotonic() + LINGER
             for conn, (until, overdue) in self.waits.items():

@@ -1,6 +1,8 @@
 """New connections go to the worker that has the fewest, and to another when that does not come for them."""
 
+import errno
 import os
+import socket
 from contextlib import ExitStack
 from http.client import HTTPConnection
 from types import SimpleNamespace
@@ -9,7 +11,7 @@ import psutil
 import pytest
 
 from serve.balance import MOST, Connections
-from serve.worker import COURTESY, Worker
+from serve.worker import COURTESY, SHORT, Worker
 from tests.serve.conftest import wait_for
 
 
@@ -92,6 +94,47 @@ def test_worker_that_ends_takes_what_has_connected(worker, make):
     worker.door.alive = False
     worker.door.accept(None)
     assert worker.told == ["accepts"]
+
+
+def test_worker_that_is_told_to_end_while_it_looks_who_has_fewer_ends_once(worker, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        worker.door.sockets, worker.door.waits = [listener], {}
+        worker.door.poller = SimpleNamespace(unregister=lambda listener: None)
+
+        def is_least():
+            worker.door.alive = False  # what the handler of SIGTERM does
+            return False
+
+        monkeypatch.setattr(worker.door.connections, "is_least", is_least)
+        worker.door.accept(listener)
+        worker.door.set_accept_enabled(False)
+        assert listener.fileno() < 0 and not worker.door._accepting
+
+
+def test_worker_without_files_leaves_connections_to_others_for_a_while(worker, monkeypatch):
+    def accept(self, listener):
+        worker.told.append("tries")
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("gunicorn.workers.gthread.ThreadWorker.accept", accept)
+    worker.door.log = SimpleNamespace(error=lambda *said: worker.told.append(said[-1]))
+    worker.door.accept(None)
+    assert worker.told == ["tries", "Too many open files"] and not worker.door._accepting
+    worker.clock.now += SHORT
+    worker.door.set_accept_enabled(True)
+    assert worker.door._accepting
+
+
+def test_worker_without_files_ends(worker, monkeypatch):
+    monkeypatch.setattr(
+        "gunicorn.workers.gthread.ThreadWorker.accept", lambda *_: (_ for _ in ()).throw(OSError(errno.ENFILE, "full"))
+    )
+    worker.door.log, worker.door.alive = SimpleNamespace(error=lambda *said: None), False
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        worker.door.sockets, worker.door.waits = [listener], {}
+        worker.door.poller = SimpleNamespace(unregister=lambda listener: None)
+        worker.door.set_accept_enabled(False)
+        assert listener.fileno() < 0
 
 
 @pytest.mark.slow

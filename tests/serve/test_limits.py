@@ -10,6 +10,7 @@ from http.client import HTTPConnection, HTTPResponse
 from types import SimpleNamespace
 
 import orjson
+import psutil
 import pytest
 from gunicorn.config import Config
 from gunicorn.http.parser import RequestParser
@@ -545,3 +546,24 @@ def test_stop_cuts_nothing(homes, tmp_path):
     assert cut == []
     assert {status for _, status in answered} == {200}
     assert sum(late for late, _ in answered) > 1
+
+
+@pytest.mark.slow
+def test_workers_without_their_master_end_as_if_they_were_told_to(homes, tmp_path):
+    home = shutil.copytree(homes["numbers"], tmp_path / "home")
+    service = SlowService(Settings.read({"MLOPS_HOME": str(home), "MLOPS_MODEL": "toy"}), tmp_path / "log", **LIMITS)
+    wait_for(lambda: service.predict()[0] == 200)
+    workers = psutil.Process(service.process.pid).children()
+    with connect(service, WHOLE) as client:
+        assert answer(client).headers["Connection"] == "keep-alive"
+        service.process.kill()
+        service.process.wait()
+        said = ""
+        while said != "close":
+            client.sendall(WHOLE)
+            got = answer(client)
+            said = got.headers["Connection"]
+            assert got.status == 200
+    wait_for(lambda: not any(worker.is_running() for worker in workers), 10)
+    with pytest.raises(ConnectionRefusedError):
+        connect(service)
