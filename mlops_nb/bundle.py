@@ -229,7 +229,8 @@ def read_manifest(
     except FileNotFoundError:
         raise BundleError(f"There is no bundle at {path.name}: it has no manifest.json.") from None
     except (ValueError, OSError) as e:
-        raise BundleError(f"The manifest of bundle {path.name} cannot be read: {e}") from e
+        reason = e.strerror if isinstance(e, OSError) else e  # clients of a service see it: no path
+        raise BundleError(f"The manifest of bundle {path.name} cannot be read: {reason}") from e
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         raise BundleError(f"Bundle {path.name} has format {found!r}; this version reads {FORMAT}. Build it again.")

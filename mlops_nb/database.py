@@ -220,7 +220,8 @@ def connect(
     if dialect not in ("sqlite", "postgresql"):
         raise SettingsError(f"MLOPS_DATABASE_URL must be sqlite or postgresql, got {dialect}.")
     if dialect == "postgresql":
-        return sa.create_engine(parsed, pool_pre_ping=True, json_serializer=_to_json)
+        patience = {name: value for name, value in _PATIENCE.items() if name not in parsed.query}
+        return sa.create_engine(parsed, pool_pre_ping=True, json_serializer=_to_json, connect_args=patience)
     path = Path(parsed.database or ":memory:")
     if path.name != ":memory:":
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -230,6 +231,11 @@ def connect(
         sa.event.listen(engine, "connect", lambda _, record: record.info.update(inode=path.stat().st_ino))
         sa.event.listen(engine, "checkout", lambda _, record, __: _check_file(path, record.info["inode"]))
     return engine
+
+
+# Of libpq, in seconds and milliseconds: a machine that is gone without a word would keep who waits for it a quarter of an hour
+_PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
+_PATIENCE |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
 def _to_json(value) -> str:

@@ -150,3 +150,15 @@ def test_migrations_only_add():
         assert done <= allowed, f"{file.name}: {sorted(done - allowed)}"
         columns = [ast.unparse(c) for c in calls if c.func.attr == "add_column"]
         assert all("nullable=False" not in c or "server_default" in c for c in columns), file.name
+
+
+@pytest.mark.slow
+def test_database_that_vanishes_without_a_word_is_given_up(postgres_url):
+    for url, patience in ((postgres_url, "10"), (f"{postgres_url}&connect_timeout=4", "4")):
+        engine = connect(url)
+        with reading(engine) as connection:
+            given = connection.connection.driver_connection.info.get_parameters()
+        engine.dispose()
+        assert given["connect_timeout"] == patience, "who names one has it"
+        seconds = int(given["keepalives_idle"]) + int(given["keepalives_interval"]) * int(given["keepalives_count"])
+        assert seconds <= 60 and int(given["tcp_user_timeout"]) <= 60_000

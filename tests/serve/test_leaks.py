@@ -115,7 +115,7 @@ def test_model_that_breaks_says_nothing_of_itself(app, hidden, part, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("problem", ["database", "bundle"])
+@pytest.mark.parametrize("problem", ["database", "bundle", "manifest"])
 def test_service_without_a_model_says_nothing_of_where_it_looked(app, settings, registry, hidden, problem, monkeypatch):
     from sqlalchemy.exc import OperationalError
 
@@ -127,7 +127,10 @@ def test_service_without_a_model_says_nothing_of_where_it_looked(app, settings, 
             live._registry, "aliases", lambda *_: (_ for _ in ()).throw(OperationalError("SELECT", {}, cause))
         )
     else:
-        (registry.get("toy", 1).path / "model.onnx").unlink()
+        broken = registry.get("toy", 1).path / ("model.onnx" if problem == "bundle" else "manifest.json")
+        broken.unlink()
+        if problem == "manifest":
+            broken.mkdir()
         live._looks.clear()
         live._aliases = None
     live.refresh()
