@@ -61,7 +61,8 @@ class AccessLog:
         """Take down an answered request."""
         if not self._on:
             return
-        self._noted.append((time.time(), request_id, method, path, rule, status, seconds, size, said))
+        facts = said and (len(said.answer.prediction), said.predictor.name, said.predictor.version, said.role)
+        self._noted.append((time.time(), request_id, method, path, rule, status, seconds, size, facts))
         if not self._started:
             self.write()
 
@@ -73,7 +74,7 @@ class AccessLog:
                 os.write(1, piece)
 
 
-def _line(at, request_id, method, path, rule, status, seconds, size, said) -> bytes:
+def _line(at, request_id, method, path, rule, status, seconds, size, facts) -> bytes:
     line = {
         "at": datetime.fromtimestamp(at, UTC),
         "id": request_id,
@@ -85,13 +86,8 @@ def _line(at, request_id, method, path, rule, status, seconds, size, said) -> by
     }
     if rule is None:  # what was asked for that is not there
         line["path"] = path[:100]
-    if said is not None:
-        line |= {
-            "rows": len(said.answer.prediction),
-            "model": said.predictor.name,
-            "version": said.predictor.version,
-            "role": said.role,
-        }
+    if facts is not None:
+        line |= zip(("rows", "model", "version", "role"), facts, strict=True)
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
 

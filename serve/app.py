@@ -6,6 +6,7 @@ from werkzeug.routing import BaseConverter
 from mlops_nb.settings import Settings
 from serve import dashboard, docs, errors, feedback, health, kserve, metrics, mlflow, model, openapi, predict, v2
 from serve.access import Keys
+from serve.background import log_defect
 from serve.counts import Counts
 from serve.live_model import LiveModel
 from serve.log import Log
@@ -62,5 +63,8 @@ def start(app: Flask):
 def stop(app: Flask):
     """Let the model go, ship what was predicted, count what is left."""
     for part in reversed(_PARTS):
-        if part in app.extensions:
-            app.extensions[part].stop()
+        try:
+            if part in app.extensions:
+                app.extensions[part].stop()
+        except Exception as e:  # all others end as well
+            log_defect(e)

@@ -104,9 +104,9 @@ class Log:
         return self._spool.append(b"".join(lines))
 
     def count(self, counts: Sequence[Counted]) -> bool:
-        """Write down how many requests there were; False when there is no room, or nothing is to be logged."""
+        """Write down how many requests there were, if anything is to be logged; False when there is no room."""
         if not self.settings.log_share:
-            return False
+            return True
         return self._spool.append(b"".join(orjson.dumps(c, option=orjson.OPT_APPEND_NEWLINE) for c in counts))
 
     # what the thread does

@@ -36,8 +36,6 @@ class Service(Flask):
 
     def wsgi_app(self, environ, start_response):
         """Answer a request, with what every answer has."""
-        if (turn := getattr(environ.get("gunicorn.socket"), "turn", None)) is not None:
-            environ["serve.turn"], turn.environ = turn, environ
 
         def start(status, headers, exc_info=None):
             take(environ)
@@ -45,6 +43,8 @@ class Service(Flask):
             return start_response(status, [*headers, ("X-Request-ID", environ["serve.id"])], exc_info)
 
         with self._in_progress(environ):
+            if (turn := getattr(environ.get("gunicorn.socket"), "turn", None)) is not None:
+                environ["serve.turn"], turn.environ = turn, environ
             usual = self._answer_usual(environ)
             if usual is None:
                 return super().wsgi_app(environ, start)
@@ -71,12 +71,12 @@ class Service(Flask):
         """Name a request, and count it among those that are being answered."""
         environ["serve.started"] = time.monotonic()
         given = environ.get("HTTP_X_REQUEST_ID", "")
-        environ["serve.id"] = request_id = given if _is_sane(given) else make_id()
-        self.metrics.in_progress.add(request_id)
+        environ["serve.id"] = given if _is_sane(given) else make_id()
+        self.metrics.in_progress.add(id(environ))  # several may have one name
         try:
             yield
         finally:
-            self.metrics.in_progress.discard(request_id)
+            self.metrics.in_progress.discard(id(environ))
 
     def _note(self, environ: dict, status: str, headers: list[tuple[str, str]]):
         """Take down a request when its answer is ready."""

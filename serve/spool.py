@@ -56,7 +56,7 @@ class Spool:
             old = self._size and time.monotonic() - self._begun > PERIOD
             if self._file is not None and (old or not _is_at(self._path, self._file)):
                 self._end()
-            self.full = sum(size for size, _ in segments(self.folder).values()) >= self.most_bytes
+        self.full = sum(size for size, _ in segments(self.folder).values()) >= self.most_bytes
 
     @property
     def waiting(self) -> int:

@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from mlops_nb.settings import Settings
-from serve.app import create_app, live_model
+from serve.app import create_app, live_model, stop
+from serve.rows import Said
 from tests.serve.conftest import Service
 
 PREDICT = {"json": {"features": [[1, 0], [0, 1]]}}
@@ -111,6 +112,25 @@ def test_lines_are_written_some_at_a_time_and_the_rest_at_the_end(app, client, c
     app.access_log.stop()
     assert [line["id"] for line in lines(capfd)] == ids
     assert 3 < len(pieces) < 20 and max(map(len, pieces)) <= select.PIPE_BUF
+
+
+def test_what_one_part_cannot_end_ends_all_others(settings, monkeypatch, capfd):
+    app = create_app(settings)
+    monkeypatch.setattr(app.extensions["log"], "stop", lambda: 1 / 0)
+    app.access_log._started = True
+    app.test_client().get("/health/live")
+    assert lines(capfd) == []
+    stop(app)
+    said = capfd.readouterr()
+    assert "/health/live" in said.out and "ZeroDivisionError" in said.err
+
+
+def test_line_that_waits_keeps_no_row(app, client, monkeypatch):
+    monkeypatch.setattr("serve.access_log.PERIOD", 3600)
+    app.access_log.start()
+    client.post("/predict", **PREDICT)
+    kept = [value for line in app.access_log._noted for value in line]
+    assert "/predict" in kept and not [value for value in kept if isinstance(value, Said)]
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 import os
 import signal
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,6 +15,7 @@ from mlops_nb.settings import Settings
 from serve import counts
 from serve.app import stop
 from serve.counts import ASKED, Counts
+from serve.log import Log
 from tests.serve.conftest import Service, wait_for
 
 PAST = datetime(2001, 1, 1, tzinfo=UTC)
@@ -35,6 +38,18 @@ def ask(client, right: int = 0, wrong: int = 0):
 def test_routes_that_ask_the_model_are_those_that_take_rows(app):
     posts = {rule.rule for rule in app.url_map.iter_rules() if "POST" in rule.methods}
     assert posts - ASKED == {"/feedback", "/admin/promote", "/admin/rollback"} and not ASKED - posts
+
+
+def test_counts_that_are_not_to_be_logged_are_forgotten(settings):
+    counted, log = Counts("toy"), Log(replace(settings, log_share=0.0))
+    log.ends = True
+    counted.add({("/predict", "200"): 1})
+    counted.write(log)
+    assert not counted._grown and spooled(settings) == []
+
+
+def spooled(settings) -> list:
+    return list(Path(settings.spool).glob("*.jsonl"))
 
 
 def test_largest_count_of_an_id_stays_on_either_database(database_url):
@@ -102,9 +117,7 @@ def test_log_that_is_off_counts_nothing(settings):
     from serve.log import Log
 
     log = Log(Settings.read({"MLOPS_HOME": str(settings.home), "MLOPS_MODEL": "toy", "MLOPS_LOG_SHARE": "0"}))
-    assert not log.count([Counted("w", "toy", 0.0, 200, 1)]) and not list(
-        (settings.home / "store").glob("spool/*.jsonl")
-    )
+    assert log.count([Counted("w", "toy", 0.0, 200, 1)]) and spooled(settings) == []
     log.stop()
 
 

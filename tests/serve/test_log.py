@@ -273,6 +273,15 @@ def test_spool_that_is_full_takes_nothing_until_it_was_shipped(tmp_path):
     assert spool.append(b"1\n")
 
 
+def test_folder_is_listed_while_lines_are_taken(tmp_path, monkeypatch):
+    spool, listed = Spool(tmp_path, 10**9), []
+    monkeypatch.setattr(spools, "segments", lambda folder: listed.append(spool.append(b"1\n")) or {})
+    tending = threading.Thread(target=spool.tend, daemon=True)
+    tending.start()
+    tending.join(10)
+    assert listed == [True]
+
+
 def test_folder_that_was_deleted_is_made_again(tmp_path):
     folder = tmp_path / "spool"
     spool, drain = Spool(folder, 10**9), Drain(folder)

@@ -53,6 +53,15 @@ def test_request_that_asks_is_in_progress(client):
     assert len(client.application.metrics.in_progress) == 0
 
 
+def test_requests_that_name_themselves_alike_are_all_in_progress(app):
+    metrics, alike = app.metrics, ({"HTTP_X_REQUEST_ID": "same"}, {"HTTP_X_REQUEST_ID": "same"})
+    with app._in_progress(alike[0]):
+        with app._in_progress(alike[1]):
+            assert len(metrics.in_progress) == 2
+        assert len(metrics.in_progress) == 1
+    assert len(metrics.in_progress) == 0
+
+
 def test_version_that_answers_is_said_and_the_one_before_is_not(app, registry):
     client = app.test_client()
     assert scrape(client)["mlops_model_info", "1", "production", "toy"] == 1
