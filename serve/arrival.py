@@ -116,6 +116,8 @@ class Arrival(Unreader):
             self._in_chunks += size
             if self._in_chunks > self._largest:
                 raise self._too_large()
+            if self._walked - self._body > MOST_HEAD + 2 * self._in_chunks:  # more is said about them than is in them
+                raise Refusal(400, "The chunks of the body are too small. Send larger ones, or a Content-Length.")
             self._walked = end + 2 + size + 2
         return False
 

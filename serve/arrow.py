@@ -5,6 +5,7 @@ from struct import unpack_from
 
 import numpy as np
 import pyarrow
+import pyarrow.compute as pc
 from flask import Response, request
 from pyarrow import ipc
 from pyarrow import types as arrow_types
@@ -76,17 +77,32 @@ def _inner(buffer: pyarrow.Buffer, table: int, slot: int) -> int:
 
 
 def _unfold(table: pyarrow.Table) -> pyarrow.Table:
-    """Views of texts, which Polars sends, as texts; many may look at the same bytes, so their sum is bounded."""
+    """Views of texts, which Polars sends, as texts; many rows may have the same bytes, so their sum is bounded."""
     size = 0
     for number, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
-        if arrow_types.is_string_view(column.type):
-            chunks = [_without_missing(chunk) for chunk in column.chunks if len(chunk)]
-            size += sum(int(views[:, 0].sum(dtype=np.int64)) for _, views in chunks)
-            if size > request.max_content_length:
-                raise RequestEntityTooLarge()
+        are_views = arrow_types.is_string_view(column.type)
+        chunks = [_without_missing(chunk) for chunk in column.chunks if len(chunk)] if are_views else ()
+        size += _length(column) + sum(int(views[:, 0].sum(dtype=np.int64)) for _, views in chunks)
+        if size > request.max_content_length:
+            raise RequestEntityTooLarge()
+        if are_views:
             texts = pyarrow.chunked_array([chunk for chunk, _ in chunks], pyarrow.string_view()).cast("large_string")
             table = table.set_column(number, name, texts)
     return table
+
+
+def _length(column: pyarrow.ChunkedArray) -> int:
+    """Bytes of the texts that a column is, if it says them by their numbers."""
+    if not arrow_types.is_dictionary(column.type) or not _may_be_long(column.type.value_type):
+        return 0
+    lengths = [pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]
+    return sum(pc.sum(each).as_py() or 0 for each in lengths)
+
+
+def _may_be_long(kind: pyarrow.DataType) -> bool:
+    return any(
+        is_it(kind) for is_it in (arrow_types.is_string, arrow_types.is_large_string, arrow_types.is_string_view)
+    )
 
 
 def _without_missing(chunk: pyarrow.Array) -> tuple[pyarrow.Array, np.ndarray]:

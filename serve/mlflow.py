@@ -3,13 +3,15 @@
 import csv
 from contextlib import suppress
 from io import StringIO
+from itertools import islice
 
 from flask import Blueprint, Response, current_app, request
 
 from mlops_nb import __version__
+from mlops_nb.errors import TooManyRowsError
 from mlops_nb.signature import Signature
 from serve.errors import MediaTypeError, RequestError, to_json
-from serve.rows import Said, ask, only_keys, read_body, read_object
+from serve.rows import Said, ask, check_rows, only_keys, read_body, read_object
 
 routes = Blueprint("mlflow", __name__)
 
@@ -57,6 +59,7 @@ def _of_split(table) -> list:
         raise RequestError(f"'dataframe_split' must be an object with 'data', a list of rows; send {_EXAMPLE}.")
     only_keys(table, {"columns", "data", "index"}, "'dataframe_split'")
     columns, rows = table.get("columns"), table["data"]
+    check_rows(len(rows), "'dataframe_split'")
     if columns is None:
         for number, row in enumerate(rows):
             if not isinstance(row, list):
@@ -77,6 +80,7 @@ def _of_inputs(inputs) -> list:
     lengths = {name: len(column) for name, column in inputs.items()}
     if len({*lengths.values()}) != 1:
         raise RequestError(f"The columns of 'inputs' must have one length and be at least one, got {lengths}.")
+    check_rows(max(lengths.values()), "'inputs'")
     return [dict(zip(inputs, row, strict=True)) for row in zip(*inputs.values(), strict=True)]
 
 
@@ -93,12 +97,16 @@ def _read_csv(signature: Signature) -> list[dict]:
     charset = request.mimetype_params.get("charset", "utf-8").lower()
     if charset not in ("utf-8", "utf8"):
         raise MediaTypeError(f"The charset of {CSV} must be utf-8, got {charset[:40]!r}.")
+    most = current_app.extensions["settings"].max_rows
     try:
-        names, *rows = [row for row in csv.reader(StringIO(read_body().decode("utf-8-sig"), ""), strict=True) if row]
+        lines = csv.reader(StringIO(read_body().decode("utf-8-sig"), ""), strict=True)
+        names, *rows = islice(filter(None, lines), most + 2)
     except (UnicodeDecodeError, csv.Error) as e:
         raise RequestError(f"The body is not CSV: {e}.") from None
     except ValueError:
         raise RequestError("The body is empty; send a line with the names of the columns, and one a row.") from None
+    if len(rows) > most:
+        raise TooManyRowsError(f"The table has more than {most:,} rows, the most that are taken. Send them in parts.")
     if "" in names or len({*names}) < len(names):
         raise RequestError("The first line must name each column once. (pandas: to_csv(index=False))")
     kinds = {i.name: i.kind for i in signature.inputs}

@@ -76,12 +76,18 @@ def parse_object(content: bytes, example: str) -> dict:
 def _lenient(content: bytes, error: ValueError):
     """JSON as Python writes it, with NaN and Infinity: then the row and the column can be named."""
     try:
-        body = json.loads(content)
+        body = json.loads(content, parse_int=_whole)
         json.dumps(body, ensure_ascii=False).encode()  # half a character, "\ud800", can be neither used nor answered
     except (ValueError, RecursionError):
         reason = "the body is empty" if not content.strip() else str(error)
         raise RequestError(f"The body is not JSON: {reason}.") from None
     return body
+
+
+def _whole(digits: str) -> int | float:
+    """A whole number that 64 bits hold, or else the nearest float, which may be infinite."""
+    number = int(digits) if len(digits) <= 20 else 2**64
+    return number if -(2**63) <= number < 2**64 else float(digits)
 
 
 def only_keys(body: Mapping, known: set[str], what: str = "The body"):

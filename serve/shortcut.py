@@ -18,6 +18,7 @@ ROUTE = "/predict"
 _ASKED = f"POST {ROUTE} ".encode()
 _SMALL = 4 * 2**10  # Bytes of a request that is answered at once
 _BRACKETS = 4  # That open in it, of either kind: a row or two
+_DENSE = (b"content-encoding", b"arrow")  # In a request whose rows may be many, whatever its size
 _UNUSUAL = ("HTTP_CONTENT_ENCODING", "HTTP_TRANSFER_ENCODING")
 
 
@@ -49,6 +50,7 @@ class Shortcut:
         return (
             len(request) <= _SMALL
             and request.startswith(_ASKED)
+            and not any(map(request.lower().__contains__, _DENSE))
             and request.count(b"[") + request.count(b"{") <= _BRACKETS
             and self._extensions["live_model"].state.is_quick
         )

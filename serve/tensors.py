@@ -145,13 +145,10 @@ def _of_json(given: dict, values: list) -> np.ndarray | list:
 
 def _floats(given: dict, values: list) -> np.ndarray:
     """Rounded as the datatype rounds; missing is NaN."""
-    try:
-        exact = np.array([math.nan if v is None else v for v in values], dtype=np.float64)
-        with np.errstate(over="ignore"):
-            rounded = exact.astype(DTYPES[given["datatype"]])
-    except OverflowError:
-        rounded = exact = None
-    if exact is None or (np.isinf(rounded) & np.isfinite(exact)).any():
+    exact = np.array([math.nan if v is None else v for v in values], dtype=np.float64)
+    with np.errstate(over="ignore"):
+        rounded = exact.astype(DTYPES[given["datatype"]])
+    if (np.isinf(rounded) & np.isfinite(exact)).any():
         raise RequestError(f"{_called(given)}: not every number fits into {given['datatype']}.")
     return rounded
 

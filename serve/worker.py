@@ -92,8 +92,9 @@ class Client(socket.socket):
         return not self._kept
 
     @property
-    def unsent(self) -> bool:
-        return bool(self._kept)
+    def unsent(self) -> int:
+        """Bytes of it that the client has not taken."""
+        return sum(map(len, self._kept))
 
     def say_continue(self):
         """Ask for the body."""
@@ -123,7 +124,7 @@ class Worker(ThreadWorker):
         self.vital_pool: ThreadPoolExecutor | None = None
         self.turns: dict[Turn, TConn] = {}  # Requests that have a thread, or wait for one
         self.waits: dict[TConn, tuple[float, Callable]] = {}  # In the poller: until when, and what to do then
-        self.large: dict[TConn, int] = {}  # Bytes of the large requests that are not answered
+        self.large: dict[TConn, int] = {}  # Bytes of large requests that are not answered, and of answers not taken
         self.stuck: set[Turn] = set()  # Turns that were given up, and whose threads are not back
         self._next_look = 0.0
         self._others_until = 0.0  # Until when a new connection is left to others
@@ -263,9 +264,20 @@ class Worker(ThreadWorker):
 
     def _make_room(self, conn: TConn, size: int):
         """Hold the bytes of a large request, if they are not too many with those of the others."""
-        self.large[conn] = size
-        if sum(self.large.values()) > self.settings.max_body_mb * 2**20 * self.cfg.threads:
+        if not self._hold(conn, size):
             raise Refusal(503, "Too many large requests at a time. Try again.", "overloaded", retry=True)
+
+    def _hold(self, conn: TConn, size: int) -> bool:
+        """Hold bytes for a client: is there room? Who has longest not taken all of an answer goes first."""
+        self.large[conn] = size
+        for other in [one for one in self.large if one in self.waits and one.sock.unsent]:
+            if self._has_room():
+                break
+            self._wake(other, self._drop)
+        return self._has_room()
+
+    def _has_room(self) -> bool:
+        return sum(self.large.values()) <= self.settings.max_body_mb * 2**20 * self.cfg.threads
 
     def _refuse_unfinished(self, conn: TConn):
         seconds = self.settings.arrival_seconds
@@ -324,6 +336,7 @@ class Worker(ThreadWorker):
         """A request has its answer, and the client perhaps not all of it."""
         self.large.pop(conn, None)
         if conn.sock.unsent:
+            self._hold(conn, conn.sock.unsent)
             self._send(conn, partial(self._go_on, conn, keep))
         else:
             self._go_on(conn, keep)
@@ -345,6 +358,7 @@ class Worker(ThreadWorker):
             self._drop(conn)
             return
         if whole:
+            self.large.pop(conn, None)
             conn.sock.sent, conn.sock.since = 0, 0.0
             then()
             return

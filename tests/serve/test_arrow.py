@@ -141,6 +141,18 @@ def test_views_of_the_same_text_are_not_unfolded_without_end(settings):
     live_model(app).stop()
 
 
+@pytest.mark.parametrize("kind", [pyarrow.string(), pyarrow.large_string()])
+def test_one_text_that_many_rows_have_is_as_long_as_all_of_them(settings, kind):
+    app = create_app(replace(settings, max_body_mb=0.1))
+    live_model(app).refresh()
+    column = pyarrow.DictionaryArray.from_arrays(
+        pyarrow.array([0] * 99 + [None], "int8"), pyarrow.array([" " * 2_000], kind)
+    )
+    answer = post(app.test_client(), pyarrow.table({"a": column, "b": column}))
+    assert (answer.status_code, answer.get_json()["code"]) == (413, "request_entity_too_large")
+    live_model(app).stop()
+
+
 @pytest.mark.parametrize(
     ("columns", "status", "message"),
     [

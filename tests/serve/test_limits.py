@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection, HTTPResponse, IncompleteRead
 from types import SimpleNamespace
 
 import orjson
@@ -126,6 +126,14 @@ def test_what_is_too_large_is_refused_before_it_is_all_there(status, request_):
     assert refused.value.status == status
 
 
+def test_chunks_of_next_to_nothing_are_refused():
+    arrival = Arrival(Pieces(POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 30_000), 1)
+    with pytest.raises(Refusal, match="The chunks of the body are too small") as refused:
+        for _ in range(100):
+            arrival.fill(0)
+    assert refused.value.status == 400
+
+
 def test_answer_that_nobody_takes_is_kept_and_comes_out_as_it_went_in():
     ours, theirs = socket.socketpair()
     content = bytes(range(256)) * 40_000
@@ -162,6 +170,18 @@ def test_answer_that_comes_too_late_leaves_no_trace(app, client, capfd, path):
         client.post(path, json={"features": [[1, 0]]}, environ_overrides=context)
     assert capfd.readouterr().out == ""
     assert not app.metrics._noted and len(logged(app).facts) == 0
+
+
+def test_request_is_named_before_the_main_loop_may_answer_it(client):
+    class Watched(Turn):
+        environ = property(lambda self: {}, lambda self, environ: named.append("serve.id" in environ))
+
+    named = []
+    turn = Watched.__new__(Watched)
+    turn._answer, turn._taken = threading.Lock(), False
+    socket = SimpleNamespace(turn=turn)
+    assert client.get("/health/live", environ_overrides={"gunicorn.socket": socket}).status_code == 200
+    assert named == [True]
 
 
 def test_answer_that_is_recorded_is_sent(app, client, monkeypatch):
@@ -412,6 +432,25 @@ def test_no_more_than_so_much_is_held_of_unfinished_requests(single):
         assert single.predict()[0] == 200
     with connect(single, most + b" " * (10_000 - len(BODY)) + BODY) as client:
         assert answer(client).status == 200
+
+
+@pytest.mark.slow
+def test_no_more_than_so_much_is_held_of_answers_that_nobody_takes(homes, tmp_path):
+    more = {"MLOPS_WORKERS": "1", "MLOPS_REQUEST_SECONDS": "30"}
+    body = b'{"probability": true, "features": [' + b"[1,0]," * 99_999 + b"[1,0]]}"
+    asked = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    with (
+        serving(homes, tmp_path, **more) as service,
+        connect(service, asked, 30, buffer=4096) as first,
+        connect(service, b"", 30, buffer=4096) as second,
+    ):
+        assert first.recv(9, socket.MSG_PEEK) == b"HTTP/1.1 "
+        second.sendall(asked)
+        assert second.recv(9, socket.MSG_PEEK) == b"HTTP/1.1 "
+        got = answer(second)
+        assert len(got.said["ids"]) == 100_000
+        with pytest.raises((ConnectionResetError, IncompleteRead)):
+            answer(first)
 
 
 class TellingService(Service):

@@ -106,7 +106,7 @@ def test_csv_may_leave_out_an_optional_column(mixed, expected):
         (b"age,income,home\n1,inf,own", "bad_input", "Row 0, column 'income': expected a finite number"),
         (b'age,home\n1,"own', "bad_request", "The body is not CSV: unexpected end of data"),
         (b"age,home\n1,\xff", "bad_request", "The body is not CSV: 'utf-8' codec can't decode"),
-        (b"age,home\n" + b"1,own\n" * 101, "too_many_rows", "The table has 101 rows; at most 100 are taken"),
+        (b"age,home\n" + b"1,own\n" * 101 + b"broken", "too_many_rows", "The table has more than 100 rows"),
     ],
 )
 def test_csv_that_does_not_fit_is_named_in_the_one_error_shape(mixed, body, code, message):
@@ -201,6 +201,7 @@ def test_kserve_clients_get_names_readiness_and_predictions(mixed, expected):
         (b'{"instances": [[41, 1]]}', 400, "bad_input", "Row 0 has 2 values; the model takes 3"),
         (b'{"instances": [[41, null, null]]}', 400, "bad_input", "Row 0, column 'home': expected a string, got null"),
         (b'{"instances": [%s]}' % b",".join([b"[1]"] * 101), 413, "too_many_rows", "has 101 rows; at most 100"),
+        (b'{"instances": [[%s, 1]]}' % (b"9" * 5000), 400, "bad_input", "Row 0"),
     ],
 )
 def test_what_does_not_fit_kserve_s_protocol_is_said_in_the_one_error_shape(mixed, body, status, code, message):

@@ -55,6 +55,8 @@ QUICK = b"POST /predict HTTP/1.1\r\nHost: x\r\n\r\n" + BODY
 HEAVY = {
     "rows": QUICK.replace(b"[1,0]", b"[1,0],[0,1],[1,1]"),
     "bytes": QUICK.replace(b"\r\n\r\n", b"\r\nX-A: " + b"a" * 4096 + b"\r\n\r\n"),
+    "packed rows": QUICK.replace(b"\r\n\r\n", b"\r\ncontent-Encoding: gzip\r\n\r\n"),
+    "columns": QUICK.replace(b"\r\n\r\n", b"\r\nContent-Type: application/vnd.apache.Arrow.stream\r\n\r\n"),
     "route": QUICK.replace(b"/predict", b"/predictions"),
     "method": QUICK.replace(b"POST", b"GET"),
 }

@@ -212,6 +212,17 @@ def test_one_tensor_of_all_columns_may_be_flat_or_nested(client, data):
         assert "id" not in said
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_shape_beyond_all_numbers_is_refused(client, rows):
+    shape = b'{"name": "x", "datatype": "FP64", "shape": [%d, %s]' % (rows, b"9" * 4300)
+    answer = client.post("/v2/models/toy/infer", data=b'{"inputs": [%s, "data": [1]}]}' % shape)
+    assert answer.status_code == 400 and "must have a 'shape'" in answer.get_json()["error"]
+    assert (
+        in_bytes(client, [orjson.Fragment(shape + b', "parameters": {"binary_data_size": 8}}')], b"\0" * 8).status_code
+        == 400
+    )
+
+
 def test_shape_and_size_may_be_written_as_json_writes_whole_numbers(client):
     body = b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1.0, 2e0], "data": [1, 0]}]}'
     assert client.post("/v2/models/toy/infer", data=body).get_json()["outputs"][0]["data"] == [1]
@@ -291,7 +302,7 @@ B = tensor("b", "FP64", [1.0, 2.0])
         ([A | {"data": [[1.0], 2.0]}], "element 0 must be a number"),
         ([A | {"data": ["1", 2]}], "element 0 must be a number"),
         ([A | {"data": [1, True]}], "element 1 must be a number"),
-        ([A | {"data": [10**400, 1]}], "not every number fits into FP64"),
+        ([A | {"data": [10**400, 1]}, B], "Row 0, column 'a': expected a finite number, got Infinity"),
         ([A | {"datatype": "FP16", "data": [1e9, 1]}], "not every number fits into FP16"),
         ([A | {"datatype": "INT8", "data": [1, 128]}], "element 1 is no whole number of INT8"),
         ([A | {"datatype": "UINT8", "data": [1.5, 1]}], "element 0 is no whole number of UINT8"),
