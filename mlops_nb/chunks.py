@@ -402,6 +402,8 @@ def open_source(
         made.look = partial(_fingerprint, filesystem, [path])
         made.fingerprint = made.look()
         return _not_empty(source, made)
+    except csv.Error as e:
+        raise DataError(f"Cannot read {source}: {e}; is a quote missing? Write it as Parquet.") from None
     except (OSError, ImportError, UnicodeDecodeError) as e:
         reason = (str(e) or type(e).__name__).splitlines()[0].replace(location, source)
         raise DataError(f"Cannot read {source}: {reason}.") from None

@@ -575,6 +575,7 @@ def test_logged_predictions_are_watched_apart_from_those_of_the_service(order, s
         ({"input": "broken.parquet"}, DataError, "Cannot read broken.parquet as Parquet"),
         ({"input": "in.docx"}, DataError, "Cannot tell how to read in.docx"),
         ({"input": "few.csv"}, DataError, "Column 'income' is missing in few.csv"),
+        ({"input": "open.csv"}, DataError, r"Cannot read open.csv: .* is a quote missing\? Write it as Parquet"),
         ({"input": "taken.csv"}, BatchError, "has a column 'prediction', as the output has. Say with --key"),
         ({"input": "sqlite:///x.db"}, DataError, "is a database: say what to read with a query"),
         ({"input": "sqlite:///x.db", "query": "SELECT 1 FROM no"}, DataError, "no such table: no"),
@@ -592,6 +593,7 @@ def test_what_cannot_be_done_is_said_at_once(changed, error, message, order, set
         "header.csv": "age,income,home\n",
         "in.docx": "x",
         "few.csv": "age\n1\n",
+        "open.csv": 'age,income,home\n1,2,"own\n' + "1,2,rent\n" * 20_000,
     }.items():
         Path(name).write_text(text)
     people(3).assign(prediction=1).to_csv("taken.csv", index=False)
