@@ -166,6 +166,19 @@ class Target(Protocol):
     def has_rejects(self) -> bool: ...
     def owner(self) -> str | None: ...
 
+
+_FLAT = (pyarrow.types.is_boolean, pyarrow.types.is_integer, pyarrow.types.is_floating, pyarrow.types.is_decimal,
+         pyarrow.types.is_temporal, pyarrow.types.is_string, pyarrow.types.is_large_string)  # fmt: skip
+_BINARY = (pyarrow.types.is_binary, pyarrow.types.is_large_binary, pyarrow.types.is_fixed_size_binary)
+
+
+def _check_kinds(rows: pyarrow.Schema, place: str, kinds: tuple[Callable, ...]):
+    "Refuse a key of a kind that a place has no values for."
+    for column in rows:
+        if not any(is_it(column.type) for is_it in kinds):
+            raise BatchError(f"{place} has no values for the column {column.name!r}, which is {str(column.type)[:40]}: "
+                             "choose the key with --key, or write Parquet.")  # fmt: skip
+
 # %% ../nbs/40_batch.ipynb #00000008
 class TableTarget:
     "A table of a SQLite or PostgreSQL database."
@@ -178,7 +191,8 @@ class TableTarget:
         return _engine(expand_source(self.url))
 
     def check(self, rows: pyarrow.Schema, rejects: pyarrow.Schema):
-        "Refuse a table that has other columns."
+        "Refuse a table that has other columns, and a key that no table has."
+        _check_kinds(rows, "A table", _FLAT + _BINARY if self.engine.dialect.name == "sqlite" else _FLAT)
         with reading(self.engine) as connection:
             inspector = sa.inspect(connection)
             for name, schema in self._schemas(rows, rejects).items():
@@ -318,7 +332,9 @@ class FileTarget:
         self.as_csv = ending == ".csv"
 
     def check(self, rows: pyarrow.Schema, rejects: pyarrow.Schema):
-        "Files take any columns."
+        "Parquet takes any columns."
+        if self.as_csv:
+            _check_kinds(rows, "A CSV file", _FLAT)
 
     def prepare(self, rows: pyarrow.Schema, rejects: pyarrow.Schema):
         "Make the folders, with the name of the job in them."

@@ -606,6 +606,31 @@ def test_what_cannot_be_done_is_said_at_once(changed, error, message, order, set
     assert not list(tmp_path.glob("*.parts"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "places"),
+    [
+        (pyarrow.list_(pyarrow.float64()), [0.5], ["csv", "sqlite", "postgresql"]),
+        (pyarrow.struct({"a": pyarrow.int64()}), {"a": 1}, ["csv", "sqlite", "postgresql"]),
+        (pyarrow.binary(), b"\xff", ["csv", "postgresql"]),
+    ],
+)
+def test_a_key_that_the_output_has_no_values_for_is_refused(
+    kind, value, places, order, settings, postgres_url, tmp_path
+):
+    table = parquet.read_table(order.input).append_column("more", pyarrow.array([value] * 100, kind))
+    parquet.write_table(table, order.input)
+    outputs = {"parquet": order, "csv": replace(order, output=str(tmp_path / "scores.csv"))}
+    for name, url in {"sqlite": f"sqlite:///{tmp_path}/out.db", "postgresql": postgres_url}.items():
+        outputs[name] = replace(order, output=url, table="scores")
+    for name in places:
+        with pytest.raises(BatchError, match=r"no values for the column 'more', which is .* --key, or write Parquet"):
+            predict_batch(outputs[name], settings=settings)
+    assert predict_batch(replace(outputs["csv"], key=("id",)), settings=settings).rows == 100
+    for name in outputs.keys() - places:
+        assert predict_batch(outputs[name], settings=settings).rows == 100
+    assert pd.read_parquet(tmp_path / "scores")["more"].tolist() == [value] * 100
+
+
 def test_a_secret_is_neither_stored_nor_printed(settings, postgres_url, tmp_path, monkeypatch):
     monkeypatch.setenv("DB_PASSWORD", "hunter2secret")
     people(30).to_csv(tmp_path / "in.csv", index=False)
