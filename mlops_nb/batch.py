@@ -306,9 +306,10 @@ def _insert(connection: Connection, name: str, rows: pyarrow.Table):
 
 
 def _plain(column: pyarrow.ChunkedArray) -> list:
-    "Values for SQLite, which has numbers and texts; times as SQLAlchemy writes them."
+    "Values for SQLite, which has numbers and texts; times as SQLAlchemy writes them, those with a zone in UTC."
     if pyarrow.types.is_timestamp(column.type):
-        column = compute.strftime(column.cast(pyarrow.timestamp("us", column.type.tz)), "%Y-%m-%d %H:%M:%S")
+        microseconds = pyarrow.timestamp("us", column.type.tz and "UTC")
+        column = compute.strftime(column.cast(microseconds, safe=False), "%Y-%m-%d %H:%M:%S")
     elif pyarrow.types.is_date(column.type) or pyarrow.types.is_time(column.type):
         column = column.cast("string")
     elif pyarrow.types.is_decimal(column.type):

@@ -177,6 +177,17 @@ def test_rows_go_into_a_table_of_postgresql_with_their_types(settings, postgres_
     assert written["predicted_at"].dt.tz is not None and written["n"].tolist() == [1.5] * 50
 
 
+def test_times_go_into_a_table_of_sqlite_in_utc_and_in_microseconds(settings, tmp_path):
+    hours = pd.date_range("2025-10-26 00:30", periods=2, freq="h", tz="UTC").tz_convert("Europe/Berlin")  # 2:30 twice
+    nanoseconds = pd.to_datetime([1735689600123456789, 1], unit="ns")
+    people(2).assign(at=hours, exact=nanoseconds).to_parquet(tmp_path / "in.parquet")
+    order = Order("loans", str(tmp_path / "in.parquet"), f"sqlite:///{tmp_path}/out.db", table="scores")
+    predict_batch(order, settings=settings)
+    written = rows_in(order.output, "scores")
+    assert written["at"].tolist() == ["2025-10-26 00:30:00.000000", "2025-10-26 01:30:00.000000"]
+    assert written["exact"].tolist() == ["2025-01-01 00:00:00.123456", "1970-01-01 00:00:00.000000"]
+
+
 def test_a_key_can_be_chosen_and_is_the_row_number_where_nothing_else_is_left(settings, tmp_path):
     people(5).drop(columns="id").to_csv(tmp_path / "in.csv", index=False)
     order = Order("loans", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), chunk_rows=2)
