@@ -305,15 +305,16 @@ def _insert(connection: Connection, name: str, rows: pyarrow.Table):
     connection.exec_driver_sql(f"INSERT INTO {quote(name)} ({columns}) VALUES ({places})", list(values))
 
 
+_AS_TEXT = (pyarrow.types.is_date, pyarrow.types.is_time, pyarrow.types.is_decimal)  # SQLite makes numbers of decimals
+
+
 def _plain(column: pyarrow.ChunkedArray) -> list:
     "Values for SQLite, which has numbers and texts; times as SQLAlchemy writes them, those with a zone in UTC."
     if pyarrow.types.is_timestamp(column.type):
         microseconds = pyarrow.timestamp("us", column.type.tz and "UTC")
         column = compute.strftime(column.cast(microseconds, safe=False), "%Y-%m-%d %H:%M:%S")
-    elif pyarrow.types.is_date(column.type) or pyarrow.types.is_time(column.type):
+    elif any(is_it(column.type) for is_it in _AS_TEXT):
         column = column.cast("string")
-    elif pyarrow.types.is_decimal(column.type):
-        column = column.cast("float64")
     return column.to_pylist()
 
 # %% ../nbs/40_batch.ipynb #0000000a

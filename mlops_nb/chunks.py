@@ -466,13 +466,19 @@ def _content(folder: Path) -> str:
 
 
 def _columns(names: list[str], rows: Sequence[Sequence]) -> pyarrow.Table:
-    "Rows of a database as columns; exact decimals are floats, what Arrow has no type for is text."
+    "Rows of a database as columns; what Arrow has no type for is text."
     made = {}
     for name, values in zip(map(str, names), zip(*rows, strict=True), strict=True):
         first = next((v for v in values if v is not None), None)
-        if isinstance(first, Decimal):
-            values = [None if v is None else float(v) for v in values]
-        elif type(first).__name__ == "UUID":
+        if type(first).__name__ == "UUID":
             values = [None if v is None else str(v) for v in values]
-        made[name] = pyarrow.array(values)
+        made[name] = _numbers(values) if isinstance(first, Decimal) else pyarrow.array(values)
     return pyarrow.table(made)
+
+
+def _numbers(values: Sequence[Decimal | None]) -> pyarrow.Array:
+    "Exact decimals: whole ones, which may be keys, stay exact; others are floats, as a model takes them."
+    if not all(v is None or v.same_quantum(Decimal(1)) for v in values):
+        return pyarrow.array([None if v is None else float(v) for v in values])
+    exact = pyarrow.array(values)
+    return exact.cast("int64") if exact.type.precision <= 18 else exact

@@ -177,6 +177,45 @@ def test_rows_go_into_a_table_of_postgresql_with_their_types(settings, postgres_
     assert written["predicted_at"].dt.tz is not None and written["n"].tolist() == [1.5] * 50
 
 
+def test_exact_numbers_of_a_query_stay_exact_as_keys_and_are_floats_for_the_model(settings, postgres_url, tmp_path):
+    ids, large = [9007199254740992, 9007199254740993, 7], 18446744073709551615
+    engine = sa.create_engine(postgres_url)
+    with engine.begin() as connection:
+        people(4).assign(id=0, row=range(4)).to_sql("people", connection, index=False)
+        connection.execute(sa.text("ALTER TABLE people ALTER id TYPE numeric(20), ALTER income TYPE numeric(12, 3)"))
+        for row, value in enumerate([*ids, large]):
+            connection.execute(sa.text(f"UPDATE people SET id = {value}, income = income + 0.1 WHERE row = {row}"))
+    engine.dispose()
+    query = "SELECT id, age, income, home, income AS paid FROM people WHERE row < {} ORDER BY row"
+    order = Order("loans", postgres_url, f"{tmp_path}/scores", query.format(3), chunk_rows=2)
+    predict_batch(order, settings=settings)
+    written = pd.read_parquet(tmp_path / "scores")
+    assert written["id"].tolist() == ids and written["id"].dtype == "int64"
+    assert written["paid"].tolist() == (people(4)["income"].head(3) + 0.1).round(3).tolist()
+    for output in (f"sqlite:///{tmp_path}/out.db", postgres_url):
+        predict_batch(replace(order, output=output, table="scores"), settings=settings)
+        assert sorted(rows_in(output, "scores")["id"]) == sorted(ids)
+    order = replace(order, query=query.format(4), key=("id",))
+    predict_batch(order, settings=settings)
+    assert [int(i) for i in pd.read_parquet(tmp_path / "scores")["id"]] == [*ids, large]
+    predict_batch(replace(order, output=f"{tmp_path}/scores.csv"), settings=settings)
+    assert pd.read_csv(tmp_path / "scores.csv", dtype=str)["id"].tolist() == [str(i) for i in [*ids, large]]
+    predict_batch(replace(order, output=postgres_url, table="large"), settings=settings)
+    as_text = rows_in(postgres_url, "(SELECT CAST(id AS text) AS id FROM large) AS large")
+    assert sorted(map(int, as_text["id"])) == sorted([*ids, large])
+
+
+def test_exact_numbers_of_parquet_stay_exact_in_sqlite(settings, tmp_path):
+    ids = pyarrow.array([9007199254740992, 9007199254740993]).cast(pyarrow.decimal128(38, 0))
+    table = pyarrow.Table.from_pandas(people(2)).set_column(0, "id", ids)
+    paid = pyarrow.array([1.3, 70.0]).cast(pyarrow.decimal128(5, 2))
+    parquet.write_table(table.append_column("paid", paid), tmp_path / "in.parquet")
+    order = Order("loans", str(tmp_path / "in.parquet"), f"sqlite:///{tmp_path}/out.db", table="scores")
+    predict_batch(order, settings=settings)
+    written = rows_in(order.output, "scores")
+    assert written["id"].tolist() == [9007199254740992, 9007199254740993] and written["paid"].tolist() == [1.3, 70]
+
+
 def test_times_go_into_a_table_of_sqlite_in_utc_and_in_microseconds(settings, tmp_path):
     hours = pd.date_range("2025-10-26 00:30", periods=2, freq="h", tz="UTC").tz_convert("Europe/Berlin")  # 2:30 twice
     nanoseconds = pd.to_datetime([1735689600123456789, 1], unit="ns")
