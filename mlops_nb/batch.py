@@ -625,11 +625,15 @@ def predict_batch(
             unfinished, finished = _earlier(order, jobs, earlier, restart)
             if unfinished and unfinished.state == "publishing":
                 return _finish(order, jobs, unfinished, settings)
-            work = _plan(order, unfinished, registry, settings)
-            if not (unfinished or again) and finished and _is_same(finished, work.job) and work.target.exists():
-                watcher.say(f"Nothing to do: job {finished.id} did this already; --again does it once more.")
-                return finished
-            _check_place(work, finished, earlier)
+            with ExitStack() as unless_begun:
+                if not unfinished:
+                    unless_begun.callback(shutil.rmtree, _folder(settings, order), ignore_errors=True)
+                work = _plan(order, unfinished, registry, settings)
+                if not (unfinished or again) and finished and _is_same(finished, work.job) and work.target.exists():
+                    watcher.say(f"Nothing to do: job {finished.id} did this already; --again does it once more.")
+                    return finished
+                _check_place(work, finished, earlier)
+                unless_begun.pop_all()
             if not unfinished:
                 jobs.begin(work.job)
             work.target.prepare(work.schema, work.rejects_schema)

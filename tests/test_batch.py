@@ -465,6 +465,20 @@ def test_a_query_is_asked_once_a_job_and_its_change_is_seen(settings, tmp_path):
     assert kept == []
 
 
+def test_what_was_kept_of_a_query_goes_when_no_job_begins(settings, tmp_path):
+    source, query = _write_source("sql", people(100), tmp_path / "db")
+    order = Order("loans", source, str(tmp_path / "scores"), query)
+
+    def kept():
+        return [p.name for p in Path(settings.batch).rglob("*") if p.suffix != ".lock"]
+
+    with pytest.raises(DataError, match="Column 'age' is missing"):
+        predict_batch(replace(order, query="SELECT id FROM people"), settings=settings)
+    assert kept() == [], "the order was wrong"
+    job = predict_batch(order, settings=settings)
+    assert predict_batch(order, settings=settings) == job and kept() == [], "there was nothing to do"
+
+
 @pytest.mark.parametrize("step", ["_join", "touch", "clear"])
 def test_publishing_that_is_killed_is_done_again(step, order, settings, tmp_path, monkeypatch):
     from mlops_nb.batch import FileTarget
