@@ -58,7 +58,8 @@ class Metrics:
         self._seconds = _Histogram("mlops_request_duration_seconds", what, ["route"], buckets=_SECONDS, **own)
         what = "Rows predicted, by class if there are classes"
         self._rows = Counter("mlops_predictions", what, ["version", "class"], **own)
-        self._values: _Histogram | None = None
+        self._values = _Histogram("mlops_predicted_value", "Predicted values", ["version"], **own)
+        self._values_of = {}  # By version
         live = own | {"multiprocess_mode": "livemax"}
         of = ["model", "version", "role"]
         self._served = Gauge("mlops_model_info", "1 for a version that answers, 0 for one that did", of, **live)
@@ -132,16 +133,15 @@ class Metrics:
                 self._seconds.labels(route).observe_all(seconds)
             for labels, n in rows.items():
                 self._rows.labels(*labels).inc(n)
-            for version, (predictor, predicted) in values.items():
-                self._values_like(predictor).labels(version).observe_all(predicted)
+            for predictor, predicted in values.values():
+                self._histogram_of(predictor).observe_all(predicted)
             self._in_progress.set(len(self.in_progress))
 
-    def _values_like(self, predictor: Predictor) -> "_Histogram":
-        """The histogram of predicted numbers; the first model that answers says where its buckets end."""
-        if self._values is None:
-            of = {"registry": self.registry, "buckets": _bounds(predictor)}
-            self._values = _Histogram("mlops_predicted_value", "Predicted values", ["version"], **of)
-        return self._values
+    def _histogram_of(self, predictor: Predictor) -> "_Histogram":
+        """The values of a version, which says where its buckets end: all workers must say the same."""
+        if predictor.version not in self._values_of:
+            self._values_of[predictor.version] = self._values.of(predictor.version, _bounds(predictor))
+        return self._values_of[predictor.version]
 
     def look(self, live: LiveModel):
         """Take down what answers, after the registry was asked."""
@@ -172,7 +172,12 @@ class Metrics:
 
 
 class _Histogram(Histogram):
-    """A histogram that takes many values at a time."""
+    """A histogram that takes many values at a time, and has buckets of its own for each label."""
+
+    def of(self, label: int, bounds: list[float]) -> "_Histogram":
+        """The histogram of a label that is new."""
+        self._kwargs["buckets"] = bounds
+        return self.labels(label)
 
     def observe_all(self, values: list[float]):
         """Observe the finite values."""

@@ -1,11 +1,13 @@
 """GET /metrics: right over several workers, and after one died."""
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,7 @@ from mlops_nb.registry import Registry
 from mlops_nb.settings import Settings
 from mlops_nb.signature import Input, Signature
 from serve.app import create_app, live_model
+from serve.metrics import Metrics
 from tests.serve.conftest import Service, wait_for
 
 
@@ -133,6 +136,23 @@ def test_predicted_numbers_are_a_histogram_with_the_buckets_of_the_reference_dat
     assert len(buckets) == 10 and (buckets["10.0"], buckets["60.0"], buckets["90.0"], buckets["+Inf"]) == (1, 3, 3, 4)
     assert said["mlops_predicted_value_sum", "1"] == pytest.approx(1111, abs=0.01)
     assert said["mlops_predictions_total", "", "1"] == 4
+
+
+def test_values_of_each_version_have_buckets_of_their_own(tmp_path):
+    def says(version: int, edges: list[int]) -> SimpleNamespace:
+        (tmp_path / str(version)).mkdir()
+        (tmp_path / str(version) / "profile.json").write_text(json.dumps({"output": {"edges": edges}}))
+        bundle, signature = SimpleNamespace(path=tmp_path / str(version)), SimpleNamespace(classes=None)
+        predictor = SimpleNamespace(version=version, bundle=bundle, signature=signature)
+        return SimpleNamespace(predictor=predictor, answer=SimpleNamespace(prediction=np.array([12.0])))
+
+    metrics = Metrics()
+    for said in (says(1, [10, 20]), says(2, [15, 25])):  # a worker that begins with 2 has no other buckets for it
+        metrics.note("/predict", "200", 0.01, said)
+        metrics.count()
+    samples = [s.labels for f in metrics.registry.collect() for s in f.samples if s.name.endswith("value_bucket")]
+    edges = {v: [s["le"] for s in samples if s["version"] == v] for v in "12"}
+    assert edges == {"1": ["10.0", "20.0", "+Inf"], "2": ["15.0", "25.0", "+Inf"]}
 
 
 def test_collector_of_another_module_is_asked_at_each_scrape(app):
