@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from sqlalchemy.dialects import postgresql, sqlite
 
 from .database import alerts, in_utc, reading, writing
+from .lock import Lock, LockedError
 
 # %% ../nbs/35_alerts.ipynb #00000004
 @dataclass(frozen=True)
@@ -128,12 +129,22 @@ def tell(
     untold: Sequence[Alert],  # From `update_alerts`
     urls: Sequence[str] = (),  # Of Apprise
 ) -> list[Alert]:  # Those that were told now
-    "Say what changed, once."
+    "Say what changed, once: what another look is saying is left to it."
     if not untold:
         return []
+    try:
+        with Lock(engine, f"alerts {untold[0].name}"):
+            return _tell(engine, untold[0].name, urls)
+    except LockedError:
+        return []
+
+
+def _tell(engine: Engine, name: str, urls: Sequence[str]) -> list[Alert]:
+    with reading(engine) as connection:
+        untold = _select(connection, alerts.c.name == name, alerts.c.told_at.is_(None))
     for alert in untold:
         print(f"ALERT {alert}", file=sys.stderr, flush=True)
-    if urls and not _send(urls, untold):
+    if untold and urls and not _send(urls, untold):
         print("The alerts could not be sent to all of MLOPS_ALERT_URLS; the next look tries again.", file=sys.stderr)
         return []
     now = datetime.now(UTC)

@@ -109,6 +109,7 @@ class Receiver(BaseHTTPRequestHandler):
 
     def do_POST(self):
         self.server.got.append(orjson.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.server.meanwhile()
         self.send_response(self.server.status)
         self.end_headers()
 
@@ -119,7 +120,8 @@ class Receiver(BaseHTTPRequestHandler):
 @pytest.fixture
 def webhook():
     with listening(Receiver) as server:
-        server.status, server.url = 200, f"json://user:hidden@127.0.0.1:{server.server_port}/hook"
+        server.status, server.meanwhile = 200, lambda: None
+        server.url = f"json://user:hidden@127.0.0.1:{server.server_port}/hook"
         yield server
 
 
@@ -133,6 +135,18 @@ def test_webhook_gets_each_change_once(engine, webhook):
         "loans: drift of income alerts: half of it is gone",
         "loans: latency of p95 alerts: 40 ms",
     ]
+
+
+def test_what_one_look_is_sending_is_left_to_it_by_another(engine, webhook):
+    others = []
+
+    def look_too():
+        if len(webhook.got) == 1:
+            others.append(look(engine, DRIFT, urls=[webhook.url]))
+
+    webhook.meanwhile = look_too
+    assert look(engine, DRIFT, urls=[webhook.url]) == [("opened", "income")]
+    assert others == [[]] and len(webhook.got) == 1
 
 
 @pytest.mark.parametrize("second", ["json://127.0.0.1:9/", "nosuch://"])
