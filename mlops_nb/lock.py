@@ -82,10 +82,12 @@ def _take(connection: Connection, name: str, holder: str, lease: float) -> datet
     "Write the row, unless somebody alive has it."
     dialect, now = postgresql if connection.dialect.name == "postgresql" else sqlite, _now(connection)
     row = {"name": name, "holder": holder, "since": now, "beat_at": now}
-    added = connection.execute(dialect.insert(locks).values(row).on_conflict_do_nothing().returning(locks.c.name))
-    if added.first() is not None:
-        return now
-    found = connection.execute(sa.select(locks).where(locks.c.name == name).with_for_update()).mappings().one()
+    add = dialect.insert(locks).values(row).on_conflict_do_nothing().returning(locks.c.name)
+    there, found = sa.select(locks).where(locks.c.name == name).with_for_update(), None
+    while found is None:  # who has it may let go between the two
+        if connection.execute(add).first() is not None:
+            return now
+        found = connection.execute(there).mappings().one_or_none()
     if in_utc(found["beat_at"]) > now - timedelta(seconds=lease) and not _is_gone(found["holder"]):
         raise LockedError(
             f"{name!r} is held by {found['holder']} since {in_utc(found['since']):%Y-%m-%d %H:%M:%S} UTC: one at a time. "

@@ -162,6 +162,21 @@ def test_lock_of_another_machine_is_free_when_it_gives_no_sign_of_life(database_
     engine.dispose()
 
 
+@pytest.mark.slow
+def test_lock_that_is_let_go_while_another_asks_for_it_is_the_others(postgres_url):
+    engine = open_database(postgres_url)
+    first = Lock(engine, "watch a").__enter__()
+
+    def let_go(connection, cursor, statement, *_):
+        if "FOR UPDATE" in statement and first.held:  # the row was there, and is about to be read
+            first.__exit__()
+
+    sa.event.listen(engine, "before_cursor_execute", let_go)
+    with Lock(engine, "watch a") as second:
+        assert second.held and not first.held
+    engine.dispose()
+
+
 def test_holder_renews_its_lock(database_url):
     engine = open_database(database_url)
 
