@@ -96,7 +96,7 @@ class Health:
         return f"<b>{self.name} version {self.version}: {self.status}</b><ul>{says}</ul>{''.join(tables)}"
 
 # %% ../nbs/36_monitor.ipynb #00000006
-LEAST = 50  # Rows whose 95th percentile means something
+LEAST = 50  # Rows whose 95th percentile means something, requests whose shares do
 
 
 def measure_health(
@@ -358,9 +358,10 @@ def _of_traffic(traffic: Traffic, most_failed: float, most_refused: float) -> _S
     said, n = _Said(), traffic.requests or 0
     each = (("failed (5xx)", traffic.failed, most_failed), ("refused (4xx)", traffic.refused, most_refused))
     for subject, count, most in each:
-        if n >= LEAST:
-            said.judged.append(("errors", subject))
-        if n and exact_interval(count, n)[0] > most:
+        if n < LEAST:
+            continue
+        said.judged.append(("errors", subject))
+        if exact_interval(count, n)[0] > most:
             text = f"{count / n:.1%} of {n:,} requests {subject}, the limit is {most:.1%}"
             said.findings.append(Finding("errors", subject, count / n, text, {"requests": n, "count": count}))
     silent = traffic.silent_minutes

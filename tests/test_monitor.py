@@ -344,9 +344,10 @@ def test_requests_that_are_refused_are_an_alert_beyond_a_tenth(alone):
     assert "40.0% of 100 requests refused (4xx), the limit is 10.0%" in alone.look().findings[0].text
 
 
-def test_few_requests_neither_open_nor_close_an_alert_about_errors(alone):
+@pytest.mark.parametrize("counts", [{"s503": 1}, {"s422": 3}, {"s200": 9, "s503": 40}])
+def test_few_requests_neither_open_nor_close_an_alert_about_errors(alone, counts):
     alone.serve()
-    count(alone, 60, s200=9, s503=1)
+    count(alone, 60, **counts)
     health = alone.look()
     assert health.status == "healthy" and "errors" not in {kind for kind, _ in health.judged}
 
