@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .alerts import Finding, tell, update_alerts
 from .dataset import Recent, count_unseen, hold_out, join_rows, keep_table, recent_table, reference_of
-from .decisions import FAILURES, FIRST, IDLE, Decision, keep_decision, list_decisions, next_try, tries_in_a_row
+from .decisions import FAILURES, FIRST, Decision, keep_decision, list_decisions, next_try, tries_in_a_row
 from .errors import ConflictError, DataError, MlopsError, NotFoundError, SpecError
 from .evaluate import GateResult
 from .lock import Lock
@@ -128,7 +128,7 @@ def retrain(
         attempt = _Attempt(registry, settings, terms, health, lock, report, now, stop)
         decision = attempt.decide(if_needed, PredictionLog(registry.engine), last, rows)
         keep_decision(registry.engine, decision)
-        attempt.tell(decision)
+        attempt.tell(decision.at)
     return decision
 
 # %% ../nbs/38_retrain.ipynb #4540a321
@@ -277,16 +277,14 @@ class _Attempt:
         run.update(decision=said, aliases=[*version.aliases])
         copy_to_wandb(run, products, version.aliases)
 
-    def tell(self, decision: Decision):
-        "Open, repeat or close the alert about retraining."
-        if decision.action in IDLE:
-            return
-        engine, name, findings = self.registry.engine, decision.name, []
-        if decision.action in FAILURES:
-            row = tries_in_a_row(list_decisions(engine, name), decision.champion)
-            text = f"{decision.action}: {decision.reasons[0]}"
-            findings = [Finding("retraining", SUBJECT, float(len(row)), text, {"run_id": decision.run_id})]
-        untold = update_alerts(engine, name, findings, [("retraining", SUBJECT)], decision.at)
+    def tell(self, now: datetime):
+        "Open, repeat or close the alert about retraining, as the decisions that were kept say."
+        engine, name, findings = self.registry.engine, self.champion.name, []
+        tries = tries_in_a_row(list_decisions(engine, name), self.registry.current(name))
+        if tries and tries[-1].action in FAILURES:
+            text = f"{tries[-1].action}: {tries[-1].reasons[0]}"
+            findings = [Finding("retraining", SUBJECT, float(len(tries)), text, {"run_id": tries[-1].run_id})]
+        untold = update_alerts(engine, name, findings, [("retraining", SUBJECT)], now)
         tell(engine, untold, self.settings.alert_urls.split())
 
 # %% ../nbs/38_retrain.ipynb #f311b3ee

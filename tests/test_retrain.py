@@ -182,6 +182,16 @@ def test_build_that_fails_leaves_production_and_doubles_the_time_to_the_next(wor
 
 
 @pytest.mark.slow
+def test_alert_that_a_kill_came_before_follows_at_the_next_look(world):
+    world.serve(world.draw("good", 1000, 1))
+    for action, open_then in (("failed", ["failed: it said why"]), ("promoted", [])):
+        decision = Decision("sides", datetime.now(UTC), action, ["it said why"], champion=1)
+        keep_decision(world.registry.engine, decision)
+        for _ in range(2):
+            assert world.retrain().action == "nothing" and alerts(world) == open_then
+
+
+@pytest.mark.slow
 def test_rows_without_a_label_are_waited_for(world):
     world.serve(world.draw("drift", 1000, 1), labels=False)
     decision = world.retrain()
