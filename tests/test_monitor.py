@@ -15,7 +15,7 @@ from mlops_nb.alerts import list_alerts
 from mlops_nb.bundle import write_bundle
 from mlops_nb.cli import main
 from mlops_nb.errors import BundleError, InputError, NotFoundError
-from mlops_nb.monitor import LABELLED, latest_health, monitor, parse_last
+from mlops_nb.monitor import LABELLED, latest_health, monitor, parse_last, read_traffic
 from mlops_nb.prediction_log import Counted, Labelled, Predicted, PredictionLog
 from mlops_nb.registry import Registry
 from mlops_nb.settings import Settings
@@ -380,6 +380,16 @@ def test_silence_that_is_usual_or_cannot_be_compared_is_no_alert(alone, oldest, 
     traffic = alone.look().traffic
     assert traffic.silent_minutes == pytest.approx(20) and traffic.steady is (None if gap is None else False)
     assert "traffic" not in {f.kind for f in alone.look().findings}
+
+
+@pytest.mark.parametrize(("hours", "steady"), [(0, False), (0.5, False), (3, True)])
+def test_silence_of_the_evening_before_is_usual_though_it_began_later(alone, hours, steady):
+    """Rows every two minutes since nine hours before; on the day before they went on for some hours longer."""
+    today, before = range(20, 9 * 60, 2), range(24 * 60 + 20 - int(hours * 60), 33 * 60, 2)
+    said = ["a", "b"], [[0.0, 0.0]], ["left"], [[0.6, 0.4]]
+    asked = [NOW.timestamp() - minutes * 60 for minutes in (*today, *before)]
+    alone.log.add([Predicted(f"{at:.0f}", at, "toy", 1, "production", 0.4, *said) for at in asked])
+    assert read_traffic(alone.log, "toy", NOW - timedelta(hours=1), NOW).steady is steady
 
 
 def test_row_that_came_while_one_looks_is_no_silence(alone):
