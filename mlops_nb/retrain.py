@@ -95,11 +95,11 @@ def reason_to_wait(
         times = "time" if len(tries) == 1 else "times in a row"
         said = f"version {champion.version} was not replaced {len(tries)} {times}, the last try was {tries[-1].action}"
         return f"{said}; the next is not before {again:%Y-%m-%d %H:%M:%S} UTC"
-    if tries and tries[-1].action in ("refused", "registered") and _same(tries[-1].figures, facts):
-        when = f"{tries[-1].at:%Y-%m-%d %H:%M:%S} UTC"
-        return f"nothing has changed since a version was {tries[-1].action} at {when}: no newer label, no other finding"
     if (canary := registry.current(champion.name, "canary")) is not None:
         return f"version {canary} is on trial as the canary: promote or clear it first"
+    if tries and tries[-1].action in ("refused", "registered", "canary") and _same(tries[-1].figures, facts):
+        when = f"{tries[-1].at:%Y-%m-%d %H:%M:%S} UTC"
+        return f"nothing has changed since the last try at {when} ({tries[-1].action}): no newer label, no other finding"
     moves = registry.history(champion.name, "production")
     if moves and moves[-1].action == "rollback":
         return f"{moves[-1].who} rolled production back to version {champion.version} ({moves[-1].why or 'no reason given'}): a person decides"

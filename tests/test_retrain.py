@@ -6,18 +6,21 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 
 from mlops_nb.alerts import list_alerts
-from mlops_nb.decisions import Decision, keep_decision, list_decisions
+from mlops_nb.decisions import FIRST, Decision, keep_decision, list_decisions
 from mlops_nb.lock import Lock, LockedError
 from mlops_nb.pipeline import StoppedError
 from mlops_nb.registry import Registry
+from mlops_nb.retrain import reason_to_wait
 from mlops_nb.settings import Settings
 from mlops_nb.tracking import RunStore
 from tests.world import FAST, World, make_world, project_of_sides
@@ -232,7 +235,7 @@ def test_version_can_become_the_canary_or_nothing(world):
     world.serve(world.draw("drift", 1000, 1))
     decision = world.retrain(terms=replace(FAST, alias=None))
     assert decision.action == "registered" and world.registry.aliases("sides") == {"production": 1, "staging": 2}
-    assert world.retrain(later=11).reasons[0].startswith("nothing has changed since a version was registered")
+    assert world.retrain(later=11).reasons[0].startswith("nothing has changed since the last try at")
 
     world.serve(world.draw("drift", 100, 2), ago=30)
     assert world.retrain(terms=replace(FAST, alias="canary"), later=11).action == "canary"
@@ -334,6 +337,16 @@ def test_command_prints_what_was_decided_and_exits_with_what_became_of_it(world)
     world.serve(table.assign(a=-table["a"]), ago=5, labels=np.random.default_rng(0).permutation(table["y"]).tolist())
     done = run("--json")
     assert done.returncode == 2 and '"action": "refused"' in done.stdout
+
+
+@pytest.mark.parametrize("action", ["refused", "registered", "canary"])
+def test_version_that_did_not_stay_is_not_made_again_of_the_same(tmp_path, action):
+    with closing(Registry.open(Settings.read({"MLOPS_DATABASE_URL": f"sqlite:///{tmp_path}/mlops.db"}))) as registry:
+        facts, champion = {"findings": [["drift", "a"]], "newest": "r000001-3"}, SimpleNamespace(name="a", version=1)
+        keep_decision(registry.engine, Decision("a", NOW, action, ["all gates passed"], 1, 2, figures=facts))
+        later = NOW + timedelta(minutes=11)
+        assert "no newer label, no other finding" in reason_to_wait(registry, champion, facts, FIRST, later)
+        assert reason_to_wait(registry, champion, facts | {"newest": "r000002-0"}, FIRST, later) is None
 
 
 def test_decision_that_repeats_the_last_is_one_more_look(database_url):
