@@ -21,7 +21,7 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
-from .alerts import Alert, Finding, tell, update_alerts
+from .alerts import Alert, Finding, list_alerts, tell, update_alerts
 from .bundle import Bundle, check_hashes, read_manifest
 from .database import health, reading, writing
 from .drift import ColumnDrift, DriftReport, measure_drift
@@ -419,13 +419,22 @@ def monitor(
         given = (settings.alert_p95_ms, now, spec, labelled, labels_come, why, seen, rates)
         result = measure_health(bundle, found.version, window, *given)
         keep(registry.engine, result)
-        untold = update_alerts(registry.engine, name, result.findings, result.judged, now)
+        gone = _gone(list_alerts(registry.engine, name), result)
+        untold = update_alerts(registry.engine, name, result.findings, result.judged + gone, now)
         told = tell(registry.engine, untold, settings.alert_urls.split())
     finally:
         registry.close()
     if problem := _to_wandb(result, told, settings):
         print(f"W&B could not be reached: {problem}", file=sys.stderr)
     return result
+
+
+def _gone(opened: Sequence[Alert], result: Health) -> list[tuple[str, str]]:
+    "Kind and subject of alerts about what another version had: a column, a metric."
+    columns = result.drift.columns if result.rows else ()  # without rows those of the answers are not among them
+    measured = result.performance.results if result.performance else ()
+    has = {"drift": {subject_of(c) for c in columns}, "performance": {r.metric for r in measured}}
+    return [(a.kind, a.subject) for a in opened if has.get(a.kind) and a.subject not in has[a.kind]]
 
 
 def figures_of(

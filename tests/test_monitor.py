@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
-from mlops_nb.alerts import list_alerts
+from mlops_nb.alerts import Finding, list_alerts, update_alerts
 from mlops_nb.bundle import write_bundle
 from mlops_nb.cli import main
 from mlops_nb.errors import BundleError, InputError, NotFoundError
@@ -230,6 +230,22 @@ def test_accuracy_below_the_gate_is_an_alert_until_it_is_back(make_labelled, dat
     watched.serve(ago=60)
     watched.label(60, 30)
     assert (watched.look(rows=1000).status, list_alerts(watched.registry.engine, "toy")) == ("healthy", [])
+
+
+def test_alert_about_what_this_version_does_not_have_closes_when_it_is_looked_at(make_labelled):
+    watched = make_labelled()
+    left = [Finding("drift", "income", 0.3, "a column"), Finding("performance", "f1", 0.1, "a metric")]
+    update_alerts(watched.registry.engine, "toy", left, [], NOW - timedelta(hours=1))
+
+    def still_open():
+        watched.look()
+        return [a.subject for a in list_alerts(watched.registry.engine, "toy")]
+
+    assert still_open() == ["income", "f1"], "of a window without rows nothing is known"
+    watched.serve()
+    assert still_open() == ["f1"]
+    watched.label(60, 30)
+    assert still_open() == []
 
 
 def test_label_counts_in_the_window_in_which_it_comes(make_labelled):
