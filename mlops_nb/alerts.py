@@ -144,9 +144,11 @@ def _tell(engine: Engine, name: str, urls: Sequence[str]) -> list[Alert]:
         untold = _select(connection, alerts.c.name == name, alerts.c.told_at.is_(None))
     for alert in untold:
         print(f"ALERT {alert}", file=sys.stderr, flush=True)
-    if untold and urls and not _send(urls, untold):
-        print("The alerts could not be sent to all of MLOPS_ALERT_URLS; the next look tries again.", file=sys.stderr)
-        return []
+    if untold and urls and (missed := len(urls) - _send(urls, untold)):
+        again = "; the next look tries again" if missed == len(urls) else ""
+        print(f"{missed} of {len(urls)} addresses in MLOPS_ALERT_URLS did not take the alerts{again}.", file=sys.stderr)
+        if again:
+            return []
     now = datetime.now(UTC)
     with writing(engine) as connection:
         for alert in untold:
@@ -155,16 +157,15 @@ def _tell(engine: Engine, name: str, urls: Sequence[str]) -> list[Alert]:
     return [replace(alert, told_at=now) for alert in untold]
 
 
-def _send(urls: Sequence[str], untold: Sequence[Alert]) -> bool:
+def _send(urls: Sequence[str], untold: Sequence[Alert]) -> int:
+    "To how many addresses."
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of its hundred modules
         from apprise import Apprise, NotifyType
 
-        sender = Apprise()
-        if not all([sender.add(url) for url in urls]):
-            return False
+        senders = [Apprise(url) for url in urls]
     over = all(alert.change == "closed" for alert in untold)
     title = f"{untold[0].name}: {len(untold)} alert{'s' if len(untold) > 1 else ''}{' over' if over else ''}"
     kind = NotifyType.SUCCESS if over else NotifyType.WARNING
     go_on = next((alert.command for alert in untold if alert.command and alert.change != "closed"), None)
     text = "\n".join(map(str, untold)) + (f"\n\nTo go on: {go_on}" if go_on else "")
-    return bool(sender.notify(text, title, kind))
+    return sum(bool(sender.notify(text, title, kind)) for sender in senders)
