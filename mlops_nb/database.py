@@ -202,7 +202,7 @@ locks = sa.Table(
     "locks",
     metadata,
     sa.Column("name", sa.String(127), primary_key=True),  # what it is about: "watch loans"
-    sa.Column("holder", sa.String(255), nullable=False),  # host:pid
+    sa.Column("holder", sa.String(255), nullable=False),  # host:pid, or host:namespace:pid
     sa.Column("since", sa.DateTime(timezone=True), nullable=False),
     sa.Column("beat_at", sa.DateTime(timezone=True), nullable=False),  # the holder was alive then
 )

@@ -10,6 +10,7 @@ import os
 import socket
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -39,7 +40,7 @@ class Lock:
         lease: float = LEASE,
     ):
         self.engine, self.name, self.lease = engine, name, lease
-        self.holder, self.since = f"{socket.gethostname()}:{os.getpid()}", None
+        self.holder, self.since = f"{_place()}:{os.getpid()}", None
         self._over = threading.Event()
 
     def __enter__(self) -> "Lock":
@@ -89,8 +90,9 @@ def _take(connection: Connection, name: str, holder: str, lease: float) -> datet
             return now
         found = connection.execute(there).mappings().one_or_none()
     if in_utc(found["beat_at"]) > now - timedelta(seconds=lease) and not _is_gone(found["holder"]):
+        host, *_, pid = found["holder"].split(":")
         raise LockedError(
-            f"{name!r} is held by {found['holder']} since {in_utc(found['since']):%Y-%m-%d %H:%M:%S} UTC: one at a time. "
+            f"{name!r} is held by {host}:{pid} since {in_utc(found['since']):%Y-%m-%d %H:%M:%S} UTC: one at a time. "
             f"Stop that process first; if it is dead, its lock is free {lease:g} s after its last sign of life.",
             holder=found["holder"],
         )
@@ -105,10 +107,16 @@ def _now(connection: Connection) -> datetime:
     return connection.execute(sa.select(sa.func.clock_timestamp())).scalar()
 
 
+def _place() -> str:
+    "Where a process id is what it is here: this machine, and the container if there are containers."
+    namespace = Path("/proc/self/ns/pid")
+    return f"{socket.gethostname()}:{namespace.stat().st_ino}" if namespace.exists() else socket.gethostname()
+
+
 def _is_gone(holder: str) -> bool:
-    "Was it a process of this machine that is no more?"
-    host, _, pid = holder.rpartition(":")
-    if host != socket.gethostname():
+    "Was it a process of this place that is no more?"
+    place, _, pid = holder.rpartition(":")
+    if place != _place():
         return False
     try:
         os.kill(int(pid), 0)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -139,6 +140,20 @@ def test_of_many_that_ask_at_once_one_gets_the_lock(database_url):
     for asker in askers:
         asker.join()
     assert (len(got), len(refused)) == (1, 7)
+    engine.dispose()
+
+
+def test_process_of_another_container_with_the_name_of_this_machine_is_not_taken_for_gone(database_url):
+    engine = open_database(database_url)
+    for place in (socket.gethostname(), f"{socket.gethostname()}:1"):  # of an earlier release; in another container
+        with Lock(engine, "watch a") as lock:
+            with writing(engine) as connection:
+                connection.execute(sa.update(locks).values(holder=f"{place}:{2**22 + 1}"))
+            with pytest.raises(LockedError, match=rf"held by {socket.gethostname()}:{2**22 + 1} since"):
+                Lock(engine, "watch a").__enter__()
+        with writing(engine) as connection:
+            connection.execute(sa.delete(locks))
+        assert not lock.held
     engine.dispose()
 
 
