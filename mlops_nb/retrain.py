@@ -17,7 +17,18 @@ from pathlib import Path
 
 from .alerts import Finding, tell, update_alerts
 from .dataset import Recent, count_unseen, hold_out, join_rows, keep_table, recent_table, reference_of
-from .decisions import FAILURES, FIRST, Decision, keep_decision, list_decisions, next_try, tries_in_a_row
+from mlops_nb.decisions import (
+    BUILDING,
+    FAILURES,
+    FIRST,
+    SUCCESSES,
+    Decision,
+    give_up_builds,
+    keep_decision,
+    list_decisions,
+    next_try,
+    tries_in_a_row,
+)
 from .errors import ConflictError, DataError, MlopsError, NotFoundError, SpecError
 from .evaluate import GateResult
 from .lock import Lock
@@ -124,6 +135,7 @@ def retrain(
     "Look at a model, decide, and retrain it."
     settings, terms = settings or Settings.read(), terms or Terms()
     with closing(Registry.open(settings)) as registry, Lock(registry.engine, f"retrain {name}") as lock:
+        give_up_builds(registry.engine, name, now or datetime.now(UTC))
         health = monitor(name, settings, last, rows, now)
         attempt = _Attempt(registry, settings, terms, health, lock, report, now, stop)
         decision = attempt.decide(if_needed, PredictionLog(registry.engine), last, rows)
@@ -198,13 +210,16 @@ class _Attempt:
         run = RunStore(Path(self.settings.runs)).new()
         products = Path("products") / "retrain" / run.id
         sources = {"source": keep_table(table, artifacts).path, "holdout": keep_table(judge.table, artifacts).path}
+        keep_decision(self.registry.engine, self._decision(BUILDING, self.why, run_id=run.id))
         try:
             build(self._parameters(products, sources), self.settings, run, self.stop)
             decision = self._judge(spec, run)
             self._remark(run, decision, self.settings.home / products / self._module)
+        except (StoppedError, KeyboardInterrupt):
+            stopped = self._decision("waiting", ["the build was stopped", *self.why], run_id=run.id)
+            keep_decision(self.registry.engine, stopped)
+            raise
         except MlopsError as e:
-            if isinstance(e, StoppedError):
-                raise
             return self._decision("failed", [str(e), *self.why], run_id=run.id)
         finally:
             shutil.rmtree(self.settings.home / products, ignore_errors=True)
@@ -280,7 +295,8 @@ class _Attempt:
     def tell(self, now: datetime):
         "Open, repeat or close the alert about retraining, as the decisions that were kept say."
         engine, name, findings = self.registry.engine, self.champion.name, []
-        tries = tries_in_a_row(list_decisions(engine, name), self.registry.current(name))
+        tries = list_decisions(engine, name, actions=SUCCESSES + FAILURES)
+        tries = tries_in_a_row(tries, self.registry.current(name))
         if tries and tries[-1].action in FAILURES:
             text = f"{tries[-1].action}: {tries[-1].reasons[0]}"
             findings = [Finding("retraining", SUBJECT, float(len(tries)), text, {"run_id": tries[-1].run_id})]

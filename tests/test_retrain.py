@@ -185,6 +185,27 @@ def test_build_that_fails_leaves_production_and_doubles_the_time_to_the_next(wor
 
 
 @pytest.mark.slow
+def test_try_whose_process_is_killed_in_the_middle_of_a_build_is_a_failure_for_the_next_look(world, monkeypatch):
+    import mlops_nb.retrain as module
+
+    class Killed(BaseException):
+        pass
+
+    def build(*_):
+        assert world.actions() == ["building"]
+        raise Killed
+
+    monkeypatch.setattr(module, "build", build)
+    world.serve(world.draw("drift", 1000, 1))
+    with pytest.raises(Killed):
+        world.retrain()
+    assert "not replaced 1 time, the last try was failed" in world.retrain().reasons[0]
+    failed, waiting = list_decisions(world.registry.engine, "sides")
+    assert (failed.action, waiting.action) == ("failed", "waiting") and failed.run_id
+    assert alerts(world) == ["failed: nobody waited for the end of the build"]
+
+
+@pytest.mark.slow
 def test_alert_that_a_kill_came_before_follows_at_the_next_look(world):
     world.serve(world.draw("good", 1000, 1))
     for action, open_then in (("failed", ["failed: it said why"]), ("promoted", [])):
@@ -290,7 +311,7 @@ def test_stopped_build_ends_with_all_its_processes_and_is_no_failure(world):
         world.retrain(stop=stop, terms=replace(FAST, engine="papermill"))
     watcher.join()
     assert not [p for p in started() if p.status() != psutil.STATUS_ZOMBIE]
-    assert world.actions() == [] and alerts(world) == [] and production(world) == 1
+    assert world.actions() == ["waiting"] and alerts(world) == [] and production(world) == 1
     assert {r["state"] for r in RunStore(world.settings.runs).list()} <= {"failed"}
     assert world.retrain().action == "promoted"
 

@@ -327,7 +327,7 @@ def test_watch_that_is_stopped_in_the_middle_of_a_build_ends_it(world, start, nu
     family = me.children(recursive=True)
     assert watcher.stop(number) == 0
     _, alive = psutil.wait_procs(family, timeout=PATIENCE)
-    assert not alive and world.registry.current("sides") == 1 and world.actions() == []
+    assert not alive and world.registry.current("sides") == 1 and world.actions() == ["waiting"]
     assert "promoted" in start(world.settings, "--rows", "1000", "--engine", "ploomber-engine").saw("promoted").actions
 
 
