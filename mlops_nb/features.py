@@ -12,8 +12,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 # %% ../nbs/19_features.ipynb #00000005
+_BEGIN = pd.Timestamp("1970-01-01")  # `Timestamp(0)` counts nanoseconds, which end in 2262
 _PARTS = {
-    "days": lambda t: (t - pd.Timestamp(0)) / pd.Timedelta(days=1),
+    "days": lambda t: (t - _BEGIN) / pd.Timedelta(days=1),
     "year": lambda t: t.dt.year,
     "month": lambda t: t.dt.month,
     "day": lambda t: t.dt.day,

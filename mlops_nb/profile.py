@@ -252,7 +252,10 @@ def to_days(
     column: pd.Series,  # Of datetimes, in UTC and without a zone
 ) -> np.ndarray:  # NaN for missing
     "Times as days since 1970."
-    return ((column - pd.Timestamp(0)) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
+    return ((column - _BEGIN) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
+
+
+_BEGIN = pd.Timestamp("1970-01-01")  # `Timestamp(0)` counts nanoseconds, which end in 2262
 
 # %% ../nbs/08_profile.ipynb #00000018
 def plot_profile(

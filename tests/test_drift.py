@@ -160,6 +160,7 @@ def one(reference, window, **kind):
 NORMAL = np.random.default_rng(6).normal(size=2000)
 NOTHING = np.full(500, np.nan)
 DAYS = pd.Timestamp("2026-01-01") + pd.to_timedelta(np.arange(2000) % 365, "D")
+FAR = pd.Timestamp("9999-12-31")
 HOMES = np.random.default_rng(7).choice(["own", "rent"], 2000).astype(object)
 FLAGS = np.arange(2000) % 3 == 0
 
@@ -198,6 +199,8 @@ FLAGS = np.arange(2000) % 3 == 0
         (DAYS, DAYS[:730].tz_localize("UTC"), {"kind": "datetime"}, False, "no more than chance"),
         (DAYS, DAYS[:730].astype(str), {"kind": "datetime"}, False, "no more than chance"),
         (DAYS, DAYS[:730] + pd.Timedelta(days=90), {"kind": "datetime"}, True, "of the values are (below|at most)"),
+        (DAYS, ["9999-12-31", *DAYS[:729].astype(str)], {"kind": "datetime"}, False, "no more than chance"),
+        (DAYS.insert(0, FAR), DAYS[:730].insert(0, FAR), {"kind": "datetime"}, False, "no more than chance"),
         (DAYS, ["tomorrow"] * 500, {"kind": "datetime"}, None, "cannot tell: expected times, the window has texts"),
         (DAYS, np.arange(500), {"kind": "datetime"}, None, "cannot tell: expected times, the window has integer"),
     ],
