@@ -19,7 +19,7 @@ from .errors import NotFoundError, PipelineError
 from .monitor import latest_health, subject_of
 from .performance import exact_interval
 from .prediction_log import Window
-from .profile import text_lengths
+from .profile import name_of, text_lengths, to_days
 from .registry import Registry
 from .settings import Settings
 from .signature import Signature
@@ -40,12 +40,14 @@ def rows_behind(
         return f"cannot be shown row by row ({column.reason})", table.tail(0)
     if "names" in h:
         name = h["names"][grown]
-        mask = _has_name(values, name, h["names"])
+        numbers = column.kind == "number" and h["part"] != "missing"
+        mask = _has_name(values.map("{:g}".format if numbers else name_of, na_action="ignore"), name, h["names"])
         return f"{name}: {shares}", table[mask].tail(most)
     low, high = h["edges"][grown], h["edges"][grown + 1]
     last = grown + 2 == len(h["edges"])
     mask = (values >= low) & ((values <= high) if last else (values < high))
-    return f"{low:.4g} to {high:.4g}: {shares}", table[mask.fillna(False).astype(bool)].tail(most)
+    ends = [_day(end) if _is_date(column, window) else f"{end:.4g}" for end in (low, high)]
+    return f"{' to '.join(ends)}: {shares}", table[mask.fillna(False).astype(bool)].tail(most)
 
 
 def _values_of(column: ColumnDrift, window: Window) -> pd.Series | None:
@@ -59,12 +61,24 @@ def _values_of(column: ColumnDrift, window: Window) -> pd.Series | None:
         return values.isna().map({True: "missing", False: "a value"})
     if part == "length":
         return pd.Series(text_lengths(values.astype("str")), values.index)
+    if _is_date(column, window):
+        times = pd.to_datetime(values, format="ISO8601", utc=True).dt.tz_localize(None)
+        return pd.Series(to_days(times), values.index)
     return None if part == "unseen words" or column.kind == "text" else values
 
 
-def _has_name(values: pd.Series, name: str, names: Sequence[str]) -> pd.Series:
+def _is_date(column: ColumnDrift, window: Window) -> bool:
+    "In the profile a number, the days since 1970; in the log a text."
+    number = column.role == "input" and column.kind == "number"
+    return number and pd.api.types.is_string_dtype(window.inputs[column.name])
+
+
+def _day(days: float) -> str:
+    return str(np.datetime64(int(days // 1), "D"))
+
+
+def _has_name(texts: pd.Series, name: str, names: Sequence[str]) -> pd.Series:
     "Which rows a bar counts; the bar of all others has what no other bar has."
-    texts = values.map(lambda v: f"{v:g}" if isinstance(v, float) else str(v), na_action="ignore")
     return texts.notna() & ~texts.isin(names) if name == "(other)" else texts == name
 
 

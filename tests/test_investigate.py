@@ -1,5 +1,7 @@
 """Which rows are behind a drifted column, and where a model is wrong."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,6 +60,31 @@ def test_rows_of_a_number_with_few_values_and_of_a_prediction():
     asked = frame(seed=1).assign(n=lambda t: t["n"] + 2)
     where, rows = behind("prediction", asked)
     assert 0 < len(rows) < 2000 and (rows["prediction"] > 0).all()
+
+
+def test_rows_of_a_date_are_those_of_the_days_that_have_grown():
+    signature, rng = Signature((Input("at", "datetime"),), "regression", "y"), np.random.default_rng(0)
+    year = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.uniform(0, 365, 2000), "D")
+    profile = make_profile(signature, pd.DataFrame({"at": year}), Answer(np.arange(2000.0)))
+    asked = pd.DataFrame({"at": ["2024-06-01T12:00:00Z"] * 100 + ["2025-03-01T12:00:00Z"] * 399 + ["9999-12-31"]})
+    (found,) = measure_drift(profile, asked).drifting
+    facts = pd.DataFrame({"prediction": 0.0, "label": None}, asked.index)
+    where, rows = rows_behind(found, Window(facts, asked), most=500)
+    assert re.match(r"2024-12-\d\d to 9999-12-31: 80.0% of the rows", where), where
+    assert rows.index.tolist() == list(range(100, 500))
+
+
+@pytest.mark.parametrize("categories", [None, (1_000_000, 2_000_000)])
+@pytest.mark.parametrize("kind", ["int", "float"])
+@pytest.mark.parametrize("missing", [None, 1_000_000])
+def test_rows_of_a_large_number_with_few_values_are_found(kind, categories, missing):
+    signature = Signature((Input("n", kind, required=False, categories=categories),), "regression", "y")
+    known = pd.DataFrame({"n": [1_000_000, 2_000_000] * 1000})
+    profile = make_profile(signature, known, Answer(np.arange(2000.0)))
+    asked = pd.DataFrame({"n": [2_000_000] * 480 + [missing] * 20})
+    found = next(c for c in measure_drift(profile, asked).drifting if c.part == "values")
+    facts = pd.DataFrame({"prediction": 0.0, "label": None}, asked.index)
+    assert len(rows_behind(found, Window(facts, asked), most=500)[1]) == 480
 
 
 def test_text_is_shown_by_its_length_or_not_at_all():

@@ -71,6 +71,10 @@ def test_person_goes_on_from_an_alert_in_a_notebook(watched):
     assert "toy version 1: 1,000 rows" in shown and "drift of x" in shown and "production: Predictor of toy" in shown
     assert "0 to " in shown or "0.0" in shown
 
+    opened = made.with_name("opened.ipynb")  # where it lies, as JupyterLab does
+    done = watched.run("papermill", str(made), str(opened), "--cwd", str(made.parent), PYTHONPATH="")
+    assert done.returncode == 0 and "performance of accuracy" in shown_in(opened), done.stderr
+
     settings = Settings.read({"MLOPS_HOME": str(watched.path)})
     registry = Registry.open(settings)
     alert = next(a for a in list_alerts(registry.engine, "toy") if a.kind == "drift" and a.subject == "x")
