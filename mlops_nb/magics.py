@@ -30,14 +30,18 @@ def held_out_rows(
     version: Version,
     settings: Settings,
 ) -> pd.DataFrame:  # Inputs, target and whatever else the table has
-    "The rows that a version was judged on, made again from the snapshot of its data."
-    facts, params = version.manifest, _build_parameters(version, settings)
+    "The rows that a version was judged on: the snapshot of those it was given, or made again from that of its data."
+    facts, given = version.manifest, version.manifest["data"].get("holdout")
+    params = None if given else _build_parameters(version, settings)
     try:
-        path = open_artifacts(settings).snapshot(facts["data"]["sha256"])
+        path = open_artifacts(settings).snapshot((given or facts["data"])["sha256"])
     except DataError as e:
         raise DataError(f"Which rows {_shown(version)} was judged on is not known. {e}") from None
+    table = pd.read_parquet(path)
+    if given:
+        return table
     spec = load_spec(facts["code"]["spec"])
-    table, stratify = pd.read_parquet(path), spec.task == "classification"
+    stratify = spec.task == "classification"
     return split(table, spec.target, params["test_size"], params["seed"], spec.time, stratify)[1]
 
 

@@ -54,17 +54,18 @@ spec = ModelSpec(
 """
 
 
-def build(settings: Settings, name: str, seed: int) -> pd.DataFrame:
-    """What a build does, without its notebooks; answers with the rows that were set aside."""
+def build(settings: Settings, name: str, seed: int, given: bool = False) -> pd.DataFrame:
+    """What a build does, without its notebooks; answers with the rows that it was judged on: set aside, or given."""
     spec = load_spec(MODULES[name])
     table = validate(load_table(spec.load), spec.schema)
-    kept = snapshot(table, Path(settings.artifacts) / "data")
     train, test = split(table, spec.target, 0.3, seed, spec.time, spec.task == "classification")
+    kept, apart = (snapshot(some, Path(settings.artifacts) / "data") for some in (train if given else table, test))
+    data = {"sha256": kept.sha256} | ({"holdout": {"source": "test", "sha256": apart.sha256}} if given else {})
     run = RunStore(Path(settings.runs)).new()
     run.start(name, GitState(None, None, False, "", ()), params={"test_size": 0.3, "seed": seed})
     run.finish(version=1)
     training = fit(spec, train[spec.inputs], train[spec.target], seed=seed)
-    facts = {"params": {}, "seed": seed, "data": {"sha256": kept.sha256}, "python": "", "packages": {}}
+    facts = {"params": {}, "seed": seed, "data": data, "python": "", "packages": {}}
     facts |= {"code": {"spec": MODULES[name]}, "evaluation": {"metrics": {}, "gates": [], "passed": True}}
     signature = signature_of(spec, training.estimator)
     bundle = write_bundle(settings.home / "bundle", name, training.estimator, signature, test, table, facts)
@@ -160,6 +161,19 @@ def test_version_that_moved_is_followed(shell, home):
     after = shell.run_line_magic("production", "diagnosis")
     assert (after.attrs["version"], shell.user_ns["production"].version) == (2, 2)
     assert len(after) == len(before) and not after.equals(before)
+
+
+@pytest.mark.parametrize("line", ["diagnosis", "diagnosis --test"])
+def test_version_that_was_judged_on_given_rows_shows_those(shell, home, line):
+    settings = Settings.read({"MLOPS_HOME": str(home)})
+    rows = build(settings, "diagnosis", seed=7, given=True)
+    registry = Registry.open(settings)
+    registry.promote("diagnosis", 3)
+    registry.close()
+    shutil.rmtree(home / "store/runs")  # the version names its rows itself
+    table, spec = shell.run_line_magic("production", line), load_spec(MODULES["diagnosis"])
+    assert (table.attrs["version"], table.attrs["rows"]) == (3, "test set")
+    assert table[[*spec.inputs, spec.target]].equals(rows[[*spec.inputs, spec.target]])
 
 
 def ask(home: Path, name: str, rows: list, said: list, sure: list | None, at: float = 1e9, version: int = 1):
