@@ -274,9 +274,9 @@ def _set_wal(
 
 
 def in_utc(
-    at: datetime | None,  # As a database gives it; SQLite forgets the time zone, and all of it is UTC
+    at: datetime | None,  # As a database gives it or a caller; SQLite forgets the time zone, and all of it is UTC
 ) -> datetime | None:
-    "A stored time with its zone."
+    "A time as it is stored and asked for; without a zone it is in UTC."
     return at if at is None else at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 

@@ -153,15 +153,15 @@ class PredictionLog:
         "What was asked and answered, and what was true; oldest first."
         query = _newest(name, last, roles)
         if since is not None:
-            query = query.where(predictions.c.at >= since)
+            query = query.where(predictions.c.at >= in_utc(since))
         if until is not None:
-            query = query.where(predictions.c.at <= until)
+            query = query.where(predictions.c.at <= in_utc(until))
         if version is not None:
             query = query.where(predictions.c.version == version)
         if labelled:
             query = query.where(labels.c.id.is_not(None))
         if labelled_since is not None:
-            query = query.where(labels.c.at >= labelled_since)
+            query = query.where(labels.c.at >= in_utc(labelled_since))
         with reading(self.engine) as connection:
             rows = connection.execute(query).mappings().all()
         return _window(rows[::-1])
@@ -179,7 +179,7 @@ class PredictionLog:
         if labelled:
             query = query.where(labels.c.id.is_not(None))
         if labelled_since is not None:
-            query = query.where(labels.c.at >= labelled_since)
+            query = query.where(labels.c.at >= in_utc(labelled_since))
         with reading(self.engine) as connection:
             found = connection.execute(query).mappings().all()
         return [_logged(row) for row in found[::-1]]
@@ -216,7 +216,7 @@ class PredictionLog:
         since: datetime,
     ) -> pd.DataFrame:  # Index: the minutes with a request; a column a status, with how many there were
         "Requests of a service, answered or not, of all its workers; from the beginning of the minute on."
-        minute = since.replace(second=0, microsecond=0)
+        minute = in_utc(since).replace(second=0, microsecond=0)
         query = sa.select(requests.c.at, requests.c.status, sa.func.sum(requests.c.n).label("n"))
         query = query.where(requests.c.name == name, requests.c.at >= minute)
         with reading(self.engine) as connection:
@@ -236,8 +236,8 @@ class PredictionLog:
         "When a row was asked, the newest; None if none was."
         at = predictions.c.at
         query = sa.select(at).where(predictions.c.name == name, predictions.c.role.in_(roles))
-        query = query if after is None else query.where(at > after)
-        query = query if until is None else query.where(at <= until)
+        query = query if after is None else query.where(at > in_utc(after))
+        query = query if until is None else query.where(at <= in_utc(until))
         with reading(self.engine) as connection:
             return in_utc(connection.execute(query.order_by(at if first else at.desc()).limit(1)).scalar())
 
@@ -257,12 +257,12 @@ class PredictionLog:
         last: datetime | None = None,  # When this was done last: only labels that became too old since are looked for
     ) -> list[str]:  # Ids of labels that were given up
         "Delete what is older; a label whose prediction never came is given up earlier, and named."
-        now = now or datetime.now(UTC)
+        now = in_utc(now or datetime.now(UTC))
         old, overdue = now - timedelta(days=days), timedelta(hours=label_hours)
         alone = ~sa.exists().where(predictions.c.id == labels.c.id)
         unmatched = sa.select(labels.c.id).where(labels.c.at < now - overdue, alone)
         if last is not None:
-            unmatched = unmatched.where(labels.c.at >= last - overdue - _LATE)
+            unmatched = unmatched.where(labels.c.at >= in_utc(last) - overdue - _LATE)
         with writing(self.engine) as connection:
             given_up = list(connection.execute(unmatched).scalars())
             for i in range(0, len(given_up), 1000):
