@@ -318,6 +318,11 @@ def split(
         value = table[target].iloc[0]
         raise DataError(f"The target {target!r} has the one value {value!r}: there is nothing to tell apart.")
     if time is not None:
+        if absent := int(table[time].isna().sum()):
+            raise DataError(
+                f"{absent} of {len(table)} rows have no {time!r}, by which they are to be split. Drop or fill them in the "
+                "spec's load(), or leave out its time to split by seed."
+            )
         ordered = table.sort_values(time, kind="stable")
         n_train = len(ordered) - max(1, round(test_size * len(ordered)))
         cut = ordered[time].iloc[n_train]

@@ -164,6 +164,15 @@ def test_split_by_time_never_trains_on_what_is_as_new_as_a_test_row(days, test_s
     assert len(train) + len(test) == len(table)
 
 
+@pytest.mark.parametrize("absent", [1, 30, 100])
+@pytest.mark.parametrize("kind", ["datetime64[us]", "float", "Int64"])
+def test_split_by_time_drops_no_row_whose_time_is_missing(kind, absent):
+    times = pd.Series([*range(100 - absent), *[None] * absent], dtype="Int64").astype(kind)
+    table = pd.DataFrame({"at": times, "y": np.arange(100) % 2})
+    with pytest.raises(DataError, match=f"{absent} of 100 rows have no 'at', by which they are to be split"):
+        split(table, "y", time="at")
+
+
 @given(seed=st.integers(0, 2**32 - 1))
 def test_random_split_follows_from_the_seed_and_keeps_every_row_once(seed):
     table = pd.DataFrame({"x": range(50), "y": [0, 1] * 25})
