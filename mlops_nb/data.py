@@ -278,8 +278,11 @@ def snapshot(
     if not (path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_bytes(content)
-        partial.replace(path)
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     return Snapshot(sha256, path, len(table), tuple(map(str, table.columns)))
 
 # %% ../nbs/03_data.ipynb #3cf7649d

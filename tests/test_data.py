@@ -1,8 +1,10 @@
 """Reading, checking, keeping and splitting: what breaks it, and what must never come out."""
 
+import errno
 import hashlib
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -137,16 +139,26 @@ def test_snapshot_is_named_by_its_content_and_kept_once(tmp_path):
     assert hashlib.sha256(first.path.read_bytes()).hexdigest() == first.sha256
 
 
-def test_crash_while_writing_a_snapshot_leaves_no_file_of_its_name(tmp_path, monkeypatch):
-    from pathlib import Path
-
+def test_crash_while_writing_a_snapshot_leaves_nothing(tmp_path, monkeypatch):
     def crash(*_):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Path, "replace", crash)
     with pytest.raises(OSError, match="No space left"):
         snapshot(GOOD, tmp_path)
-    assert list(tmp_path.glob("*.parquet")) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disk_that_is_full_keeps_no_part_of_a_snapshot(tmp_path, monkeypatch):
+    def half(path, content):
+        with path.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    with pytest.raises(OSError, match="No space left"):
+        snapshot(GOOD, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @given(
