@@ -173,13 +173,9 @@ def appear(
     partial: Path,  # A complete directory
     path: Path,  # Its place, on the same file system
 ):
-    "Force a directory to disk and put it into its place by a rename."
+    "Force a directory to disk, put it into its place by a rename, and force that too."
     for file in [*partial.iterdir(), partial]:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _force(file)
     if path.exists():
         old = path.with_name(f".{path.name}.{uuid.uuid4().hex}.old")
         path.rename(old)
@@ -189,6 +185,16 @@ def appear(
             shutil.rmtree(old, ignore_errors=True)
     else:
         partial.rename(path)
+    _force(path.parent)
+
+
+def _force(path: Path):
+    "A file or a directory to disk."
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 # %% ../nbs/10_bundle.ipynb #0000000d
 def make_golden(

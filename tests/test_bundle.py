@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -22,7 +23,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
 from mlops_nb import bundle as module
-from mlops_nb.bundle import load_engine, read_manifest, sha256_of, write_bundle
+from mlops_nb.bundle import appear, load_engine, read_manifest, sha256_of, write_bundle
 from mlops_nb.engine import SklearnEngine, compare, convert
 from mlops_nb.errors import BundleError
 from mlops_nb.predictor import Predictor
@@ -362,6 +363,23 @@ def test_bundle_answers_as_the_estimator_whatever_the_engine(estimator, labels, 
     assert compare(SklearnEngine(fitted, signature).answer(table), said)[0] is None
     assert (said.probability is not None) == probability, "a score is not a probability"
     engine.close()
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_bundle_is_on_disk_before_it_appears_and_its_name_after(bundle, tmp_path, monkeypatch, is_there):
+    forced, force, place = [], os.fsync, tmp_path / "1"
+    place.mkdir() if is_there else None
+
+    def watched(descriptor):
+        forced.append((Path(f"/proc/self/fd/{descriptor}").readlink(), bundle.path.exists()))
+        force(descriptor)
+
+    monkeypatch.setattr(module.os, "fsync", watched)
+    names = [bundle.path / name for name in (*bundle.manifest["files"], "manifest.json")]
+    appear(bundle.path, place)
+    assert forced[-2:] == [(bundle.path, True), (tmp_path, False)]
+    assert sorted(forced[:-2]) == sorted((name, True) for name in names)
+    assert read_manifest(place).manifest == bundle.manifest
 
 
 @pytest.mark.parametrize(
