@@ -217,6 +217,8 @@ def _draw_errors(axes, requests: pd.DataFrame | None):
         axes.set_yticks([])
         axes.text(0.01, 0.45, "requests were not counted", transform=axes.transAxes, fontsize=9, color="#666")
         return
+    minutes = requests.index.union(requests.index + pd.Timedelta("1min"))  # one without a request is no row
+    requests = requests.reindex(minutes, fill_value=0)
     for kind, color, label in ((4, "tab:orange", "refused (4xx)"), (5, "tab:red", "failed (5xx)")):
         counts = requests[[status for status in requests if status // 100 == kind]].sum(axis=1)
         axes.step(counts.index, counts, where="post", color=color, label=label)
