@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from pandas.api.extensions import ExtensionDtype
 
 from .artifacts import FolderStore, RemoteStore
 from .data import LINEAGE, Snapshot, fits_schema, load_table, snapshot, validate
@@ -125,10 +126,10 @@ def _with_truth(spec: "ModelSpec", frame: pd.DataFrame, rows: Sequence[Logged]) 
     return frame[[c for c in spec.schema.columns if c in frame]]
 
 
-def _kinds(spec: "ModelSpec") -> dict[str, np.dtype]:
-    "The numpy types of the schema's columns that have one."
+def _kinds(spec: "ModelSpec") -> dict[str, np.dtype | ExtensionDtype]:
+    "The types of the schema's columns of numbers and booleans, those among them that hold missing values too."
     kinds = {name: getattr(column.dtype, "type", None) for name, column in spec.schema.columns.items()}
-    return {name: kind for name, kind in kinds.items() if isinstance(kind, np.dtype) and kind.kind in "iufb"}
+    return {name: kind for name, kind in kinds.items() if getattr(kind, "kind", None) in tuple("iufb")}
 
 
 def _is_whole(spec: "ModelSpec", labels: pd.Series) -> np.ndarray:  # `(n_rows,)`
@@ -142,7 +143,11 @@ def _is_whole(spec: "ModelSpec", labels: pd.Series) -> np.ndarray:  # `(n_rows,)
 
 def _as_schema(table: pd.DataFrame, spec: "ModelSpec") -> pd.DataFrame:
     "Numbers of JSON as those of the schema, which need not say `coerce`."
-    kinds = {name: kind for name, kind in _kinds(spec).items() if name in table and table[name].notna().all()}
+    kinds = {
+        name: kind
+        for name, kind in _kinds(spec).items()
+        if name in table and (isinstance(kind, ExtensionDtype) or table[name].notna().all())
+    }
     return table.astype(kinds, errors="ignore")
 
 # %% ../nbs/28_dataset.ipynb #69fbc0e9
