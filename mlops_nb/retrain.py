@@ -193,9 +193,11 @@ class _Attempt:
         return reason_to_wait(self.registry, self.champion, self.figures, self.terms.backoff, now)
 
     def _recent(self, log: PredictionLog, spec: ModelSpec, last, rows) -> Recent:
-        "The newest labelled rows, or those whose label came in the window; of all versions."
-        since = None if rows else (self.now or datetime.now(UTC)) - (last or LAST)
-        logged = log.rows(self.champion.name, rows or ROWS, labelled=True, labelled_since=since)
+        "The newest labelled rows, or those whose label came in the window, older ones too if they are few; of all versions."
+        name, since = self.champion.name, None if rows else (self.now or datetime.now(UTC)) - (last or LAST)
+        logged = log.rows(name, rows or ROWS, labelled=True, labelled_since=since)
+        if len(logged) < 2 * self.terms.least and not rows:  # some may not fit
+            logged = log.rows(name, 2 * self.terms.least, labelled=True)
         return recent_table(spec, Signature.from_dict(self.champion.manifest["signature"]), logged)
 
     def _retrain(self, spec: ModelSpec, learn: Recent, judge: Recent) -> Decision:

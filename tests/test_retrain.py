@@ -230,6 +230,18 @@ def test_rows_without_a_label_are_waited_for(world):
 
 
 @pytest.mark.slow
+def test_labels_that_come_slowly_are_enough_in_the_end(world):
+    hours = timedelta(hours=1) / timedelta(seconds=1)
+    for day in (2, 1):
+        world.serve(world.draw("drift", 100, day), ago=(24 * day + 1) * hours)
+    world.serve(world.draw("drift", 99, 3), ago=hours)
+    assert "waiting for labels: 299 rows with a label" in world.retrain(rows=None).reasons[0]
+    world.serve(world.draw("drift", 1, 4), ago=60)
+    world.registry.promote("sides", 1, alias="canary")
+    assert world.retrain(rows=None).reasons[0].startswith("version 1 is on trial as the canary"), "there are enough"
+
+
+@pytest.mark.slow
 def test_column_that_is_not_logged_is_named(world):
     world.serve(world.draw("drift", 1000, 1), columns=["a"])
     decision = world.retrain()
