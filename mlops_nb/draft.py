@@ -47,7 +47,7 @@ def estimator_code(
     if categories and kind == LINEAR:
         use("sklearn.preprocessing", "OneHotEncoder")
         many = any(c.distinct > FEW for c in found.used if c.holds == "category")
-        how = 'handle_unknown="infrequent_if_exist", min_frequency=10' if many else 'handle_unknown="ignore"'
+        how = 'handle_unknown="ignore", min_frequency=10' if many else 'handle_unknown="ignore"'
         steps.append((f"OneHotEncoder({how})", "CATEGORIES"))
     elif categories:
         use("sklearn.preprocessing", "OrdinalEncoder")

@@ -19,7 +19,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.svm import LinearSVC
 
 from mlops_nb import bundle as module
@@ -400,6 +400,37 @@ def test_forest_that_splits_on_missing_values_is_served_by_scikit_learn(tmp_path
     signature = Signature(inputs, "classification", "y", (False, True))
     conversion = convert(fitted, signature, to_table(signature, frame))
     assert conversion.onnx is None and "a tree asks whether a value is missing" in conversion.reason
+
+
+CITIES = pd.DataFrame({"city": RNG.choice([f"c{i}" for i in range(25)], 300), "a": NUMBERS["a"]})
+
+
+@pytest.mark.parametrize(
+    ("encoder", "classifier", "agrees"),
+    [
+        (OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=2), LogisticRegression(), False),
+        (OneHotEncoder(handle_unknown="ignore", min_frequency=2), LogisticRegression(), True),
+        (OneHotEncoder(handle_unknown="error"), LogisticRegression(), True),
+    ],
+)
+def test_graph_must_know_what_to_say_to_a_word_that_no_test_row_has(encoder, classifier, agrees):
+    """Unless scikit-learn does not know either."""
+    columns = make_column_transformer((encoder, ["city"]), remainder="passthrough")
+    fitted = make_pipeline(columns, classifier).fit(CITIES, BINARY)
+    signature = Signature((Input("city", "string"), Input("a")), "classification", "y", (0, 1))
+    conversion = convert(fitted, signature, to_table(signature, CITIES))
+    assert (conversion.onnx is not None) == agrees, conversion.reason
+    assert agrees or "Unknown Category" in conversion.reason or "'city'" in conversion.reason
+
+
+def test_graph_must_know_what_to_say_to_a_missing_value_that_no_test_row_has():
+    trained = CITIES.assign(city=CITIES["city"].where(RNG.random(300) < 0.5))
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    columns = make_column_transformer((encoder, ["city"]), remainder="passthrough")
+    fitted = make_pipeline(columns, HistGradientBoostingClassifier()).fit(trained, trained["city"].isna())
+    signature = Signature((Input("city", "string", required=False), Input("a")), "classification", "y", (False, True))
+    conversion = convert(fitted, signature, to_table(signature, trained.dropna()))
+    assert conversion.onnx is None and "'city' is missing" in conversion.reason, conversion.reason
 
 
 def test_mixed_columns_with_missing_values_are_served_as_trained(tmp_path):

@@ -147,7 +147,7 @@ IN_THE_SPEC = {
         r"'format': '%d\.%m\.%Y'|\"format\": \"%d\.%m\.%Y\"",
         "DateParts",
         "nullable=True",
-        "infrequent_if_exist",
+        r'"ignore", min_frequency=10',
     ],
     "reviews_model": [r"FillText\(\), TfidfVectorizer", '"body"', r"isin\(\[\"good\", \"neutral\", \"bad\"\]\)"],
     "rentals_model": ['time="at"', "time_is_input=True", '"hour"', r'"holiday": pa.Column\(bool\)'],
