@@ -73,8 +73,13 @@ def secret_values(
     found |= {
         match[1] for value in found if (match := re.search(r"://[^/@:]*:([^@/]+)@", value)) and len(match[1]) >= 4
     }
-    found = {v for v in found if not _HARMLESS.fullmatch(v) and not Path(v).exists()}
+    found = {v for v in found if not _HARMLESS.fullmatch(v) and not _is_place(v)}
     return sorted(found, key=len, reverse=True)
+
+
+def _is_place(value: str) -> bool:
+    "Is it the path of something? `Path.exists` raises when the name is too long."
+    return os.path.exists(value)  # noqa: PTH110
 
 
 def redact(

@@ -93,6 +93,10 @@ def test_harmless_values_are_left_alone(monkeypatch, tmp_path):
     assert redact("false 5432", environ) == "false 5432"
 
 
+def test_secret_longer_than_a_file_name_is_blacked_out():
+    assert redact(f"bearer {'x' * 5000}", {"API_TOKEN": "x" * 5000}) == "bearer [secret]"
+
+
 def test_notebooks_are_kept_without_secrets(store, tmp_path, monkeypatch):
     monkeypatch.setenv("API_TOKEN", "token-of-the-team")
     (tmp_path / "a.ipynb").write_text(json.dumps({"output": "token-of-the-team"}))
