@@ -8,6 +8,7 @@ __all__ = ['REDACTED', 'PACKAGES', 'RUN_ID_VARIABLE', 'BUILD_PID_VARIABLE', 'Git
            'wandb_mode', 'log_to_wandb', 'log_health_to_wandb']
 
 # %% ../nbs/12_tracking.ipynb #00000002
+import html
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +61,35 @@ def _git(folder: str | Path, *command: str) -> str | None:
     return done.stdout.decode(errors="replace").removesuffix("\n") if done.returncode == 0 else None
 
 # %% ../nbs/12_tracking.ipynb #00000007
-_SECRET = re.compile(r"(key|token|secret|password|passwd|credential|auth|dsn|database_url)", re.IGNORECASE)
+_PASS = r"pass(w|phrase|(?![a-z]))|(?<!^)(?<!^old)pwd"  # PWD and OLDPWD are folders
+_SECRET = re.compile(rf"{_PASS}|key|token|secret|credential|auth|dsn|database_url", re.IGNORECASE)
 _HARMLESS = re.compile(r"(path|file|dir|sock|sqlite:///.*|true|false|[0-9]{1,5})", re.IGNORECASE)
 REDACTED = "[secret]"
+_LONG = 12  # Characters of a line of a secret that is worth to be looked for alone
+# How Python, JSON and HTML write a string
+_WRITTEN = (lambda v: repr(v)[1:-1], lambda v: json.dumps(v)[1:-1], lambda v: json.dumps(v, ensure_ascii=False)[1:-1])
+_WRITTEN += (partial(html.escape, quote=False),)
 
 
 def secret_values(
     environ: Mapping[str, str] | None = None,  # The process environment by default
 ) -> list[str]:  # Longest first, so that a secret inside another does not leave half of it
-    "Values of the environment variables that are named like secrets."
+    "Values of the environment variables that are named like secrets, in all forms in which they are written."
     environ = os.environ if environ is None else environ
     found = {value for name, value in environ.items() if _SECRET.search(name) and len(value) >= 6}
     found |= {
         match[1] for value in found if (match := re.search(r"://[^/@:]*:([^@/]+)@", value)) and len(match[1]) >= 4
     }
     found = {v for v in found if not _HARMLESS.fullmatch(v) and not _is_place(v)}
-    return sorted(found, key=len, reverse=True)
+    return sorted(set().union(*map(_forms, found)), key=len, reverse=True)
+
+
+def _forms(secret: str) -> set[str]:
+    "It and its long lines, as they are, as a cell shows them, and as the file of a notebook holds both."
+    forms = {secret, *(line for line in map(str.strip, secret.splitlines()) if len(line) >= _LONG)}
+    for _ in ("a cell", "its file"):
+        forms |= {write(form) for form in forms for write in _WRITTEN}
+    return forms
 
 
 def _is_place(value: str) -> bool:

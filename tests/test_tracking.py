@@ -1,14 +1,18 @@
 """Records of runs: whole after a crash, without secrets, true about the code."""
 
+import html
 import json
 import os
 import subprocess
 import sys
 
+import nbformat
 import pytest
+from nbformat import v4
 
 from mlops_nb.errors import NotFoundError
-from mlops_nb.tracking import GitState, Run, RunStore, git_state, log_to_wandb, redact, secret_values
+from mlops_nb.pipeline import redact_notebooks
+from mlops_nb.tracking import REDACTED, GitState, Run, RunStore, git_state, log_to_wandb, redact, secret_values
 
 CLEAN = GitState("a" * 40, "main", False, "", ())
 
@@ -104,6 +108,40 @@ def test_notebooks_are_kept_without_secrets(store, tmp_path, monkeypatch):
     run.keep_notebooks([tmp_path / "a.ipynb", tmp_path / "absent.ipynb"])
     assert [p.name for p in (run.folder / "notebooks").iterdir()] == ["a.ipynb"]
     assert "token-of-the-team" not in (run.folder / "notebooks/a.ipynb").read_text()
+
+
+PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0B\nAQEFAASCBKcwggSjAgEAAoIB\n-----END PRIVATE KEY-----"
+ACCOUNT = json.dumps({"type": "service_account", "private_key": PEM + "\n"}, indent=2)
+
+
+@pytest.mark.parametrize("secret", ['p"ss\\word9', "geheim-für-'alle'", "fish&chips<3", PEM, ACCOUNT])
+def test_secret_is_found_however_python_json_and_notebooks_write_it(store, tmp_path, monkeypatch, secret):
+    monkeypatch.setenv("DB_PASSWORD", secret)
+    shown = {"text/plain": repr(secret), "text/html": f"<td>{html.escape(secret, quote=False)}</td>"}
+    outputs = [v4.new_output("stream", text=f"{text}\n") for text in (secret, json.dumps(secret), repr([secret]))]
+    outputs += [v4.new_output("display_data", data=shown), v4.new_output("error", traceback=[f"E: {secret}"])]
+    notebook = v4.new_notebook(cells=[v4.new_code_cell("1", outputs=outputs)])
+    (tmp_path / "ascii.ipynb").write_text(json.dumps(notebook))
+    nbformat.write(notebook, tmp_path / "ingest.ipynb")
+    run = Run(store.folder / "r")
+    run.keep_notebooks(tmp_path.glob("*.ipynb"))
+    redact_notebooks(tmp_path)
+    monkeypatch.delenv("DB_PASSWORD")
+    for path in (*tmp_path.glob("*.ipynb"), *run.folder.glob("notebooks/*.ipynb")):
+        said = "".join(str(value) for output in nbformat.read(path, 4).cells[0].outputs for value in output.values())
+        assert said.count(REDACTED) >= 6
+        for part in ("ss", "geheim", "für", "chips", "MIIEv", "AQEFA", "service_account"):
+            assert part not in said or part not in secret, said
+
+
+@pytest.mark.parametrize("name", ["MYSQL_PWD", "DB_PASS", "DBPASS", "PASS_2", "GPG_PASSPHRASE", "PGPASSWORD"])
+def test_passwords_have_many_names(name):
+    assert redact("log in with tiger99!", {name: "tiger99!"}) == "log in with [secret]"
+
+
+@pytest.mark.parametrize("name", ["PWD", "OLDPWD", "PATH", "PASSENGER_APP_ENV"])
+def test_names_that_only_sound_like_passwords_hide_nothing(name):
+    assert secret_values({name: "/a/folder/that/is/gone"}) == []
 
 
 def test_code_outside_a_repository_or_without_git_has_no_commit(tmp_path, monkeypatch):
