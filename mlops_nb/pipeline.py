@@ -8,6 +8,7 @@ __all__ = ['code', 'data_fingerprint', 'store', 'notebook_parameters', 'check_pa
            'StoppedError', 'build']
 
 # %% ../nbs/17_pipeline.ipynb #00000002
+import fcntl
 import hashlib
 import json
 import os
@@ -16,10 +17,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from . import data
 from .errors import PipelineError, known_names
@@ -77,7 +79,7 @@ def store(
         same = [v.location for v in registry.versions(facts["name"]) if v.identity == facts["identity"]]
         known = any(registry.artifacts.holds(location) for location in same)
         registry.close()
-        if not known:
+        if not known and not _is_building(folder):
             for lost in (registration, folder / "evaluation.json"):
                 lost.unlink(missing_ok=True)
     return hashlib.sha256(f"{settings.database_url} {settings.artifacts}".encode()).hexdigest()[:16]
@@ -132,12 +134,63 @@ def env_of(
     own = pipeline.with_name(pipeline.name.replace("pipeline", "env", 1))
     return own if own.is_file() else pipeline.with_name("env.yaml")
 
+# %% ../nbs/17_pipeline.ipynb #c1b07e42
+_LOCK = "build.lock"  # Beside the products; says which process builds
+_HELD: dict[Path, IO] = {}  # Open until this process ends
+
+
+def _take(folder: Path):
+    "Keep other builds out of the products of one spec."
+    place = folder.resolve() / _LOCK
+    if place in _HELD:
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    file = place.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with file:
+            file.seek(0)
+            raise PipelineError(
+                f"Another build (process {file.read() or 'unknown'}) is writing into {_relative(folder)}. "
+                "Wait until it has ended, or give this one a folder of its own: --env--products FOLDER."
+            ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    _HELD[place] = file
+
+
+def _is_building(folder: Path) -> bool:
+    "Does another process write these products now?"
+    place = folder.resolve() / _LOCK
+    if place in _HELD or not place.exists():
+        return False
+    with place.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _run_alone(run: Callable, dag: "DAG", show_progress: bool) -> list:
+    "What an executor does, alone if there is a task to run."
+    if any(task.exec_status.name != "Skipped" for task in dag.values()):
+        try:
+            _take(_folder(dag))
+        except PipelineError as e:
+            from ploomber.exceptions import DAGRenderError  # shown without a traceback, as what `plan` refuses
+
+            raise DAGRenderError(str(e)) from e
+    return run(dag=dag, show_progress=show_progress)
+
 # %% ../nbs/17_pipeline.ipynb #0000000d
 _TASKS = ("ingest", "train", "evaluate", "package", "register")
 
 
 def plan(dag: "DAG"):
-    "Check the parameters, and give the build a run."
+    "Check the parameters, give the build a run, and let it run alone."
     os.environ.setdefault("PLOOMBER_STATS_ENABLED", "false")
     check_parameters(find_project())
     for name in dag:
@@ -148,6 +201,7 @@ def plan(dag: "DAG"):
     else:
         run = RunStore(runs).resume(_params(dag)["spec"], _relative(_folder(dag)))
     os.environ |= {RUN_ID_VARIABLE: run.id, BUILD_PID_VARIABLE: str(os.getpid())}
+    dag.executor = partial(_run_alone, dag.executor)
 
 
 def plan_report(dag: "DAG"):
