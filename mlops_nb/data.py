@@ -68,7 +68,7 @@ def csv_dialect(
     lines = text.splitlines()[:1000] if len(beginning) < size else text.splitlines()[:-1][:1000]
     tables = {sep: [row for row in csv.reader(lines, delimiter=sep) if row] for sep in ",;\t|"}
     sep = max(tables, key=lambda s: _regularity(tables[s]))
-    return {"sep": sep, "encoding": encoding} | _decimal(tables[sep])
+    return {"sep": sep, "encoding": encoding} | _numbers(tables[sep], sep)
 
 
 def _decode(beginning: bytes) -> tuple[str, str]:
@@ -93,22 +93,46 @@ def _regularity(rows: list[list[str]]) -> tuple[float, int]:
 
 
 _COMMA = re.compile(r"-?(\d+|\d{1,3}(\.\d{3})+),\d+")
+_THOUSANDS = {
+    ".": re.compile(r"-?\d{1,3}(\.\d{3})+(,\d+)?"),
+    ",": re.compile(r"-?[1-9]\d{0,2}(,\d{3})+(\.\d+)?"),
+}
 
 
-def _decimal(rows: list[list[str]]) -> dict:
-    "A decimal comma, if whole columns have it, and a point between thousands; then dates such as 01.02.2024 stay text."
+def _numbers(rows: list[list[str]], sep: str) -> dict:
+    "A decimal comma, if whole columns have it, or what stands between thousands; what only looks like it stays text."
     columns = {name: [v.strip() for v in values if v.strip()] for name, *values in zip(*rows, strict=False)}
+    american = [c for c in columns.values() if sep == "," and _is_american(c)]
     with_comma = [c for c in columns.values() if any(map(_COMMA.fullmatch, c)) and all(map(_is_number, c))]
+    points = [v for c in columns.values() for v in c if _is_number(v) and v.count(".") == 1 and "," not in v]
+    decimal_points = not all(map(_THOUSANDS["."].fullmatch, points))
+    if american and (decimal_points or all(c in american for c in with_comma)):
+        return _with_thousands(columns, ",")
     if not with_comma:
         return {}
-    if not any("." in value for column in with_comma for value in column):
-        return {"decimal": ","}
-    dates = [name for name, c in columns.items() if any(v.count(".") > 1 and "," not in v for v in c)]
-    return {"decimal": ",", "thousands": "."} | ({"dtype": dict.fromkeys(dates, "str")} if dates else {})
+    if decimal_points or not any("." in v for c in with_comma for v in c):
+        return {"decimal": ","}  # beside a 1.5, nobody knows what a point is: what has one stays text
+    return {"decimal": ","} | _with_thousands(columns, ".")
 
 
 def _is_number(value: str) -> bool:
     return bool(_COMMA.fullmatch(value)) or value.removeprefix("-").replace(".", "").isdigit()
+
+
+def _is_american(column: list[str]) -> bool:
+    "Numbers whose commas all stand before three digits."
+    return any("," in v for v in column) and all(_THOUSANDS[","].fullmatch(v) or _is_point_number(v) for v in column)
+
+
+def _is_point_number(value: str) -> bool:
+    return bool(re.fullmatch(r"-?\d*\.?\d+", value))
+
+
+def _with_thousands(columns: dict[str, list[str]], mark: str) -> dict:
+    "The mark; dates such as 01.02.2024, lists such as 1,2 would be numbers without it, and are read as text."
+    wrong = re.compile(rf"-?\d+([{mark}]\d+)+")
+    texts = [n for n, c in columns.items() if any(wrong.fullmatch(v) and not _THOUSANDS[mark].fullmatch(v) for v in c)]
+    return {"thousands": mark} | ({"dtype": dict.fromkeys(texts, "str")} if texts else {})
 
 # %% ../nbs/03_data.ipynb #0000000a
 def read_table(

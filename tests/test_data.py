@@ -55,6 +55,33 @@ def test_thousands_with_points_are_numbers_and_dates_with_points_stay_text(tmp_p
     assert read["Preis"].tolist() == [1234.5, 7.25] and read["am"].tolist() == ["01.02.2024", "28.02.2024"]
 
 
+def test_commas_between_thousands_are_no_decimal_commas(tmp_path):
+    cities = 'city,people,share,lines\nOslo,"1,266","1,000.5","1,2"\nBonn,987,-38.99,"3"\n'
+    (tmp_path / "cities.csv").write_text(cities)
+    read = read_table(tmp_path / "cities.csv")
+    assert read["people"].tolist() == [1266, 987] and read["share"].tolist() == [1000.5, -38.99]
+    assert read["lines"].tolist() == ["1,2", "3"], "a list is no number"
+
+
+@pytest.mark.parametrize(("second", "value"), [("3,14", 3.14), ("0,266", 0.266), ("12345,678", 12345.678)])
+def test_decimal_comma_before_three_digits_stays_one_where_another_shows_it(second, value, tmp_path):
+    (tmp_path / "fair.csv").write_text(f'a,b\n"1,266",x\n"{second}",y\n')
+    assert read_table(tmp_path / "fair.csv")["a"].tolist() == [1.266, value]
+
+
+def test_decimal_points_beside_points_between_thousands_are_not_lost(tmp_path):
+    (tmp_path / "mixed.csv").write_text("a;b;c\n1.234,5;1.5;0,5\n3,0;2.75;7\n")
+    read = read_table(tmp_path / "mixed.csv")
+    assert read["b"].astype(float).tolist() == [1.5, 2.75] and read["a"].tolist() == ["1.234,5", "3,0"]
+    assert read["c"].tolist() == [0.5, 7.0]
+
+
+def test_whole_numbers_with_two_points_are_no_dates(tmp_path):
+    (tmp_path / "sums.csv").write_text("a;b;ip\n1.234.567;1.234,5;10.0.0.1\n890;2,5;192.168.100.200\n")
+    read = read_table(tmp_path / "sums.csv")
+    assert read["a"].tolist() == [1234567, 890] and read["ip"].tolist() == ["10.0.0.1", "192.168.100.200"]
+
+
 def test_character_beyond_the_beginning_of_a_file_may_be_of_another_encoding(tmp_path):
     (tmp_path / "long.csv").write_bytes(b"name,n\n" + b"plain,1\n" * 40_000 + "Köln,2\n".encode("latin-1"))
     assert read_table(tmp_path / "long.csv")["name"].iloc[-1] == "Köln"
