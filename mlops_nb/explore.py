@@ -217,16 +217,17 @@ def predicts_alone(
     task: str,  # "classification" or "regression"
 ) -> float:  # Between 0, not at all, and 1, perfectly
     "How well one column predicts the target."
-    from sklearn.model_selection import cross_val_score
+    from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
     tree = DecisionTreeRegressor if task == "regression" else DecisionTreeClassifier
     scorer = "r2" if task == "regression" else "roc_auc" if target.nunique() == 2 else "roc_auc_ovr"
+    cv = (KFold if task == "regression" else StratifiedKFold)(3, shuffle=True, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         estimator = tree(min_samples_leaf=max(3, len(values) // 100), random_state=0)
         codes = _codes(values)
-        score = cross_val_score(estimator, codes.reshape(-1, 1), target, scoring=scorer, cv=3).mean()
+        score = cross_val_score(estimator, codes.reshape(-1, 1), target, scoring=scorer, cv=cv).mean()
         if task == "regression":  # of a tree, or of a line
             score = max(score, np.nan_to_num(np.corrcoef(codes, target.astype(float))[0, 1]) ** 2)
         else:

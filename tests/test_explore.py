@@ -79,6 +79,12 @@ def test_column_that_is_only_there_afterwards_is_a_leak():
     assert [c.name for c in found.columns if "perfectly" in c.left_out] == ["buyer"]
 
 
+def test_leak_is_seen_in_a_table_that_is_sorted_by_the_target():
+    table = frame().assign(leak=lambda t: np.exp(t["price"] / 100)).drop(columns="size")
+    for rows in (table, table.sort_values("price")):
+        assert [c.name for c in explore(rows, "price").columns if "perfectly" in c.left_out] == ["leak"]
+
+
 NAMES = ["a b", "a'b", 'a"b', "a\\b", "a|b", "a`b", "größe", "1st", "a\nb", "class", "x" * 150]
 
 
