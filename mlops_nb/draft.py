@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .errors import DataError
 from .explore import FEW, SAMPLE, Column, Exploration, usable_rows
 
 # %% ../nbs/21_draft.ipynb #00000005
@@ -135,11 +136,25 @@ def try_estimators(
     for kind in [LINEAR] if found.named("text") else [LINEAR, TREES]:
         with warnings.catch_warnings(), threadpool_limits(1):  # threads that wait for each other burn a busy machine
             warnings.simplefilter("ignore")
-            measured = cross_val_score(_made(found, kind), X, y, scoring=found.target.scorer, cv=cv)
+            try:
+                measured = cross_val_score(_made(found, kind), X, y, scoring=found.target.scorer, cv=cv)
+            except ValueError as e:
+                raise DataError(_why_no_fit(found, y, e)) from e
         scores[kind] = float(np.nanmean(measured)), float(np.nanstd(measured))
         step(kind)
     baseline = cross_val_score(dummy, np.zeros((len(X), 1)), y, scoring=found.target.scorer, cv=cv)
     return Trial(float(np.nanmean(baseline)), scores, len(X))
+
+
+def _why_no_fit(found: Exploration, y: pd.Series, error: ValueError) -> str:
+    "What to say of rows that no model could be fitted on."
+    early = y.iloc[: len(y) - len(y) // 4]  # what TimeSeriesSplit(3) trains on in its last fold
+    if not found.time or early.nunique() > 1:
+        return f"No model can be fitted on this table: {str(error).splitlines()[-1]}"
+    return (
+        f"In the {len(early):,} oldest rows by {found.time!r}, {found.target.name!r} is always {early.tolist()[0]!r}: "
+        "there is nothing to learn from them. Leave out --time, or most of these rows."
+    )
 
 
 def _made(found: Exploration, kind: str):

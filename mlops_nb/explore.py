@@ -170,6 +170,8 @@ def look_at_target(
         raise DataError(f"The target {name!r} is {values.tolist()[0]!r} in every row: there is nothing to predict.")
     if holds in ("time", "duration"):
         raise DataError(f"The target {name!r} holds a {holds}; predict a number instead, days until it for example.")
+    if endless := int(values.isin([np.inf, -np.inf]).sum()):
+        raise DataError(f"The target {name!r} is infinite in {endless} row(s): drop them, or write a number.")
     whole = pd.api.types.is_numeric_dtype(values) and (values % 1 == 0).all()
     if pd.api.types.is_numeric_dtype(values) and holds != "boolean" and not (whole and values.nunique() <= 10):
         why = "R² is the share of the target's variance that the model explains, whatever its unit; 0 is the mean's."
@@ -318,9 +320,10 @@ def explore(
 
 
 def usable_rows(table: pd.DataFrame, target: Target) -> pd.DataFrame:
-    "The rows with a target that is not too rare."
+    "The rows with a target that is not too rare; with the blanks gone, booleans are booleans."
     kept = table[target.name].notna() & ~table[target.name].isin(target.rare)
-    return table[kept].reset_index(drop=True)
+    rows = table[kept].reset_index(drop=True)
+    return rows.astype({target.name: bool}) if set(map(type, target.classes)) == {bool} else rows
 
 
 def _with_score(column: Column, sample: pd.DataFrame, target: Target) -> Column:

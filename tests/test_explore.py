@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from mlops_nb.draft import LINEAR, TREES, draft_notebook, estimator_code, limits, schema_code, try_estimators
+from mlops_nb.errors import DataError
 from mlops_nb.explore import Column, date_format, explore, look_at, look_at_target, plot_columns
 
 RNG = np.random.default_rng(0)
@@ -169,3 +170,31 @@ def test_trend_and_weekday_of_a_series_are_found():
     assert 'DateParts(("month", "weekday"))' in estimator_code(found, LINEAR)[0].replace("'", '"')
     table["at"] = pd.date_range("2022-01-01", periods=800, freq="h")
     assert '"hour"' in estimator_code(explore(table, "sold", time="at"), TREES)[0].replace("'", '"')
+
+
+def test_boolean_target_with_blanks_is_one(tmp_path):
+    from mlops_nb.data import read_table
+
+    table = frame().assign(dear=lambda t: np.where(t["price"] > 400, "True", "False"))
+    table.loc[::9, "dear"] = ""
+    table.to_csv(tmp_path / "dear.csv", index=False)
+    table = read_table(tmp_path / "dear.csv").drop(columns="price")
+    found = explore(table, "dear")
+    assert set(found.target.classes) == {True, False} and found.target.missing == len(table.iloc[::9])
+    assert try_estimators(found, table).gain > 0.2
+    names = {}
+    exec(f"import pandera.pandas as pa\n{schema_code(found)}", names)
+    assert names["schema"].validate(table.dropna(subset=["dear"]))["dear"].dtype == bool
+
+
+def test_infinite_target_is_refused():
+    table = frame()
+    table.loc[:1, "price"] = np.inf
+    with pytest.raises(DataError, match=r"The target 'price' is infinite in 2 row\(s\)"):
+        explore(table, "price")
+
+
+def test_class_that_is_only_in_the_newest_rows_is_one_clear_error():
+    table = frame().assign(day=range(300), fails=[0] * 270 + [1] * 30)
+    with pytest.raises(DataError, match="In the 225 oldest rows by 'day', 'fails' is always 0: "):
+        try_estimators(explore(table, "fails", time="day"), table)
