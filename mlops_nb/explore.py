@@ -108,7 +108,7 @@ def _number(present: pd.Series, facts: dict) -> Column:
     why = ""
     if whole and facts["distinct"] == len(present) and not facts["missing"] and _is_counter(present, low, high):
         why = "it numbers the rows"
-    holds = "whole number" if whole and not facts["missing"] else "number"
+    holds = "whole number" if whole and not facts["missing"] and high < 2**63 else "number"  # as an int64
     return Column(**facts, holds=holds, shown=f"{low:g} to {high:g}", low=low, high=high, left_out=why)
 
 

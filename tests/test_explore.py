@@ -198,3 +198,12 @@ def test_class_that_is_only_in_the_newest_rows_is_one_clear_error():
     table = frame().assign(day=range(300), fails=[0] * 270 + [1] * 30)
     with pytest.raises(DataError, match="In the 225 oldest rows by 'day', 'fails' is always 0: "):
         try_estimators(explore(table, "fails", time="day"), table)
+
+
+def test_whole_numbers_beyond_int64_are_drafted_as_numbers():
+    table = frame().assign(hash=RNG.integers(0, 2**64, 300, dtype="uint64")).drop(columns="size")
+    found = explore(table, "price")
+    assert next(c for c in found.columns if c.name == "hash").holds == "number"
+    names = {}
+    exec(f"import pandera.pandas as pa\n{schema_code(found)}", names)
+    assert names["schema"].validate(table)["hash"].dtype == float
