@@ -339,8 +339,8 @@ def split(
     "Set rows aside for testing, by seed or by time."
     from sklearn.model_selection import train_test_split
 
-    if not 0 < test_size < 1:
-        raise DataError(f"test_size must be between 0 and 1, got {test_size}.")
+    if not isinstance(test_size, int | float) or not 0 < test_size < 1:
+        raise DataError(f"test_size must be a number between 0 and 1 such as 0.2, got {test_size!r}.")
     if table[target].nunique() < 2:
         value = table[target].iloc[0]
         raise DataError(f"The target {target!r} has the one value {value!r}: there is nothing to tell apart.")

@@ -60,6 +60,7 @@ def fit(
 ) -> Training:
     "Search if there is a space, cross-validate the parameters, fit on all rows."
     start = time.perf_counter()
+    _check_form(params, space, folds)
     params = dict(params or {})
     search = _search(spec, X, y, params, space, folds, seed, weights) if space else None
     if search is not None:
@@ -72,6 +73,15 @@ def fit(
         scores = pd.DataFrame({"fold": range(len(fold_scores)), "score": fold_scores})
     estimator, weighted = _side_by_side(_fit, [(spec, X, y, params, seed, weights)])[0]
     return Training(estimator, params, scores, search, time.perf_counter() - start, weighted)
+
+
+def _check_form(params, space, folds):
+    "What was typed on a command line is text where it could not be understood."
+    for name, given, form in (("params", params, "{'C': 10}"), ("search", space, "{'C': [0.1, 1, 10]}")):
+        if given is not None and not isinstance(given, Mapping):
+            raise TrainingError(f"{name} must be written like {form}, with Python's None and True; got {given!r}.")
+    if not isinstance(folds, int):
+        raise TrainingError(f"folds must be a whole number such as 5, got {folds!r}.")
 
 # %% ../nbs/05_train.ipynb #00000009
 def _folds(spec: "ModelSpec", folds: int, seed: int):

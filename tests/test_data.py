@@ -298,3 +298,9 @@ def test_snapshot_of_a_table_that_was_made_of_others_keeps_its_lineage(tmp_path)
 def test_parquet_file_of_another_name_is_read_as_what_a_model_can_take(tmp_path):
     pd.DataFrame({"x": KEPT["categories"], "d": KEPT["days"]}).to_parquet(tmp_path / "mine.parquet")
     assert read_table(tmp_path / "mine.parquet").dtypes.map(str).tolist() == ["str", "datetime64[s]"]
+
+
+@pytest.mark.parametrize("test_size", ["20%", None, 20])
+def test_share_of_test_rows_that_is_no_share_is_told_its_form(test_size):
+    with pytest.raises(DataError, match=f"test_size must be a number between 0 and 1 such as 0.2, got {test_size!r}"):
+        split(GOOD, "home", test_size=test_size)

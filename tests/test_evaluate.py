@@ -1,6 +1,7 @@
 """Gates fail closed; metrics are scikit-learn's."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -130,3 +131,17 @@ def test_parameter_that_the_estimator_does_not_have_is_named():
         fit(signals, table[signals.inputs], table["label"], {"C_": 1})
     with pytest.raises(TrainingError, match=r"failed: .*'C' parameter"):
         fit(signals, table[signals.inputs], table["label"], {"C": -1})
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"params": "C=10"}, "params must be written like {'C': 10}, with Python's None and True; got 'C=10'."),
+        ({"params": 5}, "params must be written like {'C': 10}, with Python's None and True; got 5."),
+        ({"space": "C"}, "search must be written like {'C': [0.1, 1, 10]}, with Python's None and True; got 'C'."),
+        ({"folds": "abc"}, "folds must be a whole number such as 5, got 'abc'."),
+    ],
+)
+def test_parameter_of_a_build_that_is_mistyped_is_told_its_form(asked, message):
+    with pytest.raises(TrainingError, match=re.escape(message)):
+        fit(signals, pd.DataFrame(), pd.Series(), **asked)
