@@ -164,7 +164,13 @@ def slice_table(
     "Metrics of every slice of the spec."
     y, rows = np.asarray(y), {}
     for name, mask_of in {"all": lambda X: np.ones(len(X), dtype=bool), **spec.slices}.items():
-        mask = np.asarray(mask_of(X), dtype=bool)
+        try:
+            mask = np.asarray(mask_of(X), dtype=bool)
+        except Exception as e:
+            raise GateError(
+                f"Slice {name!r} fails on the test rows: {type(e).__name__}: {e}. It is given the columns {[*X]}; where "
+                "a comparison is missing, end it with .fillna(False)."
+            ) from e
         if mask.shape != (len(X),):
             raise GateError(f"Slice {name!r} must give one true or false a row: {len(X)}, got shape {mask.shape}.")
         rows[name] = {"rows": int(mask.sum()), **(score(answer.take(mask), y[mask], metrics) if mask.any() else {})}

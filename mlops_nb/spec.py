@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,10 @@ class Gates:
     rehearsal: Mapping[str, float] = field(default_factory=dict)  # What a rehearsal may at most show, of REHEARSAL
 
     def __post_init__(self):
+        numbers = {f"The minimum of {metric!r}": least for metric, least in self.minimum.items()}
+        for what, number in {**numbers, "over_baseline": self.over_baseline, "tolerance": self.tolerance}.items():
+            if not isinstance(number, Real) or isinstance(number, bool):
+                raise SpecError(f"{what} must be a number, got {number!r}.")
         for name, most in self.rehearsal.items():
             if name not in REHEARSAL:
                 raise SpecError(f"{name!r} is no limit of a rehearsal. {known_names(name, REHEARSAL)}")
@@ -88,9 +93,11 @@ class ModelSpec:
         check_name(self.name)
         if self.task not in ("classification", "regression"):
             raise SpecError(f"task must be 'classification' or 'regression', got {self.task!r}.")
-        if self.target not in self.schema.columns:
-            nearest = known_names(self.target, self.schema.columns)
-            raise SpecError(f"The schema has no column for the target {self.target!r}. {nearest}")
+        needed = {"target": self.target} | ({} if self.time is None else {"time": self.time})
+        for what, column in needed.items():
+            if column not in self.schema.columns:
+                nearest = known_names(column, self.schema.columns)
+                raise SpecError(f"The schema has no column for the {what} {column!r}. {nearest}")
 
     @property
     def inputs(self) -> list[str]:

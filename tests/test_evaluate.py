@@ -10,7 +10,7 @@ import pandera.pandas as pa
 import pytest
 from sklearn import metrics as sk
 
-from mlops_nb.errors import GateError, TrainingError
+from mlops_nb.errors import GateError, SpecError, TrainingError
 from mlops_nb.evaluate import Evaluation, check_gates, default_metrics, evaluate, plot, score
 from mlops_nb.examples.signals import spec as signals
 from mlops_nb.signature import Answer
@@ -97,6 +97,29 @@ def test_slice_in_which_a_metric_is_not_defined_is_null_in_json_and_an_empty_one
 def test_slice_of_the_wrong_length_is_refused():
     with pytest.raises(GateError, match="Slice 'bad' must give one true or false a row: 200"):
         evaluate(spec(slices={"bad": lambda X: [True]}), pd.DataFrame({"x": P}), Y, Y, BINARY)
+
+
+@pytest.mark.parametrize(
+    ("mask_of", "message"),
+    [
+        (lambda X: X["xx"] > 0, "Slice 'bad' fails on the test rows: KeyError: 'xx'. It is given the columns ['x']"),
+        (lambda X: pd.array([None] * len(X), "boolean"), "Slice 'bad' fails on the test rows: "),
+    ],
+)
+def test_slice_that_fails_is_named(mask_of, message):
+    with pytest.raises(GateError, match=re.escape(message)):
+        evaluate(spec(slices={"bad": mask_of}), pd.DataFrame({"x": P}), Y, Y, BINARY)
+
+
+def test_time_that_the_schema_does_not_have_is_refused_when_the_spec_is_made():
+    with pytest.raises(SpecError, match="The schema has no column for the time 'z'"):
+        spec(time="z")
+
+
+@pytest.mark.parametrize("terms", [{"minimum": {"accuracy": "0.9"}}, {"over_baseline": None}, {"tolerance": "1%"}])
+def test_gate_that_is_no_number_is_refused_when_the_spec_is_made(terms):
+    with pytest.raises(SpecError, match="must be a number, got"):
+        Gates(**terms)
 
 
 @pytest.mark.slow
