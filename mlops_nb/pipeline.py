@@ -177,12 +177,7 @@ def _is_building(folder: Path) -> bool:
 def _run_alone(run: Callable, dag: "DAG", show_progress: bool) -> list:
     "What an executor does, alone if there is a task to run."
     if any(task.exec_status.name != "Skipped" for task in dag.values()):
-        try:
-            _take(_folder(dag))
-        except PipelineError as e:
-            from ploomber.exceptions import DAGRenderError  # shown without a traceback, as what `plan` refuses
-
-            raise DAGRenderError(str(e)) from e
+        _take(_folder(dag))
     return run(dag=dag, show_progress=show_progress)
 
 # %% ../nbs/17_pipeline.ipynb #0000000d
