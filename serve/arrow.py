@@ -100,9 +100,7 @@ def _length(column: pyarrow.ChunkedArray) -> int:
 
 
 def _may_be_long(kind: pyarrow.DataType) -> bool:
-    return any(
-        is_it(kind) for is_it in (arrow_types.is_string, arrow_types.is_large_string, arrow_types.is_string_view)
-    )
+    return arrow_types.is_string(kind) or arrow_types.is_large_string(kind) or arrow_types.is_string_view(kind)
 
 
 def _without_missing(chunk: pyarrow.Array) -> tuple[pyarrow.Array, np.ndarray]:

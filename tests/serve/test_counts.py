@@ -114,8 +114,6 @@ def test_count_that_found_no_room_is_written_later():
 
 
 def test_log_that_is_off_counts_nothing(settings):
-    from serve.log import Log
-
     log = Log(Settings.read({"MLOPS_HOME": str(settings.home), "MLOPS_MODEL": "toy", "MLOPS_LOG_SHARE": "0"}))
     assert log.count([Counted("w", "toy", 0.0, 200, 1)]) and spooled(settings) == []
     log.stop()
