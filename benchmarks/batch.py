@@ -65,8 +65,8 @@ def _run(how: str, home: Path) -> dict:
 
 def _plain(home: Path) -> float:
     """What anybody would write who does not mind to begin again."""
-    from mlops_nb.registry import Registry
     from mlops_nb.settings import Settings
+    from mlops_nb.store.registry import Registry
 
     registry = Registry.open(Settings.read())
     predictor = registry.load("bench")
@@ -86,7 +86,7 @@ def _plain(home: Path) -> float:
 
 def _job(home: Path) -> float:
     """The job, as the command runs it, with its set-up."""
-    from mlops_nb.batch import Order, predict_batch
+    from mlops_nb.batch.jobs import Order, predict_batch
 
     order = Order("bench", str(home / "rows.parquet"), str(home / "scores"), chunk_rows=STEP)
     return predict_batch(order, again=True).seconds

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.measure import median
-from mlops_nb.drift import measure_drift
-from mlops_nb.profile import profile_numbers, profile_values
+from mlops_nb.model.profile import profile_numbers, profile_values
+from mlops_nb.monitor.drift import measure_drift
 
 LIMIT = 1.5  # times reading and sorting
 ROWS, COLUMNS = 100_000, 100

@@ -8,13 +8,13 @@ import pandas as pd
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
-from mlops_nb.bundle import write_bundle
-from mlops_nb.data import load_table, validate
-from mlops_nb.registry import Registry
+from mlops_nb.data.tables import load_table, validate
+from mlops_nb.model.bundle import write_bundle
+from mlops_nb.model.signature import Input, Signature, rows_of, signature_of, to_table
+from mlops_nb.model.train import fit
 from mlops_nb.settings import Settings
-from mlops_nb.signature import Input, Signature, rows_of, signature_of, to_table
 from mlops_nb.spec import load_spec
-from mlops_nb.train import fit
+from mlops_nb.store.registry import Registry
 
 FACTS = {"params": {}, "seed": 0, "data": {}, "python": "", "packages": {}}
 FACTS["evaluation"] = {"metrics": {}, "baseline": {}, "gates": [], "passed": True}

@@ -18,11 +18,11 @@ from sklearn.ensemble import RandomForestClassifier
 
 from benchmarks.measure import environment, median
 from benchmarks.models import put_into_production
-from mlops_nb.batch import Order, predict_batch
-from mlops_nb.scale import cluster, fits_on_cluster, runs_on
+from mlops_nb.batch.jobs import Order, predict_batch
+from mlops_nb.model.train import fit
+from mlops_nb.orchestration.dask import cluster, fits_on_cluster, runs_on
 from mlops_nb.settings import Settings
 from mlops_nb.spec import ModelSpec
-from mlops_nb.train import fit
 
 ROWS, CHUNK, ROUNDS = 1_000_000, 25_000, 3
 LIMIT = 1.7  # Times as fast with two

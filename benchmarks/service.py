@@ -25,8 +25,8 @@ import pyarrow as pa
 
 from benchmarks.measure import ROOT, environment, median
 from benchmarks.models import LIMITS, put_into_production
-from mlops_nb.registry import Registry
 from mlops_nb.settings import Settings
+from mlops_nb.store.registry import Registry
 
 SERVERS = {"ours": "serve.wsgi:app", "no-op": "benchmarks.noop:app", "textbook": "benchmarks.textbook:app"}
 ARROW = "application/vnd.apache.arrow.stream"

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from benchmarks.measure import median
 from benchmarks.models import LIMITS, put_into_production
 from benchmarks.service import SERVERS, load, row, running, sent, write_requests
-from mlops_nb.database import open_database
-from mlops_nb.prediction_log import Predicted, PredictionLog
+from mlops_nb.monitor.prediction_log import Predicted, PredictionLog
+from mlops_nb.store.database import open_database
 
 POSTGRES = "postgresql+psycopg://postgres@127.0.0.1:5432/test"
 ENTRIES = 500  # In one transaction: 20 columns in 256 KiB of the spool

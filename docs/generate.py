@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mlops_nb.cli import main
+from mlops_nb.cli.main import main
 from mlops_nb.settings import settings_table
 
 HERE = Path(__file__).parent

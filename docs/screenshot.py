@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from mlops_nb.demo import Story, demo, lines
+from mlops_nb.simulate.demo import Story, demo, lines
 
 PICTURE, SIZE = Path(__file__).with_name("dashboard.png"), {"width": 1400, "height": 930}
 

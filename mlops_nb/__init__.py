@@ -5,4 +5,4 @@ def load_ipython_extension(shell):
     "Add `%production`, `%models` and `%runs`: `%load_ext mlops_nb`."
     from importlib import import_module  # an import statement would make every build depend on the magics' code
 
-    shell.register_magics(import_module("mlops_nb.magics").ProductionMagics)
+    shell.register_magics(import_module("mlops_nb.notebook.magics").ProductionMagics)

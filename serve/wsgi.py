@@ -1,6 +1,6 @@
 """What Gunicorn loads, once in each worker: `gunicorn -c serve/gunicorn.conf.py serve.wsgi:app`."""
 
-from serve.app import create_app, start
+from serve.app import create_app
 
 app = create_app()
-start(app)
+app.start()

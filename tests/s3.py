@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
-from tests.serve.conftest import free_port, wait_for
+from tests.factories import free_port, wait_for
 
 # Recognisable wherever they should not be
 KEY, SECRET = "AKIARECOGNISABLE1234", "s3cretRecognisable/key+0123456789abcdef"

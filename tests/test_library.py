@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mlops_nb.lint import _cells
-from mlops_nb.project import template_files
+from mlops_nb.project.lint import _cells
+from mlops_nb.project.scaffold import template_files
 from mlops_nb.settings import Settings, settings_table
 
 ROOT = Path(__file__).parents[1]
@@ -39,15 +39,78 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def own_imports(path: Path) -> set[str]:
-    """Modules of mlops_nb that a module imports."""
-    names = {name.split(".")[1] for name in imports(path) if name.startswith("mlops_nb.")}
-    return {name for name in names if (ROOT / "mlops_nb" / f"{name}.py").exists()}
+# The one list of floors: a subpackage imports itself and lower floors. Those on one floor do not import each other
+FLOORS = [
+    {"base"},
+    {"examples"},
+    {"data"},
+    {"model"},
+    {"store"},
+    {"monitor", "orchestration"},
+    {"audit", "batch", "project", "notebook"},
+    {"retrain"},
+    {"simulate"},
+    {"cli"},
+]
+SERVING_FLOORS = [{"http"}, {"inference", "server"}, {"telemetry", "protocols"}, {"dashboard"}, {"service"}]
+SERVING_USES = {"base", "data", "model", "store", "monitor", "orchestration"}
+BASE = {"errors", "settings", "spec", "features", "estimators", "display"}
 
 
-@pytest.mark.parametrize("name", ["spec", "data", "tracking", "settings", "train"])
-def test_leaf_modules_import_nothing_of_ours_but_errors(name):
-    assert own_imports(ROOT / f"mlops_nb/{name}.py") <= {"errors"}
+def place_of(module: str) -> tuple[str, ...]:
+    """Subpackage of a module of ours; of the service its folder, too."""
+    parts = module.split(".")[1:]
+    if not parts or parts[0] in BASE | {"__version__"}:
+        return ("base",)
+    return tuple(parts[:2]) if parts[0] == "serving" else (parts[0],)
+
+
+def may_import(importer: tuple[str, ...], imported: tuple[str, ...]) -> bool:
+    """Whether the floors allow an import."""
+    if importer == imported:
+        return True
+    if importer[0] == "serving":
+        if imported[0] != "serving":
+            return imported[0] in SERVING_USES
+        return is_lower(imported[1], importer[1], SERVING_FLOORS)
+    return imported[0] != "serving" and is_lower(imported[0], importer[0], FLOORS)
+
+
+def is_lower(lower: str, higher: str, floors: list[set[str]]) -> bool:
+    height = {name: number for number, names in enumerate(floors) for name in names}
+    return height[lower] < height[higher]
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_imports_go_to_lower_floors_alone():
+    known = {module_of(p) for p in MODULES}
+    upwards = [
+        f"{module_of(path)} imports {name}"
+        for path in MODULES
+        for name in imports(path)
+        if name in known and name != "mlops_nb" and not may_import(place_of(module_of(path)), place_of(name))
+    ]
+    assert upwards == []
+
+
+def test_every_subpackage_has_a_floor_and_an_empty_init():
+    folders = {p.parent.relative_to(ROOT / "mlops_nb").parts for p in ROOT.glob("mlops_nb/*/**/__init__.py")}
+    assert {f[0] for f in folders} - {"serving"} == set().union(*FLOORS) - {"base"}
+    assert {f[1] for f in folders if f[0] == "serving" and len(f) > 1} == set().union(*SERVING_FLOORS) - {"service"}
+    assert [p for p in ROOT.glob("mlops_nb/*/**/__init__.py") if p.read_text().strip()] == []
+
+
+def test_notebook_is_in_the_folder_of_the_module_that_it_exports():
+    for notebook in NOTEBOOKS:
+        exported = re.search(r"#\| default_exp ([\w.]+)\"", notebook.read_text())
+        if exported is None:
+            assert notebook.parent.name == "pipeline" or notebook.name == "index.ipynb"
+            continue
+        folder, name = notebook.relative_to(ROOT / "nbs").parent, re.sub(r"^\d\d_", "", notebook.stem)
+        assert exported[1] == ".".join([*folder.parts, name])
 
 
 def test_notebooks_import_only_names_that_the_library_has():
@@ -62,48 +125,36 @@ def test_notebooks_import_only_names_that_the_library_has():
     assert missing == []
 
 
-def test_imports_go_from_later_notebooks_to_earlier_ones():
-    numbered = {p.stem.split("_", 1)[1]: int(p.stem.split("_", 1)[0]) for p in ROOT.glob("nbs/[0-9]*.ipynb")}
-    backwards = [
-        (name, used) for name, number in numbered.items()
-        for used in own_imports(ROOT / f"mlops_nb/{name}.py") if numbered[used] >= number
-    ]  # fmt: skip
-    assert backwards == []
-
-
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
         ("serve", set()),
         ("flask", set()),
-        ("wandb", {"tracking.py"}),
-        ("ploomber", {"scale.py"}),
-        ("click", {"cli.py"}),
+        ("wandb", {"runs.py"}),
+        ("ploomber", {"dask.py"}),
+        ("click", {"main.py"}),
         ("skl2onnx", {"engine.py"}),
         ("onnxruntime", {"engine.py"}),
         ("pickle", set()),
-        ("joblib", {"scale.py"}),
-        ("distributed", {"scale.py"}),
+        ("joblib", {"dask.py"}),
+        ("distributed", {"dask.py"}),
     ],
 )
 def test_only_the_module_that_owns_a_dependency_imports_it(package, allowed):
-    users = {p.name for p in MODULES if any(name.split(".")[0] == package for name in imports(p))}
+    library = [p for p in MODULES if "serving" not in p.parts]
+    users = {p.name for p in library if any(name.split(".")[0] == package for name in imports(p))}
     assert users <= allowed
 
 
-def test_flask_is_imported_in_serve_alone():
-    assert any("flask" in imports(p) for p in (ROOT / "serve").glob("*.py"))
-    assert not any(
-        "flask" in imports(p)
-        for p in [*MODULES, *(ROOT / "benchmarks").glob("*.py")]
-        if p.name not in ("noop.py", "textbook.py")
-    )
+@pytest.mark.parametrize(("package", "folder"), [("flask", "serving"), ("gunicorn", "serving/server")])
+def test_server_libraries_are_imported_in_their_folder_alone(package, folder):
+    users = {p for p in MODULES if any(name.split(".")[0] == package for name in imports(p))}
+    assert users and users <= {*(ROOT / "mlops_nb" / folder).rglob("*.py")}
 
 
 @pytest.mark.slow
 def test_importing_the_library_and_the_service_does_nothing(tmp_path):
-    names = [".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in MODULES]
-    names += [f"serve.{p.stem}" for p in (ROOT / "serve").glob("*.py") if p.name not in ("wsgi.py", "gunicorn.conf.py")]
+    names = [*map(module_of, MODULES), "serve.app"]
     code = f"import importlib, sys\nsys.path.insert(0, {str(ROOT)!r})"
     code += f"\nfor name in {names!r}: importlib.import_module(name)"
     code += "\nassert not {'wandb', 'ploomber', 'matplotlib.pyplot'} & set(sys.modules)"
@@ -114,7 +165,7 @@ def test_importing_the_library_and_the_service_does_nothing(tmp_path):
 
 def test_command_line_answers_without_heavy_imports():
     heavy = ("pandas", "sklearn", "numpy", "sqlalchemy", "flask")
-    code = f"import sys, mlops_nb.cli; print(sorted(set({heavy}) & set(sys.modules)))"
+    code = f"import sys, mlops_nb.cli.main; print(sorted(set({heavy}) & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
@@ -149,7 +200,7 @@ def test_every_setting_is_documented():
 def test_every_command_is_documented_as_its_help_says():
     import click
 
-    from mlops_nb.cli import main
+    from mlops_nb.cli.main import main
 
     text = (ROOT / "docs/commands.md").read_text()
 
@@ -224,5 +275,5 @@ def test_wheel_holds_the_whole_library_and_nothing_else(tmp_path):
     subprocess.run(command, cwd=tmp_path / "source", check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         held = {n for n in wheel.namelist() if ".dist-info/" not in n and not n.endswith("/")}
-    library = {str(p.relative_to(ROOT)) for p in ROOT.glob("mlops_nb/**/*.py")}
+    library = {str(p.relative_to(ROOT)) for p in ROOT.glob("mlops_nb/**/*") if p.is_file() and p.suffix != ".pyc"}
     assert held == library | {f"mlops_nb/template/{name}" for name in template_files()}

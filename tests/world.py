@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mlops_nb.bundle import read_manifest
-from mlops_nb.data import snapshot
-from mlops_nb.decisions import list_decisions
-from mlops_nb.evaluate import score
-from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog
-from mlops_nb.registry import Registry
-from mlops_nb.retrain import Terms, retrain
+from mlops_nb.data.tables import snapshot
+from mlops_nb.model.bundle import read_manifest
+from mlops_nb.model.evaluate import score
+from mlops_nb.model.signature import rows_of, to_table
+from mlops_nb.monitor.prediction_log import Labelled, Predicted, PredictionLog
+from mlops_nb.retrain.retrain import Terms, retrain
 from mlops_nb.settings import Settings
-from mlops_nb.signature import rows_of, to_table
 from mlops_nb.spec import import_from, load_spec
+from mlops_nb.store.decisions import list_decisions
+from mlops_nb.store.registry import Registry
 from tests.pipeline.conftest import Project, copy_project
 
 # In the first world y says whether a > 0. In the changed one a and b are larger, and y says whether a > 2:

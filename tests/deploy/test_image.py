@@ -16,18 +16,18 @@ import pandas as pd
 import pytest
 
 from benchmarks.models import FACTS
-from mlops_nb.bundle import write_bundle
-from mlops_nb.data import load_table, validate
-from mlops_nb.prediction_log import PredictionLog
-from mlops_nb.project import vendor_wheel
-from mlops_nb.registry import Registry
+from mlops_nb.data.tables import load_table, validate
+from mlops_nb.model.bundle import write_bundle
+from mlops_nb.model.signature import rows_of, signature_of, to_table
+from mlops_nb.model.train import fit
+from mlops_nb.monitor.prediction_log import PredictionLog
+from mlops_nb.project.scaffold import vendor_wheel
 from mlops_nb.settings import Settings
-from mlops_nb.signature import rows_of, signature_of, to_table
 from mlops_nb.spec import load_spec
-from mlops_nb.train import fit
+from mlops_nb.store.registry import Registry
 from tests.deploy.dockerfile import ROOT, Machine, Stages
+from tests.factories import free_port, wait_for
 from tests.pipeline.conftest import copy_project
-from tests.serve.conftest import free_port, wait_for
 
 KEY = "the-key-of-the-test"
 NOT_FOR_SERVING = (

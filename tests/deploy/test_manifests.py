@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from mlops_nb.cli import main
+from mlops_nb.cli.main import main
 from mlops_nb.settings import Settings
 from serve.app import create_app
 from tests.deploy.dockerfile import ROOT, Stages

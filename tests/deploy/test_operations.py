@@ -9,8 +9,8 @@ from functools import cache
 import pytest
 import sqlalchemy as sa
 
-from mlops_nb.database import migrate, open_database
-from mlops_nb.prediction_log import Predicted, PredictionLog
+from mlops_nb.monitor.prediction_log import Predicted, PredictionLog
+from mlops_nb.store.database import migrate, open_database
 from tests.deploy.dockerfile import ROOT
 
 TEXT = (ROOT / "docs" / "operations.md").read_text()
@@ -38,7 +38,7 @@ def test_it_says_what_to_do_for_every_kind_of_alert():
 
 
 def test_its_commands_and_settings_exist():
-    from mlops_nb.cli import main
+    from mlops_nb.cli.main import main
     from mlops_nb.settings import Settings
 
     known = {f"MLOPS_{name.upper()}" for name in Settings.__dataclass_fields__}
@@ -82,6 +82,6 @@ def predicted(at: float) -> list[Predicted]:
 
 
 def test_ids_begin_with_their_time():
-    from serve.ids import make_id
+    from mlops_nb.serving.http.request_id import make_id
 
     assert abs(int(make_id()[:12], 16) / 1000 - time.time()) < 60

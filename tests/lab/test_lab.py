@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.factories import free_port, wait_for
 from tests.pipeline.conftest import BIN, Project, copy_project
-from tests.serve.conftest import free_port, wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from mlops_nb.cli import main
+from mlops_nb.cli.main import main
 
 GOOD = pd.DataFrame({"age": np.arange(60) % 30, "plan": ["a", "b", "c"] * 20, "left": ["yes", "no"] * 30})
 
@@ -69,8 +69,8 @@ def test_what_cannot_be_meant_is_one_clear_error_and_nothing_is_written(folder, 
 
 
 def test_project_that_fails_half_way_leaves_nothing(folder, monkeypatch):
-    from mlops_nb import project
     from mlops_nb.errors import PipelineError
+    from mlops_nb.project import scaffold as project
 
     def fail(_):
         raise PipelineError("The wheel of mlops-nb could not be made: no disk")

@@ -13,10 +13,10 @@ import nbformat
 import pandas as pd
 import pytest
 
-from mlops_nb.data import read_table
+from mlops_nb.data.tables import read_table
+from tests.factories import free_port, wait_for
 from tests.new.tables import TABLES, Given
 from tests.pipeline.conftest import BIN, Project
-from tests.serve.conftest import free_port, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -162,7 +162,7 @@ def test_spec_says_what_the_table_needs(made):
 
 def test_wheel_in_a_clean_environment_makes_a_project_that_builds(tmp_path):
     """The environment has the framework's wheel and, so that nothing is downloaded, the other packages of this one."""
-    from mlops_nb.project import vendor_wheel
+    from mlops_nb.project.scaffold import vendor_wheel
 
     wheel = vendor_wheel(tmp_path)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "clean"], check=True)
@@ -181,7 +181,7 @@ def test_wheel_in_a_clean_environment_makes_a_project_that_builds(tmp_path):
         return done.stdout
 
     assert str(site) in run("-c", "import mlops_nb; print(mlops_nb.__file__)")
-    assert "cd fresh && make serve" in run("-c", "from mlops_nb.cli import main; main()", "new", "fresh")
+    assert "cd fresh && make serve" in run("-c", "from mlops_nb.cli.main import main; main()", "new", "fresh")
     project.path = tmp_path / "fresh"
     ploomber = "import sys; from ploomber_cli.cli import cmd_router; sys.argv[0] = 'ploomber'; cmd_router()"
     run("-c", ploomber, "build", "--env--engine", "ploomber-engine")

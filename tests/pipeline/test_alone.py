@@ -10,17 +10,17 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
-from mlops_nb import pipeline
 from mlops_nb.errors import PipelineError
+from mlops_nb.orchestration import hooks
 
 
 @pytest.fixture
 def products(tmp_path, monkeypatch):
     """The products of a spec in a project."""
     monkeypatch.setenv("MLOPS_HOME", str(tmp_path))
-    monkeypatch.setattr(pipeline, "find_project", lambda: tmp_path)
+    monkeypatch.setattr(hooks, "find_project", lambda: tmp_path)
     held = {}
-    monkeypatch.setattr(pipeline, "_HELD", held)
+    monkeypatch.setattr(hooks, "_HELD", held)
     yield tmp_path / "products" / "toy"
     for file in held.values():
         file.close()
@@ -54,18 +54,18 @@ def test_second_build_is_told_who_builds_and_what_to_do(products, other):
         r"\(process 4711\) is writing into products/toy\. Wait until it has ended, or give this one .* --env--products"
     )
     with pytest.raises(PipelineError, match=message):
-        pipeline._run_alone(ran, Dag(products), show_progress=False)
+        hooks._run_alone(ran, Dag(products), show_progress=False)
     assert (products / "build.lock").read_text() == "4711"
 
 
 def test_build_in_which_nothing_runs_asks_for_no_lock(products, other):
-    assert pipeline._run_alone(ran, Dag(products, "Skipped"), show_progress=False) == ["ran"]
+    assert hooks._run_alone(ran, Dag(products, "Skipped"), show_progress=False) == ["ran"]
 
 
 def test_lock_is_free_when_its_process_is_gone_and_is_its_own_until_then(products, other):
     other.close()
     for _ in range(2):
-        assert pipeline._run_alone(ran, Dag(products), show_progress=False) == ["ran"]
+        assert hooks._run_alone(ran, Dag(products), show_progress=False) == ["ran"]
     assert (products / "build.lock").read_text() == str(os.getpid())
     with (products / "build.lock").open() as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,10 +77,10 @@ def test_reading_a_pipeline_forgets_nothing_of_a_build_that_runs(products, other
     (products / "bundle/manifest.json").write_text(json.dumps({"name": "toy", "identity": "new"}))
     for name in ("registration.json", "evaluation.json"):
         (products / name).write_text("{}")
-    pipeline.store("products/toy")
+    hooks.store("products/toy")
     assert (products / "evaluation.json").exists()
     other.close()
-    pipeline.store("products/toy")
+    hooks.store("products/toy")
     assert not (products / "evaluation.json").exists()
 
 

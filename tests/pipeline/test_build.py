@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mlops_nb.prediction_log import Predicted, PredictionLog
+from mlops_nb.monitor.prediction_log import Predicted, PredictionLog
 from mlops_nb.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -62,14 +62,14 @@ def test_forced_build_gives_the_same_model_and_no_new_version(built):
 
 
 def test_changed_module_rebuilds_the_tasks_that_import_it_and_those_after_them(built):
-    built.replace("mlops_nb/card.py", "How good it is", "How good is it")
+    built.replace("mlops_nb/model/model_card.py", "How good it is", "How good is it")
     assert built.build() == ["package", "register"]
-    built.replace("mlops_nb/train.py", "folds: int = 5", "folds: int = 4")
+    built.replace("mlops_nb/model/train.py", "folds: int = 5", "folds: int = 4")
     assert built.build() == ["train", "evaluate", "package", "register"]
 
 
 def test_comment_in_a_module_or_an_unrelated_module_rebuilds_nothing(built):
-    built.replace("mlops_nb/data.py", "import hashlib", "# a comment\nimport hashlib")
+    built.replace("mlops_nb/data/tables.py", "import hashlib", "# a comment\nimport hashlib")
     (built.path / "mlops_nb" / "unrelated.py").write_text("x = 1\n")
     assert built.build() == []
 

@@ -5,10 +5,11 @@ import json
 import pandas as pd
 import pytest
 
-from mlops_nb.data import load_table, validate
+from mlops_nb.data.tables import load_table, validate
+from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from mlops_nb.spec import load_spec
-from serve.app import create_app, live_model
+from serve.app import create_app
 
 pytestmark = pytest.mark.slow
 

@@ -7,10 +7,10 @@ import nbformat
 import numpy as np
 import pytest
 
-from mlops_nb.alerts import list_alerts
-from mlops_nb.prediction_log import Labelled, Predicted, PredictionLog
-from mlops_nb.registry import Registry
+from mlops_nb.monitor.alerts import list_alerts
+from mlops_nb.monitor.prediction_log import Labelled, Predicted, PredictionLog
 from mlops_nb.settings import Settings
+from mlops_nb.store.registry import Registry
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mlops_nb.data import read_table, snapshot
+from mlops_nb.audit.reproduce import reproduce_version
+from mlops_nb.data.tables import read_table, snapshot
 from mlops_nb.errors import MlopsError
-from mlops_nb.reproduce import reproduce_version
 from mlops_nb.settings import Settings
 
 from .conftest import MODELS, Project, copy_project

@@ -4,12 +4,12 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 
-from mlops_nb.artifacts import Files, RemoteStore
-from mlops_nb.database import open_database, reading
 from mlops_nb.settings import Settings
+from mlops_nb.store.artifacts import Files, RemoteStore
+from mlops_nb.store.database import open_database, reading
+from tests.factories import Service
 from tests.pipeline.test_build import ALL
 from tests.s3 import KEY, S3, SECRET
-from tests.serve.conftest import Service
 
 pytestmark = pytest.mark.slow
 

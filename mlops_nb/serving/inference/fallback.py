@@ -1,0 +1,50 @@
+"""The last good bundles, on the disk of this machine: what is served when a worker starts and the registry is away."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlops_nb.store.artifacts import BundleCache
+from mlops_nb.errors import MlopsError
+from mlops_nb.store.registry import Version
+from mlops_nb.settings import Settings
+from mlops_nb.serving.http.periodic import log
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A copy of a bundle with what the registry said of it."""
+
+    name: str
+    version: int
+    digest: str
+    path: Path
+
+
+class Cache:
+    """What one model was served with, the last of it first."""
+
+    def __init__(self, settings: Settings, name: str):
+        self.name = name
+        self._copies = None if settings.cache == "off" else BundleCache(settings.cache)
+        self._last: str | None = None  # Digest of what was kept last
+
+    def versions(self) -> list[Cached]:
+        """What is there, the last first."""
+        if self._copies is None:
+            return []
+        served = self._copies.served(self.name)
+        return [Cached(self.name, number, digest, self._copies.place(self.name, digest)) for number, digest in served]
+
+    def keep(self, found: Version):
+        """Keep a version that was proven and is served; failing at it disturbs nobody."""
+        if self._copies is None or found.digest == self._last:
+            return
+        try:
+            self._copies.fill(
+                found.name, found.digest, lambda folder: shutil.copytree(found.path, folder, dirs_exist_ok=True)
+            )
+            self._copies.mark(found.name, found.version, found.digest)
+            self._last = found.digest
+        except (OSError, MlopsError) as e:
+            log(f"{found.name} version {found.version} cannot be kept in MLOPS_CACHE: {type(e).__name__}.")

@@ -1,0 +1,125 @@
+"""Tables as Arrow streams: what a client sends, and what it is answered."""
+
+from collections.abc import Iterator
+from struct import unpack_from
+
+import numpy as np
+import pyarrow
+import pyarrow.compute as pc
+from flask import Response, request
+from pyarrow import ipc
+from pyarrow import types as arrow_types
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from mlops_nb.serving.http.errors import JSON, RequestError
+from mlops_nb.serving.http.body import read_body
+from mlops_nb.serving.inference.infer import Said, check_rows
+
+ARROW = "application/vnd.apache.arrow.stream"
+
+_BROKEN = "The body is not one whole Arrow stream; `pyarrow.ipc.new_stream` writes one."
+
+
+def wants_arrow() -> bool:
+    """Would the client rather have a table than JSON?"""
+    accepted = request.environ.get("HTTP_ACCEPT")
+    return accepted is not None and ARROW in accepted and request.accept_mimetypes.best_match([JSON, ARROW]) == ARROW
+
+
+def read_table() -> pyarrow.Table:
+    """The table in the body, all batches of it; nothing in it is believed before it was checked."""
+    content = read_body()
+    try:
+        for message in _messages(content):
+            _refuse_compressed(message)
+        reader, batches, n = ipc.open_stream(content, options=ipc.IpcReadOptions(use_threads=False)), [], 0
+        for batch in reader:
+            n += batch.num_rows
+            check_rows(n, "The table")  # a column of nulls is as long as it says, and costs nothing
+            batches.append(batch)
+        table = pyarrow.Table.from_batches(batches, reader.schema)
+        table.validate(full=True)
+        return _unfold(table)
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError):
+        raise RequestError(_BROKEN) from None
+
+
+def _messages(content: bytes) -> Iterator[ipc.Message]:
+    source = pyarrow.BufferReader(content)
+    yield from ipc.MessageReader.open_stream(source)
+    if source.tell() != len(content):
+        raise RequestError(_BROKEN)
+
+
+def _refuse_compressed(message: ipc.Message):
+    """Batches say how large they will be, and nothing bounds what they say: a compressed body is bounded."""
+    kind = message.type
+    if kind in ("record batch", "dictionary"):
+        batch = _inner(message.metadata, unpack_from("<I", message.metadata)[0], 2)  # Message.header
+        if kind == "dictionary":
+            batch = _inner(message.metadata, batch, 1)  # DictionaryBatch.data
+        if _field(message.metadata, batch, 3) is not None:  # RecordBatch.compression
+            raise RequestError("The batches are compressed; send them as they are, or all with Content-Encoding: gzip.")
+
+
+def _field(buffer: pyarrow.Buffer, table: int, slot: int) -> int | None:
+    """Where a field of a table of FlatBuffers is, if it is there (https://flatbuffers.dev/internals)."""
+    vtable = table - unpack_from("<i", buffer, table)[0]
+    size, place = unpack_from("<H", buffer, vtable)[0], 4 + 2 * slot
+    offset = unpack_from("<H", buffer, vtable + place)[0] if place < size else 0
+    return table + offset if offset else None
+
+
+def _inner(buffer: pyarrow.Buffer, table: int, slot: int) -> int:
+    place = _field(buffer, table, slot)
+    if place is None:
+        raise RequestError(_BROKEN)
+    return place + unpack_from("<I", buffer, place)[0]
+
+
+def _unfold(table: pyarrow.Table) -> pyarrow.Table:
+    """Views of texts, which Polars sends, as texts; many rows may have the same bytes, so their sum is bounded."""
+    size = 0
+    for number, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
+        are_views = arrow_types.is_string_view(column.type)
+        chunks = [_without_missing(chunk) for chunk in column.chunks if len(chunk)] if are_views else ()
+        size += _length(column) + sum(int(views[:, 0].sum(dtype=np.int64)) for _, views in chunks)
+        if size > request.max_content_length:
+            raise RequestEntityTooLarge()
+        if are_views:
+            texts = pyarrow.chunked_array([chunk for chunk, _ in chunks], pyarrow.string_view()).cast("large_string")
+            table = table.set_column(number, name, texts)
+    return table
+
+
+def _length(column: pyarrow.ChunkedArray) -> int:
+    """Bytes of the texts that a column is, if it says them by their numbers."""
+    if not arrow_types.is_dictionary(column.type) or not _may_be_long(column.type.value_type):
+        return 0
+    lengths = [pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]
+    return sum(pc.sum(each).as_py() or 0 for each in lengths)
+
+
+def _may_be_long(kind: pyarrow.DataType) -> bool:
+    return arrow_types.is_string(kind) or arrow_types.is_large_string(kind) or arrow_types.is_string_view(kind)
+
+
+def _without_missing(chunk: pyarrow.Array) -> tuple[pyarrow.Array, np.ndarray]:
+    """Views `(n, 4)` and the array of them, with nothing where a text is missing: Arrow checks only what is there."""
+    validity, buffer, *texts = chunk.buffers()
+    views = np.frombuffer(buffer, np.int32, 4 * len(chunk)).reshape(-1, 4).copy()
+    views[np.asarray(chunk.is_null())] = 0
+    return pyarrow.Array.from_buffers(chunk.type, len(chunk), [validity, pyarrow.py_buffer(views), *texts]), views
+
+
+def write_table(said: Said, model: str) -> Response:
+    """Prediction, id and probabilities as a table; model and version in the metadata of its schema."""
+    ids = pyarrow.array(said.ids or [None] * len(said.answer.prediction), "string")
+    columns = said.answer.columns()
+    columns = {"prediction": columns.pop("prediction"), "id": ids, **columns}
+    facts = {"model": model, "version": str(said.predictor.version)}
+    table = pyarrow.table(columns).replace_schema_metadata(facts)
+    sink = pyarrow.BufferOutputStream()
+    with ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return Response(sink.getvalue().to_pybytes(), content_type=ARROW)

@@ -1,0 +1,69 @@
+"""The usual request, answered without Flask: its objects cost more than parsing, model and log together.
+
+Usual is a `POST /predict` of plain JSON that nothing is wrong with. Any other request is left to the routes of Flask,
+which begin from the beginning and know what to say.
+"""
+
+from io import BytesIO
+
+import orjson
+
+from mlops_nb.serving.http.auth import Keys
+from mlops_nb.serving.protocols.arrow import ARROW
+from mlops_nb.serving.http.errors import JSON, RequestError
+from mlops_nb.serving.protocols.predict import content_of, read_features
+from mlops_nb.serving.inference.infer import ask_for
+
+ROUTE = "/predict"
+_ASKED = f"POST {ROUTE} ".encode()
+_SMALL = 4 * 2**10  # Bytes of a request that is answered at once
+_BRACKETS = 4  # That open in it, of either kind: a row or two
+_DENSE = (b"content-encoding", b"arrow")  # In a request whose rows may be many, whatever its size
+_UNUSUAL = ("HTTP_CONTENT_ENCODING", "HTTP_TRANSFER_ENCODING")
+
+
+class Shortcut:
+    """From the WSGI environment to the content of the answer."""
+
+    def __init__(self, extensions: dict, keys: Keys, most_bytes: int):
+        self._extensions, self._keys, self._most_bytes = extensions, keys, most_bytes
+
+    def answer(self, environ: dict) -> bytes | None:
+        """The content of the answer; None, and the request as it was, when Flask shall answer."""
+        if not self._is_usual(environ):
+            return None
+        length = int(environ["CONTENT_LENGTH"])
+        content = environ["wsgi.input"].read(length)
+        try:
+            if len(content) < length:
+                raise RequestError("The body ended too early.")
+            self._keys.require(ROUTE, environ)
+            rows, probability = read_features(orjson.loads(content))
+            said = ask_for(environ, self._extensions, rows, probability=bool(probability))
+            return orjson.dumps(content_of(said, said.predictor.name, probability))
+        except Exception:  # whatever it is: the route meets it again, and answers it
+            environ["wsgi.input"] = BytesIO(content)
+            return None
+
+    def is_quick(self, request: bytes) -> bool:
+        """Can a whole request be answered in less time than it takes to give it to a thread?"""
+        return (
+            len(request) <= _SMALL
+            and request.startswith(_ASKED)
+            and not any(map(request.lower().__contains__, _DENSE))
+            and request.count(b"[") + request.count(b"{") <= _BRACKETS
+            and self._extensions["live_model"].state.is_quick
+        )
+
+    def _is_usual(self, environ: dict) -> bool:
+        length = environ.get("CONTENT_LENGTH", "")
+        return (
+            environ["PATH_INFO"] == ROUTE
+            and environ["REQUEST_METHOD"] == "POST"
+            and environ.get("CONTENT_TYPE") == JSON
+            and length.isdecimal()
+            and int(length) <= self._most_bytes
+            and not any(map(environ.__contains__, _UNUSUAL))
+            and ARROW not in environ.get("HTTP_ACCEPT", "")
+            and self._extensions["live_model"].state.trial is None  # a canary counts what fails
+        )

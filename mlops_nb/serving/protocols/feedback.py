@@ -1,0 +1,66 @@
+"""POST /feedback: what turned out to be true of earlier predictions."""
+
+import re
+
+from flask import Blueprint, Response, current_app
+
+from mlops_nb.errors import InputError, MlopsError, TooManyRowsError
+from mlops_nb.model.signature import Signature
+from mlops_nb.serving.http.errors import RequestError, to_json
+from mlops_nb.serving.http.body import only_keys, read_object
+
+routes = Blueprint("feedback", __name__)
+
+_EXAMPLE = '{"labels": [{"id": "...", "label": ...}, ...]}'
+PATTERN = "^[0-9a-f]{28}-[0-9]{1,6}$"  # Of an id
+_ID = re.compile(PATTERN.replace("$", r"\Z"))
+
+
+class LogError(MlopsError):
+    """The prediction log takes nothing."""
+
+    code = "log_full"
+
+
+@routes.post("/feedback")
+def feedback() -> Response:
+    """The true label of one prediction, or of many; it may come before the prediction is in the database."""
+    live, log = current_app.extensions["live_model"], current_app.extensions["log"]
+    signature = live.loaded().signature
+    body = read_object(_EXAMPLE)
+    labels = _labels(body)
+    for row, entry in enumerate(labels):
+        _check(row, entry, signature)
+    if not log.label([(entry["id"], entry["label"]) for entry in labels]):
+        raise LogError("The prediction log is full: its database has been away for long. Send the labels again later.")
+    return to_json({"accepted": len(labels)}, 202)
+
+
+def _labels(body: dict) -> list:
+    """One label or many, as a list."""
+    if body.keys() & {"id", "label"}:
+        only_keys(body, {"id", "label"})
+        return [body]
+    only_keys(body, {"labels"})
+    labels, limit = body.get("labels"), current_app.extensions["settings"].max_rows
+    if not isinstance(labels, list) or not labels:
+        raise RequestError(f'The body must be one label, {{"id": ..., "label": ...}}, or {_EXAMPLE}.')
+    if len(labels) > limit:
+        raise TooManyRowsError(
+            f"'labels' has {len(labels):,} entries; at most {limit:,} are taken. Send them in parts."
+        )
+    return labels
+
+
+def _check(row: int, entry, signature: Signature):
+    """Is it an id of ours, and a value that the model could have answered?"""
+    if not isinstance(entry, dict) or entry.keys() != {"id", "label"}:
+        raise InputError(f"Label {row} must be an object with 'id' and 'label'.", row=row)
+    if not isinstance(entry["id"], str) or not _ID.match(entry["id"]):
+        raise InputError(f"Label {row}: 'id' must be one of the 'ids' that /predict answered.", row=row)
+    label = entry["label"]
+    if signature.classes is None:
+        if isinstance(label, bool) or not isinstance(label, int | float) or not abs(label) < float("inf"):
+            raise InputError(f"Label {row}: expected a number, {signature.output!r} is one.", row=row)
+    elif not any(label == known and type(label) is type(known) for known in signature.classes):
+        raise InputError(f"Label {row}: expected one of {list(signature.classes)}.", row=row)

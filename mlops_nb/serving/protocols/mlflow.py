@@ -1,0 +1,133 @@
+"""MLflow's scoring protocol: POST /invocations, GET /ping, GET /health, GET /version."""
+
+import csv
+from contextlib import suppress
+from io import StringIO
+from itertools import islice
+
+from flask import Blueprint, Response, current_app, request
+
+from mlops_nb import __version__
+from mlops_nb.errors import TooManyRowsError
+from mlops_nb.model.signature import Signature
+from mlops_nb.serving.http.errors import MediaTypeError, RequestError, to_json
+from mlops_nb.serving.http.body import only_keys, read_body, read_object
+from mlops_nb.serving.inference.infer import Said, ask, check_rows
+
+routes = Blueprint("mlflow", __name__)
+
+CSV = "text/csv"
+_EXAMPLE = '{"dataframe_split": {"columns": [...], "data": [[...], ...]}}'
+
+
+@routes.get("/ping")
+@routes.get("/health")
+def ping() -> Response:
+    """Is there a model to answer with? 200, or 503 and why not."""
+    predictor = current_app.extensions["live_model"].loaded()
+    return to_json({"status": "ready", "version": predictor.version})
+
+
+@routes.get("/version")
+def version() -> Response:
+    """Of this software, as text."""
+    return Response(__version__, content_type="text/plain; charset=utf-8")
+
+
+@routes.post("/invocations")
+def invocations() -> Response:
+    """Predictions of a table in one of MLflow's four forms, or as CSV."""
+    signature = current_app.extensions["live_model"].loaded().signature
+    said = ask(_read_csv(signature), "The table") if request.mimetype == CSV else _ask_json()
+    return to_json({"predictions": said.answer.prediction.tolist()})
+
+
+def _ask_json() -> Said:
+    body = read_object(_EXAMPLE)
+    only_keys(body, {*_FORMS, "params"})
+    if body.get("params") not in (None, {}):
+        raise RequestError("The model takes no 'params': leave them out.")
+    given = [form for form in _FORMS if form in body]
+    if len(given) != 1:
+        seen = " and ".join(map(repr, given)) or "none of them"
+        raise RequestError(f"The body must have one of {', '.join(_FORMS)}, got {seen}; send {_EXAMPLE}.")
+    return ask(_FORMS[given[0]](body[given[0]]), repr(given[0]))
+
+
+def _of_split(table) -> list:
+    """Rows of {"columns": [...], "data": [...]}; without columns they are in the signature's order."""
+    if not isinstance(table, dict) or not isinstance(table.get("data"), list):
+        raise RequestError(f"'dataframe_split' must be an object with 'data', a list of rows; send {_EXAMPLE}.")
+    only_keys(table, {"columns", "data", "index"}, "'dataframe_split'")
+    columns, rows = table.get("columns"), table["data"]
+    check_rows(len(rows), "'dataframe_split'")
+    if columns is None:
+        for number, row in enumerate(rows):
+            if not isinstance(row, list):
+                raise RequestError(f"Row {number} of 'data' must be a list of values.", row=number)
+        return rows
+    if not isinstance(columns, list) or not all(isinstance(c, str) for c in columns) or len({*columns}) < len(columns):
+        raise RequestError("'columns' must be a list of different names.")
+    for number, row in enumerate(rows):
+        if not isinstance(row, list) or len(row) != len(columns):
+            raise RequestError(f"Row {number} must be a list of {len(columns)} values, one a column.", row=number)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def _of_inputs(inputs) -> list:
+    """Rows of a list, or of an object of columns."""
+    if not isinstance(inputs, dict) or not all(isinstance(column, list) for column in inputs.values()):
+        return inputs
+    lengths = {name: len(column) for name, column in inputs.items()}
+    if len({*lengths.values()}) != 1:
+        raise RequestError(f"The columns of 'inputs' must have one length and be at least one, got {lengths}.")
+    check_rows(max(lengths.values()), "'inputs'")
+    return [dict(zip(inputs, row, strict=True)) for row in zip(*inputs.values(), strict=True)]
+
+
+_FORMS = {
+    "dataframe_split": _of_split,
+    "dataframe_records": lambda rows: rows,
+    "instances": lambda rows: rows,
+    "inputs": _of_inputs,
+}
+
+
+def _read_csv(signature: Signature) -> list[dict]:
+    """Rows of a table with names in its first line, each value as its column has it; an empty one is missing."""
+    charset = request.mimetype_params.get("charset", "utf-8").lower()
+    if charset not in ("utf-8", "utf8"):
+        raise MediaTypeError(f"The charset of {CSV} must be utf-8, got {charset[:40]!r}.")
+    most = current_app.extensions["settings"].max_rows
+    try:
+        lines = csv.reader(StringIO(read_body().decode("utf-8-sig"), ""), strict=True)
+        names, *rows = islice(filter(None, lines), most + 2)
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise RequestError(f"The body is not CSV: {e}.") from None
+    except ValueError:
+        raise RequestError("The body is empty; send a line with the names of the columns, and one a row.") from None
+    if len(rows) > most:
+        raise TooManyRowsError(f"The table has more than {most:,} rows, the most that are taken. Send them in parts.")
+    if "" in names or len({*names}) < len(names):
+        raise RequestError("The first line must name each column once. (pandas: to_csv(index=False))")
+    kinds = {i.name: i.kind for i in signature.inputs}
+    read = [_VALUES.get(kinds.get(name), str) for name in names]
+    for number, row in enumerate(rows):
+        if len(row) != len(names):
+            raise RequestError(f"Row {number} has {len(row)} values; the first line names {len(names)}.", row=number)
+    return [{n: value(text) if text else None for n, value, text in zip(names, read, row, strict=True)} for row in rows]
+
+
+def _number(text: str) -> int | float | str:
+    """A number, or the text as it is, which will be refused by row and column."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind("" if "_" in text else text)
+    return text
+
+
+def _truth(text: str) -> bool | str:
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+_VALUES = {"float": _number, "int": _number, "bool": _truth}  # Of a kind of column; any other is text

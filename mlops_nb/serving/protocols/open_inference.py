@@ -1,0 +1,164 @@
+"""The Open Inference Protocol, KServe's second and Triton's: /v2."""
+
+import numpy as np
+import orjson
+from flask import Blueprint, Response, current_app, request
+
+from mlops_nb import __version__
+from mlops_nb.errors import NotFoundError, known_names
+from mlops_nb.model.predictor import Predictor
+from mlops_nb.model.signature import Signature
+from mlops_nb.serving.http.errors import RequestError, to_json
+from mlops_nb.serving.http.body import only_keys, parse_object, read_body
+from mlops_nb.serving.inference.infer import Said, ask
+from mlops_nb.serving.protocols.tensors import read_tensors, to_rows, write_tensor
+
+routes = Blueprint("v2", __name__, url_prefix="/v2")
+
+HEADER = "Inference-Header-Content-Length"
+INPUTS = {"float": "FP64", "int": "INT64", "bool": "BOOL", "string": "BYTES", "datetime": "BYTES"}
+
+_EXAMPLE = '{"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}]}'
+_PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "scikit-learn": "scikit-learn_skops"}
+
+
+@routes.get("")
+def server() -> Response:
+    """What answers, and what it can do beyond the protocol."""
+    return to_json({"name": "mlops-nb", "version": __version__, "extensions": ["binary_tensor_data"]})
+
+
+@routes.get("/health/live")
+def live() -> Response:
+    """The process answers."""
+    return to_json({"live": True})
+
+
+@routes.get("/health/ready")
+def ready() -> Response:
+    """It has a proven model."""
+    current_app.extensions["live_model"].loaded()
+    return to_json({"ready": True})
+
+
+@routes.get("/models/<name>")
+@routes.get("/models/<name>/versions/<version>")
+def model(name: str, version: str | None = None) -> Response:
+    """What the model takes and answers, as tensors: one a column."""
+    predictor = _find(name, version)
+    signature = predictor.signature
+    inputs = [{"name": i.name, "datatype": INPUTS[i.kind], "shape": [-1]} for i in signature.inputs]
+    outputs = [{"name": n, "datatype": datatype, "shape": s} for n, (datatype, s) in outputs_of(signature).items()]
+    said = {"name": name, "versions": [str(predictor.version)], "platform": _PLATFORMS[predictor.engine.name]}
+    return to_json({**said, "inputs": inputs, "outputs": outputs})
+
+
+@routes.get("/models/<name>/ready")
+@routes.get("/models/<name>/versions/<version>/ready")
+def model_ready(name: str, version: str | None = None) -> Response:
+    """Can the model answer?"""
+    _find(name, version)
+    return to_json({"name": name, "ready": True})
+
+
+@routes.post("/models/<name>/infer")
+@routes.post("/models/<name>/versions/<version>/infer")
+def infer(name: str, version: str | None = None) -> Response:
+    """Tensors to tensors."""
+    signature = _find(name, version).signature
+    body, binary = _read()
+    wanted = _wanted(body, signature)
+    rows = to_rows(read_tensors(body.get("inputs"), binary), signature.names)
+    said = ask(rows, "'inputs'", "probability" in wanted, canary=version is None)
+    _check_version(version, said.predictor)  # production may have moved meanwhile
+    return _answer(name, body.get("id"), wanted, said)
+
+
+def outputs_of(signature: Signature) -> dict[str, tuple[str, list[int]]]:
+    """Name to datatype and shape of what can be asked for."""
+    label = "FP64" if signature.classes is None else _datatype(signature.classes[0])
+    outputs = {"prediction": (label, [-1])}
+    if signature.probability:
+        outputs["probability"] = ("FP64", [-1, len(signature.classes)])
+    return outputs | {"id": ("BYTES", [-1])}
+
+
+def _datatype(label) -> str:
+    return {bool: "BOOL", int: "INT64", float: "FP64"}.get(type(label), "BYTES")
+
+
+def _find(name: str, version: str | None) -> Predictor:
+    """The predictor, if the name and the version are its own."""
+    live = current_app.extensions["live_model"]
+    if name != live.name:
+        raise NotFoundError(f"There is no model {name[:100]!r} here. There is: {live.name!r}.")
+    predictor = live.loaded()
+    _check_version(version, predictor)
+    return predictor
+
+
+def _check_version(version: str | None, predictor: Predictor):
+    if version not in (None, str(predictor.version)):
+        raise NotFoundError(f"Version {version[:100]!r} is not loaded here; '{predictor.version}' is.")
+
+
+def _read() -> tuple[dict, bytes]:
+    """The JSON of the body, and the bytes of the tensors behind it."""
+    content, length = read_body(), request.headers.get(HEADER)
+    if length is None:
+        size = len(content)
+    elif length.isascii() and length.isdigit() and len(length) < 19 and int(length) <= len(content):
+        size = int(length)
+    else:
+        raise RequestError(f"{HEADER} must be the length of the JSON, at most {len(content)}, got {length[:40]!r}.")
+    body = parse_object(content[:size], _EXAMPLE)
+    only_keys(body, {"id", "parameters", "inputs", "outputs"})
+    if not isinstance(body.get("id", ""), str):
+        raise RequestError("'id' must be a string.")
+    return body, content[size:]
+
+
+def _wanted(body: dict, signature: Signature) -> dict[str, bool]:
+    """Which outputs are asked for, and whether as bytes; all but the ids if nothing is said."""
+    known, binary = outputs_of(signature), _flag(body, "binary_data_output", False)
+    asked, default = body.get("outputs", []), [{"name": name} for name in known if name != "id"]
+    if not isinstance(asked, list) or not all(isinstance(output, dict) for output in asked):
+        raise RequestError("'outputs' must be a list of {\"name\": ...}.")
+    wanted = {}
+    for output in asked or default:
+        only_keys(output, {"name", "parameters"}, "An output")
+        name = output.get("name")
+        if not isinstance(name, str) or name not in known:
+            raise RequestError(f"There is no output {str(name)[:100]!r}. {known_names(str(name)[:100], known)}")
+        if name in wanted:
+            raise RequestError(f"The output {name!r} is asked for twice.")
+        wanted[name] = _flag(output, "binary_data", binary)
+        only_keys(output.get("parameters", {}), {"binary_data"}, f"Output {name!r}")
+    return wanted
+
+
+def _flag(holder: dict, name: str, default: bool) -> bool:
+    """A parameter that is true or false."""
+    parameters = holder.get("parameters", {})
+    if not isinstance(parameters, dict) or not isinstance(parameters.get(name, default), bool):
+        raise RequestError(f"'parameters' must be an object, and {name!r} in it true or false.")
+    return parameters.get(name, default)
+
+
+def _answer(name: str, id: str | None, wanted: dict[str, bool], said: Said) -> Response:
+    """The outputs, those in JSON first read, the bytes of the others behind."""
+    answer, datatypes = said.answer, outputs_of(said.predictor.signature)
+    values = {
+        "prediction": answer.prediction,
+        "probability": answer.probability,
+        "id": said.ids or [""] * len(answer.prediction),
+    }
+    outputs = [write_tensor(n, datatypes[n][0], np.asarray(values[n]), binary) for n, binary in wanted.items()]
+    entries = [entry for entry, _ in outputs]
+    echo = {} if id is None else {"id": id}
+    content = {"model_name": name, "model_version": str(said.predictor.version), **echo, "outputs": entries}
+    if not any(wanted.values()):
+        return to_json(content)
+    head = orjson.dumps(content)
+    whole = b"".join([head, *(content for _, content in outputs)])
+    return Response(whole, content_type="application/octet-stream", headers={HEADER: str(len(head))})

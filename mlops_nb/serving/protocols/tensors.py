@@ -1,0 +1,200 @@
+"""Tensors of the Open Inference Protocol, as JSON or as bytes: what a client sends to rows, an answer to tensors."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow
+
+from mlops_nb.errors import known_names
+from mlops_nb.serving.http.errors import RequestError
+from mlops_nb.serving.http.body import only_keys
+from mlops_nb.serving.inference.infer import check_rows
+
+DTYPES = {f"{kind}{8 * size}": f"<{kind[0].lower()}{size}" for kind in ("INT", "UINT") for size in (1, 2, 4, 8)}
+DTYPES |= {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "BOOL": "?"}
+DATATYPES = (*DTYPES, "BYTES")
+
+_ARROW = {name: pyarrow.from_numpy_dtype(np.dtype(dtype)) for name, dtype in DTYPES.items()} | {
+    "BYTES": pyarrow.string()
+}
+
+_JSON_TYPES = {"BOOL": {bool}, "BYTES": {str}}
+_EXPECTED = {"BOOL": "true or false", "BYTES": "a string"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One input of a request."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]  # (rows,) or (rows, columns)
+    values: np.ndarray | list  # Flat, row by row; a list where there are texts or missing values
+
+
+def read_tensors(inputs, binary: bytes) -> list[Tensor]:
+    """The inputs of a request; `binary` is what follows its JSON."""
+    if not isinstance(inputs, list) or not inputs:
+        raise RequestError("'inputs' must be a list of at least one tensor.")
+    tensors, rest = [], memoryview(binary)
+    for number, given in enumerate(inputs):
+        if not isinstance(given, dict):
+            raise RequestError(f"Input {number} must be an object with name, shape, datatype and data.")
+        only_keys(given, {"name", "shape", "datatype", "parameters", "data"}, f"Input {number}")
+        name = given.get("name")
+        if not isinstance(name, str) or not name:
+            raise RequestError(f"Input {number} must have a 'name', a string.")
+        if any(name == tensor.name for tensor in tensors):
+            raise RequestError(f"There are two tensors {name[:100]!r}.")
+        size = _binary_size(given)
+        if size > len(rest):
+            raise RequestError(
+                f"{_called(given)} has {size} bytes of binary data, but {len(rest)} are left in the body."
+            )
+        tensors.append(_read(given, rest[:size]))
+        rest = rest[size:]
+    if rest:
+        raise RequestError(f"The body has {len(rest)} bytes more than its tensors say.")
+    return tensors
+
+
+def _read(given: dict, binary: memoryview) -> Tensor:
+    datatype, shape = given.get("datatype"), given.get("shape")
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise RequestError(f"{_called(given)} must have a 'datatype', one of {', '.join(DATATYPES)}.")
+    if not isinstance(shape, list) or len(shape) not in (1, 2) or not all(_is_whole(n) and n > 0 for n in shape):
+        raise RequestError(f"{_called(given)} must have a 'shape', [rows] or [rows, columns], each at least 1.")
+    given = given | {"shape": [*map(int, shape)]}
+    check_rows(given["shape"][0], _called(given))
+    if "data" not in given:
+        values = _strings(given, binary) if datatype == "BYTES" else _numbers(given, binary)
+    elif isinstance(given["data"], list):
+        values = _of_json(given, _flat(given))
+    else:
+        raise RequestError(f"{_called(given)}: 'data' must be a list.")
+    return Tensor(given["name"], datatype, tuple(given["shape"]), values)
+
+
+def _is_whole(number) -> bool:
+    """Is it an integer, as JSON Schema has it: 2.0 is one."""
+    return type(number) in (int, float) and number == number // 1
+
+
+def _binary_size(given: dict) -> int:
+    """How many bytes behind the JSON are this tensor's."""
+    parameters = given.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise RequestError(f"{_called(given)}: 'parameters' must be an object.")
+    size = parameters.get("binary_data_size")
+    if ("data" in given) == (size is not None):
+        raise RequestError(f"{_called(given)} must have either 'data' or the parameter 'binary_data_size'.")
+    if size is not None and not (_is_whole(size) and size >= 0):
+        raise RequestError(f"{_called(given)}: 'binary_data_size' must be a number of bytes.")
+    return int(size or 0)
+
+
+def _numbers(given: dict, binary: memoryview) -> np.ndarray:
+    """Numbers of the binary extension: little-endian, row by row."""
+    dtype = np.dtype(DTYPES[given["datatype"]])
+    expected = math.prod(given["shape"]) * dtype.itemsize
+    if len(binary) != expected:
+        shape = f"shape {given['shape']} and datatype {given['datatype']}"
+        raise RequestError(f"{_called(given)} of {shape} has {expected} bytes, but binary_data_size is {len(binary)}.")
+    if given["datatype"] == "BOOL" and (np.frombuffer(binary, np.uint8) > 1).any():
+        raise RequestError(f"{_called(given)}: a byte of BOOL is 0 or 1.")
+    return np.frombuffer(binary, dtype)
+
+
+def _strings(given: dict, binary: memoryview) -> list[str]:
+    """Texts of the binary extension: four bytes of length and UTF-8, one after the other."""
+    texts, at, count = [], 0, math.prod(given["shape"])
+    while at + 4 <= len(binary) and len(texts) < count:
+        start, at = at + 4, at + 4 + int.from_bytes(binary[at : at + 4], "little")
+        try:
+            texts.append(str(binary[start:at], "utf-8"))
+        except UnicodeDecodeError:
+            raise RequestError(f"{_called(given)}: element {len(texts)} is not UTF-8.") from None
+    if at != len(binary) or len(texts) != count:
+        raise RequestError(f"{_called(given)} of shape {given['shape']}: its bytes are not {count} whole strings.")
+    return texts
+
+
+def _flat(given: dict) -> list:
+    """The data of a tensor, which may be flat or nested, as a flat list."""
+    data, shape = given["data"], given["shape"]
+    if len(shape) == 2 and len(data) == shape[0] and all(isinstance(r, list) and len(r) == shape[1] for r in data):
+        return [value for row in data for value in row]
+    if len(data) != math.prod(shape):
+        message = f"{_called(given)} of shape {shape}: 'data' must have {math.prod(shape)} values, flat or as rows"
+        raise RequestError(f"{message}, got a list of {len(data)}.")
+    return data
+
+
+def _of_json(given: dict, values: list) -> np.ndarray | list:
+    """JSON values as the datatype has them; null is missing."""
+    datatype, kinds = given["datatype"], set(map(type, values))
+    allowed = _JSON_TYPES.get(datatype, {int, float})
+    if not kinds <= allowed | {type(None)}:
+        wrong = next(number for number, v in enumerate(values) if v is not None and type(v) not in allowed)
+        raise RequestError(f"{_called(given)}: element {wrong} must be {_EXPECTED.get(datatype, 'a number')}.")
+    if datatype in ("BYTES", "BOOL"):
+        return values
+    return _floats(given, values) if datatype.startswith("FP") else _integers(given, values)
+
+
+def _floats(given: dict, values: list) -> np.ndarray:
+    """Rounded as the datatype rounds; missing is NaN."""
+    exact = np.array([math.nan if v is None else v for v in values], dtype=np.float64)
+    with np.errstate(over="ignore"):
+        rounded = exact.astype(DTYPES[given["datatype"]])
+    if (np.isinf(rounded) & np.isfinite(exact)).any():
+        raise RequestError(f"{_called(given)}: not every number fits into {given['datatype']}.")
+    return rounded
+
+
+def _integers(given: dict, values: list) -> list:
+    """Whole numbers within the datatype, and None."""
+    limits = np.iinfo(DTYPES[given["datatype"]])
+    for number, value in enumerate(values):
+        if value is not None and not (limits.min <= value <= limits.max and value == int(value)):
+            raise RequestError(f"{_called(given)}: element {number} is no whole number of {given['datatype']}.")
+    return [None if value is None else int(value) for value in values]
+
+
+def _called(given: dict) -> str:
+    return f"Tensor {given['name'][:100]!r}"
+
+
+def to_rows(tensors: Sequence[Tensor], names: list[str]) -> np.ndarray | list | pyarrow.Table:
+    """One tensor of all columns as rows, or one tensor a column as a table."""
+    first = tensors[0]
+    if len(tensors) == 1 and len(first.shape) == 2 and (first.shape[1] > 1 or len(names) == 1):
+        width = first.shape[1]
+        if isinstance(first.values, np.ndarray):
+            return first.values.reshape(first.shape)
+        return [first.values[at : at + width] for at in range(0, len(first.values), width)]
+    if len(tensors) == 1 and first.name not in names:
+        columns = f"it must hold all columns: [rows, {len(names)}]. {known_names(first.name, names)}"
+        raise RequestError(f"Tensor {first.name[:100]!r} of shape {[*first.shape]} is no column, so {columns}")
+    for tensor in tensors:
+        if tensor.shape not in ((len(first.values),), (len(first.values), 1)):
+            message = f"must be [{first.shape[0]}] as that of {first.name[:100]!r}, got {[*tensor.shape]}"
+            raise RequestError(f"Tensor {tensor.name[:100]!r} is one column: its shape {message}.")
+    return pyarrow.table({tensor.name: pyarrow.array(tensor.values, _ARROW[tensor.datatype]) for tensor in tensors})
+
+
+def write_tensor(name: str, datatype: str, values: np.ndarray, binary: bool) -> tuple[dict, bytes]:
+    """One output: its entry in the JSON, and its bytes behind it."""
+    entry = {"name": name, "datatype": datatype, "shape": list(values.shape)}
+    flat = list(map(str, values.tolist())) if datatype == "BYTES" else values.astype(DTYPES[datatype]).ravel()
+    if not binary:
+        return entry | {"data": flat if datatype == "BYTES" else flat.tolist()}, b""
+    content = flat.tobytes() if datatype != "BYTES" else b"".join(map(_counted, flat))
+    return entry | {"parameters": {"binary_data_size": len(content)}}, content
+
+
+def _counted(text: str) -> bytes:
+    content = text.encode()
+    return len(content).to_bytes(4, "little") + content

@@ -1,0 +1,63 @@
+"""How many requests the model had, minute by minute and by status, into the database.
+
+A request that fails leaves no prediction, and who monitors a model reads the database.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from mlops_nb.monitor.prediction_log import Counted
+from mlops_nb.serving.http.request_id import make_id
+from mlops_nb.serving.telemetry.prediction_logger import Log
+
+ASKED = frozenset(  # The routes that ask the model
+    {
+        "/predict",
+        "/invocations",
+        "/v1/models/<name>:predict",
+        "/v2/models/<name>/infer",
+        "/v2/models/<name>/versions/<version>/infer",
+    }
+)
+PERIOD = 5.0  # Seconds between two writings of what has grown
+
+
+class Counts:
+    """What one worker counted; of an id the largest count stays, so one may be written any number of times."""
+
+    def __init__(self, name: str):
+        self._name, self._worker = name, make_id()
+        self._counts: Counter[tuple[int, str]] = Counter()  # Minute and status
+        self._grown: set[tuple[int, str]] = set()
+        self._lock = threading.Lock()
+        self._written = time.monotonic()
+
+    def add(self, requests: Mapping[tuple[str, str], int]):
+        """Count answered requests by route and status."""
+        minute = int(time.time()) // 60
+        with self._lock:
+            for (route, status), n in requests.items():
+                if route in ASKED:
+                    self._counts[minute, status] += n
+                    self._grown.add((minute, status))
+
+    def write(self, log: Log):
+        """Leave what has grown to the log, now and then."""
+        if time.monotonic() - self._written < PERIOD and not log.ends:
+            return
+        self._written = time.monotonic()
+        with self._lock:
+            grown = [(key, self._counts[key]) for key in sorted(self._grown)]
+        entries = [self._entry(*key, n) for key, n in grown]
+        if not entries or not log.count(entries):
+            return
+        minute = int(time.time()) // 60
+        with self._lock:
+            self._grown -= {key for key, n in grown if self._counts[key] == n}
+            for key in [key for key in self._counts if key[0] < minute - 1 and key not in self._grown]:
+                del self._counts[key]
+
+    def _entry(self, minute: int, status: str, n: int) -> Counted:
+        return Counted(f"{self._worker}-{minute}-{status}", self._name, minute * 60.0, int(status), n)

@@ -1,0 +1,275 @@
+"""From the id of an answer to everything behind it, and what is said when some of that is gone."""
+
+import json
+import shutil
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import sqlalchemy as sa
+from click.testing import CliRunner
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+
+from mlops_nb.audit.explain import contributions, explain, plot_contributions, reproduce
+from mlops_nb.cli.main import main
+from mlops_nb.errors import NotFoundError
+from mlops_nb.model.bundle import write_bundle
+from mlops_nb.model.predictor import Predictor
+from mlops_nb.model.signature import Input, Signature
+from mlops_nb.monitor.prediction_log import Labelled, Predicted, PredictionLog
+from mlops_nb.serving.service import live_model
+from mlops_nb.settings import Settings
+from mlops_nb.store.database import predictions, writing
+from mlops_nb.store.registry import Registry
+from mlops_nb.store.runs import GitState, RunStore
+from serve.app import create_app
+from tests.factories import SIGNATURE, logged, package
+
+ROWS = [[41, 2900.5, "own"], [29, None, "rent"], [70, 100.0, "own"]]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles")
+    return [package(folder / str(i), C, SIGNATURE) for i, C in enumerate((1e-4, 5.0))]
+
+
+@pytest.fixture
+def settings(database_url, bundles, tmp_path) -> Settings:
+    """A model with three kinds of columns in either database: run, executed notebook, data, version 1 in production."""
+    home = {"MLOPS_HOME": str(tmp_path), "MLOPS_DATABASE_URL": database_url, "MLOPS_MODEL": "toy"}
+    settings = Settings.read(home)
+    run = RunStore(Path(settings.runs)).new()
+    run.start("toy", GitState("c" * 40, "main", False, "", ()))
+    notebook = tmp_path / "train.ipynb"
+    notebook.write_text("{}")
+    run.keep_notebooks([notebook])
+    registry = Registry.open(settings)
+    registry.register(bundles[0], run.id)
+    registry.register(bundles[1])
+    registry.promote("toy", 1)
+    registry.close()
+    return settings
+
+
+@pytest.fixture
+def request_(settings) -> Predicted:
+    """A request of three rows that version 1 answered, with a label for the second."""
+    registry = Registry.open(settings)
+    predictor = registry.load("toy", 1)
+    registry.close()
+    answer = predictor.predict_rows(ROWS)
+    said = answer.prediction.tolist(), answer.probability.tolist()
+    predictor.close()
+    request = Predicted("k", 1.7e9, "toy", 1, "production", 0.4, ["age", "income", "home"], ROWS, *said)
+    add(settings, request, Labelled("k-1", "yes", 1.8e9))
+    return request
+
+
+def add(settings: Settings, *entries):
+    log = PredictionLog.open(settings)
+    log.add(entries)
+    log.close()
+
+
+def tamper(settings: Settings, id: str, **values):
+    log = PredictionLog.open(settings)
+    with writing(log.engine) as connection:
+        assert connection.execute(sa.update(predictions).where(predictions.c.id == id).values(**values)).rowcount == 1
+    log.close()
+
+
+@pytest.fixture
+def run(settings, monkeypatch):
+    monkeypatch.setenv("MLOPS_HOME", str(settings.home))
+    monkeypatch.setenv("MLOPS_DATABASE_URL", settings.database_url)
+    return lambda *words: CliRunner().invoke(main, words)
+
+
+def test_answer_is_reproduced_and_everything_behind_it_is_named(settings, request_):
+    found = explain("k-1", settings)
+    assert found.reproduced and found.again.difference <= 1e-6
+    assert found.logged.inputs == {"age": 29, "income": None, "home": "rent"}
+    assert (found.logged.prediction, found.logged.label) == (request_.prediction[1], "yes")
+    assert found.version.version == 1 and found.version.aliases == ("production",)
+    assert found.notebook.read_text() == "{}" and found.run.record["code"]["commit"] == "c" * 40
+    assert found.missing == ["The bundle does not say from what data it is."]
+    assert found.contributions[0].column == "age", "the one that the label was made of"
+    assert found.logged.at == datetime.fromtimestamp(1.7e9, UTC) and found.logged.at.tzinfo is UTC
+
+
+def test_version_that_answered_is_asked_and_not_the_one_in_production_now(settings, request_):
+    before = explain("k-1", settings)
+    registry = Registry.open(settings)
+    registry.promote("toy", 2)
+    registry.close()
+    after = explain("k-1", settings)
+    assert after.reproduced and after.again == before.again and after.version.aliases == ()
+    tamper(settings, "k-1", version=2)
+    assert explain("k-1", settings).again.problem.startswith("a probability differs by")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"prediction": "never"}, "the answer was 'never', now it is 'no'"),
+        ({"probability": [0.5, 0.5]}, "a probability differs by"),
+        ({"probability": [1.0]}, "a probability differs by inf"),
+        ({"probability": ["much", "little"]}, "a probability differs by inf"),
+        ({"inputs": {"age": 30, "income": None, "home": "rent"}}, "a probability differs by"),
+        ({"inputs": {"age": 29, "income": None, "home": "castle"}}, "it cannot be computed again"),
+        ({"inputs": {"age": 29, "home": "rent"}}, "it cannot be computed again"),
+    ],
+    ids=["label", "probability", "too few", "no numbers", "input", "input refused", "column gone"],
+)
+def test_what_was_changed_in_the_log_is_not_reproduced(settings, request_, run, values, problem):
+    assert run("explain", "k-1").exit_code == 0
+    tamper(settings, "k-1", **values)
+    done = run("explain", "k-1")
+    assert done.exit_code == 1 and "Error: k-1 is NOT reproduced: " + problem in done.stderr
+    assert run("explain", "k-0").exit_code == 0
+
+
+def test_number_that_was_changed_is_not_reproduced(tmp_path):
+    X = np.random.default_rng(0).normal(size=(50, 2))
+    signature = Signature((Input("a"), Input("b")), "regression", "y")
+    frame = pd.DataFrame(X, columns=["a", "b"])
+    estimator = LinearRegression().fit(frame, 1000 * X[:, 0])
+    bundle = write_bundle(tmp_path / "b", "line", estimator, signature, frame, frame, {"evaluation": None})
+    predictor = Predictor.load(bundle.path)
+    said = predictor.predict_rows([[1.0, 2.0]]).prediction.tolist()[0]
+    log = PredictionLog.open(Settings.read({"MLOPS_HOME": str(tmp_path)}))
+    log.add([Predicted("k", 1e9, "line", 1, "production", 0.1, ["a", "b"], [[1.0, 2.0]], [said])])
+    row = log.get("k-0")
+    log.close()
+    assert reproduce(predictor, row).problem is None
+    assert reproduce(predictor, replace(row, prediction=said * (1 + 1e-6))).problem is None
+    for other in (said * (1 + 1e-4), None, "1000", True, float("nan")):
+        assert reproduce(predictor, replace(row, prediction=other)).problem.startswith("the answer differs by")
+    predictor.close()
+
+
+def test_bundle_that_is_gone_or_changed_leaves_the_rest(settings, request_, run):
+    path = explain("k-0", settings).version.path
+    (path / "profile.json").write_text("{}")
+    changed = explain("k-0", settings)
+    assert "profile.json of toy was changed after it was packaged" in changed.missing[0]
+    shutil.rmtree(path)
+    gone = explain("k-0", settings)
+    assert gone.missing[0].startswith("Version 1 cannot be loaded: There is no bundle at 1")
+    assert not gone.reproduced and gone.notebook is not None and gone.facts["metrics"] == {"accuracy": 0.9}
+    done = run("explain", "k-0")
+    assert (done.exit_code, "age: 41" in done.stdout) == (1, True), done.output
+
+
+def test_run_that_is_gone_or_never_was_is_no_failure(settings, request_, run):
+    shutil.rmtree(settings.runs)
+    found = explain("k-0", settings)
+    assert found.reproduced and found.notebook is None
+    assert any("is not in" in sentence and "executed notebooks are gone" in sentence for sentence in found.missing)
+    assert run("explain", "k-0").exit_code == 0
+    add(settings, replace(request_, id="two", version=2))
+    assert "It was registered without a run, so there is no executed notebook." in explain("two-0", settings).missing
+
+
+def test_version_that_the_registry_does_not_have(settings, request_):
+    add(settings, replace(request_, id="seven", version=7), replace(request_, id="other", name="toys"))
+    assert explain("seven-0", settings).missing == ["It is not in the registry: 'toy' has no version 7; it has 1 to 2."]
+    found = explain("other-0", settings)
+    assert found.version is None and not found.reproduced and found.to_dict()["gates"] == []
+    assert "No model 'toys' is registered. Did you mean 'toy'?" in found.missing[0]
+
+
+def test_columns_that_are_never_logged_are_named(settings, request_):
+    rows = [[row[0], row[2]] for row in ROWS]
+    add(settings, replace(request_, id="short", columns=["age", "home"], rows=rows))
+    found = explain("short-1", settings)
+    assert found.missing[0].startswith("Not logged: 'income' (MLOPS_LOG_EXCLUDE).")
+    assert not found.reproduced and found.contributions == [], "a missing income is not an income that nobody kept"
+
+
+@pytest.mark.parametrize(
+    ("id", "message"),
+    [
+        ("k", "'k' is the id of a request; a prediction is one row of it, the first 'k-0'."),
+        ("k-3", "There is no prediction 'k-3' in the log. It may be on its way there"),
+        ("", "There is no prediction '' in the log."),
+        (f"{1_600_000_000_000:012x}{'0' * 16}-0", "is not in the log: it is of 2020-09-13, and what is older than 90"),
+    ],
+)
+def test_unknown_id_is_one_line_that_says_what_to_do(settings, request_, run, id, message):
+    done = run("explain", id)
+    assert done.exit_code == 1 and message in done.stderr and done.stdout == ""
+    assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
+
+
+def test_answer_of_a_service_is_in_the_spool_first_and_explained_then(settings):
+    app = create_app(settings)
+    live_model(app).refresh()
+    said = app.test_client().post("/predict", json={"features": ROWS, "probability": True}).get_json()
+    for id in said["ids"]:
+        with pytest.raises(NotFoundError, match=r"is not in the log: it is still in .*start one: mlops-nb serve"):
+            explain(id, settings)
+    logged(app)
+    for i, id in enumerate(said["ids"]):
+        found = explain(id, settings)
+        assert found.reproduced and found.again.prediction == said["prediction"][i]
+        assert datetime.now(UTC) - found.logged.at < timedelta(minutes=5)
+    app.stop()
+
+
+def test_json_is_all_of_it_and_the_same_twice(settings, request_, run):
+    first, second = run("explain", "k-1", "--json"), run("explain", "k-1", "--json")
+    found = json.loads(first.stdout)
+    assert first.stdout == second.stdout and found["reproduced"] is True
+    assert found["inputs"] == {"age": 29, "income": None, "home": "rent"} and found["label"] == "yes"
+    reached = found["mean"] + sum(c["effect"] for c in found["contributions"])
+    assert reached == pytest.approx(max(found["probability"]), abs=1e-5)
+
+
+def test_explanation_shows_itself(settings, request_):
+    found = explain("k-1", settings)
+    html = found._repr_html_()
+    assert "rent" in html and found.verdict in html and "The bundle does not say" in html
+    assert len(plot_contributions(found).axes[0].patches) == 3
+
+
+def test_contributions_are_exact_for_two_columns_that_only_matter_together(tmp_path):
+    """Of `x` and `y` that give 1 only together each has half: by hand (f(xy) - f(bb)) / 2 on a background of zeros."""
+    grid = pd.DataFrame([[a, b] for a in (0.0, 1.0) for b in (0.0, 1.0)] * 30, columns=["x", "y"])
+    signature = Signature((Input("x"), Input("y"), Input("z", required=False)), "classification", "both", (0, 1))
+    forest = RandomForestClassifier(50, bootstrap=False, random_state=0)
+    model = make_pipeline(make_column_transformer(("passthrough", ["x", "y"])), forest)
+    model.fit(grid.assign(z=np.nan), (grid.sum(axis=1) == 2).astype(int))
+    zeros = pd.DataFrame({"x": [0.0] * 20, "y": [0.0] * 20, "z": [np.nan] * 20})
+    bundle = write_bundle(tmp_path / "b", "both", model, signature, zeros, zeros, {"evaluation": None})
+    predictor = Predictor.load(bundle.path)
+    found, mean = contributions(predictor, {"x": 1.0, "y": 1.0, "z": None})
+    predictor.close()
+    effects = {c.column: c.effect for c in found}
+    assert mean == pytest.approx(0) and effects == pytest.approx({"x": 0.5, "y": 0.5, "z": 0})
+
+
+@pytest.mark.slow
+def test_thirty_columns_take_less_than_a_second(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(200, 30)), columns=[f"c{i:02d}" for i in range(30)])
+    model = RandomForestClassifier(100, random_state=0).fit(frame, (frame["c07"] > 0).astype(int))
+    signature = Signature(tuple(map(Input, frame)), "classification", "y", (0, 1))
+    bundle = write_bundle(tmp_path / "b", "wide", model, signature, frame, frame, {"evaluation": None})
+    predictor, asked = Predictor.load(bundle.path, engine="scikit-learn"), []
+    answer = predictor.answer
+    monkeypatch.setattr(predictor, "answer", lambda table: asked.append(len(table)) or answer(table))
+    began = time.process_time()
+    found, _ = contributions(predictor, frame.iloc[0].to_dict())
+    seconds = time.process_time() - began
+    predictor.close()
+    assert found[0].column == "c07" and seconds < 1 and sum(asked) <= 10_000

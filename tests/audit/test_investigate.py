@@ -1,0 +1,124 @@
+"""Which rows are behind a drifted column, and where a model is wrong."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlops_nb.audit.investigate import errors_of, investigate, rows_behind, worst_parts
+from mlops_nb.errors import NotFoundError
+from mlops_nb.model.profile import make_profile
+from mlops_nb.model.signature import Answer, Input, Signature
+from mlops_nb.monitor.drift import measure_drift
+from mlops_nb.monitor.prediction_log import Window
+from mlops_nb.settings import Settings
+
+SIGNATURE = Signature(
+    (Input("n", required=False), Input("k", "string"), Input("t", "string", required=False), Input("few")),
+    "regression",
+    "y",
+)
+
+
+def frame(n: int = 2000, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(rng.choice(["red", "green", "blue"], rng.integers(1, 4))) for _ in range(n)]
+    return pd.DataFrame(
+        {"n": rng.normal(size=n), "k": rng.choice(["a", "b"], n), "t": texts, "few": rng.choice([1.0, 2.0], n)}
+    )
+
+
+def behind(column: str, asked: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    known = frame()
+    profile = make_profile(SIGNATURE, known, Answer(known["n"].to_numpy()))
+    facts = pd.DataFrame({"prediction": asked["n"].fillna(0.0), "label": None}, asked.index)
+    report = measure_drift(profile, asked, Answer(facts["prediction"].to_numpy()))
+    (found,) = [c for c in report.columns if c.name == column]
+    assert found.drifted
+    return rows_behind(found, Window(facts, asked), most=5000)
+
+
+def test_rows_of_the_range_that_has_grown():
+    asked = frame(seed=1).assign(n=lambda t: np.where(np.arange(2000) % 2, t["n"], 5.0))
+    where, rows = behind("n", asked)
+    assert (rows["n"] == 5.0).sum() == 1000 and "% in the reference" in where
+
+
+def test_rows_without_a_value():
+    asked = frame(seed=1)
+    asked.loc[::3, "n"] = np.nan
+    where, rows = behind("n", asked)
+    assert where.startswith("missing: 33.4% of the rows, 0.0% in the reference") and rows["n"].isna().all()
+    assert len(rows) == 667
+
+
+def test_rows_of_a_number_with_few_values_and_of_a_prediction():
+    asked = frame(seed=1).assign(few=2.0)
+    where, rows = behind("few", asked)
+    assert where.startswith("2: 100.0%") and len(rows) == 2000
+    asked = frame(seed=1).assign(n=lambda t: t["n"] + 2)
+    where, rows = behind("prediction", asked)
+    assert 0 < len(rows) < 2000 and (rows["prediction"] > 0).all()
+
+
+def test_rows_of_a_date_are_those_of_the_days_that_have_grown():
+    signature, rng = Signature((Input("at", "datetime"),), "regression", "y"), np.random.default_rng(0)
+    year = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.uniform(0, 365, 2000), "D")
+    profile = make_profile(signature, pd.DataFrame({"at": year}), Answer(np.arange(2000.0)))
+    asked = pd.DataFrame({"at": ["2024-06-01T12:00:00Z"] * 100 + ["2025-03-01T12:00:00Z"] * 399 + ["9999-12-31"]})
+    (found,) = measure_drift(profile, asked).drifting
+    facts = pd.DataFrame({"prediction": 0.0, "label": None}, asked.index)
+    where, rows = rows_behind(found, Window(facts, asked), most=500)
+    assert re.match(r"2024-12-\d\d to 9999-12-31: 80.0% of the rows", where), where
+    assert rows.index.tolist() == list(range(100, 500))
+
+
+@pytest.mark.parametrize("categories", [None, (1_000_000, 2_000_000)])
+@pytest.mark.parametrize("kind", ["int", "float"])
+@pytest.mark.parametrize("missing", [None, 1_000_000])
+def test_rows_of_a_large_number_with_few_values_are_found(kind, categories, missing):
+    signature = Signature((Input("n", kind, required=False, categories=categories),), "regression", "y")
+    known = pd.DataFrame({"n": [1_000_000, 2_000_000] * 1000})
+    profile = make_profile(signature, known, Answer(np.arange(2000.0)))
+    asked = pd.DataFrame({"n": [2_000_000] * 480 + [missing] * 20})
+    found = next(c for c in measure_drift(profile, asked).drifting if c.part == "values")
+    facts = pd.DataFrame({"prediction": 0.0, "label": None}, asked.index)
+    assert len(rows_behind(found, Window(facts, asked), most=500)[1]) == 480
+
+
+def test_text_is_shown_by_its_length_or_not_at_all():
+    asked = frame(seed=1).assign(t="red " * 40)
+    where, rows = behind("t", asked)
+    assert len(rows) == 2000 or "cannot be shown row by row" in where
+
+
+def test_worst_part_is_first_and_few_unlucky_rows_are_not():
+    rng = np.random.default_rng(0)
+    inputs = pd.DataFrame({"k": rng.choice(["a", "b", "c"], 900), "n": rng.normal(size=900)})
+    inputs.loc[:2, "k"], inputs.loc[850:874, "k"] = "rare", "unlucky"
+    inputs.loc[10:200, "n"] = np.nan
+    wrong = ((inputs["k"] == "b") & (rng.uniform(size=900) < 0.5)) | (inputs["k"] == "rare")
+    wrong[850:875] = np.arange(25) < 15  # a larger share than of b, but of few rows
+    found = worst_parts(inputs, wrong.to_numpy())
+    assert found.loc[0, ["input", "part"]].tolist() == ["k", "b"] and found.loc[0, "rest"] < 0.05
+    assert (
+        "rare" not in found["part"].tolist() and "missing" in worst_parts(inputs, wrong.to_numpy(), 99)["part"].tolist()
+    )
+
+
+def test_error_of_a_regression_is_how_far_off_it_is():
+    facts = pd.DataFrame({"prediction": [1.0, 2.0], "label": [1.5, 0]})
+    assert errors_of(SIGNATURE, Window(facts, facts)).tolist() == [0.5, 2.0]
+    inputs = pd.DataFrame({"k": ["a"] * 50 + ["b"] * 50})
+    found = worst_parts(inputs, np.r_[np.full(50, 3.0), np.arange(50) / 50])
+    assert found.loc[0, ["input", "part", "error"]].tolist() == ["k", "a", 3.0]
+
+
+def test_nothing_to_go_on_from_is_said(tmp_path):
+    (tmp_path / "settings.ini").touch()
+    settings = Settings.read({"MLOPS_HOME": str(tmp_path)})
+    with pytest.raises(NotFoundError, match="Nobody has looked at rows of 'toy' yet: mlops-nb monitor toy"):
+        investigate("toy", settings)
+    with pytest.raises(NotFoundError, match=r"No alert 7 of 'toy' can be investigated; those that can: \[\]"):
+        investigate("toy", settings, alert=7)

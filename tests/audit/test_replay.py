@@ -1,0 +1,319 @@
+"""What another version would say about the rows that production was asked."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from sklearn.compose import make_column_transformer
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+
+from mlops_nb.audit.replay import rehearsal_gates, rehearse, replay
+from mlops_nb.cli.main import main
+from mlops_nb.errors import DataError, NotFoundError, RegistryError
+from mlops_nb.model.bundle import write_bundle
+from mlops_nb.model.signature import Input, Signature
+from mlops_nb.monitor.prediction_log import Labelled, Predicted, PredictionLog
+from mlops_nb.settings import Settings
+from mlops_nb.store.registry import Registry
+
+OLD = Signature((Input("age", "int"), Input("home", "string")), "classification", "repaid", ("no", "yes"))
+AGE = Input("age", "int", maximum=60)
+NEW = Signature((AGE, Input("home", "string", categories=("own", "rent"))), "classification", "repaid", ("no", "yes"))
+SPEC = """
+import pandas as pd
+import pandera.pandas as pa
+
+from mlops_nb.spec import Gates, ModelSpec
+
+spec = ModelSpec(
+    name="toy",
+    load="nowhere.csv",
+    target="repaid",
+    schema=pa.DataFrameSchema({"age": pa.Column(int), "home": pa.Column(str), "repaid": pa.Column(str)}),
+    make_estimator=lambda params: None,
+    gates=Gates(rehearsal=LIMITS),
+    slices={
+        "under 30": lambda X: X["age"] < 30,
+        "tenants": lambda X: X.home == "rent",
+        "in the north": lambda X: X["region"] == "north",
+        "nobody": lambda X: X["age"] < 0,
+    },
+)
+"""
+
+
+def version(folder: Path, limit: float, signature: Signature, spec: str | None):
+    """A bundle that says yes to who is older than the limit."""
+    ages = np.tile(np.arange(18, 60), 10)
+    X = pd.DataFrame({"age": ages, "home": np.where(np.arange(420) < 210, "own", "rent")})
+    columns = make_column_transformer(("passthrough", ["age"]), (OneHotEncoder(handle_unknown="ignore"), ["home"]))
+    model = make_pipeline(columns, LogisticRegression(C=1e4, max_iter=5000)).fit(X, np.where(ages > limit, "yes", "no"))
+    evaluation = {"metrics": {"accuracy": 0.9}, "gates": [], "passed": True}
+    facts = {"params": {"limit": limit}, "code": {"spec": spec} if spec else {}, "evaluation": evaluation}
+    return write_bundle(folder, "toy", model, signature, X, X, facts)
+
+
+@pytest.fixture
+def settings(database_url, tmp_path, monkeypatch) -> Settings:
+    """Version 1 says yes from 41 and takes anybody; 2 from 31, takes no age over 60 and knows two kinds of homes."""
+    module = f"spec_{tmp_path.name}"
+    (tmp_path / f"{module}.py").write_text(SPEC.replace("LIMITS", "{}"))
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = Settings.read({"MLOPS_HOME": str(tmp_path), "MLOPS_DATABASE_URL": database_url})
+    registry = Registry.open(settings)
+    registry.register(version(tmp_path / "b", 40, OLD, module))
+    registry.register(version(tmp_path / "b", 30, NEW, module))
+    registry.promote("toy", 1)
+    registry.close()
+    yield settings
+    sys.modules.pop(module, None)
+
+
+def limits(settings: Settings, text: str):
+    """Give the spec limits for a rehearsal."""
+    path = next(settings.home.glob("spec_*.py"))
+    path.write_text(path.read_text().replace("rehearsal={}", f"rehearsal={text}"))
+    shutil.rmtree(settings.home / "__pycache__", ignore_errors=True)
+    sys.modules.pop(path.stem, None)
+
+
+def add(settings: Settings, rows: list, key: str = "k", labels=(), columns=("age", "home"), of: int = 1, **more):
+    """Put into the log what a service would."""
+    said = ["yes" if row[0] > 40 else "no" for row in rows]
+    log = PredictionLog.open(settings)
+    log.add([Predicted(key, 1.7e9, "toy", of, "production", 0.4, columns, rows, said, None, **more)])
+    log.add([Labelled(f"{key}-{i}", label, 1.8e9) for i, label in enumerate(labels) if label is not None])
+    log.close()
+
+
+ROWS = [[20, "own"], [25, "rent"], [33, "rent"], [38, "own"], [50, "own"], [55, "castle"], [70, "own"], [61, "rent"]]
+LABELS = ["no", "no", "yes", "no", "perhaps", "yes", "yes", None]
+
+
+def test_flips_refusals_slices_and_metrics_are_counted(settings):
+    add(settings, ROWS, labels=LABELS)
+    found = rehearse("toy", 2, settings)
+    assert (found.rows, found.flips, found.changes) == (8, 2, {"no -> yes": 2})
+    assert found.refused == {
+        "column 'age': expected a number of at most 60": 2,
+        "column 'home': expected one of ['own', 'rent']": 1,
+    }
+    assert found.flipped == ["k-3", "k-2"] and found.refused_by_production == 0
+    # of the rows that both answer 0 to 3 have a label that there is: before, 33 is wrong; after, 38 is
+    assert found.labelled == 4 and found.metrics["accuracy"] == {"production": 0.75, "rehearsed": 0.75}
+    assert np.isnan(found.metrics["recall"]["production"]) and found.to_dict()["metrics"]["recall"]["rehearsed"] is None
+    assert found.shares["flips"] == 2 / 5 and found.shares["refused"] == 3 / 8 and found.shares["loss"] == 0
+    tenants = {"rows": 3, "refused": 1, "flips": 1, "share": 0.5, "labelled": 2}
+    tenants |= {"accuracy, production": 0.5, "accuracy, rehearsed": 1.0}
+    assert found.slices["tenants"] == tenants
+    assert found.slices["under 30"]["flips"] == 0 and found.slices["nobody"]["rows"] == 0
+    assert found.notes == ["Slice 'in the north' cannot be seen in the log: 'region'"]
+
+
+def test_production_and_its_log_stay_as_they_are(settings):
+    add(settings, ROWS)
+    registry, log = Registry.open(settings), PredictionLog.open(settings)
+    before = registry.history("toy"), registry.aliases("toy"), log.count("toy")
+    rehearse("toy", 2, settings)
+    assert (registry.history("toy"), registry.aliases("toy"), log.count("toy")) == before
+    registry.close()
+    log.close()
+
+
+def test_last_are_the_newest_and_many_rows_go_in_batches(settings, monkeypatch):
+    rows = [[18 + i % 42, "own"] for i in range(1500)]
+    rows[700], rows[701], rows[1499] = [90, "own"], [91, "own"], [92, "own"]
+    add(settings, [[99, "own"]], key="a")
+    add(settings, rows)
+    found = rehearse("toy", 2, settings, last=1500)
+    assert (found.rows, sum(found.refused.values())) == (1500, 3)
+    expected = sum(30 < age <= 40 for age, _ in rows)
+    assert found.flips == expected and len(found.flipped) == 20
+    assert rehearse("toy", 2, settings, last=1501).refused == {"column 'age': expected a number of at most 60": 4}
+
+    asked = []
+    registry = Registry.open(settings)
+    predictor = registry.load("toy", 2)
+    registry.close()
+    predict = predictor.predict_rows
+    monkeypatch.setattr(predictor, "predict_rows", lambda rows: asked.append(len(rows)) or predict(rows))
+    said = replay(predictor, [dict(zip(("age", "home"), row, strict=True)) for row in rows])
+    assert len(asked) < 70, "two batches were halved, about twenty times each"
+    assert np.flatnonzero(~said.answered).tolist() == [700, 701, 1499]
+    assert said.answer.prediction.tolist() == ["yes" if age > 30 else "no" for age, _ in rows if age <= 60]
+    predictor.close()
+
+
+def test_version_is_compared_with_production_and_not_with_who_answered(settings):
+    registry = Registry.open(settings)
+    registry.promote("toy", 2)
+    registry.close()
+    add(settings, ROWS, of=1)
+    found = rehearse("toy", 1, settings)
+    assert (found.production, found.version, found.rows, found.refused_by_production) == (2, 1, 5, 3)
+    assert found.changes == {"yes -> no": 2} and not found.refused
+
+
+def test_column_that_was_never_logged_is_not_a_missing_value(settings):
+    add(settings, [[20], [50]], key="short", columns=("age",))
+    with pytest.raises(DataError, match=r"2 of 2 rows cannot be replayed: 'home' was not logged \(MLOPS_LOG_EXCLUDE\)"):
+        rehearse("toy", 2, settings)
+    add(settings, ROWS)
+    found = rehearse("toy", 2, settings)
+    assert found.rows == 8 and "2 of 10 rows cannot be replayed: 'home' was not logged." in found.notes
+
+
+def test_version_that_refuses_everything_and_one_that_production_refuses(settings):
+    add(settings, [[70, "own"], [80, "rent"]], labels=["yes", "no"])
+    found = rehearse("toy", 2, settings)
+    assert (found.flips, sum(found.refused.values()), found.labelled, found.metrics) == (0, 2, 0, {})
+    assert found.shares["refused"] == 1 and found.to_dict()["shares"]["flips"] is None
+    limited = replace(found, limits={"max_flips": 1, "max_latency": 9, "max_loss": 1})
+    assert [gate.passed for gate in limited.gates] == [False, False, False], "nothing is known"
+    registry = Registry.open(settings)
+    registry.promote("toy", 2)
+    registry.close()
+    with pytest.raises(DataError, match="Production refuses all 2 logged rows: column 'age'"):
+        rehearse("toy", 1, settings)
+
+
+def test_latency_of_both_is_measured(settings):
+    add(settings, ROWS)
+    ms = rehearse("toy", 2, settings).ms
+    assert 0 < ms["production"] < 1000 and ms["ratio"] == ms["rehearsed"] / ms["production"]
+
+
+def test_regression_flips_where_a_number_moves_by_a_tenth_of_the_spread(tmp_path):
+    settings = Settings.read({"MLOPS_HOME": str(tmp_path)})
+    X = pd.DataFrame({"x": np.arange(100.0)})
+    registry = Registry.open(settings)
+    for slope in (1.0, 1.1):
+        model = LinearRegression().fit(X, slope * X["x"])
+        facts = {"params": {"slope": slope}, "evaluation": {"metrics": {"r2": 1.0}, "gates": [], "passed": True}}
+        signature = Signature((Input("x"),), "regression", "y")
+        registry.register(write_bundle(tmp_path / "b", "line", model, signature, X, X, facts))
+    registry.promote("line", 1)
+    registry.close()
+    log = PredictionLog.open(settings)
+    rows = X.to_numpy().tolist()
+    log.add([Predicted("k", 1e9, "line", 1, "production", 0.1, ["x"], rows, X["x"].tolist())])
+    log.add([Labelled(f"k-{i}", label, 1e9) for i, label in enumerate([0.0, 1, 2.0, "three", None, True])])
+    log.close()
+    found = rehearse("line", 2, settings)
+    assert found.moved_by == pytest.approx(np.std(np.arange(100)) / 10, rel=1e-3)
+    assert found.flips == sum(0.1 * x > found.moved_by for x in range(100)) and found.changes == {}
+    assert found.labelled == 3 and found.metrics["r2"]["production"] == pytest.approx(1, abs=1e-6)
+    assert found.metrics["r2"]["rehearsed"] == pytest.approx(1 - 0.05 / 2, abs=1e-4)
+    assert found.notes == ["There is no spec, and so no slices."]
+
+
+@pytest.fixture
+def run(settings, monkeypatch):
+    monkeypatch.setenv("MLOPS_HOME", str(settings.home))
+    monkeypatch.setenv("MLOPS_DATABASE_URL", settings.database_url)
+    return lambda *words: CliRunner().invoke(main, ("models", "rehearse", *words))
+
+
+def test_command_prints_tables_and_json(settings, run):
+    add(settings, ROWS, labels=LABELS)
+    done = run("toy", "2")
+    assert done.exit_code == 0, done.output
+    assert "no -> yes: 2" in done.stdout and "column 'age': expected a number of at most 60: 2" in done.stdout
+    assert "for mlops-nb explain: k-3, k-2\n" in done.stdout and "Slice 'in the north'" in done.stderr
+    assert "castle" not in done.output, "a value belongs to a client"
+    found = json.loads(run("toy", "2", "--last", "4", "--json").stdout)
+    assert (found["rows"], found["passed"], found["labelled"]) == (4, True, 0)
+    assert found["shares"]["refused"] == 0.75
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("toys", "2"), 1, "Error: No model 'toys' is registered. Did you mean 'toy'?\n"),
+        (("toy", "3"), 1, "Error: 'toy' has no version 3; it has 1 to 2.\n"),
+        (("toy", "stagin"), 1, "Error: 'stagin' is neither a version number nor an alias."),
+        (("toy", "1"), 1, "Error: Version 1 of 'toy' is in production already: rehearse another.\n"),
+        (("toy", "2"), 1, "Error: The log has no answer of 'toy' to rehearse with."),
+        (("toy", "2", "--last", "0"), 2, "Error: Invalid value for '--last': 0 is not in the range x>=1.\n"),
+    ],
+)
+def test_each_mistake_has_one_clear_error(run, words, code, message):
+    done = run(*words)
+    assert (done.exit_code, done.stdout) == (code, "") and message in done.stderr
+
+
+def test_function_refuses_less_than_one_row_and_a_model_that_never_was_in_production(settings):
+    with pytest.raises(DataError, match="A rehearsal needs at least 1 row, got last=0"):
+        rehearse("toy", 2, settings, last=0)
+    X = pd.DataFrame({"x": np.arange(30.0)})
+    signature, facts = Signature((Input("x"),), "regression", "y"), {"evaluation": None}
+    registry = Registry.open(settings)
+    registry.register(
+        write_bundle(settings.home / "o", "other", LinearRegression().fit(X, X["x"]), signature, X, X, facts)
+    )
+    registry.close()
+    with pytest.raises(RegistryError, match="'production' is neither a version number nor an alias"):
+        rehearse("other", 1, settings)
+
+
+def test_limits_of_the_spec_decide_the_exit_code(settings, run):
+    add(settings, ROWS)
+    limits(settings, '{"max_flips": 0.4, "max_refused": 0.375}')
+    assert run("toy", "2").exit_code == 0
+    limits_now = next(settings.home.glob("spec_*.py"))
+    limits_now.write_text(limits_now.read_text().replace("0.375", "0.37"))
+    shutil.rmtree(settings.home / "__pycache__", ignore_errors=True)
+    sys.modules.pop(limits_now.stem)
+    done = run("toy", "2")
+    assert done.exit_code == 1 and "Error: version 2 shows more in the rehearsal than its spec allows: " in done.stderr
+    assert "FAILED: rehearsal refused 0.375, required at most 0.37" in done.stderr
+
+
+def gates_of(settings: Settings, number: int) -> list[tuple[str, bool]]:
+    registry = Registry.open(settings)
+    found = rehearsal_gates(registry, registry.get("toy", number), settings=settings)
+    registry.close()
+    return [(gate.metric, gate.passed) for gate in found]
+
+
+def test_without_limits_nothing_is_rehearsed(settings):
+    add(settings, ROWS)
+    shutil.rmtree(Path(settings.artifacts) / "bundles")
+    assert gates_of(settings, 2) == []
+
+
+def test_gate_without_logged_rows_is_not_met(settings):
+    limits(settings, '{"max_flips": 1, "max_loss": 1}')
+    assert gates_of(settings, 2) == [("flips", False), ("loss", False)]
+    add(settings, ROWS)
+    assert gates_of(settings, 2) == [("flips", True), ("loss", False)], "no label has come"
+    add(settings, ROWS, key="l", labels=LABELS)
+    assert gates_of(settings, 2) == [("flips", True), ("loss", True)]
+
+
+def test_gate_does_not_apply_to_the_first_version_or_to_the_one_in_production(settings):
+    limits(settings, '{"max_flips": 0}')
+    assert gates_of(settings, 1) == []
+    registry = Registry.open(settings)
+    assert rehearsal_gates(registry, registry.get("toy", 2), "canary", settings) == []
+    registry.close()
+
+
+def test_rehearsal_shows_itself(settings):
+    add(settings, ROWS, labels=LABELS)
+    html = replace(rehearse("toy", 2, settings), limits={"max_flips": 0.1})._repr_html_()
+    for part in ("no -&gt; yes", "tenants", "accuracy", "expected a number of at most 60", "in the north", "rehearsal"):
+        assert part in html
+
+
+def test_nothing_logged_is_not_found(settings):
+    with pytest.raises(NotFoundError, match="The log has no answer of 'toy'"):
+        rehearse("toy", 2, settings)

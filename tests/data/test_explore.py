@@ -1,0 +1,210 @@
+"""What is decided about a column, and the code that is written for it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlops_nb.data.explore import Column, date_format, explore, look_at, look_at_target, plot_columns
+from mlops_nb.errors import DataError
+from mlops_nb.project.draft import LINEAR, TREES, draft_notebook, estimator_code, limits, schema_code, try_estimators
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("values", "holds", "left_out"),
+    [
+        ([1, 2, 3, 7] * 10, "whole number", False),
+        ([1.0, None, 3.0, 7.0] * 10, "number", False),
+        ([0.5] * 40, "number", True),
+        ([True, False] * 20, "boolean", False),
+        ([True, None, False, True] * 10, "boolean", False),
+        (range(40), "whole number", True),
+        (RNG.permutation(40), "whole number", True),
+        (RNG.permutation(40) * 977, "whole number", False),
+        ([None] * 40, "nothing", True),
+        (["red", "green", "blue", "red"] * 10, "category", False),
+        ([f"{i:x}-{i * 7:x}" for i in range(1000, 1040)], "id", True),
+        ([f"a text of words about item {i}" for i in range(40)], "text", False),
+        (["2024-05-31", "2024-06-01", None, "2024-06-02"] * 10, "time", False),
+        (["1", "2", "n/a or so", "4"] * 10, "category", False),
+        ([{"a": 1}] * 40, "dict", True),
+        (pd.date_range("2024-01-01", periods=40), "time", False),
+        (pd.to_timedelta(range(40), "h"), "duration", True),
+        ([1.0, np.inf] * 20, "number", True),
+    ],
+)
+def test_what_a_column_holds(values, holds, left_out):
+    column = look_at(pd.Series(values, name="x"))
+    assert (column.holds, bool(column.left_out)) == (holds, left_out), column
+
+
+def test_unique_numbers_with_the_name_of_an_id_are_one():
+    assert look_at(pd.Series(RNG.permutation(40) * 977, name="customer_id")).left_out == "it numbers the rows"
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("31.05.2024", "%d.%m.%Y"),
+        ("31/05/2024", "%d/%m/%Y"),
+        ("05/31/2024", "%m/%d/%Y"),
+        ("31.05.2024 13:30", "%d.%m.%Y %H:%M"),
+        ("2024-05-31T13:30:00Z", "ISO8601"),
+        ("2024-05-31 13:30:00", "ISO8601"),
+        ("May 31, 2024", "%b %d, %Y"),
+        ("20 apples", None),
+        ("1.5", None),
+        ("12345678", None),
+    ],
+)
+def test_date_formats(text, form):
+    assert date_format(pd.Series([text] * 3)) == form
+
+
+def frame(n: int = 300) -> pd.DataFrame:
+    table = pd.DataFrame({"size": RNG.uniform(10, 90, n), "city": RNG.choice(["Bonn", "Köln"], n)})
+    table["price"] = table["size"] * 9 + RNG.normal(0, 200, n)
+    return table
+
+
+def test_copy_of_the_target_in_another_unit_is_pointed_out_and_not_used():
+    found = explore(frame().assign(gross=lambda t: t["price"] * 1.19 + 3), "price")
+    assert [c.name for c in found.columns if "perfectly" in c.left_out] == ["gross"]
+
+
+def test_column_that_is_only_there_afterwards_is_a_leak():
+    table = frame().assign(sold=lambda t: np.where(t["price"] > 400, "yes", "no"))
+    table["buyer"] = np.where(table["sold"] == "yes", RNG.choice(["Ann", "Bob"], len(table)), None)
+    found = explore(table.drop(columns=["price", "size"]), "sold")
+    assert [c.name for c in found.columns if "perfectly" in c.left_out] == ["buyer"]
+
+
+def test_leak_is_seen_in_a_table_that_is_sorted_by_the_target():
+    table = frame().assign(leak=lambda t: np.exp(t["price"] / 100)).drop(columns="size")
+    for rows in (table, table.sort_values("price")):
+        assert [c.name for c in explore(rows, "price").columns if "perfectly" in c.left_out] == ["leak"]
+
+
+NAMES = ["a b", "a'b", 'a"b', "a\\b", "a|b", "a`b", "größe", "1st", "a\nb", "class", "x" * 150]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["price", "kind of a\nb", """kind of 'a"b\\`"""])
+def test_any_column_name_gives_a_notebook_that_compiles(target):
+    from mlops_nb.project.draft import Source
+
+    table = frame(120).assign(**{name: RNG.uniform(0, 1, 120) for name in NAMES})
+    table = table.assign(
+        **{name: RNG.choice(["u'v", 'w"x'], 120) for name in {*map("kind of {}".format, NAMES), target}}
+    )
+    table["price"] = table["size"] * 9
+    table.loc[::7, NAMES] = np.nan
+    found = explore(table.drop(columns="size"), target)
+    trial = try_estimators(found, table)
+    script = draft_notebook("m", Source("read()", ("from somewhere import read",), "words"), found, trial)
+    cells = [c for c in script.split("\n\n# %%") if "[markdown]" not in c.splitlines()[0]]
+    for cell in cells:
+        code = "\n".join(line for line in cell.splitlines()[1:] if not line.startswith("%"))
+        compile(code, "cell", "exec")
+    names = {}
+    schema = schema_code(found).replace("schema = ", "", 1)
+    exec(f"import pandera.pandas as pa\nschema = {schema}", names)
+    names["schema"].validate(table)
+
+
+def test_boosted_trees_are_taken_where_a_line_cannot_bend():
+    table = pd.DataFrame({"a": RNG.uniform(-3, 3, 600), "b": RNG.uniform(-3, 3, 600)})
+    table["y"] = np.sin(2 * table["a"]) * table["b"]
+    found = explore(table, "y")
+    trial = try_estimators(found, table)
+    assert trial.chosen == TREES and trial.scores[TREES][0] > 0.5 > trial.scores[LINEAR][0]
+    assert "HistGradientBoostingRegressor(**params)" in estimator_code(found, TREES)[0]
+
+
+def test_table_without_a_relation_gets_no_minimum_and_says_so():
+    from mlops_nb.project.draft import Source, gates_code
+
+    table = pd.DataFrame({"a": RNG.uniform(size=400), "y": RNG.integers(0, 2, 400)})
+    found = explore(table, "y")
+    trial = try_estimators(found, table)
+    script = draft_notebook("m", Source("read()", (), ""), found, trial)
+    if trial.gain <= 0:
+        assert gates_code(found, trial).startswith("Gates(tolerance=") and "nothing beat the baseline" in script
+    else:
+        assert trial.gain < 0.1
+
+
+@pytest.mark.parametrize("low", [-1e6, -0.5, 0, 0.001, 5, 1e9])
+@pytest.mark.parametrize("width", [0, 1e-6, 3, 1e7])
+def test_limits_hold_what_was_seen_and_half_of_the_width_more(low, width):
+    column = Column("x", "number", 0, 9, "", low=float(low), high=float(low + width))
+    least, most = limits(column)
+    assert least <= low and most >= low + 1.5 * width and (low < 0 or least >= 0)
+
+
+def test_rows_without_target_and_rare_classes_are_left_out():
+    table = pd.DataFrame({"x": RNG.normal(size=103), "y": ["a", "b"] * 50 + ["rare", None, None]})
+    target = look_at_target(table, "y")
+    assert (target.missing, target.rare, target.classes) == (2, ("rare",), ("a", "b"))
+    assert explore(table, "y").rows == 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["price", "city"])
+def test_every_column_has_a_plot(target):
+    table = frame().assign(note=[f"about item number {i}" for i in range(300)], at=pd.date_range("2024", periods=300))
+    figure = plot_columns(table, target)
+    drawn = [a for a in figure.axes if a.get_visible()]
+    assert [a.get_title() for a in drawn] == [c for c in table.columns if c != target]
+    assert all(a.has_data() for a in drawn)
+
+
+def test_trend_and_weekday_of_a_series_are_found():
+    day = np.arange(800)
+    table = pd.DataFrame({"date": pd.date_range("2022-01-01", periods=800).strftime("%d/%m/%Y")})
+    noise = np.random.default_rng(0).normal(0, 4, 800)  # the same whatever ran before
+    table["sold"] = 100 + 20 * (day % 7 == 5) + 0.05 * day + noise
+    found = explore(table, "sold", time="date")
+    trial = try_estimators(found, table)
+    assert trial.chosen == LINEAR and trial.scores[LINEAR][0] > 0.7 and trial.baseline < 0
+    assert 'DateParts(("month", "weekday"))' in estimator_code(found, LINEAR)[0].replace("'", '"')
+    table["at"] = pd.date_range("2022-01-01", periods=800, freq="h")
+    assert '"hour"' in estimator_code(explore(table, "sold", time="at"), TREES)[0].replace("'", '"')
+
+
+def test_boolean_target_with_blanks_is_one(tmp_path):
+    from mlops_nb.data.tables import read_table
+
+    table = frame().assign(dear=lambda t: np.where(t["price"] > 400, "True", "False"))
+    table.loc[::9, "dear"] = ""
+    table.to_csv(tmp_path / "dear.csv", index=False)
+    table = read_table(tmp_path / "dear.csv").drop(columns="price")
+    found = explore(table, "dear")
+    assert set(found.target.classes) == {True, False} and found.target.missing == len(table.iloc[::9])
+    assert try_estimators(found, table).gain > 0.2
+    names = {}
+    exec(f"import pandera.pandas as pa\n{schema_code(found)}", names)
+    assert names["schema"].validate(table.dropna(subset=["dear"]))["dear"].dtype == bool
+
+
+def test_infinite_target_is_refused():
+    table = frame()
+    table.loc[:1, "price"] = np.inf
+    with pytest.raises(DataError, match=r"The target 'price' is infinite in 2 row\(s\)"):
+        explore(table, "price")
+
+
+def test_class_that_is_only_in_the_newest_rows_is_one_clear_error():
+    table = frame().assign(day=range(300), fails=[0] * 270 + [1] * 30)
+    with pytest.raises(DataError, match="In the 225 oldest rows by 'day', 'fails' is always 0: "):
+        try_estimators(explore(table, "fails", time="day"), table)
+
+
+def test_whole_numbers_beyond_int64_are_drafted_as_numbers():
+    table = frame().assign(hash=RNG.integers(0, 2**64, 300, dtype="uint64")).drop(columns="size")
+    found = explore(table, "price")
+    assert next(c for c in found.columns if c.name == "hash").holds == "number"
+    names = {}
+    exec(f"import pandera.pandas as pa\n{schema_code(found)}", names)
+    assert names["schema"].validate(table)["hash"].dtype == float

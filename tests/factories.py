@@ -1,0 +1,161 @@
+"""Helpers that make bundles, registries and services for the tests."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+
+from mlops_nb.model.bundle import write_bundle
+from mlops_nb.model.signature import Input, Signature
+from mlops_nb.monitor.prediction_log import PredictionLog
+from mlops_nb.settings import Settings
+from mlops_nb.store.registry import Registry
+
+ROOT = Path(__file__).parents[1]
+
+SIGNATURE = Signature(
+    (
+        Input("age", "int", minimum=0, maximum=120),
+        Input("income", "float", required=False),
+        Input("home", "string", categories=("own", "rent")),
+    ),
+    "classification",
+    "repaid",
+    ("no", "yes"),
+)
+NUMBERS = Signature((Input("a"), Input("b")), "classification", "side", (0, 1))
+
+
+def package(folder: Path, C: float, signature: Signature = NUMBERS):
+    """A bundle of a logistic regression; another C is another model."""
+    rng = np.random.default_rng(0)
+    n = 200
+    if signature is NUMBERS:
+        X = pd.DataFrame(rng.normal(size=(n, 2)), columns=["a", "b"])
+        estimator, y = LogisticRegression(C=C), (X["a"] > X["b"]).astype(int)
+    else:
+        from sklearn.compose import make_column_transformer
+        from sklearn.impute import SimpleImputer
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import OneHotEncoder
+
+        X = pd.DataFrame({"age": rng.integers(18, 90, n), "income": rng.normal(3000, 500, n)})
+        X["home"] = rng.choice(["own", "rent"], n)
+        y = np.where(X["age"] > 40, "yes", "no")
+        X.loc[::7, "income"] = np.nan
+        columns = make_column_transformer(
+            (SimpleImputer(), ["age", "income"]), (OneHotEncoder(handle_unknown="ignore"), ["home"])
+        )
+        estimator = make_pipeline(columns, LogisticRegression(C=C, max_iter=2000))
+    estimator.fit(X, y)
+    evaluation = {"metrics": {"accuracy": 0.9}, "baseline": {"accuracy": 0.5}, "gates": [], "passed": True}
+    facts = {"params": {"C": C}, "seed": 0, "data": {}, "python": "", "packages": {}, "evaluation": evaluation}
+    return write_bundle(folder, "toy", estimator, signature, X, X, facts)
+
+
+def make_home(home: Path, signature: Signature = NUMBERS, promoted: int = 1, **more: str) -> Settings:
+    """A home with two versions, `promoted` of them in production one after the other."""
+    (home / "settings.ini").touch()
+    settings = Settings.read({"MLOPS_HOME": str(home), "MLOPS_MODEL": "toy", "MLOPS_POLL_SECONDS": "0.1", **more})
+    registry = Registry.open(settings)
+    for C in (0.1, 10.0):
+        registry.register(package(home / "bundle", C, signature))
+    for version in range(1, promoted + 1):
+        registry.promote("toy", version)
+    registry.close()
+    return settings
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(condition, seconds: float = 20):
+    """Ask until the condition holds, and answer with what it said."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.01)
+
+
+def logged(app, roles=("production", "canary")):
+    """What is in the log, after all that was spooled was shipped."""
+    log = app.extensions["log"]
+    assert log._step(), log._problem
+    database = PredictionLog.open(app.extensions["settings"])
+    window = database.read("toy", roles=roles)
+    database.close()
+    return window
+
+
+class Service:
+    """A real Gunicorn with two workers."""
+
+    app = "serve.wsgi:app"
+
+    def __init__(self, settings: Settings, log: Path, **more: str):
+        self.port, self.log = free_port(), log
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("MLOPS_")}
+        own = {"MLOPS_HOME": str(settings.home), "MLOPS_MODEL": "toy", "MLOPS_PORT": str(self.port)}
+        self.environment = kept | own | more
+        command = [sys.executable, "-m", "gunicorn", "-c", "serve/gunicorn.conf.py", self.app]
+        self.out = log.with_name(f"{log.name}.out")
+        with log.open("w") as errors, self.out.open("w") as lines:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stderr=errors, stdout=lines)
+        wait_for(self.answers, 60)
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return self.get("/health/live")[0] == 200
+        except OSError:
+            return False
+
+    def call(self, method: str, path: str, body=None, connection=None):
+        own = connection or HTTPConnection("127.0.0.1", self.port, timeout=30)
+        content = None if body is None else orjson.dumps(body)
+        own.request(method, path, content, {"Content-Type": "application/json"} if content else {})
+        response = own.getresponse()
+        answer = response.status, orjson.loads(response.read())
+        if connection is None:
+            own.close()
+        return answer
+
+    def get(self, path: str):
+        return self.call("GET", path)
+
+    def predict(self, connection=None):
+        return self.call("POST", "/predict", {"features": [[1, 0]]}, connection)
+
+    def versions(self, times: int = 8) -> set:
+        """Which versions answer, whichever worker is asked."""
+        return {self.predict()[1].get("version") for _ in range(times)}
+
+    def loads(self, version: int) -> int:
+        """How often a worker said that it loaded a version: which worker answers a request is chance."""
+        return self.log.read_text().count(f"toy version {version} loaded")
+
+    def lines(self, route: str) -> list[dict]:
+        """What the access log says about a route."""
+        *whole, _ = self.out.read_bytes().split(b"\n")  # the last may be half written
+        lines = [orjson.loads(line) for line in whole]
+        return [line for line in lines if line["route"] == route]
+
+    def stop(self) -> str:
+        """End it as an operator would, and answer with its log."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(timeout=40)
+        return self.log.read_text()

@@ -1,0 +1,307 @@
+"""Drift: how often it is found where there is some and where there is none, and what odd columns say."""
+
+import json
+import re
+
+import hypothesis
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import strategies as st
+from scipy import stats
+
+from mlops_nb.model.profile import make_profile, profile_numbers, profile_texts, profile_values
+from mlops_nb.model.signature import Answer, Input, Signature
+from mlops_nb.monitor.drift import DriftReport, benjamini_hochberg, chi_square, kolmogorov_smirnov, measure_drift, psi
+
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=100)
+hypothesis.settings.load_profile("same")
+
+ROWS, REFERENCE = 1000, 5000
+
+
+def draw(rng, n, shift=0.0, tenth=0.1):
+    """Twenty columns of all kinds: smooth, skewed, counts, flags, with missing values, few and many categories."""
+    columns = {f"normal{i}": rng.normal(shift if i == 0 else 0, 1, n) for i in range(10)}
+    columns |= {f"skewed{i}": rng.lognormal(size=n) for i in range(2)}
+    columns |= {"count": rng.poisson(1, n).astype(float), "flag": (rng.random(n) < 0.3).astype(float)}
+    columns |= {"some": np.where(rng.random(n) < 0.1, np.nan, rng.normal(size=n)), "wide": rng.poisson(40, n) * 1.0}
+    columns["two"] = rng.choice(["a", "b"], n, p=[tenth, 1 - tenth])
+    columns["five"] = rng.choice(list("abcde"), n, p=[tenth, 0.5 - tenth, 0.3, 0.15, 0.05])
+    columns["postcode"] = np.char.add("z", rng.integers(0, 1000, n).astype(str))
+    columns["rare"] = np.minimum(rng.zipf(2, n), 1000).astype(str)
+    return pd.DataFrame(columns)
+
+
+def profile_of(frame):
+    return {
+        "inputs": {
+            c: (profile_numbers if frame[c].dtype == float else profile_values)(frame[c].to_numpy()) for c in frame
+        }
+    }
+
+
+def reports(seed, windows=1000, references=20, rows=REFERENCE, **change):
+    """Windows against references, both drawn anew."""
+    rng = np.random.default_rng(seed)
+    for _ in range(references):
+        profile = profile_of(draw(rng, rows))
+        for _ in range(windows // references):
+            yield measure_drift(profile, draw(rng, ROWS, **change))
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.parametrize(("seed", "rows"), [(0, REFERENCE), (1, ROWS)])
+def test_of_1000_windows_without_drift_at_most_1_percent_raise_an_alarm(seed, rows):
+    verdicts = [report.drifted for report in reports(seed, rows=rows)]
+    assert sum(v is True for v in verdicts) <= 10
+
+
+@pytest.mark.slow
+def test_a_thousand_rows_are_enough_to_say_that_nothing_drifted():
+    assert all(c.drifted is not None for report in reports(8, 100) for c in report.columns)
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_half_a_standard_deviation_in_one_column_is_found_in_99_percent():
+    assert sum("normal0" in [c.name for c in r.drifting] for r in reports(2, shift=0.5)) >= 990
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.parametrize("column", ["two", "five"])
+def test_a_share_that_moves_from_10_to_20_percent_is_found_in_99_percent(column):
+    assert sum(column in [c.name for c in r.drifting] for r in reports(3, tenth=0.2)) >= 990
+
+
+def test_p_values_are_never_too_small_where_nothing_drifted():
+    """At a tenth and a hundredth, over 2,000 windows; a tenth more than the level is chance."""
+    rng, found = np.random.default_rng(4), []
+    for _ in range(20):
+        known = np.sort(rng.normal(size=2000))
+        points = known[np.linspace(0, 1999, 101).round().astype(int)]
+        upto = np.searchsorted(known, points, "right")
+        for window in np.sort(rng.normal(size=(100, 500))):
+            found.append(kolmogorov_smirnov(upto, np.searchsorted(window, points, "right"), 2000, 500)[1])
+    found = np.array(found)
+    assert 0.06 < (found <= 0.1).mean() < 0.12 and (found <= 0.01).mean() < 0.017
+
+
+def words(rng, n, vocabulary, length=8):
+    return pd.Series([" ".join(row) for row in rng.choice(vocabulary, (n, length))])
+
+
+@pytest.mark.slow
+def test_texts_with_new_words_drift_and_texts_of_the_same_words_do_not():
+    rng = np.random.default_rng(5)
+    many = [f"w{i:04}" for i in range(3000)]  # most words of the reference are rare, so unseen words are usual
+    profile = {"inputs": {"text": profile_texts(words(rng, 1000, many))}}
+    alarms = sum(measure_drift(profile, words(rng, 500, many).to_frame("text")).drifted is True for _ in range(60))
+    assert alarms <= 2
+    new = words(rng, 500, many + [f"v{i:04}" for i in range(1500)]).to_frame("text")
+    (column,) = measure_drift(profile, new).columns
+    assert column.drifted and column.part == "unseen words"
+    (column,) = measure_drift(profile, words(rng, 500, many, length=12).to_frame("text")).columns
+    assert column.drifted and column.statistics["length psi"] > 5
+
+
+def test_a_vocabulary_has_at_most_a_thousand_words_and_those_of_most_texts():
+    texts = [f"usual w{i % 1500}" for i in range(6000)] + [f"frequent v{i % 900}" for i in range(18_000)]
+    known = profile_texts(np.array(texts, dtype=object))["words"]
+    assert {"usual", "frequent"} < set(known) and len(known) == 1000
+    assert sum(word.startswith("v") for word in known) > 850
+
+
+# Statistics against other implementations
+
+
+@hypothesis.given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400)), min_size=2, max_size=12))
+def test_chi_square_is_a_p_value_and_scipys_where_all_cells_are_common(cells):
+    counts = np.array(cells).T
+    statistic, p, df = chi_square(counts)
+    assert 0 <= p <= 1 and df >= 1 and np.isfinite(statistic)
+    if (counts >= 15).all() and (stats.contingency.expected_freq(counts) >= 5).all():
+        truth = stats.chi2_contingency(counts, correction=False)
+        assert np.allclose([statistic, p], [truth.statistic, truth.pvalue])
+
+
+@hypothesis.given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_benjamini_hochberg_is_scipys(p_values):
+    assert np.allclose(benjamini_hochberg(p_values), stats.false_discovery_control(p_values))
+
+
+def test_two_rare_cells_are_compared_exactly():
+    counts = [[4990, 10], [95, 5]]
+    _, p, _ = chi_square(counts)
+    assert 0.5 < np.log(p) / np.log(stats.fisher_exact(counts).pvalue) < 1.05
+
+
+def test_psi_is_symmetric_and_finite_where_a_bin_is_empty():
+    counts = np.array([[100, 0, 5], [3, 50, 5]])
+    assert np.isfinite(psi(counts)) and psi(counts) == pytest.approx(psi(counts[::-1]))
+
+
+# Odd columns
+
+
+def one(reference, window, **kind):
+    """The result of one input column."""
+    signature = Signature((Input("x", **kind),), "regression", "y")
+    profile = json.loads(
+        json.dumps(make_profile(signature, pd.DataFrame({"x": reference}), Answer(np.arange(9.0))), allow_nan=False)
+    )
+    report = measure_drift(profile, pd.DataFrame({"x": window}))
+    assert DriftReport.from_dict(json.loads(json.dumps(report.to_dict(), allow_nan=False))) == report
+    return report.columns[0]
+
+
+NORMAL = np.random.default_rng(6).normal(size=2000)
+NOTHING = np.full(500, np.nan)
+DAYS = pd.Timestamp("2026-01-01") + pd.to_timedelta(np.arange(2000) % 365, "D")
+FAR = pd.Timestamp("9999-12-31")
+HOMES = np.random.default_rng(7).choice(["own", "rent"], 2000).astype(object)
+FLAGS = np.arange(2000) % 3 == 0
+
+
+@pytest.mark.parametrize(
+    ("reference", "window", "kind", "drifted", "reason"),
+    [
+        (NORMAL, NORMAL[:500], {}, False, "no more than chance"),
+        (NORMAL, NORMAL[:0], {}, None, "not enough rows: the window is empty"),
+        (NORMAL, NORMAL[:20], {}, None, "not enough rows: 20 with a value"),
+        (NORMAL[:30], NORMAL[:500], {}, None, "not enough rows: the reference has 30"),
+        (NORMAL, NOTHING, {"required": False}, True, "100.0% of the values are missing, 0.0%"),
+        (NOTHING, NORMAL[:500], {"required": False}, True, "0.0% of the values are missing, 100.0%"),
+        (NOTHING, NOTHING, {"required": False}, False, "no more than chance"),
+        (NOTHING, NOTHING[:3], {"required": False}, None, "not enough rows"),
+        (np.ones(500), np.ones(500), {}, False, "no more than chance"),
+        (np.ones(500), np.full(500, 2.0), {}, True, "100.0% of the values are other values, 0.0%"),
+        (FLAGS * 1, 1 - FLAGS[:500], {"kind": "int"}, True, "66.6% of the values are 1"),
+        (FLAGS * 1, FLAGS[:500] * 1 + 0.5, {}, True, "100.0% of the values are other values"),
+        (NORMAL, np.where(NORMAL[:500] > 1, np.inf, NORMAL[:500]), {}, True, "of the values are (below|at most)"),
+        (NORMAL, np.where(NORMAL[:500] < -1, -np.inf, NORMAL[:500]), {}, True, "of the values are (below|at most)"),
+        (np.where(NORMAL > 1, np.inf, NORMAL), NORMAL[:500], {}, True, "of the values are (below|at most)"),
+        (NORMAL, ["high", "low"] * 250, {}, None, "cannot tell: expected numbers, the window has texts"),
+        (NORMAL, [None, *NORMAL[:500].tolist()], {"required": False}, False, "no more than chance"),
+        (NORMAL, [[1], {}] * 100, {}, None, "cannot tell: expected numbers, the window has mixed"),
+        (NORMAL, pd.Categorical(NORMAL[:500]), {}, False, "no more than chance"),
+        (FLAGS, FLAGS[:501], {"kind": "bool"}, False, "no more than chance"),
+        (FLAGS, FLAGS[:501].astype(float), {"kind": "bool"}, False, "no more than chance"),
+        (FLAGS, ~FLAGS[:501], {"kind": "bool"}, True, "of the values are"),
+        (HOMES, HOMES[:500], {"kind": "string"}, False, "no more than chance"),
+        (HOMES, pd.Categorical(HOMES[:500], ["own", "rent", "ship"]), {"kind": "string"}, False, "no more than chance"),
+        (HOMES, np.arange(500), {"kind": "string"}, True, "100.0% of the values are other values"),
+        (HOMES, [["own"], {}] * 100, {"kind": "string"}, True, "100.0% of the values are other values"),
+        (np.arange(2000).astype(str), np.arange(2000, 2500).astype(str), {"kind": "string"}, False, "chance"),
+        (DAYS, DAYS[:730], {"kind": "datetime"}, False, "no more than chance"),
+        (DAYS, DAYS[:730].tz_localize("UTC"), {"kind": "datetime"}, False, "no more than chance"),
+        (DAYS, DAYS[:730].astype(str), {"kind": "datetime"}, False, "no more than chance"),
+        (DAYS, DAYS[:730] + pd.Timedelta(days=90), {"kind": "datetime"}, True, "of the values are (below|at most)"),
+        (DAYS, ["9999-12-31", *DAYS[:729].astype(str)], {"kind": "datetime"}, False, "no more than chance"),
+        (DAYS.insert(0, FAR), DAYS[:730].insert(0, FAR), {"kind": "datetime"}, False, "no more than chance"),
+        (DAYS, ["tomorrow"] * 500, {"kind": "datetime"}, None, "cannot tell: expected times, the window has texts"),
+        (DAYS, np.arange(500), {"kind": "datetime"}, None, "cannot tell: expected times, the window has integer"),
+    ],
+)  # fmt: skip
+def test_every_column_has_a_clear_answer(reference, window, kind, drifted, reason):
+    result = one(reference, window, **kind)
+    assert result.drifted is drifted, result
+    assert re.search(reason, result.reason), result.reason
+
+
+def test_an_unseen_category_is_named():
+    result = one(HOMES, np.r_[HOMES[:400], ["ship"] * 100], kind="string")
+    assert result.drifted and result.unseen == ("ship",) and result.unseen_share == 0.2
+
+
+def test_categories_that_the_profile_cannot_name_are_not_called_unseen():
+    codes = (np.arange(20_000) % 1000).astype(str)
+    assert one(codes, codes[:500], kind="string").unseen is None
+
+
+def test_a_column_that_was_never_logged_is_unknown_and_not_fine():
+    profile = profile_of(pd.DataFrame({"x": NORMAL, "y": NORMAL}))
+    report = measure_drift(profile, pd.DataFrame({"x": NORMAL[:500]}))
+    assert report.drifted is None and report.columns[1].reason == "cannot tell: the window has no such column"
+
+
+def test_prediction_and_probability_are_measured():
+    signature = Signature((Input("x"),), "classification", "y", (0, 1))
+    yes = np.random.default_rng(0).random(2000)
+    answer = Answer((yes > 0.5).astype(int), np.column_stack([1 - yes, yes]), (0, 1))
+    profile = make_profile(signature, pd.DataFrame({"x": NORMAL}), answer)
+    now = Answer(np.ones(500, dtype=object), np.column_stack([1 - yes[:500] / 2, yes[:500] / 2]).tolist(), (0, 1))
+    report = measure_drift(profile, pd.DataFrame({"x": NORMAL[:500]}), now)
+    assert [(c.role, c.name, c.drifted) for c in report.columns] == [
+        ("input", "x", False), ("prediction", "prediction", True), ("probability", "1", True),
+    ]  # fmt: skip
+    assert (
+        measure_drift(profile, pd.DataFrame({"x": []}), Answer(np.array([]), np.empty((0, 2)), (0, 1))).drifted is None
+    )
+
+
+def test_the_profile_of_an_older_bundle_is_read_and_what_it_lacks_said():
+    old_number = {k: v for k, v in profile_numbers(NORMAL).items() if k != "grid"}
+    old_category = {k: v for k, v in profile_values(HOMES).items() if k != "listed"}
+    codes = np.arange(2000).astype(str)
+    old_codes = {k: v for k, v in profile_values(codes).items() if k not in ("listed", "sample")}
+    old_float = old_category | {"counts": {"1.0": 1000, "2.0": 1000}}
+    profile = {"inputs": {"n": old_number, "home": old_category, "code": old_codes, "class": old_float}}
+    window = pd.DataFrame({"n": NORMAL[:500], "home": HOMES[:500], "code": codes[:500], "class": [1, 2] * 250})
+    report = measure_drift(profile, window)
+    assert [c.drifted for c in report.columns] == [None, False, None, False]
+    assert "older bundle" in report.columns[0].reason and "older bundle" in report.columns[2].reason
+    missing = measure_drift(profile, window.assign(n=np.where(np.arange(500) < 100, np.nan, 0.0)))
+    assert missing.columns[0].drifted and missing.columns[0].part == "missing"  # that it can tell
+
+
+VALUES = st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=6), st.dates())
+
+
+@pytest.mark.slow
+@hypothesis.given(
+    st.lists(VALUES, max_size=30), st.sampled_from(["float", "int", "bool", "string", "datetime", "text"])
+)
+def test_whatever_a_window_holds_there_is_an_answer_that_can_be_stored(values, kind):
+    text = pd.Series([f"some words {i} of {i % 7}" for i in range(200)])
+    reference = {
+        "float": NORMAL,
+        "int": np.arange(500),
+        "bool": FLAGS,
+        "string": HOMES,
+        "datetime": DAYS,
+        "text": text,
+    }[kind]
+    result = one(reference, pd.Series(values, dtype=object), kind="string" if kind == "text" else kind)
+    assert result.drifted in (True, False, None) and result.reason
+
+
+@hypothesis.given(
+    st.lists(st.floats(), max_size=60), st.lists(st.floats(), max_size=60), st.floats(0.001, 0.5), st.floats(0, 0.5)
+)
+def test_any_floats_against_any_floats(reference, window, alpha, effect):
+    profile = {"inputs": {"x": json.loads(json.dumps(profile_numbers(np.array(reference)), allow_nan=False))}}
+    report = measure_drift(profile, pd.DataFrame({"x": np.array(window, dtype=float)}), alpha=alpha, effect=effect)
+    assert DriftReport.from_dict(json.loads(json.dumps(report.to_dict(), allow_nan=False))) == report
+    assert "column" in report._repr_html_()
+    (column,) = report.columns
+    if column.histogram:
+        for which in ("reference", "window"):
+            assert sum(column.histogram[which]) == pytest.approx(1) and min(column.histogram[which]) >= 0
+
+
+@pytest.mark.slow
+def test_report_draws_what_drifted_and_says_when_nothing_did():
+    profile = profile_of(pd.DataFrame({"x": NORMAL, "y": NORMAL}))
+    drifted = measure_drift(profile, pd.DataFrame({"x": NORMAL[:500] + 1, "y": NORMAL[:500]}))
+    assert [axes.get_title() for axes in drifted.plot().axes] == ["x"]
+    calm = measure_drift(profile, pd.DataFrame({"x": NORMAL[:500], "y": NORMAL[:500]}))
+    assert calm.plot().get_suptitle() == "No column drifted" and "no drift" in calm._repr_html_()
+
+
+def test_markup_in_a_category_is_shown_and_not_run():
+    profile = profile_of(pd.DataFrame({"x": ["<script>", "fine"] * 500, "y": NORMAL[:1000]}))
+    html = measure_drift(profile, pd.DataFrame({"x": ["<script>"] * 500, "y": NORMAL[:500]}))._repr_html_()
+    assert "&lt;script&gt;" in html and "<script>" not in html

@@ -1,0 +1,266 @@
+"""Performance: how often its intervals hold the truth, and what it says of odd windows."""
+
+import json
+
+import hypothesis
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+import pytest
+from hypothesis import strategies as st
+from scipy import stats
+
+from mlops_nb.errors import DataError
+from mlops_nb.model.evaluate import score
+from mlops_nb.model.profile import calibrate
+from mlops_nb.model.signature import Answer
+from mlops_nb.monitor.performance import (
+    Estimate,
+    Performance,
+    _scorer,
+    bootstrap_interval,
+    calibrated_probability,
+    estimate_performance,
+    exact_interval,
+    measure_performance,
+)
+from mlops_nb.spec import Gates, ModelSpec
+
+RELEASE = {
+    "metrics": {"accuracy": 0.9},
+    "slices": {"all": {"rows": 1000, "accuracy": 0.9}, "even": {"rows": 500, "accuracy": 0.9}},
+    "gates": [{"gate": "baseline", "metric": "accuracy", "required": 0.5}],
+}
+
+
+def spec(**facts):
+    schema = pa.DataFrameSchema({"x": pa.Column(int), "y": pa.Column(int)})
+    usual = {"gates": Gates(minimum={"accuracy": 0.8}), "slices": {"even": lambda X: X["x"] % 2 == 0}}
+    return ModelSpec("coin", "coin.csv", "y", schema, make_estimator=dict, **(usual | facts))
+
+
+def window(n, right):
+    """Of n answers these were right."""
+    y = np.arange(n) // 2 % 2
+    said = np.where(np.arange(n) < right, y, 1 - y)
+    return pd.DataFrame({"x": np.arange(n)}), y, Answer(said, np.eye(2)[said], (0, 1))
+
+
+def logistic(rng, n, sharpness=1.0, spread=1.5):
+    """Answers whose probabilities are right where sharpness is 1."""
+    x = rng.normal(0, spread, n)
+    truth = (rng.random(n) < 1 / (1 + np.exp(-x))).astype(int)
+    yes = 1 / (1 + np.exp(-sharpness * x))
+    return Answer((yes > 0.5).astype(int), np.column_stack([1 - yes, yes]), (0, 1)), truth
+
+
+# Intervals
+
+
+@hypothesis.given(st.integers(1, 400), st.data())
+def test_exact_interval_is_scipys(rows, data):
+    right = data.draw(st.integers(0, rows))
+    truth = stats.binomtest(right, rows).proportion_ci(0.95, method="exact")
+    assert np.allclose(exact_interval(right, rows), [truth.low, truth.high])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_exact_interval_holds_the_truth_in_at_least_95_percent(share):
+    right = np.random.default_rng(0).binomial(200, share, 5000)
+    inside = {k: (i := exact_interval(k, 200))[0] <= share <= i[1] for k in set(right.tolist())}
+    assert np.mean([inside[k] for k in right.tolist()]) >= 0.945
+
+
+@pytest.mark.slow
+def test_bootstrap_interval_holds_the_truth_in_about_95_percent():
+    rng, truth, held = np.random.default_rng(0), stats.norm.cdf(1 / np.sqrt(2)), 0
+    for _ in range(40):
+        y = rng.integers(2, size=200)
+        yes = 1 / (1 + np.exp(-rng.normal(y)))
+        answer = Answer((yes > 0.5).astype(int), np.column_stack([1 - yes, yes]), (0, 1))
+        low, high = bootstrap_interval(answer, y, "roc_auc")
+        held += low <= truth <= high
+    assert held >= 35
+
+
+def test_bootstrap_gives_the_same_interval_for_the_same_seed():
+    answer, y = logistic(np.random.default_rng(0), 100)
+    assert bootstrap_interval(answer, y, "roc_auc") == bootstrap_interval(answer, y, "roc_auc", seed=0)
+    assert bootstrap_interval(answer, y, "roc_auc") != bootstrap_interval(answer, y, "roc_auc", seed=1)
+
+
+CLASSES = [(0, 1), ("no", "yes"), (False, True), ("a", "b", "c"), ("only",)]
+METRICS = [(classes, metric) for classes in CLASSES for metric in ("accuracy", "balanced_accuracy", "roc_auc")]
+METRICS += [(None, metric) for metric in ("neg_mean_absolute_error", "neg_root_mean_squared_error", "r2")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("classes", "metric"), METRICS)
+@hypothesis.settings(max_examples=25)
+@hypothesis.given(st.integers(1, 40), st.integers(1, 9), st.integers(0))
+def test_metric_of_many_draws_is_scikit_learns(classes, metric, n, steps, seed):
+    rng = np.random.default_rng(seed)
+    if classes is None:
+        answer, y = Answer(rng.normal(size=n)), rng.normal(size=n)
+    else:
+        sure = rng.integers(1, steps + 1, size=(n, len(classes))).astype(float)  # with ties
+        sure /= sure.sum(axis=1, keepdims=True)
+        answer = Answer(np.array(classes)[sure.argmax(axis=1)], sure, classes)
+        y = np.array(classes)[rng.integers(len(classes), size=n)]
+    rows = rng.integers(n, size=n)
+    wanted = score(answer.take(rows), y[rows], [metric])[metric]
+    assert _scorer(answer, metric)(rows, y[rows]) == pytest.approx(wanted, nan_ok=True)
+
+
+def test_metric_of_many_draws_is_not_defined_where_scikit_learns_is_not():
+    answer = Answer(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]), (0, 1))
+    assert np.isnan(_scorer(answer, "roc_auc")(np.array([1, 2]), np.array([1, 1])))
+    assert _scorer(answer, "roc_auc")(np.array([0, 1]), np.array([0, 1])) == 1
+
+
+# The measure
+
+
+@pytest.mark.parametrize(
+    ("n", "right", "below_gate", "below_release", "worse"),
+    [
+        (1000, 700, True, True, True),
+        (1000, 840, False, True, True),
+        (1000, 900, False, None, False),
+        (1000, 990, False, False, False),
+        (1000, 810, None, True, True),
+        (40, 34, None, None, None),
+        (3, 3, None, None, None),
+    ],
+)
+def test_gate_and_release_are_decided_only_where_the_interval_says_so(n, right, below_gate, below_release, worse):
+    found = measure_performance(spec(), *window(n, right), RELEASE)
+    overall = found.results[0]
+    assert (overall.below_gate, overall.below_release, found.worse) == (below_gate, below_release, worse), overall
+
+
+@pytest.mark.slow
+def test_a_model_that_is_as_good_as_at_release_is_seldom_called_worse():
+    """The release value is a sample of its own; without that, 1 in 10 would be."""
+    rng, alarms = np.random.default_rng(0), 0
+    for _ in range(300):
+        then = float(rng.binomial(1000, 0.9) / 1000)
+        release = {"metrics": {"accuracy": then}, "slices": {"all": {"rows": 1000, "accuracy": then}}}
+        strict = spec(gates=Gates(minimum={"accuracy": 0.5}, tolerance=0.0), slices={})
+        alarms += measure_performance(strict, *window(1000, rng.binomial(1000, 0.9)), release).worse is True
+    assert alarms <= 0.045 * 300
+
+
+def test_slices_are_measured_against_their_own_release_and_no_gate():
+    found = measure_performance(spec(), *window(400, 300), RELEASE)
+    assert [(r.slice, r.rows, r.gate, r.release) for r in found.results] == [
+        ("all", 400, 0.8, 0.9), ("even", 200, None, 0.9),
+    ]  # fmt: skip
+
+
+def test_a_baseline_higher_than_the_minimum_is_the_gate():
+    release = RELEASE | {"gates": [{"gate": "baseline", "metric": "accuracy", "required": 0.85}]}
+    assert measure_performance(spec(), *window(100, 90), release).results[0].gate == 0.85
+
+
+def test_nothing_labelled_is_unknown_and_not_fine():
+    found = measure_performance(spec(), *window(0, 0), RELEASE)
+    assert found.worse is None and found.results[0].reason == "no labelled rows"
+
+
+def test_metric_that_these_rows_do_not_define_is_unknown():
+    inputs, _, answer = window(100, 100)
+    one_class = measure_performance(spec(gates=Gates(minimum={"roc_auc": 0.6})), inputs, [0] * 100, answer)
+    (auc,) = [r for r in one_class.results if r.metric == "roc_auc" and r.slice == "all"]
+    assert auc.value is None and auc.below_gate is None and "not defined" in auc.reason
+
+
+def test_labels_as_json_has_them_are_the_models_classes():
+    inputs, y, answer = window(100, 90)
+    as_sent = np.array([float(v) if i % 2 else int(v) for i, v in enumerate(y)], dtype=object)
+    assert measure_performance(spec(), inputs, as_sent, answer, RELEASE) == measure_performance(
+        spec(), inputs, y, answer, RELEASE
+    )
+
+
+def test_label_that_is_no_class_is_named():
+    inputs, _, answer = window(3, 3)
+    with pytest.raises(DataError, match=r"Label 'edge' is none of the classes .*\['0', '1'\]"):
+        measure_performance(spec(), inputs, [0, "edge", 1], answer)
+
+
+def test_regression_is_measured_with_the_bootstrap():
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=200)
+    regression = spec(task="regression", scorer="r2", gates=Gates(minimum={"r2": 0.5}))
+    found = measure_performance(
+        regression, pd.DataFrame({"x": np.arange(200)}), y.tolist(), Answer(y + rng.normal(size=200) / 4)
+    )
+    assert found.worse is False and found.results[0].low < found.results[0].value < found.results[0].high
+
+
+@hypothesis.settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@hypothesis.given(st.integers(0, 40), st.integers(0, 40))
+def test_performance_is_stored_as_plain_json(n, right):
+    found = measure_performance(spec(), *window(n, min(n, right)), RELEASE)
+    assert Performance.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False))) == found
+    assert f"{n} labelled rows" in found._repr_html_()
+
+
+def test_plot_has_a_picture_a_metric_and_a_line_a_slice():
+    (axes,) = measure_performance(spec(), *window(400, 300), RELEASE).plot().axes
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["all (400)", "even (200)"]
+    assert len(measure_performance(spec(), *window(0, 0), RELEASE).plot().axes) == 1
+
+
+# The estimate
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["accuracy", "roc_auc"])
+def test_estimate_is_near_the_truth_on_a_window_with_other_inputs(metric):
+    """Calibrated on usual rows, estimated on harder ones, of a model that is too sure of itself."""
+    rng, errors, at_its_word = np.random.default_rng(0), [], []
+    for _ in range(15):
+        curves = calibrate(*logistic(rng, 2000, sharpness=2.5))
+        answer, truth = logistic(rng, 1000, sharpness=2.5, spread=1.0)
+        true = score(answer, truth, [metric])[metric]
+        errors.append(estimate_performance(answer, [metric], curves)[0].estimated_value - true)
+        at_its_word.append(estimate_performance(answer, [metric])[0].estimated_value - true)
+    assert abs(np.mean(errors)) < 0.015 and np.abs(errors).max() < 0.08
+    assert np.mean(at_its_word) > 0.1
+
+
+def test_estimate_says_that_it_is_one_and_what_it_rests_on():
+    answer, _ = logistic(np.random.default_rng(0), 200)
+    (plain,) = estimate_performance(answer)
+    assert "estimated from probabilities that were not calibrated, without labels" in plain.reason
+    assert not {"value", "low", "high"} & set(plain.to_dict())
+    assert Estimate.from_dict(json.loads(json.dumps(plain.to_dict(), allow_nan=False))) == plain
+
+
+def test_estimate_is_the_same_for_the_same_seed():
+    answer, _ = logistic(np.random.default_rng(0), 100)
+    assert estimate_performance(answer) == estimate_performance(answer, seed=0) != estimate_performance(answer, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Answer(np.array([1.0, 2.0])), "the model has no probabilities"),
+        (Answer(np.array([]), np.empty((0, 2)), (0, 1)), "the window is empty"),
+    ],
+)
+def test_where_there_is_no_estimate_it_says_why(answer, reason):
+    (estimate,) = estimate_performance(answer)
+    assert estimate.estimated_value is None and reason in estimate.reason
+
+
+@hypothesis.given(st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=20))
+def test_calibrated_probabilities_sum_to_one(rows):
+    shares = np.array(rows) + 1e-9
+    shares /= shares.sum(axis=1, keepdims=True)
+    labels = np.array(["a", "b", "c"])
+    curves = calibrate(Answer(labels[shares.argmax(1)], shares, tuple(labels)), labels[np.arange(len(rows)) % 3])
+    worth = calibrated_probability(Answer(labels[shares.argmax(1)], shares, tuple(labels)), curves)
+    assert np.allclose(worth.sum(axis=1), 1) and (worth >= 0).all()

@@ -1,0 +1,45 @@
+"""Rows of production as rows of the model's table: with the types that its schema wants."""
+
+from datetime import UTC, datetime
+
+import pandas as pd
+import pandera.pandas as pa
+import pytest
+
+from mlops_nb.data.tables import validate
+from mlops_nb.model.signature import make_signature
+from mlops_nb.monitor.prediction_log import Logged
+from mlops_nb.retrain.dataset import recent_table
+from mlops_nb.spec import ModelSpec
+
+
+@pytest.mark.parametrize("coerce", [False, True])
+@pytest.mark.parametrize("values", [[1, 0, None], [1, 0, 1], [None, None, None]], ids=["some", "all", "none"])
+@pytest.mark.parametrize("kind", ["boolean", "Int64", "Int8", "UInt16", "Float64", "Float32", float])
+def test_logged_rows_have_the_types_of_a_schema_that_allows_missing_values(kind, values, coerce):
+    column, y = pa.Column(kind, nullable=True), pa.Column("Int64")
+    schema = pa.DataFrameSchema({"x": pa.Column(float), "maybe": column, "y": y}, coerce=coerce)
+    spec = ModelSpec(name="toy", load=lambda: None, target="y", schema=schema, make_estimator=None)
+    table = pd.DataFrame({"x": [0.5] * 3, "maybe": pd.array(values, kind), "y": pd.array([0, 1, 0], "Int64")})
+    signature = make_signature(schema, ["x", "maybe"], "y", classes=[0, 1])
+    given = [{"x": 0.5, "maybe": bool(v) if kind == "boolean" and v is not None else v} for v in values]
+    now = datetime.now(UTC)
+    logged = [
+        Logged(f"{i}", now, "toy", 1, "production", 1.0, inputs, 0, None, y)
+        for i, (inputs, y) in enumerate(zip(given, [0, 1, 0], strict=True))
+    ]
+    recent = recent_table(spec, signature, logged)
+    assert recent.left_out == {}
+    pd.testing.assert_frame_equal(recent.table, validate(table, schema))
+
+
+def test_label_that_is_no_whole_number_is_left_out_of_a_schema_that_allows_missing_values():
+    schema = pa.DataFrameSchema({"x": pa.Column(float), "y": pa.Column("Int64")})
+    spec = ModelSpec(name="toy", load=lambda: None, target="y", schema=schema, make_estimator=None)
+    signature, now = make_signature(schema, ["x"], "y", classes=[0, 1]), datetime.now(UTC)
+    labels = [*[0, 1] * 10, 0.5]
+    logged = [
+        Logged(f"{i:02d}", now, "toy", 1, "production", 1.0, {"x": 1.0}, 0, None, y) for i, y in enumerate(labels)
+    ]
+    recent = recent_table(spec, signature, logged)
+    assert recent.table["y"].tolist() == labels[:-1] and recent.left_out == {"break the schema": 1}

@@ -1,0 +1,309 @@
+"""A canary answers its share of the requests, and none of them fails because of it."""
+
+import shutil
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from mlops_nb.errors import InputError
+from mlops_nb.model.signature import Answer
+from mlops_nb.serving.inference.canary import Trial, place_of
+from mlops_nb.serving.service import live_model
+from mlops_nb.settings import Settings
+from serve.app import create_app
+from tests.factories import SIGNATURE, logged, package
+
+ROW = {"features": [[1, 0]]}
+
+
+@pytest.fixture
+def few(live):
+    """The same, and 30 requests are enough to judge."""
+    live.settings = replace(live.settings, canary_min_requests=30)
+    live.state = replace(live.state, trial=None)
+    live._aliases = None
+    live.refresh()
+    return live
+
+
+@pytest.fixture
+def live(app, registry):
+    """Version 1 in production, version 2 its canary."""
+    registry.promote("toy", 2, alias="canary")
+    live_model(app).refresh()
+    return live_model(app)
+
+
+def key_of(role: str, share: float = 0.1) -> dict:
+    """A header whose key belongs to the canary, or to the requests that it is compared with."""
+    wanted = {"canary": lambda x: x < share, "production": lambda x: x >= 1 - share}[role]
+    return {"X-Canary-Key": next(k for k in map(str, range(1000)) if wanted(place_of("toy", k)))}
+
+
+def version_for(client, key: str | None = None) -> int:
+    return client.post("/predict", json=ROW, headers={"X-Canary-Key": key} if key else {}).get_json()["version"]
+
+
+def test_keys_are_spread_evenly_and_stand_where_they_stood():
+    places = [place_of("toy", f"customer-{i}") for i in range(20_000)]
+    for share in (0.01, 0.1, 0.5):
+        got = sum(place < share for place in places)
+        assert abs(got - 20_000 * share) < 5 * (20_000 * share * (1 - share)) ** 0.5
+    assert place_of("toy", "ada") == pytest.approx(PLACE_OF_ADA)
+    assert place_of("toy", "ada") != place_of("other", "ada")
+
+
+PLACE_OF_ADA = 0.283841311331659
+
+
+@pytest.mark.slow
+def test_key_gets_the_same_version_from_every_worker_and_the_share_is_right(live, client, settings):
+    other = create_app(settings)
+    live_model(other).refresh()
+    keys = [f"customer-{i}" for i in range(1000)]
+    first = [version_for(client, key) for key in keys]
+    assert [version_for(other.test_client(), key) for key in keys[:200]] == first[:200]
+    assert 60 < first.count(2) < 140
+    live_model(other).stop()
+
+
+@pytest.mark.slow
+def test_without_a_key_chance_decides(live, client):
+    assert 60 < [version_for(client) for _ in range(1000)].count(2) < 140
+
+
+@pytest.mark.slow
+def test_share_is_a_setting_and_at_most_half(settings, registry):
+    from mlops_nb.errors import SettingsError
+
+    registry.promote("toy", 2, alias="canary")
+    for share, low, high in ((0.0, 0, 0), (0.5, 190, 310)):
+        app = create_app(replace(settings, canary_share=share))
+        live_model(app).refresh()
+        assert low <= [version_for(app.test_client()) for _ in range(500)].count(2) <= high
+        live_model(app).stop()
+    with pytest.raises(SettingsError, match=r"MLOPS_CANARY_SHARE must be between 0 and 0\.5, got 0\.6"):
+        Settings.read({"MLOPS_CANARY_SHARE": "0.6"})
+
+
+def test_roles_are_said_and_recorded(live, client):
+    answers = [client.post("/predict", json=ROW, headers=key_of(role)).get_json() for role in ("canary", "production")]
+    facts = logged(client.application).facts
+    assert [tuple(facts.loc[a["ids"][0], ["role", "version"]]) for a in answers] == [("canary", 2), ("production", 1)]
+    ready = client.get("/health/ready").get_json()
+    assert (ready["version"], ready["roles"]) == (1, {"production": 1, "canary": 2})
+    assert client.get("/model").get_json()["roles"] == {"production": 1, "canary": 2}
+
+
+def test_request_that_breaks_the_canary_is_answered_by_production(live, client, monkeypatch, capfd):
+    monkeypatch.setattr(live.state.trial.canary, "answer", lambda rows: 1 / 0)
+    for _ in range(3):
+        answer = client.post("/predict", json=ROW, headers=key_of("canary"))
+        assert (answer.status_code, answer.get_json()["version"]) == (200, 1)
+    assert live.state.trial.failures == {"ZeroDivisionError": 3}
+    assert capfd.readouterr().err.count("toy version 2 failed as the canary: ZeroDivisionError") == 1
+
+
+def test_row_that_both_refuse_is_the_clients_mistake_and_counts_for_nobody(live, client):
+    for role in ("canary", "production"):
+        answer = client.post("/predict", json={"features": [["x", 0]]}, headers=key_of(role))
+        assert (answer.status_code, answer.get_json()["code"]) == (400, "bad_input")
+    assert not live.state.trial.failures
+    assert not any(live.state.trial.calls.values())
+
+
+def test_row_that_only_the_canary_refuses_is_answered_by_production(app, client, registry, settings):
+    registry.register(package(settings.home / "bundle", 1.0, SIGNATURE))
+    registry.promote("toy", 3, alias="canary")
+    live = live_model(app)
+    live.refresh()
+    answer = client.post("/predict", json=ROW, headers=key_of("canary"))
+    assert (answer.status_code, answer.get_json()["version"]) == (200, 1)
+    assert live.state.trial.failures == {"InputError": 1}
+
+
+def test_canary_without_probabilities_is_not_asked_for_them(live, client, monkeypatch):
+    canary = live.state.trial.canary
+    answer = replace(canary.predict_rows([[1, 0]]), probability=None)
+    monkeypatch.setattr(canary, "answer", lambda rows: answer)
+    said = client.post("/predict", json=ROW | {"probability": True}, headers=key_of("canary")).get_json()
+    assert (said["version"], len(said["probability"])) == (1, 1)
+    assert client.post("/predict", json=ROW, headers=key_of("canary")).get_json()["version"] == 2
+
+
+def test_production_that_breaks_counts_and_is_a_defect(live, client, monkeypatch):
+    def broken(rows):
+        raise InputError("no") if rows.tolist() == [[2, 2]] else RuntimeError
+
+    monkeypatch.setattr(live.predictor, "answer", broken)
+    statuses = [
+        client.post("/predict", json={"features": rows}, headers=key_of("production")).status_code
+        for rows in ([[1, 0]], [[2, 2]])
+    ]
+    assert statuses == [500, 400]
+    assert list(live.state.trial.calls["production"]) == [None]
+
+
+@pytest.mark.parametrize("alias", ["canary", "shadow"])
+def test_one_that_cannot_be_proven_is_refused_and_production_goes_on(app, client, registry, alias):
+    live = live_model(app)
+    shutil.copy(registry.get("toy", 1).path / "model.skops", registry.get("toy", 2).path / "model.skops")
+    registry.promote("toy", 2, alias=alias)
+    live.refresh()
+    ready = client.get("/health/ready").get_json()
+    assert (ready["ready"], ready["roles"]) == (True, {"production": 1})
+    assert [r["version"] for r in ready["refused"]] == [2]
+    assert {version_for(client) for _ in range(50)} == {1}
+
+
+def test_canary_that_is_cleared_or_that_became_production_is_no_canary(live, client, registry):
+    trial = live.state.trial
+    registry.promote("toy", 2, alias="staging")
+    live.refresh()
+    assert live.state.trial is trial, "what was counted is kept when nothing of it moved"
+    registry.promote("toy", 2)
+    live.refresh()
+    assert (live.state.trial, live.state.roles) == (None, {"production": 2})
+    registry.rollback("toy")
+    registry.clear("toy", "canary")
+    live.refresh()
+    assert (live.state.trial, live.state.roles) == (None, {"production": 1})
+    assert {version_for(client) for _ in range(50)} == {1}
+
+
+def test_of_a_request_one_number_is_remembered_and_of_requests_the_last(live, client, settings):
+    client.post("/predict", json={"features": [[1, 0]] * 5000}, headers=key_of("canary"))
+    calls = live.state.trial.calls["canary"]
+    assert [prediction for _, prediction in calls] == [1] and calls.maxlen == 1000
+    trial = live.state.trial
+    more = Trial("toy", trial.production, trial.canary, replace(settings, canary_min_requests=3000))
+    assert more.calls["canary"].maxlen == 3000
+
+
+# Judged against production
+
+
+def traffic(client, n: int, rows=lambda i: [[(-1) ** i, 0]]):
+    """So many requests for the canary, and so many that it is compared with."""
+    for i in range(n):
+        for role in ("canary", "production"):
+            assert client.post("/predict", json={"features": rows(i)}, headers=key_of(role)).status_code == 200
+
+
+def slow(predictor):
+    answer = predictor.answer
+    return lambda rows: time.sleep(0.01) or answer(rows)
+
+
+def broken(predictor):
+    return lambda rows: 1 / 0
+
+
+def of_one_class(predictor):
+    return lambda rows: Answer(np.ones(len(rows)), np.ones((len(rows), 2)), (0, 1))
+
+
+def incomparable(predictor):
+    return lambda rows: Answer(np.array([None], dtype=object))
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (slow, "95% of the answers took up to "),
+        (broken, "30 of 30 requests failed, in production 0 of 30; it raised ZeroDivisionError"),
+        (of_one_class, "the predictions are others: PSI "),
+        (incomparable, "its predictions are no labels or numbers that could be compared"),
+    ],
+)
+def test_canary_that_is_worse_is_rolled_back(few, client, registry, monkeypatch, capfd, kind, why):
+    canary = few.state.trial.canary
+    monkeypatch.setattr(canary, "answer", kind(canary))
+    traffic(client, 29)
+    few.refresh()
+    assert few.state.trial is not None, "it is too early to say"
+    traffic(client, 1)
+    few.refresh()
+    assert few.state.roles == {"production": 1}
+    move = registry.history("toy", "canary")[-1]
+    assert (move.action, move.from_version, move.to_version, move.who) == ("clear", 2, None, "service")
+    assert move.why.startswith(why)
+    assert client.get("/health/ready").get_json()["rolled_back"] == {"version": 2, "why": move.why}
+    assert f"toy version 2 rolled back as the canary: {move.why}" in capfd.readouterr().err
+    assert {version_for(client) for _ in range(50)} == {1}
+
+
+def test_canary_that_is_as_good_goes_on(few, client, registry):
+    traffic(client, 60)
+    few.refresh()
+    assert few.state.roles == {"production": 1, "canary": 2}
+    ready = client.get("/health/ready").get_json()
+    assert ready["canary"] == {"version": 2, "share": 0.1, "requests": 60, "failures": {}}
+    assert ready["rolled_back"] is None
+
+
+def test_of_two_workers_one_rolls_back_and_both_say_why(few, client, registry, monkeypatch):
+    other = create_app(few.settings)
+    live_model(other).refresh()
+    for live, its_client in ((few, client), (live_model(other), other.test_client())):
+        monkeypatch.setattr(live.state.trial.canary, "answer", lambda rows: 1 / 0)
+        traffic(its_client, 30)
+    few.refresh()
+    live_model(other).refresh()
+    assert [m.action for m in registry.history("toy", "canary")] == ["promote", "clear"]
+    assert few.state.rolled_back == live_model(other).state.rolled_back
+    assert live_model(other).state.roles == {"production": 1}
+    live_model(other).stop()
+
+
+def test_worse_canary_is_not_asked_even_when_the_registry_cannot_be_told(few, client, registry, monkeypatch, capfd):
+    def read_only(*_, **__):
+        raise OperationalError("DELETE", {}, Exception("read-only"))
+
+    monkeypatch.setattr(few.state.trial.canary, "answer", lambda rows: 1 / 0)
+    traffic(client, 30)
+    with monkeypatch.context() as patch:
+        patch.setattr(few._registry, "clear", read_only)
+        for _ in range(3):
+            few.refresh()
+        registry.promote("toy", 2, alias="staging")
+        few.refresh()
+        assert few.state.roles == {"production": 1} and few.state.rolled_back["version"] == 2
+    assert capfd.readouterr().err.count("The alias of the canary cannot be cleared: OperationalError") == 1
+    assert registry.aliases("toy")["canary"] == 2
+    few.refresh()
+    assert "canary" not in registry.aliases("toy") and few.state.rolled_back["version"] == 2
+    registry.promote("toy", 2, alias="canary")
+    few.refresh()
+    assert few.state.roles == {"production": 1, "canary": 2}, "it may be tried again"
+    assert few.state.rolled_back is None
+
+
+def test_canary_that_a_person_cleared_was_not_rolled_back(few, registry):
+    registry.clear("toy", "canary")
+    few.refresh()
+    assert few.state.rolled_back is None
+
+
+def test_commands_move_a_canary_and_take_it_away(settings, monkeypatch):
+    from click.testing import CliRunner
+
+    from mlops_nb.cli.main import main
+
+    monkeypatch.setenv("MLOPS_HOME", str(settings.home))
+
+    def run(*words):
+        result = CliRunner().invoke(main, ["models", *words])
+        return result.exit_code, result.output
+
+    assert run("promote", "toy", "2", "--alias", "canary") == (0, "canary of toy: nowhere -> version 2\n")
+    assert run("list")[1].split()[-6:] == ["toy", "2", "-", "1", "2", "-"]
+    assert run("clear", "toy", "canary", "--why", "enough") == (0, "canary of toy: version 2 -> nowhere\n")
+    assert run("clear", "toy", "canary")[0] == 1
+    lines = [line.split() for line in run("history", "toy", "canary")[1].splitlines()]
+    assert [line[2:4] for line in lines[1:]] == [["canary", "promote"], ["canary", "clear"]]
+    assert "enough" in run("show", "toy", "2")[1]
+    assert run("history", "toyy") == (1, "Error: No model 'toyy' is registered. Did you mean 'toy'?\n")

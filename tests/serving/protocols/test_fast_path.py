@@ -1,0 +1,167 @@
+"""The usual request takes the shortcut, any other the route, and nobody can tell which from the answer."""
+
+import gzip
+from dataclasses import replace
+from types import SimpleNamespace
+
+import orjson
+import pytest
+from flask import Flask
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mlops_nb.model.engine import SklearnEngine
+from mlops_nb.serving.inference.loading import is_quick
+from mlops_nb.serving.service import live_model
+from serve.app import create_app
+from tests.factories import logged
+from tests.serving.protocols.test_openapi import BODIES
+
+JSON = {"content_type": "application/json"}
+BODY = orjson.dumps({"features": [[1, 0]]})
+
+
+@pytest.fixture
+def closed(app, monkeypatch):
+    """No request gets to Flask."""
+    monkeypatch.setattr(Flask, "wsgi_app", None)
+    return app.test_client()
+
+
+@pytest.mark.parametrize("probability", [False, True, "named"])
+def test_usual_request_needs_no_flask(closed, app, probability):
+    said = closed.post("/predict", json={"features": [[1, 0], [0, 1]], "probability": probability})
+    assert said.json["prediction"] == [1, 0] and said.headers["X-Request-ID"]
+    assert logged(app).facts.index.tolist() == said.json["ids"]
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        JSON | {"path": "/predict/"},
+        JSON | {"method": "PUT"},
+        {"content_type": "application/json; charset=utf-8"},
+        JSON | {"headers": {"Content-Encoding": "gzip"}, "data": gzip.compress(BODY)},
+        JSON | {"headers": {"Accept": "application/vnd.apache.arrow.stream"}},
+        JSON | {"data": BODY[:-1]},
+        JSON | {"data": b"[]"},
+        JSON | {"data": b'{"features": [[NaN, 1]]}'},
+    ],
+)
+def test_unusual_request_is_for_flask(closed, unusual):
+    with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+        closed.open(**{"path": "/predict", "method": "POST", "data": BODY} | unusual)
+
+
+QUICK = b"POST /predict HTTP/1.1\r\nHost: x\r\n\r\n" + BODY
+HEAVY = {
+    "rows": QUICK.replace(b"[1,0]", b"[1,0],[0,1],[1,1]"),
+    "bytes": QUICK.replace(b"\r\n\r\n", b"\r\nX-A: " + b"a" * 4096 + b"\r\n\r\n"),
+    "packed rows": QUICK.replace(b"\r\n\r\n", b"\r\ncontent-Encoding: gzip\r\n\r\n"),
+    "columns": QUICK.replace(b"\r\n\r\n", b"\r\nContent-Type: application/vnd.apache.Arrow.stream\r\n\r\n"),
+    "route": QUICK.replace(b"/predict", b"/predictions"),
+    "method": QUICK.replace(b"POST", b"GET"),
+}
+
+
+def test_small_request_of_a_quick_model_is_quick(app):
+    assert app.is_quick(QUICK)
+    assert app.is_quick(QUICK.replace(b"[1,0]", b'{"a":1,"b":0}'))
+
+
+@pytest.mark.parametrize("what", HEAVY)
+def test_request_that_may_be_more_is_not_quick(app, what):
+    assert not app.is_quick(HEAVY[what])
+
+
+SLOW = {
+    "slow": ("mlops_nb.serving.inference.loading.QUICK", 0),
+    "another engine": ("mlops_nb.serving.inference.loading.OnnxEngine", SklearnEngine),
+}
+
+
+@pytest.mark.parametrize("reason", SLOW)
+def test_request_of_a_model_that_may_be_slow_is_not_quick(app, registry, monkeypatch, reason):
+    assert app.is_quick(QUICK)
+    monkeypatch.setattr(*SLOW[reason])
+    registry.promote("toy", 2)
+    live_model(app).refresh()
+    assert live_model(app).predictor.version == 2
+    assert not app.is_quick(QUICK)
+
+
+def test_model_of_which_no_row_is_left_to_try_is_not_quick(app):
+    predictor = live_model(app).predictor
+    assert is_quick(predictor)
+    (predictor.bundle.path / "golden.json").unlink()
+    assert not is_quick(predictor)
+
+
+def test_request_that_a_canary_may_get_is_not_quick(app, registry):
+    registry.promote("toy", 2, alias="canary")
+    live_model(app).refresh()
+    assert not app.is_quick(QUICK)
+    registry.clear("toy", "canary", "it was good")
+    live_model(app).refresh()
+    assert app.is_quick(QUICK)
+
+
+def without_ids(answer):
+    content = answer.get_json()
+    content.pop("ids", None)
+    return answer.status_code, answer.mimetype, answer.content_length and content
+
+
+@pytest.mark.slow
+@given(st.one_of(BODIES.map(lambda body: repr(body).encode()), BODIES.map(lambda b: orjson_or_text(b)), st.binary()))
+@example(b'{"features": [[41, 1200.5, "own"]], "probability": "named"}')
+@example(b'{"features": [[41, 1200.5, "own"]], "features": [[42, 1200.5, "own"]]}')
+@example(b'{"features": [[41, 1e999, "own"]]}')
+def test_both_ways_say_the_same(mixed, content):
+    service = mixed.application
+    fast_path = service._fast_path
+    quick = mixed.post("/predict", data=content, **JSON)
+    try:
+        service._fast_path = SimpleNamespace(answer=lambda environ: None)
+        slow = mixed.post("/predict", data=content, **JSON)
+    finally:
+        service._fast_path = fast_path
+    assert without_ids(quick) == without_ids(slow)
+
+
+def orjson_or_text(body) -> bytes:
+    """JSON, also of numbers that orjson does not write."""
+    try:
+        return orjson.dumps(body)
+    except TypeError:
+        return str(body).replace("'", '"').encode()
+
+
+def test_keys_are_asked_for(settings):
+    app = create_app(replace(settings, api_keys="k" * 16))
+    live_model(app).refresh()
+    client = app.test_client()
+    said = [client.post("/predict", data=BODY, headers=h, **JSON) for h in ({}, {"X-API-Key": "l" * 16})]
+    assert [answer.status_code for answer in said] == [401, 403]
+    app.stop()
+
+
+def test_body_that_ended_too_early_is_refused(client):
+    environ = {"CONTENT_LENGTH": str(len(BODY) + 1)}
+    said = client.post("/predict", data=BODY, environ_overrides=environ, **JSON)
+    assert said.status_code == 400
+
+
+def test_defect_is_answered_once_and_not_recorded(app, client, monkeypatch, capfd):
+    monkeypatch.setattr(live_model(app).predictor, "answer", lambda table: 1 / 0)
+    assert client.post("/predict", data=BODY, **JSON).status_code == 500
+    assert capfd.readouterr().err.count("ZeroDivisionError") == 1
+    assert not len(logged(app).facts)
+
+
+def test_both_ways_are_counted_as_one_route(app, client):
+    client.post("/predict", data=BODY, **JSON)
+    client.post("/predict", data=b"{}", **JSON)
+    shown = client.get("/metrics").text
+    for status in (200, 400):
+        assert f'mlops_requests_total{{route="/predict",status="{status}"}} 1.0' in shown

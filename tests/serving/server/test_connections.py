@@ -1,0 +1,160 @@
+"""New connections go to the worker that has the fewest, and to another when that does not come for them."""
+
+import errno
+import os
+import socket
+from contextlib import ExitStack
+from http.client import HTTPConnection
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from mlops_nb.serving.server.connections import MOST, Connections
+from mlops_nb.serving.server.worker import COURTESY, SHORT, Worker
+from tests.factories import wait_for
+
+
+@pytest.fixture
+def make():
+    """Counts of workers, forgotten afterwards."""
+    made = []
+
+    def make(count: int = 0) -> Connections:
+        made.append(Connections())
+        made[-1].count = count
+        return made[-1]
+
+    yield make
+    for connections in made:
+        connections.release()
+
+
+def test_worker_knows_whether_another_has_fewer(make):
+    mine, other, third = make(2), make(2), make(3)
+    assert mine.is_least() and other.is_least() and not third.is_least()
+    other.count -= 1
+    assert not mine.is_least() and other.is_least()
+    other.release()
+    assert mine.is_least(), "one that is gone takes none"
+    assert not make(4).is_least() and mine.is_least()
+
+
+def test_count_of_a_forked_worker_is_seen_by_the_others(make):
+    mine, other = make(2), make(2)
+    pid = os.fork()
+    if not pid:
+        other.count = 1
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert not mine.is_least()
+
+
+def test_places_of_workers_that_are_gone_are_used_again(make):
+    for _ in range(2 * MOST):
+        make().release()
+    assert make().is_least()
+
+
+@pytest.fixture
+def worker(make, monkeypatch):
+    """A worker's door, with a clock of our own."""
+    clock, told = SimpleNamespace(now=100.0), []
+    monkeypatch.setattr("mlops_nb.serving.server.worker.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("gunicorn.workers.gthread.ThreadWorker.accept", lambda self, listener: told.append("accepts"))
+    worker = Worker.__new__(Worker)
+    worker.connections, worker.alive, worker.sockets, worker._others_until = make(1), True, [], 0.0
+    worker._accepting = True
+    return SimpleNamespace(door=worker, clock=clock, told=told)
+
+
+def test_worker_with_more_leaves_a_connection_to_others_for_a_moment_and_then_takes_all_that_come(worker, make):
+    door, other = worker.door, make(0)
+    door.accept(None)
+    assert worker.told == [] and not door._accepting
+    door.set_accept_enabled(True)
+    assert not door._accepting, "not at once"
+    worker.clock.now += COURTESY
+    door.set_accept_enabled(True)
+    door.accept(None)
+    door.accept(None)
+    assert door._accepting and worker.told == ["accepts"] * 2, "nobody came for them"
+    worker.clock.now += 3 * COURTESY
+    door.accept(None)
+    assert len(worker.told) == 2, "others have their chance again"
+    worker.clock.now += 3 * COURTESY
+    other.count = 1
+    door.set_accept_enabled(True)
+    door.accept(None)
+    assert len(worker.told) == 3, "no other has fewer"
+
+
+def test_worker_that_ends_takes_what_has_connected(worker, make):
+    make(0)
+    worker.door.alive = False
+    worker.door.accept(None)
+    assert worker.told == ["accepts"]
+
+
+def test_worker_that_is_told_to_end_while_it_looks_who_has_fewer_ends_once(worker, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        worker.door.sockets, worker.door.waits = [listener], {}
+        worker.door.poller = SimpleNamespace(unregister=lambda listener: None)
+
+        def is_least():
+            worker.door.alive = False  # what the handler of SIGTERM does
+            return False
+
+        monkeypatch.setattr(worker.door.connections, "is_least", is_least)
+        worker.door.accept(listener)
+        worker.door.set_accept_enabled(False)
+        assert listener.fileno() < 0 and not worker.door._accepting
+
+
+def test_worker_without_files_leaves_connections_to_others_for_a_while(worker, monkeypatch):
+    def accept(self, listener):
+        worker.told.append("tries")
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("gunicorn.workers.gthread.ThreadWorker.accept", accept)
+    worker.door.log = SimpleNamespace(error=lambda *said: worker.told.append(said[-1]))
+    worker.door.accept(None)
+    assert worker.told == ["tries", "Too many open files"] and not worker.door._accepting
+    worker.clock.now += SHORT
+    worker.door.set_accept_enabled(True)
+    assert worker.door._accepting
+
+
+def test_worker_without_files_ends(worker, monkeypatch):
+    monkeypatch.setattr(
+        "gunicorn.workers.gthread.ThreadWorker.accept", lambda *_: (_ for _ in ()).throw(OSError(errno.ENFILE, "full"))
+    )
+    worker.door.log, worker.door.alive = SimpleNamespace(error=lambda *said: None), False
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
+        worker.door.sockets, worker.door.waits = [listener], {}
+        worker.door.poller = SimpleNamespace(unregister=lambda listener: None)
+        worker.door.set_accept_enabled(False)
+        assert listener.fileno() < 0
+
+
+@pytest.mark.slow
+def test_connections_that_are_kept_are_spread_over_the_workers(service):
+    pids = [p.pid for p in psutil.Process(service.process.pid).children()]
+
+    def held() -> list[int]:
+        of = [psutil.Process(pid).net_connections("tcp") for pid in pids]
+        return [sum(c.status == psutil.CONN_ESTABLISHED for c in connections) for connections in of]
+
+    with ExitStack() as stack:
+
+        def connect() -> HTTPConnection:
+            connection = HTTPConnection("127.0.0.1", service.port, timeout=30)
+            stack.callback(connection.close)
+            connection.connect()
+            return connection
+
+        wait_for(lambda: service.predict(connect()) and min(held()))  # both are at the door
+        for _ in range(10):
+            for connection in [connect() for _ in range(8)]:
+                assert service.predict(connection)[0] == 200
+        assert abs(held()[0] - held()[1]) <= 12, held()

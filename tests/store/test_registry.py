@@ -1,0 +1,273 @@
+"""Versions and aliases, on both databases: what must hold when several people act at once."""
+
+import itertools
+import shutil
+import threading
+
+import pytest
+import sqlalchemy as sa
+
+from mlops_nb.errors import BundleError, GateError, NotFoundError, RegistryError, SettingsError, SpecError
+from mlops_nb.model.bundle import read_manifest
+from mlops_nb.model.evaluate import Evaluation, GateResult
+from mlops_nb.store.database import open_database, reading, revision, writing
+from mlops_nb.store.registry import Registry, promote_if_passed
+from tests.factories import package
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """Four bundles of one model."""
+    folder = tmp_path_factory.mktemp("bundles")
+    return [package(folder / str(i), C) for i, C in enumerate((0.01, 0.1, 1.0, 10.0))]
+
+
+@pytest.fixture
+def registry(database_url, tmp_path):
+    registry = Registry(open_database(database_url), tmp_path / "artifacts")
+    yield registry
+    registry.close()
+
+
+@pytest.fixture
+def filled(registry, bundles):
+    for bundle in bundles[:3]:
+        registry.register(bundle)
+    return registry
+
+
+def at_once(*actions):
+    """Run all at the same moment; answer with what each returned or raised."""
+    results, barrier = [None] * len(actions), threading.Barrier(len(actions))
+
+    def run(i):
+        barrier.wait()
+        try:
+            results[i] = actions[i]()
+        except Exception as e:
+            results[i] = e
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(actions))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def opened(database_url, tmp_path):
+    return Registry(open_database(database_url), tmp_path / "artifacts")
+
+
+def test_promotions_at_the_same_time_leave_one_winner_and_a_true_history(filled, database_url, tmp_path):
+    others = [opened(database_url, tmp_path) for _ in range(6)]
+    moves = at_once(
+        *(lambda r=r, v=v: r.promote("toy", v, who=f"p{v}") for r, v in zip(others, [1, 2, 3] * 2, strict=True))
+    )
+    assert not [m for m in moves if isinstance(m, Exception)]
+    history = filled.history("toy", "production")
+    assert history[0].from_version is None
+    assert all(a.to_version == b.from_version for a, b in itertools.pairwise(history)), "an unbroken chain"
+    assert filled.current("toy") == history[-1].to_version
+    for other in others:
+        other.close()
+
+
+def test_of_two_promotions_that_expect_the_same_champion_one_wins(filled, database_url, tmp_path):
+    filled.promote("toy", 1)
+    others = [opened(database_url, tmp_path) for _ in range(2)]
+    results = at_once(*(lambda r=r, v=v: r.promote("toy", v, expected=1) for r, v in zip(others, (2, 3), strict=True)))
+    assert sorted(type(r).__name__ for r in results) == ["ConflictError", "Move"]
+    for other in others:
+        other.close()
+
+
+def test_registrations_at_the_same_time_get_different_versions(registry, bundles, database_url, tmp_path):
+    others = [opened(database_url, tmp_path) for _ in bundles]
+    results = at_once(*(lambda r=r, b=b: r.register(b)[0].version for r, b in zip(others, bundles, strict=True)))
+    assert sorted(results) == [1, 2, 3, 4]
+    for version in registry.versions("toy"):
+        assert read_manifest(version.path).identity == version.identity
+    for other in others:
+        other.close()
+
+
+def test_the_same_model_registered_by_two_at_once_is_one_version(registry, bundles, database_url, tmp_path):
+    others = [opened(database_url, tmp_path) for _ in range(3)]
+    results = at_once(*(lambda r=r: r.register(bundles[0]) for r in others))
+    assert sorted(new for _, new in results) == [False, False, True]
+    assert [v.version for v in registry.versions("toy")] == [1]
+    for other in others:
+        other.close()
+
+
+def test_several_processes_may_open_an_empty_database_at_once(database_url, tmp_path):
+    results = at_once(*(lambda: opened(database_url, tmp_path) for _ in range(12)))
+    assert all(isinstance(r, Registry) for r in results), results
+    for registry in results:
+        assert registry.names() == []
+        registry.close()
+
+
+def test_failed_registration_leaves_nothing_half_written(registry, bundles, tmp_path, monkeypatch):
+    import mlops_nb.store.artifacts as module
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(module, "appear", full)
+    with pytest.raises(OSError, match="No space left"):
+        registry.register(bundles[0])
+    monkeypatch.undo()
+    assert registry.versions("toy") == []
+    assert [p for p in (tmp_path / "artifacts").rglob("*") if p.is_file()] == []
+    assert registry.register(bundles[0])[0].version == 1
+
+
+def test_orphan_of_a_crash_gives_way_to_the_next_registration(registry, bundles, tmp_path):
+    orphan = tmp_path / "artifacts/bundles/toy/1"
+    orphan.mkdir(parents=True)
+    (orphan / "garbage").touch()
+    version, _ = registry.register(bundles[0])
+    assert version.version == 1 and not (orphan / "garbage").exists()
+
+
+@pytest.mark.parametrize("how", ["deleted", "changed"])
+def test_model_whose_registered_bundle_is_lost_or_changed_gets_a_new_version(registry, bundles, how):
+    first, _ = registry.register(bundles[0])
+    if how == "deleted":
+        shutil.rmtree(first.path)
+    else:
+        (first.path / "model.skops").write_bytes(b"")
+    second, is_new = registry.register(bundles[0])
+    assert (second.version, is_new) == (2, True)
+    assert registry.register(bundles[0])[0].version == 2
+
+
+def test_bundle_that_was_changed_is_not_registered(registry, bundles, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(bundles[0].path, copy)
+    (copy / "model.onnx").write_bytes(b"")
+    with pytest.raises(BundleError, match=r"model\.onnx of toy was changed"):
+        registry.register(read_manifest(copy))
+    assert registry.names() == []
+
+
+@pytest.mark.parametrize("name", ["../../etc", "..", "a/b", "A", "", "a b", "x" * 64, "a.b", "a\x00b"])
+def test_names_that_could_leave_the_store_are_refused(registry, bundles, tmp_path, name):
+    from dataclasses import replace
+
+    with pytest.raises(SpecError, match="is not a name for a model"):
+        registry.register(replace(bundles[0], manifest=bundles[0].manifest | {"name": name}))
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize("version", ["../../etc", "latest", "-1", "1.0", "", 99, 0, -1, True])
+def test_versions_that_are_not_there_are_refused(filled, version):
+    with pytest.raises(NotFoundError, match=r"has no version|neither a version number nor an alias"):
+        filled.promote("toy", version)
+    assert filled.current("toy") is None
+
+
+def test_rollback_undoes_promotions_one_after_the_other(filled):
+    for version in (1, 2, 3):
+        filled.promote("toy", version)
+    assert [filled.rollback("toy").to_version for _ in range(2)] == [2, 1]
+    with pytest.raises(RegistryError, match="no earlier version to go back to"):
+        filled.rollback("toy")
+    filled.promote("toy", 3)
+    assert filled.rollback("toy").to_version == 1
+
+
+def test_rollback_before_any_promotion_says_so(filled):
+    with pytest.raises(RegistryError, match="is at no version, and there is no earlier version"):
+        filled.rollback("toy")
+    with pytest.raises(NotFoundError, match=r"No model 'tyo' is registered\. Did you mean 'toy'"):
+        filled.rollback("tyo")
+
+
+def test_promoting_what_is_there_already_writes_no_history(filled):
+    first = filled.promote("toy", 1, why="first")
+    assert filled.promote("toy", 1, why="again").id == first.id
+    assert len(filled.history("toy")) == 1
+
+
+def test_history_says_who_when_from_to_and_why(filled):
+    filled.promote("toy", 1, who="ada", why="it is better")
+    filled.promote("toy", "1", alias="canary", who="bob")
+    move = filled.history("toy", "production")[0]
+    assert (move.who, move.why, move.from_version, move.to_version) == ("ada", "it is better", None, 1)
+    assert move.at.tzinfo is not None
+    assert filled.get("toy", "canary").aliases == ("canary", "production")
+
+
+def evaluation(passed: bool, champion: int | None) -> Evaluation:
+    gate = GateResult("minimum", "accuracy", 0.9, 0.8 if passed else 0.95, passed)
+    return Evaluation({"accuracy": 0.9}, {}, None, champion, {}, [gate])
+
+
+def test_build_does_not_overrule_somebody_who_promoted_meanwhile(filled):
+    filled.promote("toy", 1)
+    filled.promote("toy", 2, who="ada")
+    decision = promote_if_passed(filled, filled.get("toy", 3), evaluation(True, champion=1))
+    assert not decision.promoted
+    assert "compared with version 1, production is at version 2 now" in decision.why
+    assert filled.current("toy") == 2
+
+
+def test_of_several_that_clear_an_alias_one_does(filled, database_url, tmp_path):
+    filled.promote("toy", 2, alias="canary")
+    others = [opened(database_url, tmp_path) for _ in range(3)]
+    results = at_once(*(lambda r=r: r.clear("toy", "canary", why="slow", who="service", expected=2) for r in others))
+    assert sorted(type(r).__name__ for r in results) == ["ConflictError", "ConflictError", "Move"]
+    last = filled.history("toy", "canary")[-1]
+    assert (last.action, last.from_version, last.to_version, last.who) == ("clear", 2, None, "service")
+    for other in others:
+        other.close()
+
+
+def test_cleared_alias_is_brought_back_by_a_rollback_and_what_came_after_it_has_nowhere_to_go(filled):
+    filled.promote("toy", 2, alias="canary")
+    filled.clear("toy", "canary")
+    assert filled.rollback("toy", "canary").to_version == 2
+    filled.clear("toy", "canary")
+    filled.promote("toy", 3, alias="canary")
+    with pytest.raises(RegistryError, match="is at version 3, and there is no earlier version to go back to"):
+        filled.rollback("toy", "canary")
+    assert filled.aliases("toy") == {"canary": 3}
+
+
+def test_version_that_failed_its_gates_needs_force(registry, bundles):
+    from dataclasses import replace
+
+    failed = bundles[0].manifest["evaluation"] | {"passed": False}
+    # the manifest in the database is what counts, so it may differ from the file here
+    bundle = replace(bundles[0], manifest=bundles[0].manifest | {"evaluation": failed})
+    version, _ = registry.register(bundle)
+    with pytest.raises(GateError, match="did not pass its gates"):
+        registry.promote("toy", version.version)
+    assert registry.promote("toy", version.version, alias="staging").to_version == 1
+    assert registry.promote("toy", version.version, force=True).to_version == 1
+
+
+def test_database_that_a_newer_release_migrated_is_used_as_it_is(database_url, bundles, tmp_path):
+    """A rolling upgrade, or one that was taken back: the migration of the newer release stays."""
+    engine = open_database(database_url)
+    with writing(engine) as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(sa.text("ALTER TABLE versions ADD COLUMN reviewed_by VARCHAR(63)"))
+        connection.execute(sa.text("CREATE TABLE reviews (id INTEGER PRIMARY KEY)"))
+    engine.dispose()
+    registry = Registry(open_database(database_url), tmp_path / "artifacts")
+    registry.register(bundles[0])
+    assert registry.promote("toy", 1).to_version == 1 and registry.load("toy").version == 1
+    with reading(registry.engine) as connection:
+        assert revision(connection) == "9999"
+    registry.close()
+
+
+@pytest.mark.parametrize("url", ["mysql://u:hunter22@h/x", "nonsense hunter22", "oracle://u:hunter22@h"])
+def test_database_url_that_cannot_be_meant_is_refused_without_showing_it(url):
+    with pytest.raises(SettingsError, match="MLOPS_DATABASE_URL") as caught:
+        open_database(url)
+    assert "hunter22" not in str(caught.value)
