@@ -86,9 +86,9 @@ def _plain(home: Path) -> float:
 
 def _job(home: Path) -> float:
     """The job, as the command runs it, with its set-up."""
-    from mlops_nb.batch.jobs import Order, predict_batch
+    from mlops_nb.batch.jobs import BatchRequest, predict_batch
 
-    order = Order("bench", str(home / "rows.parquet"), str(home / "scores"), chunk_rows=STEP)
+    order = BatchRequest("bench", str(home / "rows.parquet"), str(home / "scores"), chunk_rows=STEP)
     return predict_batch(order, again=True).seconds
 
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from benchmarks.measure import median
 from benchmarks.models import LIMITS, put_into_production
 from benchmarks.service import SERVERS, load, row, running, sent, write_requests
-from mlops_nb.monitor.prediction_log import Predicted, PredictionLog
+from mlops_nb.monitor.prediction_log import PredictionLog, PredictionRecord
 from mlops_nb.store.database import open_database
 
 POSTGRES = "postgresql+psycopg://postgres@127.0.0.1:5432/test"
@@ -55,7 +55,9 @@ def log_of(kind: str, url: str, transactions: int = 40) -> Iterator[dict]:
     log, names, took = PredictionLog(engine), [f"x{i}" for i in range(20)], []
     for _ in range(transactions):
         entries = [
-            Predicted(uuid.uuid4().hex, time.time(), "bench", 1, "production", 0.3, names, [r], [1], [[0.2, 0.8]])
+            PredictionRecord(
+                uuid.uuid4().hex, time.time(), "bench", 1, "production", 0.3, names, [r], [1], [[0.2, 0.8]]
+            )
             for r in rng.normal(size=(ENTRIES, 20)).round(4).tolist()
         ]
         start = time.perf_counter()

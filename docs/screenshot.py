@@ -6,12 +6,12 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from mlops_nb.simulate.demo import Story, demo, lines
+from mlops_nb.simulate.demo import DemoReport, demo, lines
 
 PICTURE, SIZE = Path(__file__).with_name("dashboard.png"), {"width": 1400, "height": 930}
 
 
-def shoot(story: Story, url: str):
+def shoot(story: DemoReport, url: str):
     """The first screen of the dashboard, drawn to its end."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

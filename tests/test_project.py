@@ -40,7 +40,7 @@ def test_every_pipeline_notebook_takes_what_it_is_given():
 def test_every_task_tracks_the_code_of_its_own_notebook_unless_it_runs_every_time():
     for _, task in TASKS:
         assert task["static_analysis"] == "strict"
-        if task["params"].get("at", {}) != {"dotted_path": "mlops_nb.orchestration.hooks::now"}:
+        if task["params"].get("at", {}) != {"dotted_path": "mlops_nb.orchestration.hooks::always_rerun"}:
             assert task["params"]["code"]["notebook"] == task["source"]
 
 

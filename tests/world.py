@@ -12,8 +12,8 @@ from mlops_nb.data.tables import snapshot
 from mlops_nb.model.bundle import read_manifest
 from mlops_nb.model.evaluate import score
 from mlops_nb.model.signature import rows_of, to_table
-from mlops_nb.monitor.prediction_log import Labelled, Predicted, PredictionLog
-from mlops_nb.retrain.retrain import Terms, retrain
+from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
+from mlops_nb.retrain.retrain import RetrainPolicy, retrain
 from mlops_nb.settings import Settings
 from mlops_nb.spec import import_from, load_spec
 from mlops_nb.store.decisions import list_decisions
@@ -55,7 +55,7 @@ spec = ModelSpec(
     scenarios={"good": draw, "drift": lambda n, seed: draw(n, seed, 2.0)},
 )
 """
-FAST = Terms(engine="ploomber-engine")
+FAST = RetrainPolicy(engine="ploomber-engine")
 
 
 @dataclass
@@ -95,14 +95,16 @@ class World:
             sure = None if answer.probability is None else answer.probability.tolist()
             version = predictor.version
             said = answer.prediction.tolist(), sure
-            entries.append(Predicted(id, at, self.name, version, "production", 0.5, names, kept, *said))
+            entries.append(PredictionRecord(id, at, self.name, version, "production", 0.5, names, kept, *said))
             if labels is not False:
-                entries += [Labelled(f"{id}-{i}", truth[start + i], at) for i in range(len(some))]
+                entries += [LabelRecord(f"{id}-{i}", truth[start + i], at) for i in range(len(some))]
             self.sent += 1
         self.log.add(entries)
         predictor.close()
 
-    def retrain(self, rows: int = 1000, if_needed: bool = True, terms: Terms = FAST, later: float = 0.0, **more):
+    def retrain(
+        self, rows: int = 1000, if_needed: bool = True, terms: RetrainPolicy = FAST, later: float = 0.0, **more
+    ):
         """Decide as at a later time, in minutes."""
         now = datetime.now(UTC) + timedelta(minutes=later) if later else None
         return retrain(self.name, self.settings, if_needed, rows=rows, terms=terms, now=now, **more)

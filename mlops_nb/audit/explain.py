@@ -19,12 +19,12 @@ import pandas as pd
 from ..errors import ArtifactError, InputError, MlopsError, NotFoundError, SpecError
 from ..model.engine import TOLERANCE
 from ..model.predictor import Predictor
-from ..model.signature import Answer, Table
-from ..monitor.prediction_log import Logged, PredictionLog
+from ..model.signature import Predictions, Table
+from ..monitor.prediction_log import LoggedPrediction, PredictionLog
 from ..settings import Settings, split_names
 from ..spec import ModelSpec
 from ..store.artifacts import open_artifacts
-from ..store.registry import Registry, Version, made_from
+from ..store.registry import Registry, Version, load_spec_of_version
 from ..store.runs import Run, RunStore
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Reproduction:
 
 def reproduce(
     predictor: Predictor,  # The version that answered
-    logged: Logged,
+    logged: LoggedPrediction,
 ) -> Reproduction:
     "Compute a logged answer again, and compare."
     answer = predictor.predict_rows([logged.inputs])
@@ -134,7 +134,7 @@ def _mixed(
     return {name: np.where(taken[:, i], one[name], others[name][which]) for i, name in enumerate(one)}
 
 
-def _measure(predictor: Predictor, one: Table) -> Callable[[Answer], np.ndarray]:
+def _measure(predictor: Predictor, one: Table) -> Callable[[Predictions], np.ndarray]:
     "What is explained of an answer, as one number a row."
     said = predictor.answer(one)
     if said.classes is None:
@@ -149,7 +149,7 @@ def _measure(predictor: Predictor, one: Table) -> Callable[[Answer], np.ndarray]
 class Explanation:
     "One prediction and everything behind it that is still there."
 
-    logged: Logged
+    logged: LoggedPrediction
     version: Version | None  # That answered
     run: Run | None  # That made it
     notebook: Path | None  # The executed notebook that trained it
@@ -220,7 +220,7 @@ def explain(
     again, moved, mean = None, [], None
     if predictor is not None:
         try:
-            again, (moved, mean) = _ask_again(predictor, logged, missing)
+            again, (moved, mean) = _predict_again(predictor, logged, missing)
         finally:
             predictor.close()
     run, notebook, snapshot = (None, None, None) if version is None else _sources(version, settings, missing)
@@ -230,7 +230,7 @@ def explain(
 def find_prediction(
     id: str,
     settings: Settings,
-) -> Logged:
+) -> LoggedPrediction:
     "A logged prediction, or why there is none."
     log = PredictionLog.open(settings)
     try:
@@ -266,7 +266,7 @@ def spec_of(
 ) -> ModelSpec | None:
     "The spec of a version as it is now; None where it names none, or one that cannot be imported."
     try:
-        return made_from(version, settings.home)
+        return load_spec_of_version(version, settings.home)
     except SpecError:
         return None
 
@@ -282,7 +282,7 @@ def load_version(
     return registry.load(version.name, version.version, [*trusted, *(spec.trusted_types if spec else ())])
 
 
-def _version_of(logged: Logged, settings: Settings, missing: list[str]) -> tuple[Version | None, Predictor | None]:
+def _version_of(logged: LoggedPrediction, settings: Settings, missing: list[str]) -> tuple[Version | None, Predictor | None]:
     "The version that answered, loaded; what is not there is noted."
     version, registry = None, Registry.open(settings)
     try:
@@ -296,8 +296,8 @@ def _version_of(logged: Logged, settings: Settings, missing: list[str]) -> tuple
         registry.close()
 
 
-def _ask_again(
-    predictor: Predictor, logged: Logged, missing: list[str]
+def _predict_again(
+    predictor: Predictor, logged: LoggedPrediction, missing: list[str]
 ) -> tuple[Reproduction | None, tuple[list[Contribution], float | None]]:
     "The answer computed again, and what moved it; what cannot be is noted."
     again, left_out = None, [name for name in predictor.signature.names if name not in logged.inputs]

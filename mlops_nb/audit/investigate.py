@@ -20,7 +20,7 @@ from ..monitor.alerts import Alert, list_alerts
 from ..monitor.drift import ColumnDrift
 from ..monitor.health import latest_health, subject_of
 from ..monitor.performance import exact_interval
-from ..monitor.prediction_log import Window
+from ..monitor.prediction_log import LogWindow
 from ..settings import Settings
 from ..store.registry import Registry
 from ..store.runs import redact
@@ -28,7 +28,7 @@ from ..store.runs import redact
 # %% ../../nbs/audit/02_investigate.ipynb #9cde5094
 def rows_behind(
     column: ColumnDrift,  # From the report of this window
-    window: Window,
+    window: LogWindow,
     most: int = 20,
 ) -> tuple[str, pd.DataFrame]:  # Where the column has grown most; the newest such rows
     "The rows of a window that make a column another."
@@ -50,7 +50,7 @@ def rows_behind(
     return f"{' to '.join(ends)}: {shares}", table[mask.fillna(False).astype(bool)].tail(most)
 
 
-def _values_of(column: ColumnDrift, window: Window) -> pd.Series | None:
+def _values_of(column: ColumnDrift, window: LogWindow) -> pd.Series | None:
     "What the histogram of a column counts, row by row."
     if column.role == "prediction":
         return window.facts["prediction"]
@@ -67,7 +67,7 @@ def _values_of(column: ColumnDrift, window: Window) -> pd.Series | None:
     return None if part == "unseen words" or column.kind == "text" else values
 
 
-def _is_date(column: ColumnDrift, window: Window) -> bool:
+def _is_date(column: ColumnDrift, window: LogWindow) -> bool:
     "In the profile a number, the days since 1970; in the log a text."
     number = column.role == "input" and column.kind == "number"
     return number and pd.api.types.is_string_dtype(window.inputs[column.name])
@@ -120,7 +120,7 @@ def _parts_of(column: pd.Series) -> list[tuple[str, np.ndarray]]:
 
 def errors_of(
     signature: Signature,
-    window: Window,  # Labelled rows
+    window: LogWindow,  # Labelled rows
 ) -> np.ndarray:  # `(n_rows,)`
     "Was the answer wrong, or how far was it off?"
     said, truth = window.facts["prediction"], window.facts["label"]
@@ -142,7 +142,7 @@ def investigate(
     settings = settings or Settings.read()
     registry = Registry.open(settings)
     try:
-        given = _of_alert(registry, name, alert) if alert is not None else _of_look(registry, name)
+        given = _of_alert(registry, name, alert) if alert is not None else _of_check(registry, name)
     finally:
         registry.close()
     return _run(settings, {"model": name, **given})
@@ -163,7 +163,7 @@ def _beside(alert: Alert, other: Alert) -> bool:
     return alert.kind == "drift" and alert.closed_at is None and alert.since == other.since
 
 
-def _of_look(registry: Registry, name: str) -> dict:
+def _of_check(registry: Registry, name: str) -> dict:
     "The parameters of the window that was looked at last."
     report = latest_health(registry.engine, name)
     if report is None or not report["rows"]:

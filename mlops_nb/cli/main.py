@@ -292,9 +292,9 @@ def _explained(found) -> dict:
 @as_json
 def rehearse_version(name, version, last, as_json):
     "Replay logged rows of NAME through VERSION (a number or an alias), beside production: what would change?"
-    from mlops_nb.audit.replay import rehearse
+    from mlops_nb.audit.replay import replay_log
 
-    found = rehearse(name, version, last=last)
+    found = replay_log(name, version, last=last)
     _print_json(found.to_dict()) if as_json else _print_rehearsal(found)
     if not found.passed:
         failed = "; ".join(str(gate) for gate in found.gates if not gate.passed)
@@ -306,7 +306,7 @@ def rehearse_version(name, version, last, as_json):
 
 def _print_rehearsal(found):
     "Counts, then one table a question."
-    kept = ("name", "version", "production", "since", "until", "rows", "flips", "moved_by", "labelled")
+    kept = ("name", "version", "production", "since", "until", "rows", "changed_predictions", "moved_by", "labelled")
     counted = {"changes": found.changes, "refused": found.refused}
     facts = {**{k: getattr(found, k) for k in kept}, **{k: v for k, v in counted.items() if v}, "ms": found.ms}
     _print_facts({k: v for k, v in facts.items() if v is not None})
@@ -541,7 +541,7 @@ def check_port(
 @as_json
 def predict(name, input, output, max_rejects, again, restart, list_them, as_json, key, **options):
     "Score a table with NAME; killed and started again, it goes on where it was."
-    from mlops_nb.batch.jobs import Order, Watcher, predict_batch
+    from mlops_nb.batch.jobs import BatchRequest, Progress, predict_batch
     from mlops_nb.orchestration.dask import batch_runner
 
     if list_them:
@@ -549,8 +549,8 @@ def predict(name, input, output, max_rejects, again, restart, list_them, as_json
         return
     if not (name and input and output):
         raise click.UsageError("Give NAME, --input and --output; or --list.")
-    order = Order(name, input, output, key=key, **options)
-    watcher = Watcher(lambda text: click.echo(text, err=True), lambda total, done: _row_bar(total, done, as_json))
+    order = BatchRequest(name, input, output, key=key, **options)
+    watcher = Progress(lambda text: click.echo(text, err=True), lambda total, done: _row_bar(total, done, as_json))
     with batch_runner() as run:
         job = predict_batch(order, max_rejects, again, restart, run=run, watcher=watcher)
     if as_json:
@@ -700,13 +700,13 @@ def _of_terms(command):
 def _terms(last, rows, alias, weight, holdout, least, backoff, engine):
     "What the options say: the window, and the terms."
     from mlops_nb.monitor.health import parse_last
-    from mlops_nb.retrain.retrain import Terms
+    from mlops_nb.retrain.retrain import RetrainPolicy
 
     if last and rows:
         raise click.UsageError("Give --last or --rows, not both.")
     window = {"last": parse_last(last) if last else None, "rows": rows}
     where = None if alias == "none" else alias
-    return window, Terms(where, weight, holdout, least, parse_last(backoff), engine)
+    return window, RetrainPolicy(where, weight, holdout, least, parse_last(backoff), engine)
 
 
 @main.command()
@@ -787,7 +787,7 @@ def traffic(name, scenario, rows, rate, label_delay, no_labels, seed, url, as_js
     from tqdm import tqdm
 
     from mlops_nb.settings import Settings, split_keys
-    from mlops_nb.simulate.traffic import draw, send
+    from mlops_nb.simulate.traffic import sample_scenario, send
     from mlops_nb.spec import import_from, load_spec
 
     settings, registry = Settings.read(), _registry()
@@ -796,7 +796,7 @@ def traffic(name, scenario, rows, rate, label_delay, no_labels, seed, url, as_js
         spec = load_spec(registry.get(name, "production").manifest["code"]["spec"])
     finally:
         registry.close()
-    table = draw(spec, scenario, rows, time_ns() % 2**32 if seed is None else seed)
+    table = sample_scenario(spec, scenario, rows, time_ns() % 2**32 if seed is None else seed)
     keys = split_keys(settings.api_keys, "MLOPS_API_KEYS")
     with tqdm(total=rows, unit=" rows", disable=True if as_json else None) as bar:
         sent = send(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LINEAGE', 'expand_source', 'is_database', 'csv_dialect', 'read_table', 'load_table', 'validate', 'fits_schema',
-           'schema_table', 'Snapshot', 'snapshot', 'split', 'fingerprint', 'made_of', 'recent_rows', 'row_weights']
+           'schema_table', 'Snapshot', 'snapshot', 'split', 'fingerprint', 'lineage_of', 'recent_rows', 'row_weights']
 
 # %% ../../nbs/data/00_tables.ipynb #00000002
 import csv
@@ -387,7 +387,7 @@ def fingerprint(
 LINEAGE = "lineage"  # In the `attrs` of a table
 
 
-def made_of(
+def lineage_of(
     table: pd.DataFrame,
 ) -> dict:  # {"lineage": ...}, empty for a table that was read as it is
     "The lineage of a table."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import BundleError
-from .signature import Answer, RowParser, Signature, Table, rows_of, to_frame
+from .signature import InputParser, Predictions, Signature, Table, rows_of, to_frame
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
@@ -28,12 +28,12 @@ class SklearnEngine:
     def __init__(self, estimator: "BaseEstimator", signature: Signature):
         self.estimator, self.signature = estimator, signature
 
-    def answer(self, table: Table) -> Answer:
+    def answer(self, table: Table) -> Predictions:
         frame = to_frame(self.signature, table)
         if self.signature.classes is None or not self.signature.probability:
-            return Answer(np.asarray(self.estimator.predict(frame)), None, self.signature.classes)
+            return Predictions(np.asarray(self.estimator.predict(frame)), None, self.signature.classes)
         probability = self.estimator.predict_proba(frame)
-        return Answer(np.asarray(self.estimator.predict(frame)), probability, self.signature.classes)
+        return Predictions(np.asarray(self.estimator.predict(frame)), probability, self.signature.classes)
 
     def close(self):
         "Nothing to give back."
@@ -56,11 +56,11 @@ class OnnxEngine:
         self._outputs = [o.name for o in self._session.get_outputs()]
         self._may_miss = {i.name for i in signature.inputs if not i.required}
 
-    def answer(self, table: Table) -> Answer:
+    def answer(self, table: Table) -> Predictions:
         outputs = self._session.run(self._outputs, self._feed(table))
         if self.signature.classes is None:
-            return Answer(outputs[0].ravel().astype(np.float64))
-        return Answer(outputs[0], outputs[1] if self.signature.probability else None, self.signature.classes)
+            return Predictions(outputs[0].ravel().astype(np.float64))
+        return Predictions(outputs[0], outputs[1] if self.signature.probability else None, self.signature.classes)
 
     def _feed(self, table: Table) -> dict[str, np.ndarray]:
         "The table as the tensors of the graph."
@@ -133,9 +133,9 @@ def convert(
 ODD = 3  # Test rows that are asked again with what none of them may have
 
 
-def _odd_rows(fitted: SklearnEngine, signature: Signature, table: Table) -> list[tuple[str, Table, Answer]]:
+def _odd_rows(fitted: SklearnEngine, signature: Signature, table: Table) -> list[tuple[str, Table, Predictions]]:
     "Rows that clients may send, and what is said to them: a value is missing, or is a word that nobody has seen."
-    parser, made = RowParser(signature), []
+    parser, made = InputParser(signature), []
     rows = rows_of(signature, {n: c[:ODD] for n, c in table.items()} if isinstance(table, dict) else table[:ODD])
     for place, i in enumerate(signature.inputs):
         values = {f", where {i.name!r} is missing": None} if not i.required else {}
@@ -181,8 +181,8 @@ def _to_onnx(estimator, signature: Signature, as_matrix: bool, precision: str) -
 
 
 def compare(
-    expected: Answer,
-    got: Answer,
+    expected: Predictions,
+    got: Predictions,
     tolerance: float = TOLERANCE,
 ) -> tuple[str | None, float]:  # What differs, None if nothing does; the largest difference
     "Do two answers agree?"

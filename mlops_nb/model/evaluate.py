@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import GateError, known_names
-from .signature import Answer
+from .signature import Predictions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ def default_metrics(
 
 
 def score(
-    answer: Answer,
+    answer: Predictions,
     y: Sequence,  # `(n_rows,)` true labels or numbers
     metrics: Sequence[str],  # scikit-learn scorer names
 ) -> dict[str, float]:  # NaN where a metric is not defined for these rows, e.g. ROC of one class
@@ -68,7 +68,7 @@ def _defined(scorer, estimator, rows, y) -> float:
             return math.nan
 
 
-def _repeat(answer: Answer):
+def _repeat(answer: Predictions):
     "A fitted estimator that answers row i with the i-th answer."
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
@@ -94,7 +94,7 @@ def baseline(
     spec: "ModelSpec",
     y_train: Sequence,  # What the Dummy may learn from: the targets alone
     n_rows: int,  # How many rows to answer
-) -> Answer:
+) -> Predictions:
     "What a model would say that looks at no feature."
     from sklearn.dummy import DummyClassifier, DummyRegressor
 
@@ -102,8 +102,8 @@ def baseline(
     dummy = DummyRegressor() if spec.task == "regression" else DummyClassifier(strategy="prior")
     dummy.fit(np.zeros((len(y_train), 1)), y_train)
     if spec.task == "regression":
-        return Answer(dummy.predict(rows))
-    return Answer(dummy.predict(rows), dummy.predict_proba(rows), dummy.classes_)
+        return Predictions(dummy.predict(rows))
+    return Predictions(dummy.predict(rows), dummy.predict_proba(rows), dummy.classes_)
 
 # %% ../../nbs/model/03_evaluate.ipynb #0000000b
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def slice_table(
     spec: "ModelSpec",
     X: pd.DataFrame,  # The test rows
     y: Sequence,  # Their truth
-    answer: Answer,  # What the model says of them
+    answer: Predictions,  # What the model says of them
     metrics: Sequence[str],  # Which to show
 ) -> pd.DataFrame:  # Index: slice, "all" first; columns: rows, then the metrics; NaN where not defined
     "Metrics of every slice of the spec."
@@ -180,7 +180,7 @@ def slice_table(
 def plot(
     spec: "ModelSpec",
     y: Sequence,  # The truth
-    answer: Answer,  # What the model says
+    answer: Predictions,  # What the model says
 ) -> "Figure":
     "ROC, confusion matrix and calibration of a classifier; truth and residuals of a regression."
     return (
@@ -188,7 +188,7 @@ def plot(
     )
 
 
-def _plot_classes(y: np.ndarray, answer: Answer) -> "Figure":
+def _plot_classes(y: np.ndarray, answer: Predictions) -> "Figure":
     from matplotlib.figure import Figure
     from sklearn.calibration import CalibrationDisplay
     from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
@@ -216,7 +216,7 @@ def _plot_classes(y: np.ndarray, answer: Answer) -> "Figure":
     return figure
 
 
-def _plot_regression(y: np.ndarray, answer: Answer) -> "Figure":
+def _plot_regression(y: np.ndarray, answer: Predictions) -> "Figure":
     from matplotlib.figure import Figure
     from sklearn.metrics import PredictionErrorDisplay
 
@@ -287,8 +287,8 @@ def evaluate(
     X: pd.DataFrame,  # The test rows, which training never saw
     y: Sequence,  # Their truth
     y_train: Sequence,  # The targets trained on, for the baseline
-    answer: Answer,  # Of the challenger
-    champion: Answer | None = None,  # Of the version in production, on the same rows
+    answer: Predictions,  # Of the challenger
+    champion: Predictions | None = None,  # Of the version in production, on the same rows
     champion_version: int | None = None,
 ) -> Evaluation:
     "Metrics, baseline, champion, slices and gates."

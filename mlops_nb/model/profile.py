@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .signature import Answer, Input, Signature
+from .signature import Input, Predictions, Signature
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -194,7 +194,7 @@ def is_text(
 
 # %% ../../nbs/model/06_profile.ipynb #00000012
 def calibrate(
-    answer: Answer,  # With probabilities
+    answer: Predictions,  # With probabilities
     y: Sequence,  # `(n_rows,)` true labels
 ) -> dict:  # {class: {"points": probabilities, "shares": how often it was that class}}
     "What the probabilities were worth, class by class."
@@ -210,7 +210,7 @@ def calibrate(
 def make_profile(
     signature: Signature,
     frame: pd.DataFrame,  # Rows with the signature's columns
-    answer: Answer,  # What the model says about the test rows
+    answer: Predictions,  # What the model says about the test rows
     y: Sequence | None = None,  # The truth of the test rows
 ) -> (
     dict

@@ -18,7 +18,7 @@ from scipy import special
 from ..errors import DataError
 from ..model.evaluate import score
 from ..model.profile import name_of
-from ..model.signature import Answer
+from ..model.signature import Predictions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ def exact_interval(
 
 # %% ../../nbs/monitor/03_performance.ipynb #0000001c
 def _scorer(
-    answer: Answer,
+    answer: Predictions,
     metric: str,  # A scikit-learn scorer
 ) -> Callable[[np.ndarray, np.ndarray], float]:  # Of numbers of rows, `(n,)`, and what is true of them, `(n,)`
     "A metric that is asked for on many draws of the same rows."
@@ -73,7 +73,7 @@ RESAMPLES, LEAST = 300, 30
 
 
 def bootstrap_interval(
-    answer: Answer,
+    answer: Predictions,
     y: np.ndarray,  # `(n_rows,)`
     metric: str,  # A scikit-learn scorer
     confidence: float = 0.95,
@@ -177,7 +177,7 @@ def measure_performance(
     spec: "ModelSpec",
     inputs: pd.DataFrame,  # The labelled rows of a window
     y: Sequence,  # `(n_rows,)` what was true
-    answer: Answer,  # What the model said
+    answer: Predictions,  # What the model said
     release: Mapping | None = None,  # `manifest["evaluation"]` of the bundle
     confidence: float = 0.95,
     seed: int = 0,
@@ -209,7 +209,7 @@ def _gates(spec: "ModelSpec", release: Mapping) -> dict[str, float]:
     return gates
 
 
-def _labels(y: Sequence, answer: Answer) -> np.ndarray:
+def _labels(y: Sequence, answer: Predictions) -> np.ndarray:
     "Labels as they came in JSON, as the model has them."
     if answer.classes is None:
         return np.asarray(y, dtype=np.float64)
@@ -221,7 +221,7 @@ def _labels(y: Sequence, answer: Answer) -> np.ndarray:
     return np.array([known[name] for name in names], dtype=np.asarray(answer.classes).dtype)
 
 # %% ../../nbs/monitor/03_performance.ipynb #0000000e
-def _measured(answer: Answer, y: np.ndarray, metric: str, confidence: float, seed: int) -> tuple:
+def _measured(answer: Predictions, y: np.ndarray, metric: str, confidence: float, seed: int) -> tuple:
     "Value and interval, None for what there is not."
     if not len(y):
         return None, None, None
@@ -289,7 +289,7 @@ class Estimate:
 
 
 def calibrated_probability(
-    answer: Answer,
+    answer: Predictions,
     calibration: Mapping,  # `profile["calibration"]`
 ) -> np.ndarray:  # `(n_rows, n_classes)`, rows sum to 1
     "Probabilities as they turned out on the test rows."
@@ -301,7 +301,7 @@ def calibrated_probability(
 
 
 def estimate_performance(
-    answer: Answer,  # Of a window
+    answer: Predictions,  # Of a window
     metrics: Sequence[str] = ("accuracy",),  # scikit-learn scorers
     calibration: Mapping | None = None,  # `profile["calibration"]`; None: the probabilities are taken at their word
     confidence: float = 0.95,

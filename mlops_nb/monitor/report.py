@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'PART', 'BARS', 'Summary', 'alert_table', 'readable', 'Listing', 'effects_over_time', 'plot_effects',
-           'plot_traffic', 'past_looks', 'plot_looks']
+           'plot_traffic', 'past_checks', 'plot_checks']
 
 # %% ../../nbs/monitor/07_report.ipynb #2d9e8d21
 import html
@@ -20,8 +20,8 @@ from sqlalchemy import Engine
 from ..model.signature import Signature
 from .alerts import Alert
 from .drift import measure_drift
-from .health import Health, answers_of, subject_of, take
-from .prediction_log import Window
+from .health import HealthReport, predictions_of, subject_of, take
+from .prediction_log import LogWindow
 from ..store.database import health, in_utc, reading
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _MEANS = {"healthy": "healthy", "alert": "alert", "unknown": "could not tell"}
 class Summary:
     "The verdict of a look, as a heading that cannot be overlooked."
 
-    def __init__(self, result: Health):
+    def __init__(self, result: HealthReport):
         self.result = result
 
     def facts(self) -> list[tuple[str, str]]:
@@ -118,7 +118,7 @@ PARTS, PART = 12, 100  # Parts at most; rows of one at least
 def effects_over_time(
     profile: Mapping,  # Of the bundle: `profile.json`
     signature: Signature,
-    window: Window,  # Oldest first
+    window: LogWindow,  # Oldest first
     names: Sequence[str] | None = None,  # From `subject_of`; all columns by default
 ) -> pd.DataFrame:  # Index: when a part began; a column a column; effect, NaN where it could not be compared
     "How much each column differed from the reference, part by part."
@@ -127,7 +127,7 @@ def effects_over_time(
     found = {}
     for rows in parts:
         some = take(window, np.isin(np.arange(len(window)), rows))
-        report = measure_drift(profile, some.inputs, answers_of(signature, some.facts))
+        report = measure_drift(profile, some.inputs, predictions_of(signature, some.facts))
         effects = {subject_of(c): c.effect for c in report.columns}
         found[some.facts["at"].iloc[0]] = {s: e for s, e in effects.items() if names is None or s in names}
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("since").astype(float)
@@ -234,7 +234,7 @@ def _spoken(width: pd.Timedelta) -> str:
 
 
 # %% ../../nbs/monitor/07_report.ipynb #fe88640c
-def past_looks(
+def past_checks(
     engine: Engine,
     name: str,  # Of the model
     last: int = 200,  # Looks at most, the newest
@@ -246,7 +246,7 @@ def past_looks(
     return [{**row.report, "at": in_utc(row.at)} for row in rows[::-1]]
 
 
-def plot_looks(
+def plot_checks(
     looks: Sequence[Mapping],  # From `past_looks`
 ) -> "Figure":
     "Each metric on all labelled rows, look by look, with interval, gate and release."
@@ -264,7 +264,7 @@ def plot_looks(
         return _empty("No look had labels")
     figure = Figure(figsize=(11, 2.6 * len(metrics)), layout="constrained")
     for axes, metric in zip(figure.subplots(len(metrics), 1, squeeze=False).flat, metrics, strict=True):
-        _draw_looks(axes, [point for point in points if point[2]["metric"] == metric])
+        _draw_checks(axes, [point for point in points if point[2]["metric"] == metric])
         axes.set_title(metric, fontsize=10, loc="left")
         locator = AutoDateLocator()
         axes.xaxis.set_major_locator(locator)
@@ -273,7 +273,7 @@ def plot_looks(
     return figure
 
 
-def _draw_looks(axes, points: Sequence[tuple]):
+def _draw_checks(axes, points: Sequence[tuple]):
     at, values = [p[0] for p in points], np.array([p[2]["value"] for p in points])
     ends = np.array([[p[2][end] if p[2][end] is not None else np.nan for p in points] for end in ("low", "high")])
     below = np.abs(ends - values)

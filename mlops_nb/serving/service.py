@@ -9,19 +9,19 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
 from mlops_nb.serving.telemetry.access_log import AccessLog
-from mlops_nb.serving.http.errors import JSON, handle
+from mlops_nb.serving.http.errors import JSON, register_error_handlers
 from mlops_nb.serving.http.request_id import make_id
 from mlops_nb.serving.telemetry.metrics import Metrics
-from mlops_nb.serving.inference.infer import Said
-from mlops_nb.serving.protocols.fast_path import ROUTE, Shortcut
+from mlops_nb.serving.inference.infer import InferenceResult
+from mlops_nb.serving.protocols.fast_path import ROUTE, FastPath
 from mlops_nb.serving.protocols.predict import predict
-from mlops_nb.serving.http.auth import Keys
-from mlops_nb.serving.http.periodic import log_defect
+from mlops_nb.serving.http.auth import ApiKeys
+from mlops_nb.serving.http.periodic import log_exception
 from mlops_nb.serving.inference.live_model import LiveModel
-from mlops_nb.serving.telemetry.prediction_logger import Log
-from mlops_nb.serving.telemetry.request_counts import Counts
+from mlops_nb.serving.telemetry.prediction_logger import PredictionLogger
+from mlops_nb.serving.telemetry.request_counts import RequestCounter
 from mlops_nb.settings import Settings
-from mlops_nb.serving.http.claim import take
+from mlops_nb.serving.http.claim import claim_response
 
 ENDPOINT = "predict.predict"  # of the route that the fast path stands for
 _SIGNALS = (request_started, request_finished, request_tearing_down)
@@ -45,8 +45,8 @@ class Service(Flask):
     """Flask application that identifies, measures and logs every request, and holds the model that it serves.
 
     Its parts are in `extensions`: `settings`, `live_model`, `log`, `metrics`, `access_log` and `keys`. A request leaves
-    in its WSGI environment: `serving.id`, `serving.started` (of `time.monotonic`), `serving.said` (the model's `Said`)
-    and `serving.turn` (the server's `Turn`, where the server has limits).
+    in its WSGI environment: `serving.id`, `serving.started` (of `time.monotonic`), `serving.result` (the `InferenceResult`)
+    and `serving.claim` (the `ResponseClaim`, where the server has limits).
     """
 
     def __init__(self, import_name: str, settings: Settings | None = None, **options):
@@ -54,19 +54,19 @@ class Service(Flask):
         settings = settings or Settings.read()
         self.config["MAX_CONTENT_LENGTH"] = int(settings.max_body_mb * 2**20)
         self.metrics, self.access_log = Metrics(), AccessLog(settings.access_log)
-        log = Log(settings)
+        log = PredictionLogger(settings)
         live = LiveModel(settings, log.record)
         live.after_refresh = self.metrics.look
-        counts = Counts(live.name)
+        counts = RequestCounter(live.name)
         self.metrics.after_count = counts.add
         log.after_step = lambda log: (self.metrics.look_at_log(log), counts.write(log))
-        keys = Keys(settings)
+        keys = ApiKeys(settings)
         self.extensions |= {"settings": settings, "log": log, "live_model": live, "keys": keys}
         self.extensions |= {"metrics": self.metrics, "access_log": self.access_log}
         self.before_request(keys.check)
         self._own_hooks = keys.check
-        self._fast_path = Shortcut(self.extensions, keys, self.config["MAX_CONTENT_LENGTH"])
-        handle(self)
+        self._fast_path = FastPath(self.extensions, keys, self.config["MAX_CONTENT_LENGTH"])
+        register_error_handlers(self)
         self.url_map.converters["default"] = _NameConverter
         self.url_map.merge_slashes = False  # a path with two slashes is not found, not redirected
         self._addresses = self.url_map.bind("")
@@ -86,7 +86,7 @@ class Service(Flask):
                 if part in self.extensions:
                     self.extensions[part].stop()
             except Exception as e:  # all others end as well
-                log_defect(e)
+                log_exception(e)
 
     # the usual request, without Flask's objects
 
@@ -106,21 +106,21 @@ class Service(Flask):
         """All hooks of requests but `before_request`, by scope."""
         return self.after_request_funcs, self.teardown_request_funcs, self.url_value_preprocessors
 
-    def is_quick(self, request: bytes) -> bool:
+    def runs_inline(self, request: bytes) -> bool:
         """Whether a whole raw request is answered in less time than a thread would take to receive it."""
-        return self._fast_path.is_quick(request) and self.has_fast_path
+        return self._fast_path.runs_inline(request) and self.has_fast_path
 
     def wsgi_app(self, environ, start_response):
         """Answer a request, with what every answer has."""
 
         def start(status, headers, exc_info=None):
-            take(environ)
+            claim_response(environ)
             self._note(environ, status, headers)
             return start_response(status, [*headers, ("X-Request-ID", environ["serving.id"])], exc_info)
 
         with self._in_progress(environ):
             if (turn := getattr(environ.get("gunicorn.socket"), "turn", None)) is not None:
-                environ["serving.turn"], turn.environ = turn, environ
+                environ["serving.claim"], turn.environ = turn, environ
             usual = self._answer_usual(environ)
             if usual is None:
                 return super().wsgi_app(environ, start)
@@ -136,10 +136,10 @@ class Service(Flask):
         content = self._fast_path.answer(environ) if self.has_fast_path else None
         if content is None:
             return None
-        take(environ)
+        claim_response(environ)
         request_id, size = environ["serving.id"], len(content)
         seconds = time.monotonic() - environ["serving.started"]
-        self._take_down(request_id, "POST", ROUTE, ROUTE, "200", seconds, size, environ["serving.said"])
+        self._take_down(request_id, "POST", ROUTE, ROUTE, "200", seconds, size, environ["serving.result"])
         return [("Content-Type", JSON), ("Content-Length", str(size)), ("X-Request-ID", request_id)], content
 
     @contextmanager
@@ -161,7 +161,7 @@ class Service(Flask):
         rule = asked.url_rule and asked.url_rule.rule  # The route that Flask found
         path = environ["PATH_INFO"] if rule else asked.path
         size = dict(headers).get("Content-Length")
-        answered = status[:3], seconds, size and int(size), environ.get("serving.said")
+        answered = status[:3], seconds, size and int(size), environ.get("serving.result")
         self._take_down(environ["serving.id"], environ["REQUEST_METHOD"], path, rule, *answered)
 
     def note_refused(self, request_id: str, method: str, path: str, status: str, seconds: float, size: int):
@@ -181,7 +181,7 @@ class Service(Flask):
         status: str,
         seconds: float,
         size: int | None,
-        said: Said | None = None,
+        said: InferenceResult | None = None,
     ):
         self.metrics.note(rule or "none", status, seconds, said)
         self.access_log.note(request_id, method, path, rule, status, seconds, size, said)

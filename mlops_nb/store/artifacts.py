@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ..errors import ArtifactError, BundleError, DataError, SettingsError
-from ..model.bundle import Bundle, appear, check_digest, check_hashes, read_manifest, sha256_of
+from ..model.bundle import Bundle, check_digest, check_hashes, publish_directory, read_manifest, sha256_of
 from ..settings import Settings
 
 # %% ../../nbs/store/02_artifacts.ipynb #00000004
@@ -56,7 +56,7 @@ class BundleCache:
         "A copy that was verified just now."
         place = self.place(name, digest)
         if not is_intact(place, digest):
-            _appear_whole(place, digest, write)
+            _publish_whole(place, digest, write)
             self._tidy(name)
         with suppress(OSError):  # a cache that cannot be written can be read all the same
             os.utime(place)
@@ -98,7 +98,7 @@ def is_intact(
     return True
 
 
-def _appear_whole(place: Path, digest: str, write: Callable[[Path], Any]):
+def _publish_whole(place: Path, digest: str, write: Callable[[Path], Any]):
     "Write a bundle beside its place, verify it, and put it there; another process may be faster."
     partial = place.with_name(f".{uuid.uuid4().hex}.partial")
     partial.mkdir(parents=True)
@@ -119,9 +119,9 @@ def _put(partial: Path, place: Path, digest: str):
         if is_intact(place, digest):
             return
         with suppress(OSError):
-            appear(partial, place)
+            publish_directory(partial, place)
             return
-    appear(partial, place)
+    publish_directory(partial, place)
 
 
 def remove_unused(
@@ -172,7 +172,7 @@ class FolderStore:
         partial = self.folder / "bundles" / bundle.name / f".{uuid.uuid4().hex}.partial"
         try:
             shutil.copytree(bundle.path, partial)
-            yield lambda location: appear(partial, self.folder / location)
+            yield lambda location: publish_directory(partial, self.folder / location)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

@@ -23,7 +23,7 @@ from mlops_nb.errors import NotFoundError
 from mlops_nb.model.bundle import write_bundle
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.model.signature import Input, Signature
-from mlops_nb.monitor.prediction_log import Labelled, Predicted, PredictionLog
+from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from mlops_nb.store.database import predictions, writing
@@ -60,7 +60,7 @@ def settings(database_url, bundles, tmp_path) -> Settings:
 
 
 @pytest.fixture
-def request_(settings) -> Predicted:
+def request_(settings) -> PredictionRecord:
     """A request of three rows that version 1 answered, with a label for the second."""
     registry = Registry.open(settings)
     predictor = registry.load("toy", 1)
@@ -68,8 +68,8 @@ def request_(settings) -> Predicted:
     answer = predictor.predict_rows(ROWS)
     said = answer.prediction.tolist(), answer.probability.tolist()
     predictor.close()
-    request = Predicted("k", 1.7e9, "toy", 1, "production", 0.4, ["age", "income", "home"], ROWS, *said)
-    add(settings, request, Labelled("k-1", "yes", 1.8e9))
+    request = PredictionRecord("k", 1.7e9, "toy", 1, "production", 0.4, ["age", "income", "home"], ROWS, *said)
+    add(settings, request, LabelRecord("k-1", "yes", 1.8e9))
     return request
 
 
@@ -147,7 +147,7 @@ def test_number_that_was_changed_is_not_reproduced(tmp_path):
     predictor = Predictor.load(bundle.path)
     said = predictor.predict_rows([[1.0, 2.0]]).prediction.tolist()[0]
     log = PredictionLog.open(Settings.read({"MLOPS_HOME": str(tmp_path)}))
-    log.add([Predicted("k", 1e9, "line", 1, "production", 0.1, ["a", "b"], [[1.0, 2.0]], [said])])
+    log.add([PredictionRecord("k", 1e9, "line", 1, "production", 0.1, ["a", "b"], [[1.0, 2.0]], [said])])
     row = log.get("k-0")
     log.close()
     assert reproduce(predictor, row).problem is None

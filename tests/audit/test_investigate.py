@@ -9,9 +9,9 @@ import pytest
 from mlops_nb.audit.investigate import errors_of, investigate, rows_behind, worst_parts
 from mlops_nb.errors import NotFoundError
 from mlops_nb.model.profile import make_profile
-from mlops_nb.model.signature import Answer, Input, Signature
+from mlops_nb.model.signature import Input, Predictions, Signature
 from mlops_nb.monitor.drift import measure_drift
-from mlops_nb.monitor.prediction_log import Window
+from mlops_nb.monitor.prediction_log import LogWindow
 from mlops_nb.settings import Settings
 
 SIGNATURE = Signature(
@@ -31,12 +31,12 @@ def frame(n: int = 2000, seed: int = 0) -> pd.DataFrame:
 
 def behind(column: str, asked: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     known = frame()
-    profile = make_profile(SIGNATURE, known, Answer(known["n"].to_numpy()))
+    profile = make_profile(SIGNATURE, known, Predictions(known["n"].to_numpy()))
     facts = pd.DataFrame({"prediction": asked["n"].fillna(0.0), "label": None}, asked.index)
-    report = measure_drift(profile, asked, Answer(facts["prediction"].to_numpy()))
+    report = measure_drift(profile, asked, Predictions(facts["prediction"].to_numpy()))
     (found,) = [c for c in report.columns if c.name == column]
     assert found.drifted
-    return rows_behind(found, Window(facts, asked), most=5000)
+    return rows_behind(found, LogWindow(facts, asked), most=5000)
 
 
 def test_rows_of_the_range_that_has_grown():
@@ -65,11 +65,11 @@ def test_rows_of_a_number_with_few_values_and_of_a_prediction():
 def test_rows_of_a_date_are_those_of_the_days_that_have_grown():
     signature, rng = Signature((Input("at", "datetime"),), "regression", "y"), np.random.default_rng(0)
     year = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.uniform(0, 365, 2000), "D")
-    profile = make_profile(signature, pd.DataFrame({"at": year}), Answer(np.arange(2000.0)))
+    profile = make_profile(signature, pd.DataFrame({"at": year}), Predictions(np.arange(2000.0)))
     asked = pd.DataFrame({"at": ["2024-06-01T12:00:00Z"] * 100 + ["2025-03-01T12:00:00Z"] * 399 + ["9999-12-31"]})
     (found,) = measure_drift(profile, asked).drifting
     facts = pd.DataFrame({"prediction": 0.0, "label": None}, asked.index)
-    where, rows = rows_behind(found, Window(facts, asked), most=500)
+    where, rows = rows_behind(found, LogWindow(facts, asked), most=500)
     assert re.match(r"2024-12-\d\d to 9999-12-31: 80.0% of the rows", where), where
     assert rows.index.tolist() == list(range(100, 500))
 
@@ -80,11 +80,11 @@ def test_rows_of_a_date_are_those_of_the_days_that_have_grown():
 def test_rows_of_a_large_number_with_few_values_are_found(kind, categories, missing):
     signature = Signature((Input("n", kind, required=False, categories=categories),), "regression", "y")
     known = pd.DataFrame({"n": [1_000_000, 2_000_000] * 1000})
-    profile = make_profile(signature, known, Answer(np.arange(2000.0)))
+    profile = make_profile(signature, known, Predictions(np.arange(2000.0)))
     asked = pd.DataFrame({"n": [2_000_000] * 480 + [missing] * 20})
     found = next(c for c in measure_drift(profile, asked).drifting if c.part == "values")
     facts = pd.DataFrame({"prediction": 0.0, "label": None}, asked.index)
-    assert len(rows_behind(found, Window(facts, asked), most=500)[1]) == 480
+    assert len(rows_behind(found, LogWindow(facts, asked), most=500)[1]) == 480
 
 
 def test_text_is_shown_by_its_length_or_not_at_all():
@@ -109,7 +109,7 @@ def test_worst_part_is_first_and_few_unlucky_rows_are_not():
 
 def test_error_of_a_regression_is_how_far_off_it_is():
     facts = pd.DataFrame({"prediction": [1.0, 2.0], "label": [1.5, 0]})
-    assert errors_of(SIGNATURE, Window(facts, facts)).tolist() == [0.5, 2.0]
+    assert errors_of(SIGNATURE, LogWindow(facts, facts)).tolist() == [0.5, 2.0]
     inputs = pd.DataFrame({"k": ["a"] * 50 + ["b"] * 50})
     found = worst_parts(inputs, np.r_[np.full(50, 3.0), np.arange(50) / 50])
     assert found.loc[0, ["input", "part", "error"]].tolist() == ["k", "a", 3.0]

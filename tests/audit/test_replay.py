@@ -15,12 +15,12 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from mlops_nb.audit.replay import rehearsal_gates, rehearse, replay
+from mlops_nb.audit.replay import replay_gates, replay_log, replay_rows
 from mlops_nb.cli.main import main
 from mlops_nb.errors import DataError, NotFoundError, RegistryError
 from mlops_nb.model.bundle import write_bundle
 from mlops_nb.model.signature import Input, Signature
-from mlops_nb.monitor.prediction_log import Labelled, Predicted, PredictionLog
+from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
 from mlops_nb.settings import Settings
 from mlops_nb.store.registry import Registry
 
@@ -89,8 +89,8 @@ def add(settings: Settings, rows: list, key: str = "k", labels=(), columns=("age
     """Put into the log what a service would."""
     said = ["yes" if row[0] > 40 else "no" for row in rows]
     log = PredictionLog.open(settings)
-    log.add([Predicted(key, 1.7e9, "toy", of, "production", 0.4, columns, rows, said, None, **more)])
-    log.add([Labelled(f"{key}-{i}", label, 1.8e9) for i, label in enumerate(labels) if label is not None])
+    log.add([PredictionRecord(key, 1.7e9, "toy", of, "production", 0.4, columns, rows, said, None, **more)])
+    log.add([LabelRecord(f"{key}-{i}", label, 1.8e9) for i, label in enumerate(labels) if label is not None])
     log.close()
 
 
@@ -100,8 +100,8 @@ LABELS = ["no", "no", "yes", "no", "perhaps", "yes", "yes", None]
 
 def test_flips_refusals_slices_and_metrics_are_counted(settings):
     add(settings, ROWS, labels=LABELS)
-    found = rehearse("toy", 2, settings)
-    assert (found.rows, found.flips, found.changes) == (8, 2, {"no -> yes": 2})
+    found = replay_log("toy", 2, settings)
+    assert (found.rows, found.changed_predictions, found.changes) == (8, 2, {"no -> yes": 2})
     assert found.refused == {
         "column 'age': expected a number of at most 60": 2,
         "column 'home': expected one of ['own', 'rent']": 1,
@@ -122,7 +122,7 @@ def test_production_and_its_log_stay_as_they_are(settings):
     add(settings, ROWS)
     registry, log = Registry.open(settings), PredictionLog.open(settings)
     before = registry.history("toy"), registry.aliases("toy"), log.count("toy")
-    rehearse("toy", 2, settings)
+    replay_log("toy", 2, settings)
     assert (registry.history("toy"), registry.aliases("toy"), log.count("toy")) == before
     registry.close()
     log.close()
@@ -133,11 +133,11 @@ def test_last_are_the_newest_and_many_rows_go_in_batches(settings, monkeypatch):
     rows[700], rows[701], rows[1499] = [90, "own"], [91, "own"], [92, "own"]
     add(settings, [[99, "own"]], key="a")
     add(settings, rows)
-    found = rehearse("toy", 2, settings, last=1500)
+    found = replay_log("toy", 2, settings, last=1500)
     assert (found.rows, sum(found.refused.values())) == (1500, 3)
     expected = sum(30 < age <= 40 for age, _ in rows)
-    assert found.flips == expected and len(found.flipped) == 20
-    assert rehearse("toy", 2, settings, last=1501).refused == {"column 'age': expected a number of at most 60": 4}
+    assert found.changed_predictions == expected and len(found.flipped) == 20
+    assert replay_log("toy", 2, settings, last=1501).refused == {"column 'age': expected a number of at most 60": 4}
 
     asked = []
     registry = Registry.open(settings)
@@ -145,7 +145,7 @@ def test_last_are_the_newest_and_many_rows_go_in_batches(settings, monkeypatch):
     registry.close()
     predict = predictor.predict_rows
     monkeypatch.setattr(predictor, "predict_rows", lambda rows: asked.append(len(rows)) or predict(rows))
-    said = replay(predictor, [dict(zip(("age", "home"), row, strict=True)) for row in rows])
+    said = replay_rows(predictor, [dict(zip(("age", "home"), row, strict=True)) for row in rows])
     assert len(asked) < 70, "two batches were halved, about twenty times each"
     assert np.flatnonzero(~said.answered).tolist() == [700, 701, 1499]
     assert said.answer.prediction.tolist() == ["yes" if age > 30 else "no" for age, _ in rows if age <= 60]
@@ -157,7 +157,7 @@ def test_version_is_compared_with_production_and_not_with_who_answered(settings)
     registry.promote("toy", 2)
     registry.close()
     add(settings, ROWS, of=1)
-    found = rehearse("toy", 1, settings)
+    found = replay_log("toy", 1, settings)
     assert (found.production, found.version, found.rows, found.refused_by_production) == (2, 1, 5, 3)
     assert found.changes == {"yes -> no": 2} and not found.refused
 
@@ -165,16 +165,16 @@ def test_version_is_compared_with_production_and_not_with_who_answered(settings)
 def test_column_that_was_never_logged_is_not_a_missing_value(settings):
     add(settings, [[20], [50]], key="short", columns=("age",))
     with pytest.raises(DataError, match=r"2 of 2 rows cannot be replayed: 'home' was not logged \(MLOPS_LOG_EXCLUDE\)"):
-        rehearse("toy", 2, settings)
+        replay_log("toy", 2, settings)
     add(settings, ROWS)
-    found = rehearse("toy", 2, settings)
+    found = replay_log("toy", 2, settings)
     assert found.rows == 8 and "2 of 10 rows cannot be replayed: 'home' was not logged." in found.notes
 
 
 def test_version_that_refuses_everything_and_one_that_production_refuses(settings):
     add(settings, [[70, "own"], [80, "rent"]], labels=["yes", "no"])
-    found = rehearse("toy", 2, settings)
-    assert (found.flips, sum(found.refused.values()), found.labelled, found.metrics) == (0, 2, 0, {})
+    found = replay_log("toy", 2, settings)
+    assert (found.changed_predictions, sum(found.refused.values()), found.labelled, found.metrics) == (0, 2, 0, {})
     assert found.shares["refused"] == 1 and found.to_dict()["shares"]["flips"] is None
     limited = replace(found, limits={"max_flips": 1, "max_latency": 9, "max_loss": 1})
     assert [gate.passed for gate in limited.gates] == [False, False, False], "nothing is known"
@@ -182,12 +182,12 @@ def test_version_that_refuses_everything_and_one_that_production_refuses(setting
     registry.promote("toy", 2)
     registry.close()
     with pytest.raises(DataError, match="Production refuses all 2 logged rows: column 'age'"):
-        rehearse("toy", 1, settings)
+        replay_log("toy", 1, settings)
 
 
 def test_latency_of_both_is_measured(settings):
     add(settings, ROWS)
-    ms = rehearse("toy", 2, settings).ms
+    ms = replay_log("toy", 2, settings).ms
     assert 0 < ms["production"] < 1000 and ms["ratio"] == ms["rehearsed"] / ms["production"]
 
 
@@ -204,12 +204,12 @@ def test_regression_flips_where_a_number_moves_by_a_tenth_of_the_spread(tmp_path
     registry.close()
     log = PredictionLog.open(settings)
     rows = X.to_numpy().tolist()
-    log.add([Predicted("k", 1e9, "line", 1, "production", 0.1, ["x"], rows, X["x"].tolist())])
-    log.add([Labelled(f"k-{i}", label, 1e9) for i, label in enumerate([0.0, 1, 2.0, "three", None, True])])
+    log.add([PredictionRecord("k", 1e9, "line", 1, "production", 0.1, ["x"], rows, X["x"].tolist())])
+    log.add([LabelRecord(f"k-{i}", label, 1e9) for i, label in enumerate([0.0, 1, 2.0, "three", None, True])])
     log.close()
-    found = rehearse("line", 2, settings)
+    found = replay_log("line", 2, settings)
     assert found.moved_by == pytest.approx(np.std(np.arange(100)) / 10, rel=1e-3)
-    assert found.flips == sum(0.1 * x > found.moved_by for x in range(100)) and found.changes == {}
+    assert found.changed_predictions == sum(0.1 * x > found.moved_by for x in range(100)) and found.changes == {}
     assert found.labelled == 3 and found.metrics["r2"]["production"] == pytest.approx(1, abs=1e-6)
     assert found.metrics["r2"]["rehearsed"] == pytest.approx(1 - 0.05 / 2, abs=1e-4)
     assert found.notes == ["There is no spec, and so no slices."]
@@ -252,7 +252,7 @@ def test_each_mistake_has_one_clear_error(run, words, code, message):
 
 def test_function_refuses_less_than_one_row_and_a_model_that_never_was_in_production(settings):
     with pytest.raises(DataError, match="A rehearsal needs at least 1 row, got last=0"):
-        rehearse("toy", 2, settings, last=0)
+        replay_log("toy", 2, settings, last=0)
     X = pd.DataFrame({"x": np.arange(30.0)})
     signature, facts = Signature((Input("x"),), "regression", "y"), {"evaluation": None}
     registry = Registry.open(settings)
@@ -261,7 +261,7 @@ def test_function_refuses_less_than_one_row_and_a_model_that_never_was_in_produc
     )
     registry.close()
     with pytest.raises(RegistryError, match="'production' is neither a version number nor an alias"):
-        rehearse("other", 1, settings)
+        replay_log("other", 1, settings)
 
 
 def test_limits_of_the_spec_decide_the_exit_code(settings, run):
@@ -279,7 +279,7 @@ def test_limits_of_the_spec_decide_the_exit_code(settings, run):
 
 def gates_of(settings: Settings, number: int) -> list[tuple[str, bool]]:
     registry = Registry.open(settings)
-    found = rehearsal_gates(registry, registry.get("toy", number), settings=settings)
+    found = replay_gates(registry, registry.get("toy", number), settings=settings)
     registry.close()
     return [(gate.metric, gate.passed) for gate in found]
 
@@ -303,17 +303,17 @@ def test_gate_does_not_apply_to_the_first_version_or_to_the_one_in_production(se
     limits(settings, '{"max_flips": 0}')
     assert gates_of(settings, 1) == []
     registry = Registry.open(settings)
-    assert rehearsal_gates(registry, registry.get("toy", 2), "canary", settings) == []
+    assert replay_gates(registry, registry.get("toy", 2), "canary", settings) == []
     registry.close()
 
 
 def test_rehearsal_shows_itself(settings):
     add(settings, ROWS, labels=LABELS)
-    html = replace(rehearse("toy", 2, settings), limits={"max_flips": 0.1})._repr_html_()
+    html = replace(replay_log("toy", 2, settings), limits={"max_flips": 0.1})._repr_html_()
     for part in ("no -&gt; yes", "tenants", "accuracy", "expected a number of at most 60", "in the north", "rehearsal"):
         assert part in html
 
 
 def test_nothing_logged_is_not_found(settings):
     with pytest.raises(NotFoundError, match="The log has no answer of 'toy'"):
-        rehearse("toy", 2, settings)
+        replay_log("toy", 2, settings)

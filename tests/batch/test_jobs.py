@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from mlops_nb.batch.jobs import Jobs, Order, peek, predict_batch
+from mlops_nb.batch.jobs import BatchRequest, Jobs, head, predict_batch
 from mlops_nb.batch.sources import open_source
 from mlops_nb.cli.main import main
 from mlops_nb.errors import BatchError, DataError, InputError, NotFoundError
@@ -149,7 +149,9 @@ def test_every_source_goes_to_every_target(source, target, settings, tmp_path):
     given, query = _write_source(source, table, tmp_path / f"{source}-{target}")
     output = {"parquet": f"{tmp_path}/scores", "csv": f"{tmp_path}/scores.csv", "table": f"sqlite:///{tmp_path}/out.db"}
     output["url"] = f"memory://{source}/scores.csv"
-    order = Order("loans", given, output[target], query, "scores" if target == "table" else None, probability=True)
+    order = BatchRequest(
+        "loans", given, output[target], query, "scores" if target == "table" else None, probability=True
+    )
     job = predict_batch(replace(order, chunk_rows=60), settings=settings)
     assert (job.state, job.rows, job.rejected, job.version) == ("finished", 250, 0, 1)
     written, wanted = _written(target, output[target]).sort_values("id", ignore_index=True), expected(settings, table)
@@ -169,7 +171,7 @@ def test_rows_go_into_a_table_of_postgresql_with_their_types(settings, postgres_
     table["ok"] = pd.array([True, None] * 25, dtype="boolean")
     table.loc[3, "id"] = None
     table.to_parquet(tmp_path / "in.parquet")
-    order = Order("loans", str(tmp_path / "in.parquet"), postgres_url, table="scores", chunk_rows=20)
+    order = BatchRequest("loans", str(tmp_path / "in.parquet"), postgres_url, table="scores", chunk_rows=20)
     predict_batch(order, settings=settings)
     written = rows_in(postgres_url, "scores").sort_values("id", ignore_index=True)
     assert written["id"].dropna().tolist() == sorted(table["id"].dropna()) and len(written) == 50
@@ -187,7 +189,7 @@ def test_exact_numbers_of_a_query_stay_exact_as_keys_and_are_floats_for_the_mode
             connection.execute(sa.text(f"UPDATE people SET id = {value}, income = income + 0.1 WHERE row = {row}"))
     engine.dispose()
     query = "SELECT id, age, income, home, income AS paid FROM people WHERE row < {} ORDER BY row"
-    order = Order("loans", postgres_url, f"{tmp_path}/scores", query.format(3), chunk_rows=2)
+    order = BatchRequest("loans", postgres_url, f"{tmp_path}/scores", query.format(3), chunk_rows=2)
     predict_batch(order, settings=settings)
     written = pd.read_parquet(tmp_path / "scores")
     assert written["id"].tolist() == ids and written["id"].dtype == "int64"
@@ -210,7 +212,7 @@ def test_exact_numbers_of_parquet_stay_exact_in_sqlite(settings, tmp_path):
     table = pyarrow.Table.from_pandas(people(2)).set_column(0, "id", ids)
     paid = pyarrow.array([1.3, 70.0]).cast(pyarrow.decimal128(5, 2))
     parquet.write_table(table.append_column("paid", paid), tmp_path / "in.parquet")
-    order = Order("loans", str(tmp_path / "in.parquet"), f"sqlite:///{tmp_path}/out.db", table="scores")
+    order = BatchRequest("loans", str(tmp_path / "in.parquet"), f"sqlite:///{tmp_path}/out.db", table="scores")
     predict_batch(order, settings=settings)
     written = rows_in(order.output, "scores")
     assert written["id"].tolist() == [9007199254740992, 9007199254740993] and written["paid"].tolist() == [1.3, 70]
@@ -220,7 +222,7 @@ def test_times_go_into_a_table_of_sqlite_in_utc_and_in_microseconds(settings, tm
     hours = pd.date_range("2025-10-26 00:30", periods=2, freq="h", tz="UTC").tz_convert("Europe/Berlin")  # 2:30 twice
     nanoseconds = pd.to_datetime([1735689600123456789, 1], unit="ns")
     people(2).assign(at=hours, exact=nanoseconds).to_parquet(tmp_path / "in.parquet")
-    order = Order("loans", str(tmp_path / "in.parquet"), f"sqlite:///{tmp_path}/out.db", table="scores")
+    order = BatchRequest("loans", str(tmp_path / "in.parquet"), f"sqlite:///{tmp_path}/out.db", table="scores")
     predict_batch(order, settings=settings)
     written = rows_in(order.output, "scores")
     assert written["at"].tolist() == ["2025-10-26 00:30:00.000000", "2025-10-26 01:30:00.000000"]
@@ -229,7 +231,7 @@ def test_times_go_into_a_table_of_sqlite_in_utc_and_in_microseconds(settings, tm
 
 def test_a_key_can_be_chosen_and_is_the_row_number_where_nothing_else_is_left(settings, tmp_path):
     people(5).drop(columns="id").to_csv(tmp_path / "in.csv", index=False)
-    order = Order("loans", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), chunk_rows=2)
+    order = BatchRequest("loans", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), chunk_rows=2)
     predict_batch(order, settings=settings)
     assert pd.read_csv(tmp_path / "out.csv")["row"].tolist() == [0, 1, 2, 3, 4]
     predict_batch(replace(order, key=("age",)), settings=settings)
@@ -263,7 +265,7 @@ def test_rows_that_break_the_signature_are_rejected_each_with_its_reason(source,
     else:
         table.astype({"age": float, "income": float}).to_parquet(tmp_path / source)
     job = predict_batch(
-        Order("loans", str(tmp_path / source), str(tmp_path / target), chunk_rows=30), 0.1, settings=settings
+        BatchRequest("loans", str(tmp_path / source), str(tmp_path / target), chunk_rows=30), 0.1, settings=settings
     )
     assert (job.rows, job.rejected) == (100 - len(reasons), len(reasons))
     read = pd.read_csv if target.endswith(".csv") else pd.read_parquet
@@ -279,7 +281,7 @@ def test_a_row_of_a_csv_file_with_too_many_values_is_rejected_and_the_others_kee
     lines = people(6).drop(columns="id").to_csv(index=False).splitlines()
     lines[2] += ",1"
     (tmp_path / "in.csv").write_text("\n".join([*lines[:4], "", *lines[4:]]) + "\n\n")
-    order = Order("loans", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"))
+    order = BatchRequest("loans", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"))
     predict_batch(order, 0.5, settings=settings)
     assert pd.read_csv(tmp_path / "out.csv")["row"].tolist() == [0, 2, 3, 4, 5]
     assert pd.read_csv(tmp_path / "out.csv.rejects")["reason"][0] == "the row has 4 values, the table has 3 columns."
@@ -307,7 +309,7 @@ def test_rejected_one_by_one_or_together_it_is_the_same(settings):
 def test_too_many_rejects_stop_the_job_and_show_it_and_it_can_go_on(settings, tmp_path):
     table, _ = _hurt(people(100))
     table.to_csv(tmp_path / "in.csv", index=False)
-    order = Order("loans", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), chunk_rows=10)
+    order = BatchRequest("loans", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), chunk_rows=10)
     with pytest.raises(BatchError, match=r"3 of 100 rows do not fit the model, more than the share of 0.02"):
         predict_batch(order, 0.02, settings=settings)
     assert len(pd.read_csv(tmp_path / "out.csv.rejects")) == 3 and not (tmp_path / "out.csv").exists()
@@ -323,7 +325,7 @@ def test_too_many_rejects_stop_the_job_and_show_it_and_it_can_go_on(settings, tm
 @pytest.mark.parametrize("max_rejects", [0.0, 1.0])
 def test_when_no_row_fits_there_is_no_prediction(max_rejects, settings, tmp_path):
     people(20).assign(age=-1).to_parquet(tmp_path / "in.parquet")
-    order = Order("loans", str(tmp_path / "in.parquet"), f"sqlite:///{tmp_path}/out.db", table="scores")
+    order = BatchRequest("loans", str(tmp_path / "in.parquet"), f"sqlite:///{tmp_path}/out.db", table="scores")
     with suppress(BatchError) if max_rejects == 0 else pytest.MonkeyPatch.context():
         assert predict_batch(order, max_rejects, settings=settings).rejected == 20
     assert len(rows_in(f"sqlite:///{tmp_path}/out.db", "scores")) == 0
@@ -346,7 +348,7 @@ def _cut_after(n: int):
     return run
 
 
-def _begun(order: Order, settings: Settings, chunks: int = 2):
+def _begun(order: BatchRequest, settings: Settings, chunks: int = 2):
     with pytest.raises(PowerCut):
         predict_batch(order, settings=settings, run=_cut_after(chunks))
 
@@ -354,7 +356,7 @@ def _begun(order: Order, settings: Settings, chunks: int = 2):
 @pytest.fixture
 def order(tmp_path):
     people(100).to_parquet(tmp_path / "in.parquet")
-    return Order("loans", str(tmp_path / "in.parquet"), str(tmp_path / "scores"), chunk_rows=10)
+    return BatchRequest("loans", str(tmp_path / "in.parquet"), str(tmp_path / "scores"), chunk_rows=10)
 
 
 def test_a_job_keeps_its_version_when_production_moves_meanwhile(order, settings, tmp_path):
@@ -450,7 +452,7 @@ def test_a_smaller_job_leaves_no_part_of_a_larger_one(order, settings, tmp_path)
 
 def test_a_query_is_asked_once_a_job_and_its_change_is_seen(settings, tmp_path):
     source, query = _write_source("sql", people(100), tmp_path / "db")
-    order = Order("loans", source, str(tmp_path / "scores.csv"), query, chunk_rows=10)
+    order = BatchRequest("loans", source, str(tmp_path / "scores.csv"), query, chunk_rows=10)
     _begun(order, settings)
     engine = sa.create_engine(source)
     with engine.begin() as connection:
@@ -467,7 +469,7 @@ def test_a_query_is_asked_once_a_job_and_its_change_is_seen(settings, tmp_path):
 
 def test_what_was_kept_of_a_query_goes_when_no_job_begins(settings, tmp_path):
     source, query = _write_source("sql", people(100), tmp_path / "db")
-    order = Order("loans", source, str(tmp_path / "scores"), query)
+    order = BatchRequest("loans", source, str(tmp_path / "scores"), query)
 
     def kept():
         return [p.name for p in Path(settings.batch).rglob("*") if p.suffix != ".lock"]
@@ -481,14 +483,14 @@ def test_what_was_kept_of_a_query_goes_when_no_job_begins(settings, tmp_path):
 
 @pytest.mark.parametrize("step", ["_join", "touch", "clear"])
 def test_publishing_that_is_killed_is_done_again(step, order, settings, tmp_path, monkeypatch):
-    from mlops_nb.batch.jobs import FileTarget
+    from mlops_nb.batch.jobs import FileSink
 
     def die(*args, **kwargs):
         raise PowerCut
 
     order = replace(order, output=str(tmp_path / "scores.csv"))
     with monkeypatch.context() as patched:
-        where = fsspec.implementations.local.LocalFileSystem if step == "touch" else FileTarget
+        where = fsspec.implementations.local.LocalFileSystem if step == "touch" else FileSink
         patched.setattr(where, step, die)
         with pytest.raises(PowerCut):
             predict_batch(order, settings=settings)
@@ -528,7 +530,7 @@ def test_an_output_may_have_any_name(name, order, settings, tmp_path):
         pd.read_csv if name.endswith(".csv") else lambda path: pd.concat(map(pd.read_parquet, sorted(path.iterdir())))
     )
     assert read(tmp_path / name)["id"].tolist() == people(100)["id"].tolist()
-    assert peek(order)["id"].tolist() == people(10)["id"].tolist()
+    assert head(order)["id"].tolist() == people(10)["id"].tolist()
 
 
 def test_a_part_that_was_not_on_the_disk_when_the_power_went_is_scored_again(order, settings, tmp_path):
@@ -699,7 +701,7 @@ def test_a_secret_is_neither_stored_nor_printed(settings, postgres_url, tmp_path
     monkeypatch.setenv("DB_PASSWORD", "hunter2secret")
     people(30).to_csv(tmp_path / "in.csv", index=False)
     url = postgres_url.replace("postgres@", "postgres:${DB_PASSWORD}@")
-    order = Order("loans", str(tmp_path / "in.csv"), url, table="scores")
+    order = BatchRequest("loans", str(tmp_path / "in.csv"), url, table="scores")
     predict_batch(order, settings=settings)
     assert len(rows_in(postgres_url, "scores")) == 30
     content = b"".join(p.read_bytes() for p in (tmp_path / "store").glob("mlops.db*"))
@@ -760,14 +762,14 @@ def test_the_line_for_cron_works_without_an_environment(settings, tmp_path):
 # Killed
 
 
-def _start(order: Order, home: Path) -> subprocess.Popen:
+def _start(order: BatchRequest, home: Path) -> subprocess.Popen:
     env = {k: v for k, v in os.environ.items() if not k.startswith("MLOPS_")} | {"MLOPS_HOME": str(home)}
     command = [BIN / "mlops-nb", "predict", order.name, "--input", order.input, "--output", order.output]
     command += ["--chunk-rows", str(order.chunk_rows), *(["--table", order.table] if order.table else [])]
     return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def _kill_at_random(order: Order, settings: Settings, times: int, rng: random.Random):
+def _kill_at_random(order: BatchRequest, settings: Settings, times: int, rng: random.Random):
     """Start the command, and kill it when it has done a few more chunks, somewhere within the next."""
     registry = Registry.open(settings)
     jobs, kills = Jobs(registry.engine), 0
@@ -818,7 +820,7 @@ def _killed_and_left_alone(
     table.to_parquet(folder / "in.parquet", row_group_size=rows // 3)
     url = {"sqlite": settings.database_url, "postgresql": postgres_url}.get(kind)
     output = [url or f"{folder}/{name}" for name in ("killed", "alone")]
-    killed = Order("loans", f"{folder}/in.parquet", output[0], None, url and "killed", chunk_rows=chunk_rows)
+    killed = BatchRequest("loans", f"{folder}/in.parquet", output[0], None, url and "killed", chunk_rows=chunk_rows)
     _kill_at_random(killed, settings, times, random.Random(rows))
     predict_batch(replace(killed, output=output[1], table=url and "alone"), settings=settings)
     if url:
@@ -845,8 +847,8 @@ def test_a_million_rows_killed_ten_times_give_the_same_table(kind, settings, tmp
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(settings, tmp_path):
     code = (
-        "import re, sys; from pathlib import Path; from mlops_nb.batch.jobs import Order, predict_batch\n"
-        "predict_batch(Order('loans', sys.argv[1], sys.argv[1] + '.scores/', chunk_rows=20_000))\n"
+        "import re, sys; from pathlib import Path; from mlops_nb.batch.jobs import BatchRequest, predict_batch\n"
+        "predict_batch(BatchRequest('loans', sys.argv[1], sys.argv[1] + '.scores/', chunk_rows=20_000))\n"
         "print(int(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1]) // 1024)"
     )
     peaks = []

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_nb.data.explore import Column, date_format, explore, look_at, look_at_target, plot_columns
+from mlops_nb.data.explore import ColumnSummary, date_format, describe_column, describe_target, explore, plot_columns
 from mlops_nb.errors import DataError
 from mlops_nb.project.draft import LINEAR, TREES, draft_notebook, estimator_code, limits, schema_code, try_estimators
 
@@ -35,12 +35,12 @@ RNG = np.random.default_rng(0)
     ],
 )
 def test_what_a_column_holds(values, holds, left_out):
-    column = look_at(pd.Series(values, name="x"))
+    column = describe_column(pd.Series(values, name="x"))
     assert (column.holds, bool(column.left_out)) == (holds, left_out), column
 
 
 def test_unique_numbers_with_the_name_of_an_id_are_one():
-    assert look_at(pd.Series(RNG.permutation(40) * 977, name="customer_id")).left_out == "it numbers the rows"
+    assert describe_column(pd.Series(RNG.permutation(40) * 977, name="customer_id")).left_out == "it numbers the rows"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ NAMES = ["a b", "a'b", 'a"b', "a\\b", "a|b", "a`b", "größe", "1st", "a\nb", "c
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["price", "kind of a\nb", """kind of 'a"b\\`"""])
 def test_any_column_name_gives_a_notebook_that_compiles(target):
-    from mlops_nb.project.draft import Source
+    from mlops_nb.project.draft import TableSource
 
     table = frame(120).assign(**{name: RNG.uniform(0, 1, 120) for name in NAMES})
     table = table.assign(
@@ -102,7 +102,7 @@ def test_any_column_name_gives_a_notebook_that_compiles(target):
     table.loc[::7, NAMES] = np.nan
     found = explore(table.drop(columns="size"), target)
     trial = try_estimators(found, table)
-    script = draft_notebook("m", Source("read()", ("from somewhere import read",), "words"), found, trial)
+    script = draft_notebook("m", TableSource("read()", ("from somewhere import read",), "words"), found, trial)
     cells = [c for c in script.split("\n\n# %%") if "[markdown]" not in c.splitlines()[0]]
     for cell in cells:
         code = "\n".join(line for line in cell.splitlines()[1:] if not line.startswith("%"))
@@ -123,12 +123,12 @@ def test_boosted_trees_are_taken_where_a_line_cannot_bend():
 
 
 def test_table_without_a_relation_gets_no_minimum_and_says_so():
-    from mlops_nb.project.draft import Source, gates_code
+    from mlops_nb.project.draft import TableSource, gates_code
 
     table = pd.DataFrame({"a": RNG.uniform(size=400), "y": RNG.integers(0, 2, 400)})
     found = explore(table, "y")
     trial = try_estimators(found, table)
-    script = draft_notebook("m", Source("read()", (), ""), found, trial)
+    script = draft_notebook("m", TableSource("read()", (), ""), found, trial)
     if trial.gain <= 0:
         assert gates_code(found, trial).startswith("Gates(tolerance=") and "nothing beat the baseline" in script
     else:
@@ -138,14 +138,14 @@ def test_table_without_a_relation_gets_no_minimum_and_says_so():
 @pytest.mark.parametrize("low", [-1e6, -0.5, 0, 0.001, 5, 1e9])
 @pytest.mark.parametrize("width", [0, 1e-6, 3, 1e7])
 def test_limits_hold_what_was_seen_and_half_of_the_width_more(low, width):
-    column = Column("x", "number", 0, 9, "", low=float(low), high=float(low + width))
+    column = ColumnSummary("x", "number", 0, 9, "", low=float(low), high=float(low + width))
     least, most = limits(column)
     assert least <= low and most >= low + 1.5 * width and (low < 0 or least >= 0)
 
 
 def test_rows_without_target_and_rare_classes_are_left_out():
     table = pd.DataFrame({"x": RNG.normal(size=103), "y": ["a", "b"] * 50 + ["rare", None, None]})
-    target = look_at_target(table, "y")
+    target = describe_target(table, "y")
     assert (target.missing, target.rare, target.classes) == (2, ("rare",), ("a", "b"))
     assert explore(table, "y").rows == 100
 

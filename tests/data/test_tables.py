@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from mlops_nb.data.tables import (
     LINEAGE,
     fingerprint,
+    lineage_of,
     load_table,
-    made_of,
     read_table,
     row_weights,
     snapshot,
@@ -301,7 +301,7 @@ def test_snapshot_of_a_table_that_was_made_of_others_keeps_its_lineage(tmp_path)
     table.attrs = {LINEAGE: {"production": {"rows": 1}, "weight": 3.0}}
     kept = snapshot(table, tmp_path)
     again = load_table(str(kept.path))
-    assert made_of(again) == made_of(table) and row_weights(again).tolist() == [1.0, 3.0]
+    assert lineage_of(again) == lineage_of(table) and row_weights(again).tolist() == [1.0, 3.0]
     assert snapshot(again, tmp_path) == kept
 
 

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import sqlalchemy as sa
 
-from mlops_nb.monitor.prediction_log import Predicted, PredictionLog
+from mlops_nb.monitor.prediction_log import PredictionLog, PredictionRecord
 from mlops_nb.store.database import migrate, open_database
 from tests.deploy.dockerfile import ROOT
 
@@ -75,10 +75,10 @@ def test_log_works_in_partitions_which_end_a_day_at_once(database_url):
     engine.dispose()
 
 
-def predicted(at: float) -> list[Predicted]:
+def predicted(at: float) -> list[PredictionRecord]:
     """A row with an id as the service makes them; the same for the same time."""
     id = f"{int(at * 1000):012x}{0:016x}"
-    return [Predicted(id, at, "toy", 1, "production", 1.0, ["a"], [[1.0]], [1])]
+    return [PredictionRecord(id, at, "toy", 1, "production", 1.0, ["a"], [[1.0]], [1])]
 
 
 def test_ids_begin_with_their_time():

@@ -24,7 +24,7 @@ from sklearn.svm import LinearSVC
 
 from mlops_nb.errors import BundleError
 from mlops_nb.model import bundle as module
-from mlops_nb.model.bundle import appear, load_engine, read_manifest, sha256_of, write_bundle
+from mlops_nb.model.bundle import load_engine, publish_directory, read_manifest, sha256_of, write_bundle
 from mlops_nb.model.engine import SklearnEngine, compare, convert
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.model.signature import Input, Signature, to_table
@@ -377,7 +377,7 @@ def test_bundle_is_on_disk_before_it_appears_and_its_name_after(bundle, tmp_path
 
     monkeypatch.setattr(module.os, "fsync", watched)
     names = [bundle.path / name for name in (*bundle.manifest["files"], "manifest.json")]
-    appear(bundle.path, place)
+    publish_directory(bundle.path, place)
     assert forced[-2:] == [(bundle.path, True), (tmp_path, False)]
     assert sorted(forced[:-2]) == sorted((name, True) for name in names)
     assert read_manifest(place).manifest == bundle.manifest

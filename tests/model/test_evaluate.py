@@ -13,14 +13,14 @@ from sklearn import metrics as sk
 from mlops_nb.errors import GateError, SpecError, TrainingError
 from mlops_nb.examples.signals import spec as signals
 from mlops_nb.model.evaluate import Evaluation, check_gates, default_metrics, evaluate, plot, score
-from mlops_nb.model.signature import Answer
+from mlops_nb.model.signature import Predictions
 from mlops_nb.model.train import fit, make_estimator
 from mlops_nb.spec import Gates, ModelSpec
 
 RNG = np.random.default_rng(0)
 Y = RNG.integers(0, 2, 200)
 P = np.clip(Y * 0.4 + RNG.uniform(size=200) * 0.6, 0, 1)
-BINARY = Answer((P > 0.5).astype(int), np.column_stack([1 - P, P]), (0, 1))
+BINARY = Predictions((P > 0.5).astype(int), np.column_stack([1 - P, P]), (0, 1))
 
 
 def spec(**changes) -> ModelSpec:
@@ -43,14 +43,14 @@ def test_metrics_are_those_of_scikit_learn():
 def test_metrics_of_several_classes_named_by_strings():
     y = np.array(["a", "b", "c"] * 20)
     probability = np.eye(3)[np.tile([0, 1, 2], 20)] * 0.7 + 0.1
-    answer = Answer(y.copy(), probability, ("a", "b", "c"))
+    answer = Predictions(y.copy(), probability, ("a", "b", "c"))
     found = score(answer, y, default_metrics(spec(), 3))
     assert found["accuracy"] == found["roc_auc_ovr"] == 1
     assert not any(math.isnan(v) for v in found.values())
 
 
 def test_all_metrics_of_a_regression_are_numbers():
-    found = score(Answer(P + 0.1), P, default_metrics(spec(task="regression", scorer="r2")))
+    found = score(Predictions(P + 0.1), P, default_metrics(spec(task="regression", scorer="r2")))
     assert found["neg_mean_absolute_error"] == pytest.approx(-0.1)
     assert not any(math.isnan(v) for v in found.values())
 
@@ -125,9 +125,9 @@ def test_gate_that_is_no_number_is_refused_when_the_spec_is_made(terms):
 @pytest.mark.slow
 @pytest.mark.parametrize("probability", [True, False])
 def test_plots_are_drawn_for_classifiers_with_and_without_probabilities(probability):
-    answer = BINARY if probability else Answer(BINARY.prediction, None, (0, 1))
+    answer = BINARY if probability else Predictions(BINARY.prediction, None, (0, 1))
     assert len(plot(spec(), Y, answer).axes) == 3
-    assert len(plot(spec(task="regression"), P, Answer(P)).axes) == 2
+    assert len(plot(spec(task="regression"), P, Predictions(P)).axes) == 2
 
 
 def test_training_twice_gives_the_same_model_to_the_last_bit():

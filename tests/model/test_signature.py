@@ -15,7 +15,7 @@ from pandera.engines.pandas_engine import DateTime
 
 from mlops_nb.data.tables import validate
 from mlops_nb.errors import InputError, SpecError
-from mlops_nb.model.signature import Input, RowParser, Signature, make_signature, rows_of, to_frame, to_table
+from mlops_nb.model.signature import Input, InputParser, Signature, make_signature, rows_of, to_frame, to_table
 
 settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=150)
 settings.load_profile("same")
@@ -48,7 +48,7 @@ JSON = st.recursive(
 @given(rows=JSON)
 def test_any_json_gives_a_table_or_an_input_error(signature, rows):
     try:
-        table = RowParser(signature).parse(rows)
+        table = InputParser(signature).parse(rows)
     except InputError as e:
         assert len(str(e)) < 500
         return
@@ -73,7 +73,7 @@ FINITE = st.floats(allow_nan=False, allow_infinity=False, width=64)
     )
 )
 def test_good_rows_mean_the_same_as_lists_as_objects_and_as_a_frame(rows):
-    parser = RowParser(MIXED)
+    parser = InputParser(MIXED)
     lists = parser.parse([list(r) for r in rows])
     objects = parser.parse([dict(zip(MIXED.names, r, strict=True)) for r in rows])
     frame = to_table(
@@ -89,7 +89,7 @@ def test_good_rows_mean_the_same_as_lists_as_objects_and_as_a_frame(rows):
 
 @given(rows=st.lists(st.tuples(FINITE, st.floats(-5, 4.9), FINITE), min_size=1, max_size=8))
 def test_a_matrix_is_what_was_sent_to_the_last_bit(rows):
-    assert RowParser(MATRIX).parse([list(r) for r in rows]).tolist() == [list(r) for r in rows]
+    assert InputParser(MATRIX).parse([list(r) for r in rows]).tolist() == [list(r) for r in rows]
 
 
 @pytest.mark.parametrize(
@@ -108,39 +108,39 @@ def test_a_matrix_is_what_was_sent_to_the_last_bit(rows):
 )
 def test_the_culprit_is_named(row, column):
     with pytest.raises(InputError, match=f"Row 1, column '{column}'") as caught:
-        RowParser(MATRIX).parse([[0, 0, 0], row])
+        InputParser(MATRIX).parse([[0, 0, 0], row])
     assert caught.value.details == {"row": 1, "column": column}
 
 
 @pytest.mark.parametrize("value", [-5, 4.999999999999999, 4])
 def test_limits_are_inclusive_or_exclusive_as_declared(value):
-    assert RowParser(MATRIX).parse([[0, value, 0]])[0, 1] == value
+    assert InputParser(MATRIX).parse([[0, value, 0]])[0, 1] == value
 
 
 @pytest.mark.parametrize("missing", [[0, 0, None], [0, 0, math.nan], {"a": 0, "b": 0}])
 def test_optional_value_may_be_null_nan_or_absent(missing):
-    assert math.isnan(RowParser(MATRIX).parse([missing])[0, 2])
+    assert math.isnan(InputParser(MATRIX).parse([missing])[0, 2])
 
 
 def test_unseen_category_goes_to_the_model_where_the_signature_says_so():
     row = [41, 1.0, True, "own", "astronaut"]
-    assert RowParser(MIXED).parse([row])["job"].tolist() == ["astronaut"]
+    assert InputParser(MIXED).parse([row])["job"].tolist() == ["astronaut"]
     row[3] = "castle"
     with pytest.raises(InputError, match="column 'home': expected one of"):
-        RowParser(MIXED).parse([row])
+        InputParser(MIXED).parse([row])
 
 
 def test_whole_float_is_a_whole_number_and_a_fraction_is_not():
     row = [41.0, None, False, "own", None]
-    assert RowParser(MIXED).parse([row])["age"].dtype == np.int64
+    assert InputParser(MIXED).parse([row])["age"].dtype == np.int64
     row[0] = 41.5
     with pytest.raises(InputError, match=r"expected a whole number, got 41\.5"):
-        RowParser(MIXED).parse([row])
+        InputParser(MIXED).parse([row])
 
 
 def test_long_values_are_cut_short_in_messages():
     with pytest.raises(InputError) as caught:
-        RowParser(MATRIX).parse([["x" * 10_000, 0, 0]])
+        InputParser(MATRIX).parse([["x" * 10_000, 0, 0]])
     assert len(str(caught.value)) < 120
 
 
@@ -172,7 +172,7 @@ def test_dates_of_a_request_become_those_of_the_table():
     texts = pd.DataFrame({"sold": ["31.05.2024", None], "at": ["2024-05-31", "2024-05-31 13:30"]})
     trained = to_table(signature, validate(texts, DATED))
     rows = [{"sold": "31.05.2024", "at": "2024-05-31"}, {"at": "2024-05-31T15:30:00+02:00"}]
-    parsed = RowParser(signature).parse(rows)
+    parsed = InputParser(signature).parse(rows)
     assert {k: str(v) for k, v in parsed.items()} == {k: str(v) for k, v in trained.items()}
     assert {v.dtype for v in [*parsed.values(), *trained.values()]} == {np.dtype("datetime64[us]")}
 
@@ -190,12 +190,12 @@ def test_dates_of_a_request_become_those_of_the_table():
 def test_what_is_no_date_is_refused(row, message):
     signature = make_signature(DATED, ["sold", "at"], "y", "regression")
     with pytest.raises(InputError, match=message):
-        RowParser(signature).parse([row])
+        InputParser(signature).parse([row])
 
 
 def test_row_may_carry_the_columns_that_the_model_left_out():
     signature = Signature((Input("a"),), "regression", "y", ignored=("id", "y"))
-    parser = RowParser(Signature.from_dict(signature.to_dict()))
+    parser = InputParser(Signature.from_dict(signature.to_dict()))
     assert parser.parse([{"a": 1, "id": "x", "y": 3}, {"a": 2}]).tolist() == [[1.0], [2.0]]
     assert parser.parse({"a": 1, "id": None}).tolist() == [[1.0]]
     with pytest.raises(InputError, match="unknown column 'b'"):
@@ -214,7 +214,7 @@ def test_missing_text_of_a_request_is_to_the_estimator_what_it_was_in_training()
     signature = Signature(inputs, "regression", "y")
     table = pd.DataFrame({"home": ["own", None], "n": pd.array([True, None], dtype="boolean")})
     trained = to_frame(signature, to_table(signature, table))
-    served = to_frame(signature, RowParser(signature).parse([{"home": "own", "n": True}, {}]))
+    served = to_frame(signature, InputParser(signature).parse([{"home": "own", "n": True}, {}]))
     pd.testing.assert_frame_equal(trained, served)
     assert trained["home"].dtype == "str" and trained["home"].isna().tolist() == [False, True]
 
@@ -279,7 +279,7 @@ def test_arrow_and_json_of_the_same_rows_are_the_same_table_or_the_same_complain
     if chunks:
         table = pyarrow.concat_tables([table.slice(0, 1), table.slice(1)])
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    parser = RowParser(KINDS_OF_ALL)
+    parser = InputParser(KINDS_OF_ALL)
     assert repr(said_of(parser.parse, table)) == repr(said_of(parser.parse, rows))
     if isinstance(said := said_of(parser.parse, rows), dict):
         again = rows_of(KINDS_OF_ALL, parser.parse(table))
@@ -322,7 +322,7 @@ MOMENTS = pyarrow.array([0, None, 86_400])
 def test_types_of_arrow_are_taken_or_named(name, array, expected):
     good = {"f": 1.0, "n": 41, "b": True, "s": "own", "t": "2024-05-31"}
     table = pyarrow.table({key: [value] * len(array) for key, value in good.items()} | {name: array})
-    parser = RowParser(KINDS_OF_ALL)
+    parser = InputParser(KINDS_OF_ALL)
     if isinstance(expected, str):
         with pytest.raises(InputError, match=expected):
             parser.parse(table)
@@ -337,12 +337,12 @@ def test_types_of_arrow_are_taken_or_named(name, array, expected):
 def test_column_of_arrow_that_is_there_twice_is_refused():
     table = pyarrow.table([[1.0], [2.0]], names=["a", "a"])
     with pytest.raises(InputError, match="Column 'a' is there 2 times"):
-        RowParser(MATRIX).parse(table)
+        InputParser(MATRIX).parse(table)
 
 
 @pytest.mark.parametrize("rows", [np.array([[1, 2, 3]], "int8"), np.array([[1, 2, np.nan]], "float16")])
 def test_array_of_numbers_means_what_its_rows_mean(rows):
-    assert repr(RowParser(MATRIX).parse(rows)) == repr(RowParser(MATRIX).parse(rows.tolist()))
+    assert repr(InputParser(MATRIX).parse(rows)) == repr(InputParser(MATRIX).parse(rows.tolist()))
 
 
 @pytest.mark.parametrize(
@@ -357,4 +357,4 @@ def test_array_of_numbers_means_what_its_rows_mean(rows):
 )
 def test_array_that_does_not_fit_is_refused_as_its_rows_are(rows, message):
     with pytest.raises(InputError, match=message):
-        RowParser(MATRIX).parse(rows)
+        InputParser(MATRIX).parse(rows)

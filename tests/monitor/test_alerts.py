@@ -9,7 +9,7 @@ import orjson
 import pytest
 import sqlalchemy as sa
 
-from mlops_nb.monitor.alerts import Finding, list_alerts, tell, update_alerts
+from mlops_nb.monitor.alerts import Finding, list_alerts, notify, update_alerts
 from mlops_nb.store.database import alerts, migrate, open_database, reading
 from tests.listening import listening
 
@@ -28,7 +28,7 @@ def engine(database_url):
 
 def look(engine, *findings, judged=BOTH, at=0, name="loans", urls=()):
     """One look and what was told of it, as change and subject."""
-    told = tell(engine, update_alerts(engine, name, findings, judged, NOW + timedelta(hours=at)), urls)
+    told = notify(engine, update_alerts(engine, name, findings, judged, NOW + timedelta(hours=at)), urls)
     return [(alert.change, alert.subject) for alert in told]
 
 

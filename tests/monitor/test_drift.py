@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mlops_nb.model.profile import make_profile, profile_numbers, profile_texts, profile_values
-from mlops_nb.model.signature import Answer, Input, Signature
+from mlops_nb.model.signature import Input, Predictions, Signature
 from mlops_nb.monitor.drift import DriftReport, benjamini_hochberg, chi_square, kolmogorov_smirnov, measure_drift, psi
 
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=100)
@@ -150,7 +150,9 @@ def one(reference, window, **kind):
     """The result of one input column."""
     signature = Signature((Input("x", **kind),), "regression", "y")
     profile = json.loads(
-        json.dumps(make_profile(signature, pd.DataFrame({"x": reference}), Answer(np.arange(9.0))), allow_nan=False)
+        json.dumps(
+            make_profile(signature, pd.DataFrame({"x": reference}), Predictions(np.arange(9.0))), allow_nan=False
+        )
     )
     report = measure_drift(profile, pd.DataFrame({"x": window}))
     assert DriftReport.from_dict(json.loads(json.dumps(report.to_dict(), allow_nan=False))) == report
@@ -230,15 +232,16 @@ def test_a_column_that_was_never_logged_is_unknown_and_not_fine():
 def test_prediction_and_probability_are_measured():
     signature = Signature((Input("x"),), "classification", "y", (0, 1))
     yes = np.random.default_rng(0).random(2000)
-    answer = Answer((yes > 0.5).astype(int), np.column_stack([1 - yes, yes]), (0, 1))
+    answer = Predictions((yes > 0.5).astype(int), np.column_stack([1 - yes, yes]), (0, 1))
     profile = make_profile(signature, pd.DataFrame({"x": NORMAL}), answer)
-    now = Answer(np.ones(500, dtype=object), np.column_stack([1 - yes[:500] / 2, yes[:500] / 2]).tolist(), (0, 1))
+    now = Predictions(np.ones(500, dtype=object), np.column_stack([1 - yes[:500] / 2, yes[:500] / 2]).tolist(), (0, 1))
     report = measure_drift(profile, pd.DataFrame({"x": NORMAL[:500]}), now)
     assert [(c.role, c.name, c.drifted) for c in report.columns] == [
         ("input", "x", False), ("prediction", "prediction", True), ("probability", "1", True),
     ]  # fmt: skip
     assert (
-        measure_drift(profile, pd.DataFrame({"x": []}), Answer(np.array([]), np.empty((0, 2)), (0, 1))).drifted is None
+        measure_drift(profile, pd.DataFrame({"x": []}), Predictions(np.array([]), np.empty((0, 2)), (0, 1))).drifted
+        is None
     )
 
 

@@ -17,7 +17,7 @@ from mlops_nb.model.bundle import write_bundle
 from mlops_nb.model.signature import Input, Signature
 from mlops_nb.monitor.alerts import Finding, list_alerts, update_alerts
 from mlops_nb.monitor.health import LABELLED, latest_health, monitor, parse_last, read_traffic
-from mlops_nb.monitor.prediction_log import Counted, Labelled, Predicted, PredictionLog
+from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord, RequestCount
 from mlops_nb.settings import Settings
 from mlops_nb.store.registry import Registry
 
@@ -57,7 +57,9 @@ class Watched:
         sure = None if answer.probability is None else answer.probability.tolist()
         at = NOW.timestamp() - ago
         said = answer.prediction.tolist(), sure
-        self.log.add([Predicted(f"{at:.3f}", at, "toy", version, "production", ms, ["a", "b"], rows.tolist(), *said)])
+        self.log.add(
+            [PredictionRecord(f"{at:.3f}", at, "toy", version, "production", ms, ["a", "b"], rows.tolist(), *said)]
+        )
 
     def label(self, ago: float, came: float, wrong: float = 0.0):
         """What was true of the rows that were asked so many seconds ago; the model is wrong about a share of them."""
@@ -67,7 +69,7 @@ class Watched:
         mistaken = np.arange(len(said)) < wrong * len(said)
         truth = [other[p] if m else p for p, m in zip(said["prediction"], mistaken, strict=True)]
         at = NOW.timestamp() - came
-        self.log.add([Labelled(key, label, at) for key, label in zip(said.index, truth, strict=True)])
+        self.log.add([LabelRecord(key, label, at) for key, label in zip(said.index, truth, strict=True)])
 
     def look(self, **window):
         return monitor("toy", self.settings, now=NOW, **window)
@@ -330,7 +332,7 @@ def test_labels_that_no_answer_can_be_are_named_and_left_out(make_labelled):
     watched.serve()
     watched.label(60, 30)
     first = watched.log.read("toy").facts.index[0]
-    watched.log.add([Labelled(first, "up", NOW.timestamp())])
+    watched.log.add([LabelRecord(first, "up", NOW.timestamp())])
     health = watched.look()
     assert health.performance.rows == 999
     assert health.cannot == ["performance: 1 of 1000 labels are nothing that the model can say, such as 'up'"]
@@ -339,7 +341,7 @@ def test_labels_that_no_answer_can_be_are_named_and_left_out(make_labelled):
 def count(watched, ago: float, **by_status: int):
     """Requests that a service counted in the minute that was so many seconds ago."""
     at = (NOW.timestamp() - ago) // 60 * 60
-    watched.log.add([Counted(f"w-{at}-{s}", "toy", at, int(s[1:]), n) for s, n in by_status.items()])
+    watched.log.add([RequestCount(f"w-{at}-{s}", "toy", at, int(s[1:]), n) for s, n in by_status.items()])
 
 
 def test_requests_that_fail_are_an_alert_by_their_share(watched):
@@ -404,7 +406,7 @@ def test_silence_of_the_evening_before_is_usual_though_it_began_later(alone, hou
     today, before = range(20, 9 * 60, 2), range(24 * 60 + 20 - int(hours * 60), 33 * 60, 2)
     said = ["a", "b"], [[0.0, 0.0]], ["left"], [[0.6, 0.4]]
     asked = [NOW.timestamp() - minutes * 60 for minutes in (*today, *before)]
-    alone.log.add([Predicted(f"{at:.0f}", at, "toy", 1, "production", 0.4, *said) for at in asked])
+    alone.log.add([PredictionRecord(f"{at:.0f}", at, "toy", 1, "production", 0.4, *said) for at in asked])
     assert read_traffic(alone.log, "toy", NOW - timedelta(hours=1), NOW).steady is steady
 
 

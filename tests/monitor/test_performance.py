@@ -13,7 +13,7 @@ from scipy import stats
 from mlops_nb.errors import DataError
 from mlops_nb.model.evaluate import score
 from mlops_nb.model.profile import calibrate
-from mlops_nb.model.signature import Answer
+from mlops_nb.model.signature import Predictions
 from mlops_nb.monitor.performance import (
     Estimate,
     Performance,
@@ -43,7 +43,7 @@ def window(n, right):
     """Of n answers these were right."""
     y = np.arange(n) // 2 % 2
     said = np.where(np.arange(n) < right, y, 1 - y)
-    return pd.DataFrame({"x": np.arange(n)}), y, Answer(said, np.eye(2)[said], (0, 1))
+    return pd.DataFrame({"x": np.arange(n)}), y, Predictions(said, np.eye(2)[said], (0, 1))
 
 
 def logistic(rng, n, sharpness=1.0, spread=1.5):
@@ -51,7 +51,7 @@ def logistic(rng, n, sharpness=1.0, spread=1.5):
     x = rng.normal(0, spread, n)
     truth = (rng.random(n) < 1 / (1 + np.exp(-x))).astype(int)
     yes = 1 / (1 + np.exp(-sharpness * x))
-    return Answer((yes > 0.5).astype(int), np.column_stack([1 - yes, yes]), (0, 1)), truth
+    return Predictions((yes > 0.5).astype(int), np.column_stack([1 - yes, yes]), (0, 1)), truth
 
 
 # Intervals
@@ -77,7 +77,7 @@ def test_bootstrap_interval_holds_the_truth_in_about_95_percent():
     for _ in range(40):
         y = rng.integers(2, size=200)
         yes = 1 / (1 + np.exp(-rng.normal(y)))
-        answer = Answer((yes > 0.5).astype(int), np.column_stack([1 - yes, yes]), (0, 1))
+        answer = Predictions((yes > 0.5).astype(int), np.column_stack([1 - yes, yes]), (0, 1))
         low, high = bootstrap_interval(answer, y, "roc_auc")
         held += low <= truth <= high
     assert held >= 35
@@ -101,11 +101,11 @@ METRICS += [(None, metric) for metric in ("neg_mean_absolute_error", "neg_root_m
 def test_metric_of_many_draws_is_scikit_learns(classes, metric, n, steps, seed):
     rng = np.random.default_rng(seed)
     if classes is None:
-        answer, y = Answer(rng.normal(size=n)), rng.normal(size=n)
+        answer, y = Predictions(rng.normal(size=n)), rng.normal(size=n)
     else:
         sure = rng.integers(1, steps + 1, size=(n, len(classes))).astype(float)  # with ties
         sure /= sure.sum(axis=1, keepdims=True)
-        answer = Answer(np.array(classes)[sure.argmax(axis=1)], sure, classes)
+        answer = Predictions(np.array(classes)[sure.argmax(axis=1)], sure, classes)
         y = np.array(classes)[rng.integers(len(classes), size=n)]
     rows = rng.integers(n, size=n)
     wanted = score(answer.take(rows), y[rows], [metric])[metric]
@@ -113,7 +113,7 @@ def test_metric_of_many_draws_is_scikit_learns(classes, metric, n, steps, seed):
 
 
 def test_metric_of_many_draws_is_not_defined_where_scikit_learns_is_not():
-    answer = Answer(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]), (0, 1))
+    answer = Predictions(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]), (0, 1))
     assert np.isnan(_scorer(answer, "roc_auc")(np.array([1, 2]), np.array([1, 1])))
     assert _scorer(answer, "roc_auc")(np.array([0, 1]), np.array([0, 1])) == 1
 
@@ -194,7 +194,7 @@ def test_regression_is_measured_with_the_bootstrap():
     y = rng.normal(size=200)
     regression = spec(task="regression", scorer="r2", gates=Gates(minimum={"r2": 0.5}))
     found = measure_performance(
-        regression, pd.DataFrame({"x": np.arange(200)}), y.tolist(), Answer(y + rng.normal(size=200) / 4)
+        regression, pd.DataFrame({"x": np.arange(200)}), y.tolist(), Predictions(y + rng.normal(size=200) / 4)
     )
     assert found.worse is False and found.results[0].low < found.results[0].value < found.results[0].high
 
@@ -247,8 +247,8 @@ def test_estimate_is_the_same_for_the_same_seed():
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (Answer(np.array([1.0, 2.0])), "the model has no probabilities"),
-        (Answer(np.array([]), np.empty((0, 2)), (0, 1)), "the window is empty"),
+        (Predictions(np.array([1.0, 2.0])), "the model has no probabilities"),
+        (Predictions(np.array([]), np.empty((0, 2)), (0, 1)), "the window is empty"),
     ],
 )
 def test_where_there_is_no_estimate_it_says_why(answer, reason):
@@ -261,6 +261,6 @@ def test_calibrated_probabilities_sum_to_one(rows):
     shares = np.array(rows) + 1e-9
     shares /= shares.sum(axis=1, keepdims=True)
     labels = np.array(["a", "b", "c"])
-    curves = calibrate(Answer(labels[shares.argmax(1)], shares, tuple(labels)), labels[np.arange(len(rows)) % 3])
-    worth = calibrated_probability(Answer(labels[shares.argmax(1)], shares, tuple(labels)), curves)
+    curves = calibrate(Predictions(labels[shares.argmax(1)], shares, tuple(labels)), labels[np.arange(len(rows)) % 3])
+    worth = calibrated_probability(Predictions(labels[shares.argmax(1)], shares, tuple(labels)), curves)
     assert np.allclose(worth.sum(axis=1), 1) and (worth >= 0).all()

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from mlops_nb.monitor.prediction_log import Counted, Labelled, Predicted, PredictionLog
+from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord, RequestCount
 from mlops_nb.store.database import open_database
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -17,8 +17,8 @@ def log(database_url):
     log = PredictionLog(open_database(database_url))
     for hour in range(-2, 3):
         at = (NOON + timedelta(hours=hour)).timestamp()
-        log.add([Predicted(f"{hour}", at, "toy", 1, "production", 0.5, ["x"], [[1.0]], [1])])
-        log.add([Labelled(f"{hour}-0", 1, at), Counted(f"{hour}", "toy", at, 200, 1)])
+        log.add([PredictionRecord(f"{hour}", at, "toy", 1, "production", 0.5, ["x"], [[1.0]], [1])])
+        log.add([LabelRecord(f"{hour}-0", 1, at), RequestCount(f"{hour}", "toy", at, 200, 1)])
     yield log
     log.close()
 

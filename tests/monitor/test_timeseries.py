@@ -8,8 +8,8 @@ import pytest
 from mlops_nb.model.signature import Input, Signature
 from mlops_nb.monitor import timeseries as figures
 from mlops_nb.monitor.alerts import Finding, update_alerts
-from mlops_nb.monitor.prediction_log import Labelled, Predicted, PredictionLog
-from mlops_nb.monitor.timeseries import WINDOWS, Span, latest_health, predicted, quality, traffic
+from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
+from mlops_nb.monitor.timeseries import WINDOWS, TimeBuckets, latest_health, prediction_series, quality, traffic
 from mlops_nb.store.database import health, open_database, writing
 
 NOW = datetime(2026, 5, 31, 12, 34, 56, 789_000, tzinfo=UTC)
@@ -24,7 +24,7 @@ def log(database_url):
     log.close()
 
 
-def asked(id: str, at: datetime, said: list, **more) -> Predicted:
+def asked(id: str, at: datetime, said: list, **more) -> PredictionRecord:
     values = {
         "name": "toy",
         "version": 1,
@@ -33,7 +33,7 @@ def asked(id: str, at: datetime, said: list, **more) -> Predicted:
         "columns": ["x"],
         "rows": [[0.0]] * len(said),
     }
-    return Predicted(id=id, at=at.timestamp(), prediction=said, **values | more)
+    return PredictionRecord(id=id, at=at.timestamp(), prediction=said, **values | more)
 
 
 def manifest(signature: Signature, **required: float) -> dict:
@@ -43,7 +43,7 @@ def manifest(signature: Signature, **required: float) -> dict:
 
 @pytest.mark.parametrize("hours", WINDOWS)
 def test_every_prediction_of_the_span_is_in_its_bucket_and_no_other(log, hours):
-    span = Span(hours, NOW)
+    span = TimeBuckets(hours, NOW)
     inside = [span.since, span.since + timedelta(seconds=span.seconds) - timedelta(microseconds=1), NOW]
     for i, at in enumerate([*inside, span.since - timedelta(microseconds=1)]):
         log.add([asked(f"r{i}", at, ["no"] * (i + 1), ms=i + 0.5)])
@@ -57,7 +57,7 @@ def test_every_prediction_of_the_span_is_in_its_bucket_and_no_other(log, hours):
 def test_percentiles_are_those_of_numpy(log):
     ms = np.random.default_rng(0).gamma(2, 3, 237).tolist()
     log.add([asked(f"r{i:03}", NOW, ["no"], ms=value) for i, value in enumerate(ms)])
-    found = traffic(log.engine, "toy", Span(1, NOW))
+    found = traffic(log.engine, "toy", TimeBuckets(1, NOW))
     for key, q in (("p50", 0.5), ("p95", 0.95)):
         assert found[key][-1] == pytest.approx(np.quantile(ms, q, method="inverted_cdf"))
 
@@ -65,12 +65,12 @@ def test_percentiles_are_those_of_numpy(log):
 def test_what_no_client_saw_and_what_another_model_said_does_not_count(log):
     log.add([asked("a", NOW, ["no"], role="shadow"), asked("b", NOW, ["no"], role="batch")])
     log.add([asked("c", NOW, ["no"], name="other"), asked("d", NOW, ["no"], role="canary")])
-    assert sum(traffic(log.engine, "toy", Span(1, NOW))["requests"]) == 1
-    assert sum(predicted(log.engine, "toy", Span(1, NOW))["rows"]) == 1
+    assert sum(traffic(log.engine, "toy", TimeBuckets(1, NOW))["requests"]) == 1
+    assert sum(prediction_series(log.engine, "toy", TimeBuckets(1, NOW))["rows"]) == 1
 
 
 def test_only_the_newest_rows_are_looked_at_and_it_is_said_since_when_that_is_all(log, monkeypatch):
-    span = Span(1, NOW)
+    span = TimeBuckets(1, NOW)
     log.add([asked(f"r{i:02}", NOW - timedelta(minutes=i), ["no"]) for i in range(30)])
     assert traffic(log.engine, "toy", span)["complete_since"] == span.starts[0]
     monkeypatch.setattr(figures, "MOST", 10)
@@ -80,40 +80,40 @@ def test_only_the_newest_rows_are_looked_at_and_it_is_said_since_when_that_is_al
 
 def test_rare_classes_are_shown_together_and_labels_as_they_are(log):
     log.add([asked("a", NOW, [0] * 20 + [*range(1, 10)]), asked("b", NOW, ["<b>", "<b>"], name="words")])
-    found = predicted(log.engine, "toy", Span(1, NOW))
+    found = prediction_series(log.engine, "toy", TimeBuckets(1, NOW))
     assert len(found["series"]) == 7 and "others" in found["series"]
     assert sum(share[-1] for share in found["series"].values()) == pytest.approx(1)
-    assert predicted(log.engine, "words", Span(1, NOW))["series"]["<b>"][-1] == 1.0
+    assert prediction_series(log.engine, "words", TimeBuckets(1, NOW))["series"]["<b>"][-1] == 1.0
 
 
 def test_numbers_of_a_model_that_once_had_classes_are_shown_without_them(log):
     log.add([asked("a", NOW, ["yes", "no"]), asked("b", NOW, [1.5, -2, 1e300, None, True])])
-    found = predicted(log.engine, "toy", Span(1, NOW), "regression")
+    found = prediction_series(log.engine, "toy", TimeBuckets(1, NOW), "regression")
     assert (found["rows"][-1], found["series"]["p50"][-1], found["series"]["p10"][-1]) == (3, 1.5, -2.0)
 
 
 def test_quality_is_that_of_the_labels_against_the_gates(log):
     log.add([asked("a", NOW, ["yes", "no"] * 50, probability=[[0.2, 0.8], [0.7, 0.3]] * 50)])
-    log.add([Labelled(f"a-{i}", "yes" if i % 2 == 0 or i < 20 else "no", 1.0) for i in range(100)])
-    metrics = quality(log.engine, "toy", Span(1, NOW), manifest(BINARY, accuracy=0.95, roc_auc=0.8))["metrics"]
+    log.add([LabelRecord(f"a-{i}", "yes" if i % 2 == 0 or i < 20 else "no", 1.0) for i in range(100)])
+    metrics = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(BINARY, accuracy=0.95, roc_auc=0.8))["metrics"]
     accuracy, area = metrics
     assert (accuracy["value"], accuracy["gate"], accuracy["ok"], accuracy["labels"]) == (0.9, 0.95, False, [100])
     assert (area["name"], area["ok"]) == ("ROC AUC", True) and area["values"] == [area["value"]]
 
 
 def test_points_over_time_have_enough_labels_each(log):
-    span = Span(1, NOW)
+    span = TimeBuckets(1, NOW)
     for minute, n in ((40, 60), (30, 10), (20, 45), (1, 5)):
         log.add([asked(f"m{minute}", NOW - timedelta(minutes=minute), ["no"] * n)])
-        log.add([Labelled(f"m{minute}-{i}", "no", 1.0) for i in range(n)])
+        log.add([LabelRecord(f"m{minute}-{i}", "no", 1.0) for i in range(n)])
     found = quality(log.engine, "toy", span, manifest(BINARY))["metrics"][0]
     assert (found["labels"], found["values"], found["gate"], found["ok"]) == ([60, 60], [1.0, 1.0], None, None)
 
 
 def test_error_of_a_regression_has_its_gate_above(log):
     log.add([asked("a", NOW, [1.0, 2.0])])
-    log.add([Labelled("a-0", 2, 1.0), Labelled("a-1", 4.0, 1.0)])
-    found = quality(log.engine, "toy", Span(1, NOW), manifest(NUMBER, neg_root_mean_squared_error=-1.0, r2=0.5))
+    log.add([LabelRecord("a-0", 2, 1.0), LabelRecord("a-1", 4.0, 1.0)])
+    found = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(NUMBER, neg_root_mean_squared_error=-1.0, r2=0.5))
     error, r2, usual = found["metrics"]
     assert error["lower_is_better"] and error["gate"] == 1.0 and error["value"] == pytest.approx(2.5**0.5)
     assert (error["ok"], r2["ok"], usual["name"], usual["value"]) == (False, False, "mean absolute error", 1.5)
@@ -122,14 +122,14 @@ def test_error_of_a_regression_has_its_gate_above(log):
 @pytest.mark.parametrize("signature", [BINARY, NUMBER], ids=["classes", "numbers"])
 def test_labels_that_cannot_be_compared_are_left_out(log, signature):
     log.add([asked("a", NOW, ["yes", 3.5, None, [1]])])
-    log.add([Labelled(f"a-{i}", label, 1.0) for i, label in enumerate(["maybe", "x", None, [1]])])
-    found = quality(log.engine, "toy", Span(1, NOW), manifest(signature, accuracy=0.5))
+    log.add([LabelRecord(f"a-{i}", label, 1.0) for i, label in enumerate(["maybe", "x", None, [1]])])
+    found = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(signature, accuracy=0.5))
     assert found["labels"] == 0 and found["metrics"][0]["value"] is None and found["metrics"][0]["ok"] is None
 
 
 def test_without_labels_the_gates_are_there_and_nothing_is_said_of_them(log):
     log.add([asked("a", NOW, ["yes"])])
-    found = quality(log.engine, "toy", Span(1, NOW), manifest(BINARY, recall=0.9))
+    found = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(BINARY, recall=0.9))
     assert [(m["metric"], m["gate"], m["value"], m["at"]) for m in found["metrics"]] == [
         ("recall", 0.9, None, []),
         ("accuracy", None, None, []),

@@ -19,7 +19,7 @@ from mlops_nb.model.bundle import write_bundle
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.model.signature import signature_of
 from mlops_nb.model.train import fit
-from mlops_nb.monitor.prediction_log import Labelled, Predicted, PredictionLog
+from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
 from mlops_nb.orchestration.fingerprint import project_modules
 from mlops_nb.settings import Settings
 from mlops_nb.spec import load_spec
@@ -179,7 +179,7 @@ def test_version_that_was_judged_on_given_rows_shows_those(shell, home, line):
 def ask(home: Path, name: str, rows: list, said: list, sure: list | None, at: float = 1e9, version: int = 1):
     """Put into the log what a service would, with the key of its time."""
     names = load_spec(MODULES[name]).inputs
-    entry = Predicted(f"{at:.0f}", at, name, version, "production", 0.5, [*map(str, names)], rows, said, sure)
+    entry = PredictionRecord(f"{at:.0f}", at, name, version, "production", 0.5, [*map(str, names)], rows, said, sure)
     log = PredictionLog.open(Settings.read({"MLOPS_HOME": str(home)}))
     log.add([entry])
     log.close()
@@ -187,7 +187,7 @@ def ask(home: Path, name: str, rows: list, said: list, sure: list | None, at: fl
 
 def label(home: Path, **labels):
     log = PredictionLog.open(Settings.read({"MLOPS_HOME": str(home)}))
-    log.add([Labelled(key.replace("_", "-")[1:], value, 1e9) for key, value in labels.items()])
+    log.add([LabelRecord(key.replace("_", "-")[1:], value, 1e9) for key, value in labels.items()])
     log.close()
 
 

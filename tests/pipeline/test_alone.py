@@ -77,10 +77,10 @@ def test_reading_a_pipeline_forgets_nothing_of_a_build_that_runs(products, other
     (products / "bundle/manifest.json").write_text(json.dumps({"name": "toy", "identity": "new"}))
     for name in ("registration.json", "evaluation.json"):
         (products / name).write_text("{}")
-    hooks.store("products/toy")
+    hooks.registry_fingerprint("products/toy")
     assert (products / "evaluation.json").exists()
     other.close()
-    hooks.store("products/toy")
+    hooks.registry_fingerprint("products/toy")
     assert not (products / "evaluation.json").exists()
 
 

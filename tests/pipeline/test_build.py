@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mlops_nb.monitor.prediction_log import Predicted, PredictionLog
+from mlops_nb.monitor.prediction_log import PredictionLog, PredictionRecord
 from mlops_nb.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -242,7 +242,7 @@ def test_rehearsal_limit_lets_no_version_through_that_was_not_rehearsed(built):
     assert built.json("models", "list")[0]["production"] == 1
 
     log = PredictionLog.open(Settings.read({"MLOPS_HOME": str(built.path)}))
-    log.add([Predicted("k", time.time(), "toy", 1, "production", 1.0, ["x"], [[1.0], [99.0]], [0, 1])])
+    log.add([PredictionRecord("k", time.time(), "toy", 1, "production", 1.0, ["x"], [[1.0], [99.0]], [0, 1])])
     log.close()
     built.build("--env--seed", "4")
     assert built.read("registration.json")["why"] == "in production, all 4 gates passed"

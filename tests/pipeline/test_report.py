@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlops_nb.monitor.alerts import list_alerts
-from mlops_nb.monitor.prediction_log import Labelled, Predicted, PredictionLog
+from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
 from mlops_nb.settings import Settings
 from mlops_nb.store.registry import Registry
 
@@ -26,9 +26,9 @@ def watched(project):
         x, at = rng.uniform(low, high, 1000), time.time() - ago
         said = predictor.predict_rows(x[:, None])
         answers = said.prediction.tolist(), said.probability.tolist()
-        log.add([Predicted(f"r{ago}", at, "toy", 1, "production", 0.4, ["x"], x[:, None].tolist(), *answers)])
+        log.add([PredictionRecord(f"r{ago}", at, "toy", 1, "production", 0.4, ["x"], x[:, None].tolist(), *answers)])
         truth = np.where(rng.uniform(size=1000) < wrong, 1 - said.prediction, said.prediction).tolist()
-        log.add([Labelled(f"r{ago}-{i}", label, at + 30) for i, label in enumerate(truth)])
+        log.add([LabelRecord(f"r{ago}-{i}", label, at + 30) for i, label in enumerate(truth)])
     predictor.close()
     registry.close()
     return project

@@ -332,4 +332,4 @@ def test_check_that_fails_is_a_problem_without_traceback_or_secret(monkeypatch, 
     monkeypatch.chdir(home)
     monkeypatch.setenv("SOME_TOKEN", "hunter22hunter22")
     monkeypatch.setattr(doctor, "OF_MACHINE", (check_wandb,))
-    assert by_name()["wandb"] == doctor.Finding("wandb", False, "RuntimeError: cannot reach x with [secret]")
+    assert by_name()["wandb"] == doctor.CheckResult("wandb", False, "RuntimeError: cannot reach x with [secret]")

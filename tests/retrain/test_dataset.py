@@ -8,7 +8,7 @@ import pytest
 
 from mlops_nb.data.tables import validate
 from mlops_nb.model.signature import make_signature
-from mlops_nb.monitor.prediction_log import Logged
+from mlops_nb.monitor.prediction_log import LoggedPrediction
 from mlops_nb.retrain.dataset import recent_table
 from mlops_nb.spec import ModelSpec
 
@@ -25,7 +25,7 @@ def test_logged_rows_have_the_types_of_a_schema_that_allows_missing_values(kind,
     given = [{"x": 0.5, "maybe": bool(v) if kind == "boolean" and v is not None else v} for v in values]
     now = datetime.now(UTC)
     logged = [
-        Logged(f"{i}", now, "toy", 1, "production", 1.0, inputs, 0, None, y)
+        LoggedPrediction(f"{i}", now, "toy", 1, "production", 1.0, inputs, 0, None, y)
         for i, (inputs, y) in enumerate(zip(given, [0, 1, 0], strict=True))
     ]
     recent = recent_table(spec, signature, logged)
@@ -39,7 +39,8 @@ def test_label_that_is_no_whole_number_is_left_out_of_a_schema_that_allows_missi
     signature, now = make_signature(schema, ["x"], "y", classes=[0, 1]), datetime.now(UTC)
     labels = [*[0, 1] * 10, 0.5]
     logged = [
-        Logged(f"{i:02d}", now, "toy", 1, "production", 1.0, {"x": 1.0}, 0, None, y) for i, y in enumerate(labels)
+        LoggedPrediction(f"{i:02d}", now, "toy", 1, "production", 1.0, {"x": 1.0}, 0, None, y)
+        for i, y in enumerate(labels)
     ]
     recent = recent_table(spec, signature, logged)
     assert recent.table["y"].tolist() == labels[:-1] and recent.left_out == {"break the schema": 1}

@@ -19,7 +19,7 @@ from mlops_nb.monitor.alerts import list_alerts
 from mlops_nb.orchestration.hooks import StoppedError
 from mlops_nb.retrain.retrain import reason_to_wait
 from mlops_nb.settings import Settings
-from mlops_nb.store.decisions import FIRST, Decision, keep_decision, list_decisions
+from mlops_nb.store.decisions import FIRST, Decision, list_decisions, save_decision
 from mlops_nb.store.lock import Lock, LockedError
 from mlops_nb.store.registry import Registry
 from mlops_nb.store.runs import RunStore
@@ -210,7 +210,7 @@ def test_alert_that_a_kill_came_before_follows_at_the_next_look(world):
     world.serve(world.draw("good", 1000, 1))
     for action, open_then in (("failed", ["failed: it said why"]), ("promoted", [])):
         decision = Decision("sides", datetime.now(UTC), action, ["it said why"], champion=1)
-        keep_decision(world.registry.engine, decision)
+        save_decision(world.registry.engine, decision)
         for _ in range(2):
             assert world.retrain().action == "nothing" and alerts(world) == open_then
 
@@ -376,7 +376,7 @@ def test_command_prints_what_was_decided_and_exits_with_what_became_of_it(world)
 def test_version_that_did_not_stay_is_not_made_again_of_the_same(tmp_path, action):
     with closing(Registry.open(Settings.read({"MLOPS_DATABASE_URL": f"sqlite:///{tmp_path}/mlops.db"}))) as registry:
         facts, champion = {"findings": [["drift", "a"]], "newest": "r000001-3"}, SimpleNamespace(name="a", version=1)
-        keep_decision(registry.engine, Decision("a", NOW, action, ["all gates passed"], 1, 2, figures=facts))
+        save_decision(registry.engine, Decision("a", NOW, action, ["all gates passed"], 1, 2, figures=facts))
         later = NOW + timedelta(minutes=11)
         assert "no newer label, no other finding" in reason_to_wait(registry, champion, facts, FIRST, later)
         assert reason_to_wait(registry, champion, facts | {"newest": "r000002-0"}, FIRST, later) is None
@@ -386,8 +386,8 @@ def test_decision_that_repeats_the_last_is_one_more_look(database_url):
     registry = Registry.open(Settings.read({"MLOPS_DATABASE_URL": database_url}))
     engine = registry.engine
     for i, action in enumerate(["nothing", "nothing", "waiting", "waiting", "failed", "failed", "nothing"]):
-        keep_decision(engine, Decision("a", NOW + timedelta(minutes=i), action, [f"{i}"], 1, figures={"i": i}))
-    keep_decision(engine, Decision("b", NOW, "nothing", [], 1))
+        save_decision(engine, Decision("a", NOW + timedelta(minutes=i), action, [f"{i}"], 1, figures={"i": i}))
+    save_decision(engine, Decision("b", NOW, "nothing", [], 1))
     kept = list_decisions(engine, "a")
     assert [(d.action, d.looks, d.reasons) for d in kept] == [
         ("nothing", 2, ["1"]), ("waiting", 2, ["3"]), ("failed", 1, ["4"]), ("failed", 1, ["5"]), ("nothing", 1, ["6"])

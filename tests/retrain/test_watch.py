@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from mlops_nb.errors import MlopsError
-from mlops_nb.retrain.watch import Look, watch
+from mlops_nb.retrain.watch import WatchEvent, watch
 from mlops_nb.settings import Settings
 from mlops_nb.store.database import locks, open_database, reading, writing
 from mlops_nb.store.lock import Lock, LockedError
@@ -220,7 +220,7 @@ def test_what_goes_wrong_in_a_look_is_its_line_and_no_end(tmp_path, monkeypatch)
     def retrain(*_, **__):
         raise next(raised)
 
-    def report(look: Look):
+    def report(look: WatchEvent):
         looks.append(str(look)[20:])
         if len(looks) == 3:
             stop.set()

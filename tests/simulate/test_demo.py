@@ -14,7 +14,7 @@ import pytest
 
 from mlops_nb.errors import NotFoundError, PipelineError
 from mlops_nb.settings import Settings
-from mlops_nb.simulate.demo import Story, _end, _WithoutAlerts, find_spec, lines, stage
+from mlops_nb.simulate.demo import DemoReport, _end, _WithoutAlerts, find_spec, lines, temporary_project
 from tests.factories import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -127,7 +127,7 @@ def test_what_has_no_such_model_or_scenario_or_is_no_project_says_so(command, tm
         process = command(*words)
         _, said = process.communicate(timeout=120)
         assert process.returncode == 1 and problem in said and "Traceback" not in said
-    with pytest.raises(PipelineError, match="inside a project"), stage(tmp_path, "loans"):
+    with pytest.raises(PipelineError, match="inside a project"), temporary_project(tmp_path, "loans"):
         pass
 
 
@@ -161,7 +161,7 @@ def test_stage_has_the_files_of_the_project_and_neither_its_store_nor_its_settin
     (own / "store").mkdir()
     (own / ".venv").mkdir()
     before, path = dict(os.environ), [*sys.path]
-    with pytest.raises(KeyError), stage(own, "churn") as settings:
+    with pytest.raises(KeyError), temporary_project(own, "churn") as settings:
         names = {p.name for p in settings.home.iterdir()}
         assert names == {"shop_of_a_demo", "settings.ini", "pipeline.yaml"}
         assert not (settings.home / "pipeline.yaml").is_symlink(), "Ploomber would follow it"
@@ -173,7 +173,7 @@ def test_stage_has_the_files_of_the_project_and_neither_its_store_nor_its_settin
 
 
 def test_process_that_nobody_has_in_his_hands_ends_with_the_stage(own):
-    with pytest.raises(KeyError), stage(own, "churn"):
+    with pytest.raises(KeyError), temporary_project(own, "churn"):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
         raise KeyError
     assert not psutil.pid_exists(child.pid)
@@ -200,6 +200,6 @@ def test_lines_of_alerts_are_left_out_and_all_others_go_on(capsys):
 
 
 def test_story_that_is_not_as_it_should_be_says_so():
-    story = Story("loans", "drift", "roc_auc", problems=["no version was promoted"])
+    story = DemoReport("loans", "drift", "roc_auc", problems=["no version was promoted"])
     assert not story.told and [*lines(story)][-1] == "NOT AS IT SHOULD BE: no version was promoted"
-    assert Story("loans", "good", "roc_auc").told
+    assert DemoReport("loans", "good", "roc_auc").told

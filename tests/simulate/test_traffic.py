@@ -19,7 +19,7 @@ from mlops_nb.model.signature import signature_of
 from mlops_nb.model.train import fit
 from mlops_nb.monitor.prediction_log import PredictionLog
 from mlops_nb.settings import Settings
-from mlops_nb.simulate.traffic import TrafficError, draw, send
+from mlops_nb.simulate.traffic import TrafficError, sample_scenario, send
 from mlops_nb.spec import load_spec
 from mlops_nb.store.registry import Registry
 from tests.factories import Service, wait_for
@@ -37,10 +37,10 @@ def spec_of(name: str):
 @pytest.mark.parametrize("scenario", ["good", "drift"])
 def test_scenarios_fit_the_schema_and_follow_the_seed(name, scenario):
     spec = spec_of(name)
-    rows = draw(spec, scenario, 103, seed=5)
+    rows = sample_scenario(spec, scenario, 103, seed=5)
     assert len(rows) == 103 and validate(rows, spec.schema) is not None
-    pd.testing.assert_frame_equal(rows, draw(spec, scenario, 103, seed=5))
-    assert not rows.equals(draw(spec, scenario, 103, seed=6))
+    pd.testing.assert_frame_equal(rows, sample_scenario(spec, scenario, 103, seed=5))
+    assert not rows.equals(sample_scenario(spec, scenario, 103, seed=6))
 
 
 @pytest.mark.slow
@@ -56,16 +56,16 @@ def test_model_fails_in_the_world_of_drift_and_learns_it_from_its_rows(name):
 
 
 def _drift(spec):
-    return draw(spec, "drift", 1500, seed=1), draw(spec, "drift", 1500, seed=2)
+    return sample_scenario(spec, "drift", 1500, seed=1), sample_scenario(spec, "drift", 1500, seed=2)
 
 
 def test_model_without_scenarios_has_good_traffic_of_its_own_data_and_no_other():
     spec = spec_of("diagnosis")
-    rows = draw(spec, "good", 20, seed=1)
+    rows = sample_scenario(spec, "good", 20, seed=1)
     own = load_table(spec.load)
     assert len(rows.merge(own.drop_duplicates(), how="inner")) == 20
     with pytest.raises(NotFoundError, match="The spec of 'diagnosis' has no scenario 'drift'"):
-        draw(spec, "drift", 20, seed=1)
+        sample_scenario(spec, "drift", 20, seed=1)
 
 
 class Fake(BaseHTTPRequestHandler):

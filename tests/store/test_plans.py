@@ -9,7 +9,7 @@ from mlops_nb.model.signature import Input, Signature
 from mlops_nb.monitor.alerts import list_alerts
 from mlops_nb.monitor.health import LABELLED, ROWS, latest_health
 from mlops_nb.monitor.prediction_log import PredictionLog
-from mlops_nb.monitor.timeseries import Span, predicted, quality, traffic
+from mlops_nb.monitor.timeseries import TimeBuckets, prediction_series, quality, traffic
 from mlops_nb.store.database import open_database
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
@@ -97,10 +97,10 @@ QUESTIONS = {
     "magics: labelled rows": lambda log: log.read("toy", 1000, version=1, labelled=True),
     "rehearse: one by one": lambda log: log.rows("toy", 2000),
     "explain: one prediction": lambda log: log.get("00400001-0"),
-    "dashboard: traffic of a week": lambda log: traffic(log.engine, "toy", Span(168, NOW)),
-    "dashboard: traffic of an hour": lambda log: traffic(log.engine, "toy", Span(1, NOW)),
-    "dashboard: predictions of a week": lambda log: predicted(log.engine, "toy", Span(168, NOW)),
-    "dashboard: quality of a week": lambda log: quality(log.engine, "toy", Span(168, NOW), MANIFEST),
+    "dashboard: traffic of a week": lambda log: traffic(log.engine, "toy", TimeBuckets(168, NOW)),
+    "dashboard: traffic of an hour": lambda log: traffic(log.engine, "toy", TimeBuckets(1, NOW)),
+    "dashboard: predictions of a week": lambda log: prediction_series(log.engine, "toy", TimeBuckets(168, NOW)),
+    "dashboard: quality of a week": lambda log: quality(log.engine, "toy", TimeBuckets(168, NOW), MANIFEST),
     "dashboard: health and alerts": lambda log: (latest_health(log.engine, "toy"), list_alerts(log.engine, "toy")),
     "retention: nothing is old": lambda log: log.forget(90, 24, NOW, NOW - timedelta(minutes=10)),
     "retention: ten minutes are old": lambda log: log.forget(30 - 1 / 144, 24, NOW, NOW - timedelta(minutes=10)),

@@ -77,7 +77,7 @@ def test_of_two_promotions_that_expect_the_same_champion_one_wins(filled, databa
     filled.promote("toy", 1)
     others = [opened(database_url, tmp_path) for _ in range(2)]
     results = at_once(*(lambda r=r, v=v: r.promote("toy", v, expected=1) for r, v in zip(others, (2, 3), strict=True)))
-    assert sorted(type(r).__name__ for r in results) == ["ConflictError", "Move"]
+    assert sorted(type(r).__name__ for r in results) == ["AliasChange", "ConflictError"]
     for other in others:
         other.close()
 
@@ -115,7 +115,7 @@ def test_failed_registration_leaves_nothing_half_written(registry, bundles, tmp_
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(module, "appear", full)
+    monkeypatch.setattr(module, "publish_directory", full)
     with pytest.raises(OSError, match="No space left"):
         registry.register(bundles[0])
     monkeypatch.undo()
@@ -219,7 +219,7 @@ def test_of_several_that_clear_an_alias_one_does(filled, database_url, tmp_path)
     filled.promote("toy", 2, alias="canary")
     others = [opened(database_url, tmp_path) for _ in range(3)]
     results = at_once(*(lambda r=r: r.clear("toy", "canary", why="slow", who="service", expected=2) for r in others))
-    assert sorted(type(r).__name__ for r in results) == ["ConflictError", "ConflictError", "Move"]
+    assert sorted(type(r).__name__ for r in results) == ["AliasChange", "ConflictError", "ConflictError"]
     last = filled.history("toy", "canary")[-1]
     assert (last.action, last.from_version, last.to_version, last.who) == ("clear", 2, None, "service")
     for other in others:

@@ -13,16 +13,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from mlops_nb.store.artifacts import open_artifacts
 from mlops_nb.store.database import connect
 from mlops_nb.errors import MlopsError
-from mlops_nb.monitor.timeseries import Span, decided, latest_health, predicted, quality, standing, traffic
+from mlops_nb.monitor.timeseries import TimeBuckets, recent_decisions, latest_health, prediction_series, quality, version_overview, traffic
 from mlops_nb.store.registry import Registry
 from mlops_nb.settings import Settings
-from mlops_nb.serving.http.periodic import Routine
+from mlops_nb.serving.http.periodic import PeriodicThread
 
 FRESH = 1.0  # Seconds that an answer of the database is good for; ten times as long as it took, if that is more
 PATIENCE = 5  # Seconds that PostgreSQL may take for a question, and 3 for a connection
 
 
-class Figures:
+class DashboardQueries:
     """The figures of one model over the last hours."""
 
     def __init__(self, settings: Settings, name: str):
@@ -65,7 +65,7 @@ class Figures:
     def _ask(self, hours: float) -> tuple[dict | None, str | None]:
         began, problem = time.monotonic(), None
         try:
-            figures = self._read(Span(hours))
+            figures = self._read(TimeBuckets(hours))
         except (SQLAlchemyError, OSError, MlopsError) as e:
             _, figures, _ = self._kept.get(hours, (0.0, None, None))
             problem = f"The database does not answer ({type(e).__name__})."
@@ -73,9 +73,9 @@ class Figures:
         self._kept[hours] = (now + max(FRESH, 10 * (now - began)), figures, problem)
         return figures, problem
 
-    def _read(self, span: Span) -> dict:
+    def _read(self, span: TimeBuckets) -> dict:
         registry, name = self.registry, self.name
-        engine, found = registry.engine, standing(registry, name)
+        engine, found = registry.engine, version_overview(registry, name)
         manifest = found.pop("manifest")
         task = manifest["signature"]["task"] if manifest else "classification"
         health, alerts = latest_health(engine, name)
@@ -84,11 +84,11 @@ class Figures:
             **found,
             "created_at": next((v["created_at"] for v in found["versions"] if v["version"] == found["current"]), None),
             "traffic": traffic(engine, name, span),
-            "predictions": predicted(engine, name, span, task),
+            "predictions": prediction_series(engine, name, span, task),
             "quality": quality(engine, name, span, manifest) if manifest else {"labels": 0, "metrics": []},
             "health": health,
             "alerts": alerts,
-            "decisions": decided(engine, name),
+            "decisions": recent_decisions(engine, name),
         }
 
 
@@ -110,7 +110,7 @@ def _hurry(connection, _):
     connection.autocommit = False
 
 
-class Failures:
+class ErrorHistory:
     """How many requests failed, minute by minute since this worker started, of all workers."""
 
     def __init__(self, requests: Callable):
@@ -118,7 +118,7 @@ class Failures:
         self._minutes: list[int] = []  # Beginnings, seconds since 1970
         self._totals: list[tuple[int, int]] = []  # 4xx and 5xx, as the minute began
         self._lock = threading.Lock()
-        self._routine = Routine("failures", self._keep)
+        self._routine = PeriodicThread("failures", self._keep)
 
     def start(self):
         """Note the counts each minute."""
@@ -148,7 +148,7 @@ class Failures:
         routes = [{"route": r, "requests": sum(s.values()), "statuses": s} for r, s in by_route.items()]
         return sorted(routes, key=lambda r: -r["requests"]), totals
 
-    def over(self, span: Span) -> dict:
+    def over(self, span: TimeBuckets) -> dict:
         """4xx and 5xx a bucket; None where nobody counted."""
         routes, now = self.count()
         ends = [*span.starts[1:], span.starts[-1] + span.seconds]

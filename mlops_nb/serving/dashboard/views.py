@@ -9,18 +9,18 @@ from flask.blueprints import BlueprintSetupState
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_nb.errors import MlopsError
-from mlops_nb.monitor.timeseries import WINDOWS, Span
-from mlops_nb.store.registry import Move
+from mlops_nb.monitor.timeseries import WINDOWS, TimeBuckets
+from mlops_nb.store.registry import AliasChange
 from mlops_nb.settings import Settings, is_loopback
 from mlops_nb.serving.http.auth import ForbiddenError
 from mlops_nb.serving.http.moves import CSRF_HEADER, DASHBOARD_DATA, DEFAULT_HOURS, MAX_REASON_LENGTH
 from mlops_nb.serving.http.static import SECURITY_HEADERS, send_static
 from mlops_nb.serving.http.errors import RequestError, to_json
-from mlops_nb.serving.dashboard.queries import Failures, Figures
+from mlops_nb.serving.dashboard.queries import ErrorHistory, DashboardQueries
 from mlops_nb.serving.dashboard.histogram import draw
 from mlops_nb.serving.inference.live_model import LiveModel
 from mlops_nb.serving.telemetry.metrics import Metrics
-from mlops_nb.serving.http.body import only_keys, read_object
+from mlops_nb.serving.http.body import reject_unknown_keys, read_object
 
 routes = Blueprint("dashboard", __name__, template_folder="templates")
 
@@ -48,7 +48,7 @@ class Dashboard:
     """What the page shows of an application."""
 
     def __init__(self, settings: Settings, live: LiveModel, metrics: Metrics):
-        self.live, self.figures, self.failures = live, Figures(settings, live.name), Failures(metrics.requests)
+        self.live, self.figures, self.failures = live, DashboardQueries(settings, live.name), ErrorHistory(metrics.requests)
 
     def start(self):
         """Begin to note the counts of errors."""
@@ -62,7 +62,7 @@ class Dashboard:
     def view(self, hours: float) -> dict:
         """All of it, as plain values."""
         figures, problem = self.figures.look(hours)
-        state, span = self.live.state, Span(hours)
+        state, span = self.live.state, TimeBuckets(hours)
         answering = state.production
         serving = {
             "version": answering and answering.version,
@@ -135,7 +135,7 @@ def _make(move, body: dict) -> Response:
     """Move, and show it at once."""
     figures = _dashboard().figures
     try:
-        made: Move = move(figures.registry, who=WHO, why=body["why"].strip(), expected=body["expected"])
+        made: AliasChange = move(figures.registry, who=WHO, why=body["why"].strip(), expected=body["expected"])
     except SQLAlchemyError as e:
         raise NoDatabaseError(f"The database does not answer ({type(e).__name__}); nothing was moved.") from e
     finally:
@@ -148,7 +148,7 @@ def _move_of(keys: set[str]) -> dict:
     """The body of a move that comes from the page itself, or from a program, and from no other site."""
     _refuse_other_sites()
     body = read_object('{"expected": 1, "why": "..."}')
-    only_keys(body, keys)
+    reject_unknown_keys(body, keys)
     if missing := sorted(keys - body.keys()):
         raise RequestError(f"The body has no {missing[0]!r}; it must have {', '.join(map(repr, sorted(keys)))}.")
     expected, why = body["expected"], body["why"]

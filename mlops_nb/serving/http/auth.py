@@ -63,7 +63,7 @@ class ForbiddenError(MlopsError):
     code = "forbidden"
 
 
-class Keys:
+class ApiKeys:
     """The keys of the service, and what may be asked without one."""
 
     def __init__(self, settings: Settings):

@@ -83,7 +83,7 @@ def _whole(digits: str) -> int | float:
     return number if -(2**63) <= number < 2**64 else float(digits)
 
 
-def only_keys(body: Mapping, known: set[str], what: str = "The body"):
+def reject_unknown_keys(body: Mapping, known: set[str], what: str = "The body"):
     """Refuse a key that nobody knows: it was meant for something."""
     if not body.keys() <= known:
         unknown = min(body.keys() - known)

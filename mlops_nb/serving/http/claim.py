@@ -3,14 +3,14 @@
 import threading
 
 
-class TooLate(BaseException):
+class ClaimExpiredError(BaseException):
     """The main loop answered in place of the thread, which has nothing more to do; no handler of errors may see it."""
 
 
-class Turn:
+class ResponseClaim:
     """Who answers a request: the thread that has it or, when that takes too long, the main loop. Never both.
 
-    `mlops_nb.serving.server.worker.Worker` makes one a request; what runs in a thread finds it in the WSGI environment, as `serving.turn`,
+    `mlops_nb.serving.server.worker.BoundedThreadWorker` makes one a request; what runs in a thread finds it in the WSGI environment, as `serving.claim`,
     and takes it before it does what only an answer may do. Under another server there is none.
     """
 
@@ -22,19 +22,19 @@ class Turn:
         self.environ: dict = {}  # The WSGI environment, when there is one
         self._answer, self._taken = threading.Lock(), False
 
-    def take(self):
+    def claim(self):
         """For the thread, as often as it likes: the answer is its own, or it is too late."""
         if not self._taken:
             if not self._answer.acquire(blocking=False):
-                raise TooLate
+                raise ClaimExpiredError
             self._taken = True
 
-    def give_up(self) -> bool:
+    def expire(self) -> bool:
         """For the main loop, once: may it answer?"""
         return self._answer.acquire(blocking=False)
 
 
-def take(environ: dict):
+def claim_response(environ: dict):
     """Take the turn of the request with this WSGI environment, where it has one."""
-    if (turn := environ.get("serving.turn")) is not None:
-        turn.take()
+    if (turn := environ.get("serving.claim")) is not None:
+        turn.claim()

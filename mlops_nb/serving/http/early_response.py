@@ -10,7 +10,7 @@ TOO_LARGE = "The body is larger than {:g} MiB, the limit (MLOPS_MAX_BODY_MB). Se
 _given_id = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._:-]{1,128})[ \t]*\r\n", re.IGNORECASE).search
 
 
-class Refusal(Exception):
+class EarlyResponse(Exception):
     """An answer with the one shape of an error (mlops_nb/serving/http/errors.py)."""
 
     def __init__(self, status: int, error: str, code: str | None = None, retry: bool = False):
@@ -35,7 +35,7 @@ class Refusal(Exception):
         return "\r\n".join([*head, "\r\n"]).encode() + body, len(body)
 
 
-def read_asked(data: bytes | bytearray) -> tuple[str, str, str | None]:
+def parse_request_head(data: bytes | bytearray) -> tuple[str, str, str | None]:
     """Method, path and id, as far as they are there, of a request that nobody parsed."""
     head = bytes(data[: 2**16]).partition(b"\r\n\r\n")[0] + b"\r\n"
     words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")

@@ -7,7 +7,7 @@ from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
 from mlops_nb.errors import MlopsError
-from mlops_nb.serving.http.periodic import log_defect
+from mlops_nb.serving.http.periodic import log_exception
 from mlops_nb.serving.http.early_response import TOO_LARGE
 
 JSON = "application/json"
@@ -43,7 +43,7 @@ def to_error(error: str, code: str, status: int, **details) -> Response:
     return answer
 
 
-def handle(app: Flask):
+def register_error_handlers(app: Flask):
     """Give every error of an application the one shape."""
     app.register_error_handler(MlopsError, _of_library)
     app.register_error_handler(HTTPException, _of_http)
@@ -82,6 +82,6 @@ def _explain(error: HTTPException) -> str:
 
 def _unexpected(error: Exception) -> Response:
     """A defect of ours."""
-    log_defect(error)
+    log_exception(error)
     message = "The service failed on this request; its log says why. This is a defect: please report it."
     return to_error(message, "internal_error", 500)

@@ -6,11 +6,11 @@ import threading
 import traceback
 from collections.abc import Callable
 
-AFTER_DEFECT = 1.0  # Seconds after which a thread tries again what it could not do
-PATIENCE = 10.0  # Seconds that the end of a worker waits for one of its threads, or for another worker
+RETRY_SECONDS = 1.0  # Seconds after which a thread tries again what it could not do
+STOP_SECONDS = 10.0  # Seconds that the end of a worker waits for one of its threads, or for another worker
 
 
-class Routine:
+class PeriodicThread:
     """A thread that does something again and again until it is stopped; a defect is logged, and does not end it."""
 
     def __init__(
@@ -29,7 +29,7 @@ class Routine:
         """Wait until it is through, though not for ever: is it?"""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(PATIENCE)
+            self._thread.join(STOP_SECONDS)
         return not self._thread.is_alive()
 
     def _run(self):
@@ -41,8 +41,8 @@ class Routine:
         try:
             return self._act()
         except Exception as e:
-            log_defect(e)
-            return AFTER_DEFECT
+            log_exception(e)
+            return RETRY_SECONDS
 
 
 def log(message: str):
@@ -50,6 +50,6 @@ def log(message: str):
     print(f"[worker {os.getpid()}] {message}", file=sys.stderr, flush=True)
 
 
-def log_defect(error: BaseException):
+def log_exception(error: BaseException):
     """Where a defect of ours happened; what it says may be what a client sent, and is left out."""
     print(*traceback.format_tb(error.__traceback__), type(error).__name__, sep="", file=sys.stderr, flush=True)

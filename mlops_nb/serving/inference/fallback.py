@@ -21,7 +21,7 @@ class Cached:
     path: Path
 
 
-class Cache:
+class BundleFallback:
     """What one model was served with, the last of it first."""
 
     def __init__(self, settings: Settings, name: str):

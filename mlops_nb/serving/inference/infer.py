@@ -9,36 +9,36 @@ from flask import current_app, request
 
 from mlops_nb.errors import TooManyRowsError
 from mlops_nb.model.predictor import Predictor
-from mlops_nb.model.signature import Answer, Table
+from mlops_nb.model.signature import Predictions, Table
 from mlops_nb.serving.http.errors import RequestError
-from mlops_nb.serving.http.claim import take
+from mlops_nb.serving.http.claim import claim_response
 
 
 @dataclass(slots=True)
-class Said:
+class InferenceResult:
     """What a model said about the rows of a request."""
 
     predictor: Predictor
     table: Table  # The rows, checked
-    answer: Answer
+    answer: Predictions
     role: str = "production"  # Or "canary", "shadow"
     ids: list[str] | None = None  # One a row, by which it is in the prediction log; None when it is not
 
     @classmethod
-    def by(cls, predictor: Predictor, rows, role: str = "production") -> "Said":
+    def from_rows(cls, predictor: Predictor, rows, role: str = "production") -> "InferenceResult":
         """What a predictor says about rows as a client sends them."""
         table = predictor.parse(rows)
         return cls(predictor, table, predictor.answer(table), role)
 
 
-def ask(rows, name: str = "'features'", probability: bool = False, canary: bool = True) -> Said:
+def infer(rows, name: str = "'features'", probability: bool = False, canary: bool = True) -> InferenceResult:
     """What the live model says about rows of this request, an array of numbers or an Arrow table."""
-    return ask_for(request.environ, current_app.extensions, rows, name, probability, canary)
+    return run_inference(request.environ, current_app.extensions, rows, name, probability, canary)
 
 
-def ask_for(
+def run_inference(
     environ: dict, extensions: dict, rows, name: str = "'features'", probability: bool = False, canary: bool = True
-) -> Said:
+) -> InferenceResult:
     """What the live model says about rows of a request: the one way to a prediction."""
     began = time.perf_counter()
     live = extensions["live_model"]
@@ -49,11 +49,11 @@ def ask_for(
     if isinstance(rows, _SEVERAL):
         check_rows(len(rows), name, extensions["settings"].max_rows)
     if state.trial is None or not canary:
-        said = Said.by(predictor, rows)
+        said = InferenceResult.from_rows(predictor, rows)
     else:
         said = state.trial.ask(rows, probability, environ.get("HTTP_X_CANARY_KEY"))
-    take(environ)  # what is in the log was answered
-    environ["serving.said"] = said
+    claim_response(environ)  # what is in the log was answered
+    environ["serving.result"] = said
     key = extensions["log"].record(said, time.perf_counter() - began)
     if key is not None:
         said.ids = [f"{key}-{row}" for row in range(len(said.answer.prediction))]

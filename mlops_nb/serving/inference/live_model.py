@@ -11,10 +11,10 @@ from mlops_nb.model.predictor import Predictor
 from mlops_nb.store.registry import Registry
 from mlops_nb.settings import Settings, split_names
 from mlops_nb.spec import default_model
-from mlops_nb.serving.http.periodic import Routine, log
-from mlops_nb.serving.inference.fallback import Cache
-from mlops_nb.serving.inference.canary import Trial
-from mlops_nb.serving.inference.loading import Look, is_quick, prove
+from mlops_nb.serving.http.periodic import PeriodicThread, log
+from mlops_nb.serving.inference.fallback import BundleFallback
+from mlops_nb.serving.inference.canary import CanaryTrial
+from mlops_nb.serving.inference.loading import LoadResult, runs_inline, load_verified
 from mlops_nb.serving.inference.shadow import Shadow
 
 _WHO = "service"  # In the registry's history
@@ -27,21 +27,21 @@ class NoModelError(MlopsError):
 
 
 @dataclass(frozen=True)
-class State:
+class ServingState:
     """All that a request may want to know, at one moment: never changed, only replaced as a whole."""
 
     production: Predictor | None = None  # Who answers
-    trial: Trial | None = None  # Of a canary, which answers some of the requests
+    trial: CanaryTrial | None = None  # Of a canary, which answers some of the requests
     shadow: Predictor | None = None  # Who is asked beside the requests
     aliases: Mapping[str, int] = field(default_factory=dict)  # Where they point, as far as we know
     refused: Mapping[int, str] = field(default_factory=dict)  # Version to why its files are not believed
-    answers_quickly: bool = False  # Production does, see `mlops_nb.serving.inference.loading.is_quick`
+    answers_quickly: bool = False  # Production does, see `mlops_nb.serving.inference.loading.runs_inline`
     from_cache: bool = False  # Production is the last good bundle on this disk, until the registry answers
     rolled_back: Mapping | None = None  # The last canary that was worse than production: version, why
     problem: str | None = "The first load is not over yet."  # Why the registry could not be asked
 
     @property
-    def is_quick(self) -> bool:
+    def runs_inline(self) -> bool:
         """Is an answer sooner there than a thread to give it? A canary is asked by chance, and may be slow."""
         return self.answers_quickly and self.trial is None
 
@@ -68,17 +68,17 @@ class LiveModel:
         self.settings = settings
         self.name = settings.model or default_model(settings.home)
         self.trusted = split_names(settings.trusted_types)
-        self.state = State()
+        self.state = ServingState()
         self.shadow = Shadow(record)
         self.after_refresh: Callable = lambda live: None  # Called when the registry was asked, with this
         self._registry: Registry | None = None
         self._aliases: dict[str, int] | None = None  # What the last decision was made on
-        self._looks: dict[int, Look] = {}  # What it looked at, by version
-        self._cache = Cache(settings, self.name)
+        self._looks: dict[int, LoadResult] = {}  # What it looked at, by version
+        self._cache = BundleFallback(settings, self.name)
         self._cached: Predictor | None = None  # From the cache, and not yet confirmed by the registry
         self._worse: int | None = None  # A canary that has to be cleared
         self._first = threading.Event()  # The registry was asked once
-        self._routine = Routine("live-model", self._watch)
+        self._routine = PeriodicThread("live-model", self._watch)
 
     def start(self, patience: float = 20):
         """Begin to follow the registry; wait for the first model, but not until Gunicorn ends the worker."""
@@ -89,7 +89,7 @@ class LiveModel:
         """Stop following, and let the models go."""
         self._routine.stop()
         self.shadow.stop()
-        self.state, self._looks, self._cached = State(), {}, None
+        self.state, self._looks, self._cached = ServingState(), {}, None
         if self._registry is not None:
             self._registry.close()
             self._registry = None
@@ -99,7 +99,7 @@ class LiveModel:
         """What answers as production."""
         return self.state.production
 
-    def loaded(self, state: State | None = None) -> Predictor:
+    def loaded(self, state: ServingState | None = None) -> Predictor:
         """The predictor of a state, by default the one now; a `NoModelError` that says what to do without one."""
         state = state or self.state
         if state.production is not None:
@@ -125,14 +125,14 @@ class LiveModel:
         """Prove what this disk has, to have something to serve if the registry should be away."""
         try:
             for kept in self._cache.versions():
-                self._looks[kept.version] = prove(kept, self.trusted)
+                self._looks[kept.version] = load_verified(kept, self.trusted)
                 self._cached = self._looks[kept.version].predictor
                 if self._cached is not None:
                     break
         except OSError as e:
             log(f"MLOPS_CACHE cannot be read: {type(e).__name__}.")
         cached, refused = self._cached, _refused(self._looks)
-        facts = {"refused": refused, "answers_quickly": is_quick(cached), "from_cache": cached is not None}
+        facts = {"refused": refused, "answers_quickly": runs_inline(cached), "from_cache": cached is not None}
         self.state = replace(self.state, production=cached, **facts)
 
     def refresh(self):
@@ -171,21 +171,21 @@ class LiveModel:
 
         def look(version: int) -> Predictor | None:
             if version not in looks:
-                looks[version] = prove(found[version], self.trusted, self._looks.get(version), self._registry.fetch)
+                looks[version] = load_verified(found[version], self.trusted, self._looks.get(version), self._registry.fetch)
             return looks[version].predictor
 
         kept = None if self.state.from_cache else self.state.production
         production = next(filter(None, map(look, self._candidates(aliases))), kept)
         before = self.state
         if production is not before.production:
-            self.state = State(production, aliases=aliases, refused=_refused(looks), problem=None)
-        quick = before.answers_quickly if production is before.production else is_quick(production)
+            self.state = ServingState(production, aliases=aliases, refused=_refused(looks), problem=None)
+        quick = before.answers_quickly if production is before.production else runs_inline(production)
         canary, shadow = (look(aliases[role]) if role in aliases else None for role in ("canary", "shadow"))
         shadow = None if shadow is production else shadow
         proven = next((lk.version for lk in looks.values() if lk.predictor is production and not lk.refused), None)
         if proven is not None or production is not self._cached:
             self._cached = None
-        self.state = State(
+        self.state = ServingState(
             production,
             self._trial(production, canary),
             shadow,
@@ -200,14 +200,14 @@ class LiveModel:
         if proven is not None:
             self._cache.keep(proven)
 
-    def _trial(self, production: Predictor | None, canary: Predictor | None) -> Trial | None:
+    def _trial(self, production: Predictor | None, canary: Predictor | None) -> CanaryTrial | None:
         """The trial of a canary: the one that goes on, or a new one."""
         if production is None or canary in (None, production) or canary.version == self._worse:
             return None
         now = self.state.trial
         if now is not None and (now.production, now.canary) == (production, canary):
             return now
-        return Trial(self.name, production, canary, self.settings)
+        return CanaryTrial(self.name, production, canary, self.settings)
 
     def _judge(self):
         """Roll back a canary that is worse: here at once, for everybody through the registry, which lets one do it."""
@@ -247,5 +247,5 @@ class LiveModel:
         return list(dict.fromkeys([aliases["production"], *(m.to_version for m in reversed(moves))]))
 
 
-def _refused(looks: Mapping[int, Look]) -> dict[int, str]:
+def _refused(looks: Mapping[int, LoadResult]) -> dict[int, str]:
     return {version: look.refused for version, look in looks.items() if look.refused}

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from mlops_nb.serving.inference.fallback import Cached
 
 
-QUICK = 0.001  # Seconds of CPU that a row may take, for the main loop of a worker to wait for it
+INLINE_SECONDS = 0.001  # Seconds of CPU that a row may take, for the main loop of a worker to wait for it
 PAUSE = 5.0  # Seconds until an artifact store that did not answer is asked again
 
 
 @dataclass(frozen=True)
-class Look:
+class LoadResult:
     """What a look at the files of a version found."""
 
     version: "Version | Cached"
@@ -40,12 +40,12 @@ class Look:
         return stamp_of(self.version.path) != self.stamp
 
 
-def prove(
+def load_verified(
     found: "Version | Cached",
     trusted: Iterable[str],
-    before: Look | None = None,
+    before: LoadResult | None = None,
     fetch: Callable[["Version"], Path] | None = None,  # Brings the files of a version to this disk
-) -> Look:
+) -> LoadResult:
     """Load a version, or look again at one that is in memory; where nothing changed, nothing is done."""
     predictor = None
     if before is not None and before.version.digest == found.digest:
@@ -67,11 +67,11 @@ def prove(
         if before is None or before.refused != reason:
             log(f"{found.name} version {found.version} refused: {reason}")
         again_at = time.monotonic() + PAUSE if isinstance(e, ArtifactError) else None
-        return Look(found, stamp, predictor, reason, again_at)
-    return Look(found, stamp, predictor, None)
+        return LoadResult(found, stamp, predictor, reason, again_at)
+    return LoadResult(found, stamp, predictor, None)
 
 
-def is_quick(predictor: Predictor | None) -> bool:
+def runs_inline(predictor: Predictor | None) -> bool:
     """Does a row take less than `QUICK`? Only where nobody's code can make it take longer: in an ONNX graph."""
     if predictor is None or predictor.engine.name != OnnxEngine.name:
         return False
@@ -84,7 +84,7 @@ def is_quick(predictor: Predictor | None) -> bool:
         began = time.thread_time()
         predictor.predict_rows(rows)
         took.append(time.thread_time() - began)
-    return min(took) < QUICK
+    return min(took) < INLINE_SECONDS
 
 
 def stamp_of(path: Path) -> tuple:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from mlops_nb.model.predictor import Predictor
-from mlops_nb.serving.inference.infer import Said
+from mlops_nb.serving.inference.infer import InferenceResult
 
 WAITING, ROWS = 100, 1000  # Most requests that wait, and most rows of each
 
@@ -59,7 +59,7 @@ class Shadow:
         predictor, rows, key = item
         began = time.perf_counter()
         try:
-            said = Said.by(predictor, rows, "shadow")
+            said = InferenceResult.from_rows(predictor, rows, "shadow")
             self.record(said, time.perf_counter() - began, f"{key}-shadow")
             self.counts["answered"] += 1
         except Exception:  # it is only a shadow: whatever it raises is counted

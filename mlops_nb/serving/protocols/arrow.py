@@ -13,7 +13,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from mlops_nb.serving.http.errors import JSON, RequestError
 from mlops_nb.serving.http.body import read_body
-from mlops_nb.serving.inference.infer import Said, check_rows
+from mlops_nb.serving.inference.infer import InferenceResult, check_rows
 
 ARROW = "application/vnd.apache.arrow.stream"
 
@@ -112,7 +112,7 @@ def _without_missing(chunk: pyarrow.Array) -> tuple[pyarrow.Array, np.ndarray]:
     return pyarrow.Array.from_buffers(chunk.type, len(chunk), [validity, pyarrow.py_buffer(views), *texts]), views
 
 
-def write_table(said: Said, model: str) -> Response:
+def write_table(said: InferenceResult, model: str) -> Response:
     """Prediction, id and probabilities as a table; model and version in the metadata of its schema."""
     ids = pyarrow.array(said.ids or [None] * len(said.answer.prediction), "string")
     columns = said.answer.columns()

@@ -8,11 +8,11 @@ from io import BytesIO
 
 import orjson
 
-from mlops_nb.serving.http.auth import Keys
+from mlops_nb.serving.http.auth import ApiKeys
 from mlops_nb.serving.protocols.arrow import ARROW
 from mlops_nb.serving.http.errors import JSON, RequestError
 from mlops_nb.serving.protocols.predict import content_of, read_features
-from mlops_nb.serving.inference.infer import ask_for
+from mlops_nb.serving.inference.infer import run_inference
 
 ROUTE = "/predict"
 _ASKED = f"POST {ROUTE} ".encode()
@@ -22,10 +22,10 @@ _DENSE = (b"content-encoding", b"arrow")  # In a request whose rows may be many,
 _UNUSUAL = ("HTTP_CONTENT_ENCODING", "HTTP_TRANSFER_ENCODING")
 
 
-class Shortcut:
+class FastPath:
     """From the WSGI environment to the content of the answer."""
 
-    def __init__(self, extensions: dict, keys: Keys, most_bytes: int):
+    def __init__(self, extensions: dict, keys: ApiKeys, most_bytes: int):
         self._extensions, self._keys, self._most_bytes = extensions, keys, most_bytes
 
     def answer(self, environ: dict) -> bytes | None:
@@ -39,20 +39,20 @@ class Shortcut:
                 raise RequestError("The body ended too early.")
             self._keys.require(ROUTE, environ)
             rows, probability = read_features(orjson.loads(content))
-            said = ask_for(environ, self._extensions, rows, probability=bool(probability))
+            said = run_inference(environ, self._extensions, rows, probability=bool(probability))
             return orjson.dumps(content_of(said, said.predictor.name, probability))
         except Exception:  # whatever it is: the route meets it again, and answers it
             environ["wsgi.input"] = BytesIO(content)
             return None
 
-    def is_quick(self, request: bytes) -> bool:
+    def runs_inline(self, request: bytes) -> bool:
         """Can a whole request be answered in less time than it takes to give it to a thread?"""
         return (
             len(request) <= _SMALL
             and request.startswith(_ASKED)
             and not any(map(request.lower().__contains__, _DENSE))
             and request.count(b"[") + request.count(b"{") <= _BRACKETS
-            and self._extensions["live_model"].state.is_quick
+            and self._extensions["live_model"].state.runs_inline
         )
 
     def _is_usual(self, environ: dict) -> bool:

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, current_app
 from mlops_nb.errors import InputError, MlopsError, TooManyRowsError
 from mlops_nb.model.signature import Signature
 from mlops_nb.serving.http.errors import RequestError, to_json
-from mlops_nb.serving.http.body import only_keys, read_object
+from mlops_nb.serving.http.body import reject_unknown_keys, read_object
 
 routes = Blueprint("feedback", __name__)
 
@@ -39,9 +39,9 @@ def feedback() -> Response:
 def _labels(body: dict) -> list:
     """One label or many, as a list."""
     if body.keys() & {"id", "label"}:
-        only_keys(body, {"id", "label"})
+        reject_unknown_keys(body, {"id", "label"})
         return [body]
-    only_keys(body, {"labels"})
+    reject_unknown_keys(body, {"labels"})
     labels, limit = body.get("labels"), current_app.extensions["settings"].max_rows
     if not isinstance(labels, list) or not labels:
         raise RequestError(f'The body must be one label, {{"id": ..., "label": ...}}, or {_EXAMPLE}.')

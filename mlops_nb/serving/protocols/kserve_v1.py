@@ -4,8 +4,8 @@ from flask import Blueprint, Response, current_app
 
 from mlops_nb.errors import NotFoundError
 from mlops_nb.serving.http.errors import RequestError, to_json
-from mlops_nb.serving.http.body import only_keys, read_object
-from mlops_nb.serving.inference.infer import ask
+from mlops_nb.serving.http.body import reject_unknown_keys, read_object
+from mlops_nb.serving.inference.infer import infer
 
 routes = Blueprint("kserve", __name__, url_prefix="/v1/models")
 
@@ -30,10 +30,10 @@ def predict(name: str) -> Response:
     _check_name(name)
     current_app.extensions["live_model"].loaded()
     body = read_object('{"instances": [[...], ...]}')
-    only_keys(body, {"instances", "signature_name"})
+    reject_unknown_keys(body, {"instances", "signature_name"})
     if "instances" not in body:
         raise RequestError("The body has no 'instances'; send {\"instances\": [[...], ...]}.")
-    said = ask(body["instances"], "'instances'")
+    said = infer(body["instances"], "'instances'")
     return to_json({"predictions": said.answer.prediction.tolist()})
 
 

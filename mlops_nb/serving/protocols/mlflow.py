@@ -11,8 +11,8 @@ from mlops_nb import __version__
 from mlops_nb.errors import TooManyRowsError
 from mlops_nb.model.signature import Signature
 from mlops_nb.serving.http.errors import MediaTypeError, RequestError, to_json
-from mlops_nb.serving.http.body import only_keys, read_body, read_object
-from mlops_nb.serving.inference.infer import Said, ask, check_rows
+from mlops_nb.serving.http.body import reject_unknown_keys, read_body, read_object
+from mlops_nb.serving.inference.infer import InferenceResult, infer, check_rows
 
 routes = Blueprint("mlflow", __name__)
 
@@ -38,27 +38,27 @@ def version() -> Response:
 def invocations() -> Response:
     """Predictions of a table in one of MLflow's four forms, or as CSV."""
     signature = current_app.extensions["live_model"].loaded().signature
-    said = ask(_read_csv(signature), "The table") if request.mimetype == CSV else _ask_json()
+    said = infer(_read_csv(signature), "The table") if request.mimetype == CSV else _ask_json()
     return to_json({"predictions": said.answer.prediction.tolist()})
 
 
-def _ask_json() -> Said:
+def _ask_json() -> InferenceResult:
     body = read_object(_EXAMPLE)
-    only_keys(body, {*_FORMS, "params"})
+    reject_unknown_keys(body, {*_FORMS, "params"})
     if body.get("params") not in (None, {}):
         raise RequestError("The model takes no 'params': leave them out.")
     given = [form for form in _FORMS if form in body]
     if len(given) != 1:
         seen = " and ".join(map(repr, given)) or "none of them"
         raise RequestError(f"The body must have one of {', '.join(_FORMS)}, got {seen}; send {_EXAMPLE}.")
-    return ask(_FORMS[given[0]](body[given[0]]), repr(given[0]))
+    return infer(_FORMS[given[0]](body[given[0]]), repr(given[0]))
 
 
 def _of_split(table) -> list:
     """Rows of {"columns": [...], "data": [...]}; without columns they are in the signature's order."""
     if not isinstance(table, dict) or not isinstance(table.get("data"), list):
         raise RequestError(f"'dataframe_split' must be an object with 'data', a list of rows; send {_EXAMPLE}.")
-    only_keys(table, {"columns", "data", "index"}, "'dataframe_split'")
+    reject_unknown_keys(table, {"columns", "data", "index"}, "'dataframe_split'")
     columns, rows = table.get("columns"), table["data"]
     check_rows(len(rows), "'dataframe_split'")
     if columns is None:

@@ -9,8 +9,8 @@ from mlops_nb.errors import NotFoundError, known_names
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.model.signature import Signature
 from mlops_nb.serving.http.errors import RequestError, to_json
-from mlops_nb.serving.http.body import only_keys, parse_object, read_body
-from mlops_nb.serving.inference.infer import Said, ask
+from mlops_nb.serving.http.body import reject_unknown_keys, parse_object, read_body
+from mlops_nb.serving.inference.infer import InferenceResult, infer
 from mlops_nb.serving.protocols.tensors import read_tensors, to_rows, write_tensor
 
 routes = Blueprint("v2", __name__, url_prefix="/v2")
@@ -63,13 +63,13 @@ def model_ready(name: str, version: str | None = None) -> Response:
 
 @routes.post("/models/<name>/infer")
 @routes.post("/models/<name>/versions/<version>/infer")
-def infer(name: str, version: str | None = None) -> Response:
+def infer_tensors(name: str, version: str | None = None) -> Response:
     """Tensors to tensors."""
     signature = _find(name, version).signature
     body, binary = _read()
     wanted = _wanted(body, signature)
     rows = to_rows(read_tensors(body.get("inputs"), binary), signature.names)
-    said = ask(rows, "'inputs'", "probability" in wanted, canary=version is None)
+    said = infer(rows, "'inputs'", "probability" in wanted, canary=version is None)
     _check_version(version, said.predictor)  # production may have moved meanwhile
     return _answer(name, body.get("id"), wanted, said)
 
@@ -112,7 +112,7 @@ def _read() -> tuple[dict, bytes]:
     else:
         raise RequestError(f"{HEADER} must be the length of the JSON, at most {len(content)}, got {length[:40]!r}.")
     body = parse_object(content[:size], _EXAMPLE)
-    only_keys(body, {"id", "parameters", "inputs", "outputs"})
+    reject_unknown_keys(body, {"id", "parameters", "inputs", "outputs"})
     if not isinstance(body.get("id", ""), str):
         raise RequestError("'id' must be a string.")
     return body, content[size:]
@@ -126,14 +126,14 @@ def _wanted(body: dict, signature: Signature) -> dict[str, bool]:
         raise RequestError("'outputs' must be a list of {\"name\": ...}.")
     wanted = {}
     for output in asked or default:
-        only_keys(output, {"name", "parameters"}, "An output")
+        reject_unknown_keys(output, {"name", "parameters"}, "An output")
         name = output.get("name")
         if not isinstance(name, str) or name not in known:
             raise RequestError(f"There is no output {str(name)[:100]!r}. {known_names(str(name)[:100], known)}")
         if name in wanted:
             raise RequestError(f"The output {name!r} is asked for twice.")
         wanted[name] = _flag(output, "binary_data", binary)
-        only_keys(output.get("parameters", {}), {"binary_data"}, f"Output {name!r}")
+        reject_unknown_keys(output.get("parameters", {}), {"binary_data"}, f"Output {name!r}")
     return wanted
 
 
@@ -145,7 +145,7 @@ def _flag(holder: dict, name: str, default: bool) -> bool:
     return parameters.get(name, default)
 
 
-def _answer(name: str, id: str | None, wanted: dict[str, bool], said: Said) -> Response:
+def _answer(name: str, id: str | None, wanted: dict[str, bool], said: InferenceResult) -> Response:
     """The outputs, those in JSON first read, the bytes of the others behind."""
     answer, datatypes = said.answer, outputs_of(said.predictor.signature)
     values = {

@@ -5,8 +5,8 @@ from flask import Blueprint, Response, current_app, request
 from mlops_nb.model.signature import label_text
 from mlops_nb.serving.protocols.arrow import ARROW, read_table, wants_arrow, write_table
 from mlops_nb.serving.http.errors import RequestError, to_json
-from mlops_nb.serving.http.body import only_keys, read_object
-from mlops_nb.serving.inference.infer import Said, ask
+from mlops_nb.serving.http.body import reject_unknown_keys, read_object
+from mlops_nb.serving.inference.infer import InferenceResult, infer
 
 routes = Blueprint("predict", __name__)
 
@@ -17,21 +17,21 @@ def predict() -> Response:
     live = current_app.extensions["live_model"]
     live.loaded()
     if request.mimetype == ARROW:
-        said, probability = ask(read_table(), "The table"), False
+        said, probability = infer(read_table(), "The table"), False
     else:
         said, probability = _ask_json()
     return write_table(said, live.name) if wants_arrow() else to_json(content_of(said, live.name, probability))
 
 
-def _ask_json() -> tuple[Said, bool | str]:
+def _ask_json() -> tuple[InferenceResult, bool | str]:
     """What the model says about the rows of a JSON body, and in which form the probabilities are wanted."""
     rows, probability = read_features(read_object())
-    return ask(rows, probability=bool(probability)), probability
+    return infer(rows, probability=bool(probability)), probability
 
 
 def read_features(body: dict) -> tuple[object, bool | str]:
     """The rows, and in which form the probabilities are wanted."""
-    only_keys(body, {"features", "probability"})
+    reject_unknown_keys(body, {"features", "probability"})
     if "features" not in body:
         raise RequestError(
             "The body has no 'features'; send {\"features\": [[...], ...]}. GET /model lists the columns."
@@ -42,7 +42,7 @@ def read_features(body: dict) -> tuple[object, bool | str]:
     return body["features"], probability
 
 
-def content_of(said: Said, model: str, probability: bool | str) -> dict:
+def content_of(said: InferenceResult, model: str, probability: bool | str) -> dict:
     """The answer in JSON."""
     answer = said.answer
     content = {

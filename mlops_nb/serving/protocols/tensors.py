@@ -9,7 +9,7 @@ import pyarrow
 
 from mlops_nb.errors import known_names
 from mlops_nb.serving.http.errors import RequestError
-from mlops_nb.serving.http.body import only_keys
+from mlops_nb.serving.http.body import reject_unknown_keys
 from mlops_nb.serving.inference.infer import check_rows
 
 DTYPES = {f"{kind}{8 * size}": f"<{kind[0].lower()}{size}" for kind in ("INT", "UINT") for size in (1, 2, 4, 8)}
@@ -42,7 +42,7 @@ def read_tensors(inputs, binary: bytes) -> list[Tensor]:
     for number, given in enumerate(inputs):
         if not isinstance(given, dict):
             raise RequestError(f"Input {number} must be an object with name, shape, datatype and data.")
-        only_keys(given, {"name", "shape", "datatype", "parameters", "data"}, f"Input {number}")
+        reject_unknown_keys(given, {"name", "shape", "datatype", "parameters", "data"}, f"Input {number}")
         name = given.get("name")
         if not isinstance(name, str) or not name:
             raise RequestError(f"Input {number} must have a 'name', a string.")

@@ -46,7 +46,7 @@ def gunicorn_settings() -> dict:
         "bind": address,
         "workers": settings.workers,
         # only a threaded worker keeps connections alive; this one has limits as well
-        "worker_class": "mlops_nb.serving.server.worker.Worker",
+        "worker_class": "mlops_nb.serving.server.worker.BoundedThreadWorker",
         "threads": settings.threads,
         "keepalive": 75,
         "timeout": 60,

@@ -20,7 +20,7 @@ def _shared() -> memoryview:
     return counts
 
 
-class Connections:
+class ConnectionCounter:
     """The number of one worker's connections, and whether another has fewer. Made before the fork."""
 
     def __init__(self):

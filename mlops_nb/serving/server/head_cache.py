@@ -7,7 +7,7 @@ parser made of a head, it would make of the same bytes again, because nothing th
 MOST = 1024  # Heads that are remembered, and as many that were met once; one more, and it begins from the beginning
 
 
-class Heads:
+class HeadCache:
     """The WSGI environments of heads, without what belongs to one request or one connection."""
 
     def __init__(self):

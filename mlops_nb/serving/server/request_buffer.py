@@ -4,7 +4,7 @@ import re
 
 from gunicorn.http.unreader import Unreader
 
-from mlops_nb.serving.http.early_response import TOO_LARGE, Refusal
+from mlops_nb.serving.http.early_response import TOO_LARGE, EarlyResponse
 
 MOST_HEAD = 64 * 2**10  # Bytes of a request before its body
 PIECE = 8 * 2**10  # Read at a time, of a request that may be small
@@ -15,7 +15,7 @@ _bare_lf = re.compile(rb"[^\r]\n").search
 _is_hex = re.compile(rb"[0-9a-fA-F]{1,16}").fullmatch
 
 
-class Arrival(Unreader):
+class RequestBuffer(Unreader):
     """The bytes of a connection's next request, while they come and until Gunicorn's parser has taken them.
 
     The main loop puts them in without ever waiting; a thread gets the request when all of it is there, and can take no
@@ -47,7 +47,7 @@ class Arrival(Unreader):
             except BlockingIOError:
                 return False
             if not more and self.data:  # it may still read
-                raise Refusal(400, f"The request ended after {len(self.data)} bytes, before it was whole.")
+                raise EarlyResponse(400, f"The request ended after {len(self.data)} bytes, before it was whole.")
             if not more:
                 raise ConnectionResetError("the client has left")
             self._add(more, now)
@@ -84,7 +84,7 @@ class Arrival(Unreader):
     def _is_hopeless(self) -> bool:
         """Has the header begun in a way that it cannot end well?"""
         if len(self.data) > MOST_HEAD:
-            raise Refusal(431, f"The header is longer than {MOST_HEAD // 1024} KiB, the limit. Send less of it.")
+            raise EarlyResponse(431, f"The header is longer than {MOST_HEAD // 1024} KiB, the limit. Send less of it.")
         bare = _bare_lf(self.data, self._searched) is not None
         self._searched = max(0, len(self.data) - 3)
         return bare
@@ -117,12 +117,12 @@ class Arrival(Unreader):
             if self._in_chunks > self._largest:
                 raise self._too_large()
             if self._walked - self._body > MOST_HEAD + 2 * self._in_chunks:  # more is said about them than is in them
-                raise Refusal(400, "The chunks of the body are too small. Send larger ones, or a Content-Length.")
+                raise EarlyResponse(400, "The chunks of the body are too small. Send larger ones, or a Content-Length.")
             self._walked = end + 2 + size + 2
         return False
 
-    def _too_large(self) -> Refusal:
-        return Refusal(413, TOO_LARGE.format(self._largest_mb))
+    def _too_large(self) -> EarlyResponse:
+        return EarlyResponse(413, TOO_LARGE.format(self._largest_mb))
 
     def start_over(self, now: float) -> bool:
         """The request was answered; has what follows it come already?"""

@@ -4,16 +4,16 @@ import socket
 
 from gunicorn.workers.gthread import PollableMethodQueue
 
-from mlops_nb.serving.http.claim import Turn
+from mlops_nb.serving.http.claim import ResponseClaim
 
 
-class Client(socket.socket):
+class BufferedSocket(socket.socket):
     """A connection that never waits: an answer is kept until it is whole, and what the client does not take, longer."""
 
     def __init__(self, accepted: socket.socket):
         super().__init__(accepted.family, accepted.type, accepted.proto, accepted.detach())
         super().setblocking(False)
-        self.turn: Turn | None = None  # Of its request, when a thread may write the answer
+        self.turn: ResponseClaim | None = None  # Of its request, when a thread may write the answer
         self.sent, self.since = 0, 0.0  # Bytes of an answer that it does not take at once, and since when
         self._kept: list = []
 
@@ -54,7 +54,7 @@ class Client(socket.socket):
         super().send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-class Calls(PollableMethodQueue):
+class CallQueue(PollableMethodQueue):
     """What threads want the main loop to do."""
 
     closed = False

@@ -27,14 +27,14 @@ from gunicorn.util import http_date
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from mlops_nb.settings import Settings
-from mlops_nb.serving.server.request_buffer import VISIT, Arrival
-from mlops_nb.serving.http.periodic import log_defect
-from mlops_nb.serving.server.connections import Connections
-from mlops_nb.serving.server.head_cache import Heads
-from mlops_nb.serving.server.sockets import Calls, Client
+from mlops_nb.serving.server.request_buffer import VISIT, RequestBuffer
+from mlops_nb.serving.http.periodic import log_exception
+from mlops_nb.serving.server.connections import ConnectionCounter
+from mlops_nb.serving.server.head_cache import HeadCache
+from mlops_nb.serving.server.sockets import CallQueue, BufferedSocket
 from mlops_nb.serving.http.request_id import make_id
-from mlops_nb.serving.http.early_response import Refusal, read_asked
-from mlops_nb.serving.http.claim import TooLate, Turn
+from mlops_nb.serving.http.early_response import EarlyResponse, parse_request_head
+from mlops_nb.serving.http.claim import ClaimExpiredError, ResponseClaim
 
 LOOK = 0.1  # Seconds between two looks at who waits
 COURTESY = 0.005  # Seconds in which a worker with fewer connections may take a new one
@@ -55,20 +55,20 @@ _KEPT = Future()  # What Gunicorn asks whether a connection may be used again
 _KEPT.set_result(True)
 
 
-class Worker(ThreadWorker):
+class BoundedThreadWorker(ThreadWorker):
     """Gunicorn's threaded worker, with limits."""
 
     def __init__(self, *args, **kwargs):
-        self.connections = Connections()
+        self.connections = ConnectionCounter()
         super().__init__(*args, **kwargs)
         self.settings = Settings.read()
-        self.method_queue = Calls()
-        self.heads = Heads()
+        self.method_queue = CallQueue()
+        self.heads = HeadCache()
         self.vital_pool: ThreadPoolExecutor | None = None
-        self.turns: dict[Turn, TConn] = {}  # Requests that have a thread, or wait for one
+        self.turns: dict[ResponseClaim, TConn] = {}  # Requests that have a thread, or wait for one
         self.waits: dict[TConn, tuple[float, Callable]] = {}  # In the poller: until when, and what to do then
         self.large: dict[TConn, int] = {}  # Bytes of large requests that are not answered, and of answers not taken
-        self.stuck: set[Turn] = set()  # Turns that were given up, and whose threads are not back
+        self.stuck: set[ResponseClaim] = set()  # Turns that were given up, and whose threads are not back
         self._next_look = 0.0
         self._others_until = 0.0  # Until when a new connection is left to others
 
@@ -127,15 +127,15 @@ class Worker(ThreadWorker):
         now = time.monotonic()
         try:
             if not conn.initialized:
-                conn.sock = Client(conn.sock)
+                conn.sock = BufferedSocket(conn.sock)
                 conn.init()
-                conn.parser.unreader = Arrival(conn.sock, self.settings.max_body_mb)
+                conn.parser.unreader = RequestBuffer(conn.sock, self.settings.max_body_mb)
             arrival = conn.parser.unreader
             if arrival.is_whole() if with_last else arrival.fill(now):
                 self._ask(conn, now, may_be_quick=not with_last)  # or many of them would keep the others waiting
             else:
                 self._await_more(conn, now)
-        except Refusal as refusal:
+        except EarlyResponse as refusal:
             self._refuse(conn, refusal, now)
         except OSError:  # the client has left
             self._drop(conn)
@@ -145,9 +145,9 @@ class Worker(ThreadWorker):
         data = conn.parser.unreader.data
         if len(data) > SMALL:
             self._make_room(conn, len(data))
-        conn.sock.turn = turn = Turn(now)
+        conn.sock.turn = turn = ResponseClaim(now)
         # looked up in the class: a middleware that hands on what it does not know must see every request
-        if may_be_quick and hasattr(type(self.wsgi), "is_quick") and self.wsgi.is_quick(data):
+        if may_be_quick and hasattr(type(self.wsgi), "runs_inline") and self.wsgi.runs_inline(data):
             self._end(conn, self._answer_here(conn))
             return
         self.turns[turn] = conn
@@ -183,7 +183,7 @@ class Worker(ThreadWorker):
         conn.sock.flush()
         return True
 
-    def _submit(self, conn: TConn, turn: Turn):
+    def _submit(self, conn: TConn, turn: ResponseClaim):
         vital = conn.parser.unreader.data.startswith(_VITAL)
         turn.pool = self.vital_pool if vital else self.tpool
         turn.future = turn.pool.submit(self.handle, conn)
@@ -208,7 +208,7 @@ class Worker(ThreadWorker):
     def _make_room(self, conn: TConn, size: int):
         """Hold the bytes of a large request, if they are not too many with those of the others."""
         if not self._hold(conn, size):
-            raise Refusal(503, "Too many large requests at a time. Try again.", "overloaded", retry=True)
+            raise EarlyResponse(503, "Too many large requests at a time. Try again.", "overloaded", retry=True)
 
     def _hold(self, conn: TConn, size: int) -> bool:
         """Hold bytes for a client: is there room? Who has longest not taken all of an answer goes first."""
@@ -225,7 +225,7 @@ class Worker(ThreadWorker):
     def _refuse_unfinished(self, conn: TConn):
         seconds = self.settings.arrival_seconds
         error = f"The request was not all there after {seconds:g} s (MLOPS_ARRIVAL_SECONDS). Send it faster."
-        self._refuse(conn, Refusal(408, error), conn.parser.unreader.since)
+        self._refuse(conn, EarlyResponse(408, error), conn.parser.unreader.since)
 
     # A thread has it
 
@@ -236,29 +236,29 @@ class Worker(ThreadWorker):
         turn.began = time.monotonic()
         try:
             keep = super().handle(conn)
-            turn.take()
+            turn.claim()
             client.flush()
             return keep
-        except (TooLate, OSError):
+        except (ClaimExpiredError, OSError):
             return False
 
     def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:
         """May the connection be used again? What the application did not read of the body is here, nobody waits."""
         return bool(keepalive and conn.parser.finish_body())
 
-    def handle_error(self, req, client: Client, addr, exc: Exception):
+    def handle_error(self, req, client: BufferedSocket, addr, exc: Exception):
         """Answer for the parser, or for an application that failed. In a thread."""
         if isinstance(exc, errors.ParseException) and not isinstance(exc, _OURS):
-            refusal = Refusal(_STATUS.get(type(exc), 400), f"The request is not HTTP as it should be: {exc}.")
+            refusal = EarlyResponse(_STATUS.get(type(exc), 400), f"The request is not HTTP as it should be: {exc}.")
         else:
-            log_defect(exc)
-            refusal = Refusal(500, "The service failed on this request; its log says why.", "internal_error")
+            log_exception(exc)
+            refusal = EarlyResponse(500, "The service failed on this request; its log says why.", "internal_error")
         if client.turn is not None:
-            client.turn.take()
+            client.turn.claim()
             asked = ("", "", None) if req is None else (req.method, req.path, None)
             client.sendall(self._answer(refusal, asked, client.turn.queued))
 
-    def _done(self, conn: TConn, turn: Turn, future: Future):
+    def _done(self, conn: TConn, turn: ResponseClaim, future: Future):
         """The thread is back, or the request never had one. In either."""
         self.stuck.discard(turn)
         if not self.method_queue.closed:
@@ -266,7 +266,7 @@ class Worker(ThreadWorker):
 
     # The main loop has it back
 
-    def _finish(self, conn: TConn, turn: Turn, future: Future):
+    def _finish(self, conn: TConn, turn: ResponseClaim, future: Future):
         if turn not in self.turns:
             return  # it was answered here
         if future.cancelled():
@@ -309,19 +309,19 @@ class Worker(ThreadWorker):
         until = conn.sock.since + self.settings.arrival_seconds + conn.sock.sent / SLOWEST
         self._wait(conn, EVENT_WRITE, partial(self._send, then=then), self._drop, until)
 
-    def _refuse(self, conn: TConn, refusal: Refusal, since: float, environ: dict | None = None):
+    def _refuse(self, conn: TConn, refusal: EarlyResponse, since: float, environ: dict | None = None):
         """Answer in place of a thread, and end the connection."""
         if environ:
             asked = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["serving.id"]
         else:
-            asked = read_asked(conn.parser.unreader.data)
-        conn.sock = Client(conn.sock)  # a thread that has the old one writes nowhere
+            asked = parse_request_head(conn.parser.unreader.data)
+        conn.sock = BufferedSocket(conn.sock)  # a thread that has the old one writes nowhere
         conn.sock.sendall(self._answer(refusal, asked, since))
         conn.parser.unreader = None
         self.large.pop(conn, None)
         self._send(conn, partial(self._leave, conn))
 
-    def _answer(self, refusal: Refusal, asked: tuple[str, str, str | None], since: float) -> bytes:
+    def _answer(self, refusal: EarlyResponse, asked: tuple[str, str, str | None], since: float) -> bytes:
         """What a refusal sends; it is counted and logged as any other answer."""
         method, path, request_id = asked
         request_id = request_id or make_id()
@@ -392,23 +392,23 @@ class Worker(ThreadWorker):
         for turn, conn in list(self.turns.items()):
             self._look_at(turn, conn, now)
 
-    def _look_at(self, turn: Turn, conn: TConn, now: float):
+    def _look_at(self, turn: ResponseClaim, conn: TConn, now: float):
         most = self.settings.request_seconds
         if turn.began is None:
             waited = now - turn.queued > self.settings.queue_seconds and turn.pool is not self.vital_pool
             if waited and turn.future.cancel():
                 del self.turns[turn]
                 error = "The service has more requests than it can answer. Try again."
-                self._refuse(conn, Refusal(503, error, "overloaded", retry=True), turn.queued)
-        elif now - turn.began > most and turn.give_up():
+                self._refuse(conn, EarlyResponse(503, error, "overloaded", retry=True), turn.queued)
+        elif now - turn.began > most and turn.expire():
             self._let_go(turn)
             error = f"This request took longer than {most:g} s, the limit (MLOPS_REQUEST_SECONDS). Send fewer rows."
-            self._refuse(conn, Refusal(503, error, "timeout"), turn.queued, turn.environ)
+            self._refuse(conn, EarlyResponse(503, error, "timeout"), turn.queued, turn.environ)
         elif now - turn.began > 2 * most:  # its answer began, and does not end
             self._let_go(turn)
             self._drop(conn)
 
-    def _let_go(self, turn: Turn):
+    def _let_go(self, turn: ResponseClaim):
         """Go on without the thread that a request has."""
         del self.turns[turn]
         self.stuck.add(turn)

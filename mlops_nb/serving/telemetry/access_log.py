@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 
 import orjson
 
-from mlops_nb.serving.http.periodic import Routine
-from mlops_nb.serving.inference.infer import Said
+from mlops_nb.serving.http.periodic import PeriodicThread
+from mlops_nb.serving.inference.infer import InferenceResult
 
 PERIOD = 0.1  # Seconds between two writings
 MOST = 100_000  # Lines that wait while nobody takes the log; the oldest go
@@ -30,7 +30,7 @@ class AccessLog:
         self._noted: deque[tuple] = deque(maxlen=MOST)
         self._lock = threading.Lock()
         self._started = False
-        self._routine = Routine("access log", self._keep_writing)
+        self._routine = PeriodicThread("access log", self._keep_writing)
 
     def start(self):
         """Write by itself from now on."""
@@ -56,7 +56,7 @@ class AccessLog:
         status: str,
         seconds: float,
         size: int | None,  # Bytes of the answer
-        said: Said | None,  # What the model said, if it was asked
+        said: InferenceResult | None,  # What the model said, if it was asked
     ):
         """Take down an answered request."""
         if not self._on:

@@ -14,10 +14,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from mlops_nb.model.predictor import Predictor
-from mlops_nb.serving.http.periodic import Routine
+from mlops_nb.serving.http.periodic import PeriodicThread
 from mlops_nb.serving.inference.live_model import LiveModel
-from mlops_nb.serving.telemetry.prediction_logger import Log
-from mlops_nb.serving.inference.infer import Said
+from mlops_nb.serving.telemetry.prediction_logger import PredictionLogger
+from mlops_nb.serving.inference.infer import InferenceResult
 
 routes = Blueprint("metrics", __name__)
 
@@ -74,7 +74,7 @@ class Metrics:
         self._answering = {}  # Role to version, and which object it is
         self._noted = collections.deque()
         self._lock = threading.Lock()
-        self._routine = Routine("metrics", self._keep_counting)
+        self._routine = PeriodicThread("metrics", self._keep_counting)
 
     def start(self):
         """Count by itself from now on, and not only when asked."""
@@ -107,7 +107,7 @@ class Metrics:
         samples = (s for family in families for s in family.samples if s.name == "mlops_requests_total")
         return [(s.labels["route"], s.labels["status"], int(s.value)) for s in samples]
 
-    def note(self, route: str, status: str, seconds: float, said: Said | None = None):
+    def note(self, route: str, status: str, seconds: float, said: InferenceResult | None = None):
         """Take down an answered request, and what the model said to it."""
         self._noted.append((route, status, seconds, said))
 
@@ -160,7 +160,7 @@ class Metrics:
                 self._loaded.labels(live.name, now[0], role).set(time.time())
         self._answering = answering
 
-    def look_at_log(self, log: Log):
+    def look_at_log(self, log: PredictionLogger):
         """Take down how the prediction log does, after it was tended."""
         counters = {"errors": self._errors, **self._log}
         for fact, before in self._seen.items():

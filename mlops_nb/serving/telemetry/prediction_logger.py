@@ -12,23 +12,23 @@ import orjson
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from mlops_nb.errors import MlopsError
-from mlops_nb.monitor.prediction_log import Counted, Labelled, Predicted, PredictionLog, lines_of
+from mlops_nb.monitor.prediction_log import RequestCount, LabelRecord, PredictionRecord, PredictionLog, lines_of
 from mlops_nb.settings import Settings, split_names
 from mlops_nb.model.signature import Signature, Table, columns_of, rows_of
-from mlops_nb.serving.http.periodic import PATIENCE, Routine, log
+from mlops_nb.serving.http.periodic import STOP_SECONDS, PeriodicThread, log
 from mlops_nb.serving.http.request_id import make_id
-from mlops_nb.serving.inference.infer import Said
-from mlops_nb.serving.telemetry.spool import Drain, Spool
+from mlops_nb.serving.inference.infer import InferenceResult
+from mlops_nb.serving.telemetry.spool import SpoolShipper, Spool
 
 PAUSE = 0.25  # Seconds between two looks at the spool
 LOOK = 0.02  # The same, when all that is left to do is to end
 LONGEST_PAUSE = 5.0  # After several errors of the database
 TIDY = timedelta(minutes=10)  # Between two deletions of what is old
 FEW = 32  # Rows of a request up to which each is a line of its own, ready for the database
-REFUSED = "refused.txt"  # Lines that the database will never take
+DEAD_LETTERS = "refused.txt"  # Lines that the database will never take
 
 
-class Log:
+class PredictionLogger:
     """Records predictions and labels; in one worker of all, ships them."""
 
     def __init__(self, settings: Settings):
@@ -41,12 +41,12 @@ class Log:
         self.ends = False  # Nothing is taken after the next step
         self.after_step: Callable = lambda log: None  # Called when the spool was tended, with this
         self._spool = Spool(Path(settings.spool), int(settings.spool_mb * 2**20))
-        self._drain = Drain(Path(settings.spool))
+        self._drain = SpoolShipper(Path(settings.spool))
         self._database: PredictionLog | None = None
         self._problem: str | None = None
         self._tidied: datetime | None = None  # When, if this worker has
         self._pause = PAUSE
-        self._routine = Routine("log", self._tend)
+        self._routine = PeriodicThread("log", self._tend)
 
     def start(self):
         """Begin to ship."""
@@ -63,7 +63,7 @@ class Log:
         self.ends = True
         self.after_step(self)
         self._spool.close()
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + STOP_SECONDS
         while self._step() and not self._drain.leading and self._spool.is_left and time.monotonic() < until:
             time.sleep(LOOK)
         self._drain.close()
@@ -73,7 +73,7 @@ class Log:
 
     def record(
         self,
-        said: Said,
+        said: InferenceResult,
         seconds: float,  # From the request to its answer
         key: str | None = None,  # A new one by default
     ) -> str | None:  # The key; row i has the id `{key}-{i}`. None: it is not in the log
@@ -91,7 +91,7 @@ class Log:
         rows = _loggable(predictor.signature, said.table, len(answer.prediction), kept)
         who = (predictor.name, predictor.version, said.role)
         prediction, sure = answer.prediction.tolist(), answer.probability
-        entry = Predicted(key, now, *who, seconds * 1000, names, rows, prediction, sure)
+        entry = PredictionRecord(key, now, *who, seconds * 1000, names, rows, prediction, sure)
         if not self._spool.append(_written(entry)):
             self.lost += 1
             return None
@@ -100,10 +100,10 @@ class Log:
     def label(self, labels: Sequence[tuple[str, object]]) -> bool:
         """Write down what was true; False when there is no room."""
         now = time.time()
-        lines = [orjson.dumps(Labelled(key, value, now), option=orjson.OPT_APPEND_NEWLINE) for key, value in labels]
+        lines = [orjson.dumps(LabelRecord(key, value, now), option=orjson.OPT_APPEND_NEWLINE) for key, value in labels]
         return self._spool.append(b"".join(lines))
 
-    def count(self, counts: Sequence[Counted]) -> bool:
+    def count(self, counts: Sequence[RequestCount]) -> bool:
         """Write down how many requests there were, if anything is to be logged; False when there is no room."""
         if not self.settings.log_share:
             return True
@@ -160,9 +160,9 @@ class Log:
 
     def _put_aside(self, line: bytes, error: Exception):
         self.refused += 1
-        with (Path(self.settings.spool) / REFUSED).open("ab") as file:
+        with (Path(self.settings.spool) / DEAD_LETTERS).open("ab") as file:
             file.write(line)
-        log(f"A line of the prediction log was put aside in {REFUSED}: {type(error).__name__}.")
+        log(f"A line of the prediction log was put aside in {DEAD_LETTERS}: {type(error).__name__}.")
 
     def _tidy(self):
         """Now and then: delete what is older than the settings say."""
@@ -200,7 +200,7 @@ def _loggable(
     return rows if kept is None else [[row[i] for i in kept] for row in rows]
 
 
-def _written(entry: Predicted) -> bytes:
+def _written(entry: PredictionRecord) -> bytes:
     """The lines of a request: ready for the database if its rows are few, else one that takes the request less time."""
     sure = entry.probability
     if len(entry.prediction) > FEW:
@@ -223,14 +223,14 @@ def _plain(array: np.ndarray) -> list:
     return array.tolist()
 
 
-def _parse(line: bytes) -> Predicted | Labelled | Counted:
+def _parse(line: bytes) -> PredictionRecord | LabelRecord | RequestCount:
     values = orjson.loads(line)
     rows = values.get("rows")
     if isinstance(rows, str):  # floats, as they are in memory
         values["rows"] = np.frombuffer(b64decode(rows)).reshape(len(values["prediction"]), -1).tolist()
     elif isinstance(rows, dict):
         values["rows"] = list(zip(*rows["columns"], strict=True)) or [()] * len(values["prediction"])
-    kind = Labelled if "label" in values else Counted if "status" in values else Predicted
+    kind = LabelRecord if "label" in values else RequestCount if "status" in values else PredictionRecord
     return kind(**values)
 
 

@@ -8,9 +8,9 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
-from mlops_nb.monitor.prediction_log import Counted
+from mlops_nb.monitor.prediction_log import RequestCount
 from mlops_nb.serving.http.request_id import make_id
-from mlops_nb.serving.telemetry.prediction_logger import Log
+from mlops_nb.serving.telemetry.prediction_logger import PredictionLogger
 
 ASKED = frozenset(  # The routes that ask the model
     {
@@ -24,7 +24,7 @@ ASKED = frozenset(  # The routes that ask the model
 PERIOD = 5.0  # Seconds between two writings of what has grown
 
 
-class Counts:
+class RequestCounter:
     """What one worker counted; of an id the largest count stays, so one may be written any number of times."""
 
     def __init__(self, name: str):
@@ -43,7 +43,7 @@ class Counts:
                     self._counts[minute, status] += n
                     self._grown.add((minute, status))
 
-    def write(self, log: Log):
+    def write(self, log: PredictionLogger):
         """Leave what has grown to the log, now and then."""
         if time.monotonic() - self._written < PERIOD and not log.ends:
             return
@@ -59,5 +59,5 @@ class Counts:
             for key in [key for key in self._counts if key[0] < minute - 1 and key not in self._grown]:
                 del self._counts[key]
 
-    def _entry(self, minute: int, status: str, n: int) -> Counted:
-        return Counted(f"{self._worker}-{minute}-{status}", self._name, minute * 60.0, int(status), n)
+    def _entry(self, minute: int, status: str, n: int) -> RequestCount:
+        return RequestCount(f"{self._worker}-{minute}-{status}", self._name, minute * 60.0, int(status), n)

@@ -116,7 +116,7 @@ class Spool:
             self._file, self._size = None, 0
 
 
-class Drain:
+class SpoolShipper:
     """Takes the lines of all workers, those of dead ones too; of several drains of a folder one leads."""
 
     def __init__(self, folder: Path):

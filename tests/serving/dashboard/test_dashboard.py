@@ -8,15 +8,15 @@ import pytest
 import sqlalchemy as sa
 
 from mlops_nb.monitor.alerts import Finding, update_alerts
-from mlops_nb.monitor.prediction_log import Labelled, Predicted, PredictionLog
-from mlops_nb.monitor.timeseries import WINDOWS, Span
+from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
+from mlops_nb.monitor.timeseries import WINDOWS, TimeBuckets
 from mlops_nb.serving.dashboard import queries as dashboard_figures
 from mlops_nb.serving.dashboard.histogram import draw
-from mlops_nb.serving.dashboard.queries import Failures, Figures
+from mlops_nb.serving.dashboard.queries import DashboardQueries, ErrorHistory
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from mlops_nb.store.database import health, open_database, versions, writing
-from mlops_nb.store.decisions import Decision, keep_decision
+from mlops_nb.store.decisions import Decision, save_decision
 from serve.app import create_app
 from tests.factories import logged
 
@@ -169,11 +169,11 @@ def test_decisions_about_retraining_are_shown_with_their_reasons(app, client):
     assert "Nothing was decided yet" in page(client)
     engine, now = app.extensions["dashboard"].figures.registry.engine, datetime.now(UTC)
     for minutes in (3, 2):
-        keep_decision(engine, Decision("toy", now - timedelta(minutes=minutes), "nothing", ["version 1 is healthy"], 1))
+        save_decision(engine, Decision("toy", now - timedelta(minutes=minutes), "nothing", ["version 1 is healthy"], 1))
     metrics = {"champion": {"accuracy": 0.5}, "challenger": {"accuracy": 0.9}}
     found = {"metrics": metrics, "rows": {"holdout": {"rows": 9}}}
     reasons = ["all 3 gates passed", "drift of <a>: it is another"]
-    keep_decision(engine, Decision("toy", now, "promoted", reasons, 1, 2, "run-1", found))
+    save_decision(engine, Decision("toy", now, "promoted", reasons, 1, 2, "run-1", found))
     newest, before = figures(client)["figures"]["decisions"]
     assert (newest["action"], newest["reasons"], newest["challenger"], newest["rows"]) == ("promoted", reasons, 2, 9)
     assert newest["metrics"] == metrics and before["looks"] == 2
@@ -249,7 +249,7 @@ def test_bars_are_shares_of_their_own_side_and_stay_inside():
 def test_failures_are_counted_in_the_minute_in_which_they_happened(monkeypatch):
     counts, now = {"200": 5, "400": 2, "500": 0}, [6000.0]
     monkeypatch.setattr(time, "time", lambda: now[0])
-    failures = Failures(
+    failures = ErrorHistory(
         lambda: [("/predict", s, n) for s, n in counts.items()] + [("/", "500", 9), ("/dashboard/data.json", "401", 9)]
     )
     failures.count()
@@ -258,7 +258,7 @@ def test_failures_are_counted_in_the_minute_in_which_they_happened(monkeypatch):
     counts["400"], now[0] = 3, 6061.0
     failures.count()  # the minute 6060 begins with what was counted until it was looked at
     counts["400"], now[0] = 7, 6090.0
-    over = failures.over(Span(1, datetime.fromtimestamp(6090, UTC)))
+    over = failures.over(TimeBuckets(1, datetime.fromtimestamp(6090, UTC)))
     assert over["server"][-3:] == [None, 3, 0] and over["client"][-3:] == [None, 1, 4]
     assert over["routes"] == [{"route": "/predict", "requests": 15, "statuses": {"200": 5, "400": 7, "500": 3}}]
 
@@ -289,7 +289,7 @@ def test_words_of_strangers_are_never_markup(app, client, registry):
     alert = {"kind": HOSTILE, "subject": HOSTILE, "text": HOSTILE}
     monitor_says(registry.engine, [column], [alert])
     log = PredictionLog(registry.engine)
-    log.add([Predicted("x", time.time(), "toy", 1, "production", 1.0, ["a"], [[1]], [HOSTILE])])
+    log.add([PredictionRecord("x", time.time(), "toy", 1, "production", 1.0, ["a"], [[1]], [HOSTILE])])
     client.post(f"/{HOSTILE}")
     text = page(client)
     assert text.count("&lt;script&gt;alert(1)") >= 9
@@ -498,7 +498,7 @@ def test_page_of_a_service_whose_database_never_answered(settings, tmp_path):
 
 
 def test_many_who_look_ask_the_database_once(settings, monkeypatch):
-    board, asked = Figures(settings, "toy"), []
+    board, asked = DashboardQueries(settings, "toy"), []
     monkeypatch.setattr(board, "_read", lambda span: asked.append(span.hours) or {"n": len(asked)})
     assert [board.look(1) for _ in range(20)] == [({"n": 1}, None)] * 20
     board.look(24)
@@ -509,7 +509,7 @@ def test_many_who_look_ask_the_database_once(settings, monkeypatch):
 
 
 def test_who_looks_while_somebody_asks_gets_the_last_answer_at_once(settings, monkeypatch):
-    board = Figures(settings, "toy")
+    board = DashboardQueries(settings, "toy")
     monkeypatch.setattr(board, "_read", lambda span: {"n": 1})
     board.look(1)
     board.forget()
@@ -520,7 +520,7 @@ def test_who_looks_while_somebody_asks_gets_the_last_answer_at_once(settings, mo
 
 
 def test_database_that_is_slow_is_asked_less_often(settings, monkeypatch):
-    board, clock = Figures(settings, "toy"), [0.0]
+    board, clock = DashboardQueries(settings, "toy"), [0.0]
     monkeypatch.setattr("mlops_nb.serving.dashboard.queries.time.monotonic", lambda: clock[0])
     monkeypatch.setattr(board, "_read", lambda span: clock.__setitem__(0, clock[0] + 2) or {"at": clock[0]})
     first = board.look(1)
@@ -547,8 +547,8 @@ def test_labels_and_gates_of_every_version_are_those_of_the_one_in_production(ap
     require(registry.engine, roc_auc=0.9, accuracy=0.8)
     log, now = PredictionLog(registry.engine), time.time()
     sure = [[0.9, 0.1], [0.2, 0.8]] * 30
-    log.add([Predicted("f" * 28, now - 300, "toy", 1, "production", 2.0, ["a"], [[1]] * 60, [0, 1] * 30, sure)])
-    log.add([Labelled(f"{'f' * 28}-{i}", i % 2, now) for i in range(60)])
+    log.add([PredictionRecord("f" * 28, now - 300, "toy", 1, "production", 2.0, ["a"], [[1]] * 60, [0, 1] * 30, sure)])
+    log.add([LabelRecord(f"{'f' * 28}-{i}", i % 2, now) for i in range(60)])
     metrics = figures(client, hours=1)["figures"]["quality"]["metrics"]
     assert [(m["metric"], m["value"], m["gate"], m["ok"]) for m in metrics] == [
         ("roc_auc", 1.0, 0.9, True),

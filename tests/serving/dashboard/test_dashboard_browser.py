@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
-from mlops_nb.monitor.prediction_log import Labelled, Predicted, PredictionLog
+from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
 from tests.factories import Service, wait_for
 from tests.serving.dashboard.test_dashboard import ADMIN, HOSTILE, KEY, monitor_says, require
 
@@ -64,9 +64,11 @@ def fill(registry, minutes: int = 50):
         said, key = int(rng.random() < 0.4), f"{i:028x}"
         sure = [[0.2, 0.8] if said else [0.7, 0.3]]
         entries.append(
-            Predicted(key, at, "toy", 1, "production", float(rng.gamma(2, 0.8)), ["a", "b"], [[0, 1]], [said], sure)
+            PredictionRecord(
+                key, at, "toy", 1, "production", float(rng.gamma(2, 0.8)), ["a", "b"], [[0, 1]], [said], sure
+            )
         )
-        entries.append(Labelled(f"{key}-0", said if rng.random() < 0.86 else 1 - said, now))
+        entries.append(LabelRecord(f"{key}-0", said if rng.random() < 0.86 else 1 - said, now))
     PredictionLog(registry.engine).add(entries)
     binned = {"edges": [1.5, 2.5], "reference": [10, 10, 10], "window": [3, 12, 25]}
     why = "PSI 0.31 is above 0.25, and more than chance"
@@ -244,7 +246,7 @@ def test_words_of_strangers_are_shown_and_not_obeyed(open_page, url, registry):
     column = {"name": HOSTILE, "drifted": True, "reason": HOSTILE, "histogram": binned}
     monitor_says(registry.engine, [column], [dict.fromkeys(("kind", "subject", "text"), HOSTILE)])
     PredictionLog(registry.engine).add(
-        [Predicted("x", time.time(), "toy", 1, "production", 1.0, ["a"], [[1]], [HOSTILE])]
+        [PredictionRecord("x", time.time(), "toy", 1, "production", 1.0, ["a"], [[1]], [HOSTILE])]
     )
     page = open_page(url)
     expect(page.locator("#history")).to_contain_text(HOSTILE)

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from mlops_nb.errors import InputError
-from mlops_nb.model.signature import Answer
-from mlops_nb.serving.inference.canary import Trial, place_of
+from mlops_nb.model.signature import Predictions
+from mlops_nb.serving.inference.canary import CanaryTrial, place_of
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from serve.app import create_app
@@ -179,7 +179,7 @@ def test_of_a_request_one_number_is_remembered_and_of_requests_the_last(live, cl
     calls = live.state.trial.calls["canary"]
     assert [prediction for _, prediction in calls] == [1] and calls.maxlen == 1000
     trial = live.state.trial
-    more = Trial("toy", trial.production, trial.canary, replace(settings, canary_min_requests=3000))
+    more = CanaryTrial("toy", trial.production, trial.canary, replace(settings, canary_min_requests=3000))
     assert more.calls["canary"].maxlen == 3000
 
 
@@ -203,11 +203,11 @@ def broken(predictor):
 
 
 def of_one_class(predictor):
-    return lambda rows: Answer(np.ones(len(rows)), np.ones((len(rows), 2)), (0, 1))
+    return lambda rows: Predictions(np.ones(len(rows)), np.ones((len(rows), 2)), (0, 1))
 
 
 def incomparable(predictor):
-    return lambda rows: Answer(np.array([None], dtype=object))
+    return lambda rows: Predictions(np.array([None], dtype=object))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from mlops_nb.model.bundle import check_hashes, read_manifest
-from mlops_nb.serving.inference.fallback import Cache
+from mlops_nb.serving.inference.fallback import BundleFallback
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from mlops_nb.store.registry import Registry
@@ -55,12 +55,12 @@ def started(settings):
 
 def kept(settings) -> list[int]:
     """The versions in the cache."""
-    return sorted(cached.version for cached in Cache(settings, "toy").versions())
+    return sorted(cached.version for cached in BundleFallback(settings, "toy").versions())
 
 
 def place_of(settings, version: int) -> Path:
     """Where the copy of a version lies."""
-    return next(cached.path for cached in Cache(settings, "toy").versions() if cached.version == version)
+    return next(cached.path for cached in BundleFallback(settings, "toy").versions() if cached.version == version)
 
 
 def test_last_good_bundle_is_served_while_the_database_is_away_and_left_when_it_answers(cached, registry, away):
@@ -80,10 +80,10 @@ def test_last_good_bundle_is_served_while_the_database_is_away_and_left_when_it_
 
 def test_quick_model_is_quick_from_the_cache_and_when_the_registry_confirms_it(cached, away):
     live, _ = started(cached)
-    assert live.state.from_cache and live.state.is_quick
+    assert live.state.from_cache and live.state.runs_inline
     away()
     wait_for(lambda: not live.state.from_cache)
-    assert live.state.is_quick
+    assert live.state.runs_inline
     live.stop()
 
 

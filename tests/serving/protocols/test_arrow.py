@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from pyarrow import ipc
 
-from mlops_nb.model.signature import Answer
+from mlops_nb.model.signature import Predictions
 from mlops_nb.serving.protocols.arrow import ARROW
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
@@ -80,7 +80,7 @@ def test_numbers_are_answered_as_numbers(client):
 
 
 def test_model_without_probabilities_answers_none(app, client, monkeypatch):
-    answer = Answer(np.array([1.5]))
+    answer = Predictions(np.array([1.5]))
     monkeypatch.setattr(live_model(app).predictor, "answer", lambda table: answer)
     table = read(post(client, pyarrow.table({"a": [1], "b": [0]}), Accept=ARROW))
     assert table.column_names == ["prediction", "id"] and table["prediction"].to_pylist() == [1.5]

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlops_nb.model.engine import SklearnEngine
-from mlops_nb.serving.inference.loading import is_quick
+from mlops_nb.serving.inference.loading import runs_inline
 from mlops_nb.serving.service import live_model
 from serve.app import create_app
 from tests.factories import logged
@@ -65,45 +65,45 @@ HEAVY = {
 
 
 def test_small_request_of_a_quick_model_is_quick(app):
-    assert app.is_quick(QUICK)
-    assert app.is_quick(QUICK.replace(b"[1,0]", b'{"a":1,"b":0}'))
+    assert app.runs_inline(QUICK)
+    assert app.runs_inline(QUICK.replace(b"[1,0]", b'{"a":1,"b":0}'))
 
 
 @pytest.mark.parametrize("what", HEAVY)
 def test_request_that_may_be_more_is_not_quick(app, what):
-    assert not app.is_quick(HEAVY[what])
+    assert not app.runs_inline(HEAVY[what])
 
 
 SLOW = {
-    "slow": ("mlops_nb.serving.inference.loading.QUICK", 0),
+    "slow": ("mlops_nb.serving.inference.loading.INLINE_SECONDS", 0),
     "another engine": ("mlops_nb.serving.inference.loading.OnnxEngine", SklearnEngine),
 }
 
 
 @pytest.mark.parametrize("reason", SLOW)
 def test_request_of_a_model_that_may_be_slow_is_not_quick(app, registry, monkeypatch, reason):
-    assert app.is_quick(QUICK)
+    assert app.runs_inline(QUICK)
     monkeypatch.setattr(*SLOW[reason])
     registry.promote("toy", 2)
     live_model(app).refresh()
     assert live_model(app).predictor.version == 2
-    assert not app.is_quick(QUICK)
+    assert not app.runs_inline(QUICK)
 
 
 def test_model_of_which_no_row_is_left_to_try_is_not_quick(app):
     predictor = live_model(app).predictor
-    assert is_quick(predictor)
+    assert runs_inline(predictor)
     (predictor.bundle.path / "golden.json").unlink()
-    assert not is_quick(predictor)
+    assert not runs_inline(predictor)
 
 
 def test_request_that_a_canary_may_get_is_not_quick(app, registry):
     registry.promote("toy", 2, alias="canary")
     live_model(app).refresh()
-    assert not app.is_quick(QUICK)
+    assert not app.runs_inline(QUICK)
     registry.clear("toy", "canary", "it was good")
     live_model(app).refresh()
-    assert app.is_quick(QUICK)
+    assert app.runs_inline(QUICK)
 
 
 def without_ids(answer):

@@ -22,7 +22,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from mlops_nb.model.bundle import write_bundle
 from mlops_nb.model.signature import Input, Signature
-from mlops_nb.serving.inference.live_model import State
+from mlops_nb.serving.inference.live_model import ServingState
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from mlops_nb.store.registry import Registry
@@ -435,7 +435,7 @@ def test_every_error_under_v2_has_the_protocols_shape(kinds, monkeypatch):
     ]  # fmt: skip
     monkeypatch.setattr(live_model(kinds.application).predictor, "answer", lambda table: 1 / 0)
     calls.append((500, infer(kinds, COLUMNS)))
-    monkeypatch.setattr(live_model(kinds.application), "state", State(problem=None))
+    monkeypatch.setattr(live_model(kinds.application), "state", ServingState(problem=None))
     calls += [(503, kinds.get(p)) for p in ("/v2/health/ready", "/v2/models/toy", "/v2/models/toy/ready")]
     calls.append((503, infer(kinds, COLUMNS)))
     for status, answer in calls:

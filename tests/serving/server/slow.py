@@ -16,4 +16,4 @@ def _parse_slowly(self, rows):
 
 
 Predictor.parse = _parse_slowly
-app.is_quick = lambda request: False  # as of a model that is known to be slow
+app.runs_inline = lambda request: False  # as of a model that is known to be slow

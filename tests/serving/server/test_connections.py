@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from mlops_nb.serving.server.connections import MOST, Connections
-from mlops_nb.serving.server.worker import COURTESY, SHORT, Worker
+from mlops_nb.serving.server.connections import MOST, ConnectionCounter
+from mlops_nb.serving.server.worker import COURTESY, SHORT, BoundedThreadWorker
 from tests.factories import wait_for
 
 
@@ -20,8 +20,8 @@ def make():
     """Counts of workers, forgotten afterwards."""
     made = []
 
-    def make(count: int = 0) -> Connections:
-        made.append(Connections())
+    def make(count: int = 0) -> ConnectionCounter:
+        made.append(ConnectionCounter())
         made[-1].count = count
         return made[-1]
 
@@ -62,7 +62,7 @@ def worker(make, monkeypatch):
     clock, told = SimpleNamespace(now=100.0), []
     monkeypatch.setattr("mlops_nb.serving.server.worker.time.monotonic", lambda: clock.now)
     monkeypatch.setattr("gunicorn.workers.gthread.ThreadWorker.accept", lambda self, listener: told.append("accepts"))
-    worker = Worker.__new__(Worker)
+    worker = BoundedThreadWorker.__new__(BoundedThreadWorker)
     worker.connections, worker.alive, worker.sockets, worker._others_until = make(1), True, [], 0.0
     worker._accepting = True
     return SimpleNamespace(door=worker, clock=clock, told=told)

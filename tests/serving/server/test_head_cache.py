@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlops_nb.monitor.prediction_log import PredictionLog
-from mlops_nb.serving.server.head_cache import MOST, Heads
+from mlops_nb.serving.server.head_cache import MOST, HeadCache
 from mlops_nb.settings import Settings
 from tests.factories import wait_for
 from tests.serving.server.test_limits import BODY, Answers, TellingService, answer, connect
@@ -14,7 +14,7 @@ from tests.serving.server.test_limits import BODY, Answers, TellingService, answ
 CGI = {"SERVER_PROTOCOL": "HTTP/1.1", "CONTENT_LENGTH": "3", "HTTP_ACCEPT": "*/*"}
 
 
-def meet_twice(heads: Heads, head: bytes, environ: dict):
+def meet_twice(heads: HeadCache, head: bytes, environ: dict):
     """Which is how a head gets known."""
     for _ in range(2):
         assert heads.get(head) is None
@@ -22,7 +22,7 @@ def meet_twice(heads: Heads, head: bytes, environ: dict):
 
 
 def test_head_that_came_twice_is_known_by_every_byte_and_without_what_is_of_one_request():
-    heads = Heads()
+    heads = HeadCache()
     meet_twice(heads, b"head", CGI | {"REMOTE_ADDR": "::1", "wsgi.input": None, "serving.id": "x"})
     assert heads.get(b"head") == CGI
     assert heads.get(b"Head") is None
@@ -32,13 +32,13 @@ def test_head_that_came_twice_is_known_by_every_byte_and_without_what_is_of_one_
 
 @pytest.mark.parametrize("odd", [{"SERVER_PROTOCOL": "HTTP/1.0"}, {"CONTENT_LENGTH": "4"}, {"CONTENT_LENGTH": "+3"}])
 def test_head_of_a_request_that_may_be_read_in_two_ways_is_not_remembered(odd):
-    heads = Heads()
+    heads = HeadCache()
     meet_twice(heads, b"head", CGI | odd)
     assert heads.get(b"head") is None
 
 
 def test_no_more_than_so_many_are_remembered():
-    heads = Heads()
+    heads = HeadCache()
     for n in range(MOST + 1):
         meet_twice(heads, b"%d" % n, CGI)
     assert len(heads._known) == len(heads._met) == 1 and heads.get(b"%d" % MOST)

@@ -5,7 +5,7 @@ import gzip
 import orjson
 import pytest
 
-from mlops_nb.serving.inference.live_model import State
+from mlops_nb.serving.inference.live_model import ServingState
 from mlops_nb.serving.protocols.arrow import ARROW
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
@@ -121,7 +121,7 @@ def test_service_without_a_model_says_nothing_of_where_it_looked(app, settings, 
     from sqlalchemy.exc import OperationalError
 
     live = live_model(app)
-    live.state = State()
+    live.state = ServingState()
     if problem == "database":
         cause = Exception(f"could not connect to postgresql://me:{PASSWORD}@db/mlops")
         monkeypatch.setattr(

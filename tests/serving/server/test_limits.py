@@ -16,10 +16,10 @@ from gunicorn.config import Config
 from gunicorn.http.parser import RequestParser
 
 from mlops_nb.monitor.prediction_log import PredictionLog
-from mlops_nb.serving.http.claim import TooLate, Turn
-from mlops_nb.serving.http.early_response import Refusal
-from mlops_nb.serving.server.request_buffer import Arrival
-from mlops_nb.serving.server.worker import Client
+from mlops_nb.serving.http.claim import ClaimExpiredError, ResponseClaim
+from mlops_nb.serving.http.early_response import EarlyResponse
+from mlops_nb.serving.server.request_buffer import RequestBuffer
+from mlops_nb.serving.server.sockets import BufferedSocket
 from mlops_nb.settings import Settings
 from tests.factories import Service, logged, wait_for
 
@@ -50,7 +50,7 @@ class Pieces:
         return piece[:size]
 
 
-def parsed(arrival: Arrival) -> bytes:
+def parsed(arrival: RequestBuffer) -> bytes:
     """The body that Gunicorn's parser finds in what has arrived."""
     parser = RequestParser(Config(), iter(()), ("127.0.0.1", 1))
     parser.unreader = arrival
@@ -65,7 +65,7 @@ REQUESTS = {"get": GET, "length": WHOLE, "chunked": CHUNKED, "trailers": TRAILER
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
 def test_request_is_whole_at_its_last_byte_wherever_it_was_split(request_):
     for at in range(1, len(request_)):
-        arrival = Arrival(Pieces(request_[:at]), 1)
+        arrival = RequestBuffer(Pieces(request_[:at]), 1)
         assert not arrival.fill(0), request_[:at]
         arrival._client.pieces = [request_[at:]]
         assert arrival.fill(0)
@@ -74,14 +74,14 @@ def test_request_is_whole_at_its_last_byte_wherever_it_was_split(request_):
 
 def test_large_body_comes_out_as_it_went_in():
     body = bytes(range(256)) * 12_000
-    arrival = Arrival(Pieces(POST + b"Content-Length: %d\r\n\r\n" % len(body), body), 10)
+    arrival = RequestBuffer(Pieces(POST + b"Content-Length: %d\r\n\r\n" % len(body), body), 10)
     while not arrival.fill(0):
         pass
     assert parsed(arrival) == body
 
 
 def test_what_follows_a_request_is_kept_for_the_next():
-    arrival = Arrival(Pieces(WHOLE + CHUNKED + GET[:9], GET[9:]), 1)
+    arrival = RequestBuffer(Pieces(WHOLE + CHUNKED + GET[:9], GET[9:]), 1)
     assert arrival.fill(0)
     assert parsed(arrival) == BODY
     assert arrival.start_over(0)
@@ -105,7 +105,7 @@ HOPELESS = {
 
 @pytest.mark.parametrize("request_", HOPELESS.values(), ids=HOPELESS)
 def test_what_never_can_be_a_request_is_not_waited_for(request_):
-    arrival = Arrival(Pieces(request_), 1)
+    arrival = RequestBuffer(Pieces(request_), 1)
     assert any(arrival.fill(0) for _ in range(3))
 
 
@@ -119,16 +119,16 @@ TOO_MUCH = {
 
 @pytest.mark.parametrize("status, request_", TOO_MUCH.values(), ids=TOO_MUCH)
 def test_what_is_too_large_is_refused_before_it_is_all_there(status, request_):
-    arrival = Arrival(Pieces(request_), 1)
-    with pytest.raises(Refusal, match="limit") as refused:
+    arrival = RequestBuffer(Pieces(request_), 1)
+    with pytest.raises(EarlyResponse, match="limit") as refused:
         for _ in range(20):
             arrival.fill(0)
     assert refused.value.status == status
 
 
 def test_chunks_of_next_to_nothing_are_refused():
-    arrival = Arrival(Pieces(POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 30_000), 1)
-    with pytest.raises(Refusal, match="The chunks of the body are too small") as refused:
+    arrival = RequestBuffer(Pieces(POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 30_000), 1)
+    with pytest.raises(EarlyResponse, match="The chunks of the body are too small") as refused:
         for _ in range(100):
             arrival.fill(0)
     assert refused.value.status == 400
@@ -137,7 +137,7 @@ def test_chunks_of_next_to_nothing_are_refused():
 def test_answer_that_nobody_takes_is_kept_and_comes_out_as_it_went_in():
     ours, theirs = socket.socketpair()
     content = bytes(range(256)) * 40_000
-    with Client(ours) as client, theirs:
+    with BufferedSocket(ours) as client, theirs:
         client.sendall(content[:100])
         client.sendall(content[100:])
         assert not client.flush()
@@ -152,28 +152,28 @@ def test_answer_that_nobody_takes_is_kept_and_comes_out_as_it_went_in():
 
 
 def test_thread_and_main_loop_never_both_answer():
-    for_thread, for_loop = Turn(0), Turn(0)
-    for_thread.take()
-    for_thread.take()
-    assert not for_thread.give_up()
-    assert for_loop.give_up()
-    with pytest.raises(TooLate):
-        for_loop.take()
+    for_thread, for_loop = ResponseClaim(0), ResponseClaim(0)
+    for_thread.claim()
+    for_thread.claim()
+    assert not for_thread.expire()
+    assert for_loop.expire()
+    with pytest.raises(ClaimExpiredError):
+        for_loop.claim()
 
 
 @pytest.mark.parametrize("path", ["/predict", "/feedback", "/nowhere"])
 def test_answer_that_comes_too_late_leaves_no_trace(app, client, capfd, path):
-    turn = Turn(0)
-    turn.give_up()
+    turn = ResponseClaim(0)
+    turn.expire()
     context = {"gunicorn.socket": SimpleNamespace(turn=turn)}
-    with pytest.raises(TooLate):
+    with pytest.raises(ClaimExpiredError):
         client.post(path, json={"features": [[1, 0]]}, environ_overrides=context)
     assert capfd.readouterr().out == ""
     assert not app.metrics._noted and len(logged(app).facts) == 0
 
 
 def test_request_is_named_before_the_main_loop_may_answer_it(client):
-    class Watched(Turn):
+    class Watched(ResponseClaim):
         environ = property(lambda self: {}, lambda self, environ: named.append("serving.id" in environ))
 
     named = []
@@ -185,10 +185,10 @@ def test_request_is_named_before_the_main_loop_may_answer_it(client):
 
 
 def test_answer_that_is_recorded_is_sent(app, client, monkeypatch):
-    turn, record = Turn(0), app.extensions["log"].record
+    turn, record = ResponseClaim(0), app.extensions["log"].record
 
     def record_late(*given):
-        assert not turn.give_up()
+        assert not turn.expire()
         return record(*given)
 
     monkeypatch.setattr(app.extensions["log"], "record", record_late)

@@ -7,7 +7,7 @@ import select
 import orjson
 import pytest
 
-from mlops_nb.serving.inference.infer import Said
+from mlops_nb.serving.inference.infer import InferenceResult
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from serve.app import create_app
@@ -131,7 +131,7 @@ def test_line_that_waits_keeps_no_row(app, client, monkeypatch):
     app.access_log.start()
     client.post("/predict", **PREDICT)
     kept = [value for line in app.access_log._noted for value in line]
-    assert "/predict" in kept and not [value for value in kept if isinstance(value, Said)]
+    assert "/predict" in kept and not [value for value in kept if isinstance(value, InferenceResult)]
 
 
 @pytest.mark.slow

@@ -14,21 +14,21 @@ import orjson
 import pytest
 import sqlalchemy as sa
 
-from mlops_nb.monitor.prediction_log import Labelled, Predicted, PredictionLog, lines_of
+from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord, lines_of
 from mlops_nb.serving.http import periodic as background
 from mlops_nb.serving.service import live_model
 from mlops_nb.serving.telemetry import spool as spools
-from mlops_nb.serving.telemetry.prediction_logger import FEW, REFUSED, Log
-from mlops_nb.serving.telemetry.spool import Drain, Spool, segments
+from mlops_nb.serving.telemetry.prediction_logger import DEAD_LETTERS, FEW, PredictionLogger
+from mlops_nb.serving.telemetry.spool import Spool, SpoolShipper, segments
 from mlops_nb.settings import Settings
 from mlops_nb.store.database import open_database, reading
 from serve.app import create_app
 from tests.factories import logged, wait_for
 
 
-def entry(key: str, n: int = 1, **more) -> Predicted:
+def entry(key: str, n: int = 1, **more) -> PredictionRecord:
     values = {"id": key, "at": 1e9, "name": "toy", "version": 1, "role": "production", "ms": 0.5}
-    return Predicted(
+    return PredictionRecord(
         **values | {"columns": ["a", "b"], "rows": [[1.0, float(i)] for i in range(n)], "prediction": [1] * n} | more
     )
 
@@ -42,15 +42,15 @@ def log(database_url):
 
 def test_entry_that_is_delivered_again_is_there_once(log):
     for _ in range(2):
-        log.add([entry("x", 3), Labelled("x-1", 0, 2e9)])
+        log.add([entry("x", 3), LabelRecord("x-1", 0, 2e9)])
     window = log.read("toy")
     assert window.facts.index.tolist() == ["x-0", "x-1", "x-2"]
     assert window.facts["label"].tolist()[1] == 0 and window.facts["label"].isna().tolist() == [True, False, True]
 
 
 def test_newest_of_several_labels_counts_in_whatever_order_they_come(log):
-    log.add([Labelled("x-0", "late", 3.0)])
-    log.add([Labelled("x-0", "first", 1.0), Labelled("x-0", "second", 2.0)])
+    log.add([LabelRecord("x-0", "late", 3.0)])
+    log.add([LabelRecord("x-0", "first", 1.0), LabelRecord("x-0", "second", 2.0)])
     log.add([entry("x")])
     assert log.read("toy").facts["label"].tolist() == ["late"]
 
@@ -90,7 +90,7 @@ def test_every_value_and_every_microsecond_comes_back(log, ready):
     one = entry(
         "x", at=at, columns=["v"], rows=[[v] for v in said], prediction=said, probability=[probability] * len(said)
     )
-    log.add([], lines_of(one)) if ready else log.add([Predicted(**orjson.loads(orjson.dumps(one)))])
+    log.add([], lines_of(one)) if ready else log.add([PredictionRecord(**orjson.loads(orjson.dumps(one)))])
     for i, value in enumerate(said):
         back = log.get(f"x-{i}")
         assert repr(back.inputs["v"]) == repr(value), "a JSON value inside an object keeps its type"
@@ -107,7 +107,7 @@ def test_transaction_that_fails_leaves_nothing(log):
 def test_what_is_old_is_forgotten_and_labels_without_a_prediction_sooner(log):
     now = datetime.fromtimestamp(1e9, UTC)
     log.add([entry("old", at=1e9 - 100 * 86400), entry("new", at=1e9)])
-    log.add([Labelled("old-0", 1, 1e9), Labelled("new-0", 1, 1e9), Labelled("lost-0", 1, 1e9 - 25 * 3600)])
+    log.add([LabelRecord("old-0", 1, 1e9), LabelRecord("new-0", 1, 1e9), LabelRecord("lost-0", 1, 1e9 - 25 * 3600)])
     assert log.forget(90, 24, now) == ["lost-0"]
     assert log.read("toy").facts.index.tolist() == ["new-0"]
     with reading(log.engine) as connection:
@@ -117,16 +117,16 @@ def test_what_is_old_is_forgotten_and_labels_without_a_prediction_sooner(log):
 
 def test_labels_without_a_prediction_are_looked_for_where_nobody_has_looked_yet(log):
     now = datetime.fromtimestamp(1e9, UTC)
-    log.add([Labelled("sent-late-0", 1, 1e9 - 24.5 * 3600), Labelled("before-0", 1, 1e9 - 30 * 3600)])
+    log.add([LabelRecord("sent-late-0", 1, 1e9 - 24.5 * 3600), LabelRecord("before-0", 1, 1e9 - 30 * 3600)])
     assert log.forget(90, 24, now + timedelta(minutes=10), last=now) == ["sent-late-0"]
     assert log.forget(90, 24, now) == ["before-0"], "the first look is at all of them"
-    log.add([Labelled("never-0", 1, 1e9)])
+    log.add([LabelRecord("never-0", 1, 1e9)])
     log.forget(90, 24, now + timedelta(days=91), last=now + timedelta(days=90))
     with reading(log.engine) as connection:
         assert connection.execute(sa.text("SELECT id FROM labels")).scalars().all() == []
 
 
-def shipped(drain: Drain) -> list[bytes]:
+def shipped(drain: SpoolShipper) -> list[bytes]:
     lines = []
     assert drain.leads()
     drain.ship(lines.extend)
@@ -134,14 +134,14 @@ def shipped(drain: Drain) -> list[bytes]:
 
 
 def test_lines_are_delivered_once_and_in_order(tmp_path):
-    spool, drain = Spool(tmp_path, 10**9), Drain(tmp_path)
+    spool, drain = Spool(tmp_path, 10**9), SpoolShipper(tmp_path)
     assert spool.append(b"1\n") and shipped(drain) == [b"1\n"]
     assert spool.append(b"2\n") and spool.append(b"3\n") and shipped(drain) == [b"2\n", b"3\n"]
     assert shipped(drain) == [] and drain.backlog() == (0, 0.0)
 
 
 def test_file_of_a_writer_that_lives_stays_and_that_of_a_dead_one_goes(tmp_path):
-    spool, drain = Spool(tmp_path, 10**9), Drain(tmp_path)
+    spool, drain = Spool(tmp_path, 10**9), SpoolShipper(tmp_path)
     spool.append(b"1\n")
     shipped(drain)
     assert len(segments(tmp_path)) == 1
@@ -150,7 +150,7 @@ def test_file_of_a_writer_that_lives_stays_and_that_of_a_dead_one_goes(tmp_path)
 
 
 def test_lines_that_could_not_be_delivered_are_delivered_later(tmp_path):
-    spool, drain = Spool(tmp_path, 10**9), Drain(tmp_path)
+    spool, drain = Spool(tmp_path, 10**9), SpoolShipper(tmp_path)
     spool.append(b"1\n")
 
     def away(_):
@@ -163,7 +163,7 @@ def test_lines_that_could_not_be_delivered_are_delivered_later(tmp_path):
 
 
 def test_half_a_line_is_not_delivered(tmp_path):
-    spool, drain = Spool(tmp_path, 10**9), Drain(tmp_path)
+    spool, drain = Spool(tmp_path, 10**9), SpoolShipper(tmp_path)
     spool.append(b"1\n")
     os.write(spool._file, b"2")
     assert shipped(drain) == [b"1\n"]
@@ -172,7 +172,7 @@ def test_half_a_line_is_not_delivered(tmp_path):
 
 
 def test_line_that_is_written_while_it_is_read_is_delivered_whole(tmp_path):
-    spool, drain = Spool(tmp_path, 10**9), Drain(tmp_path)
+    spool, drain = Spool(tmp_path, 10**9), SpoolShipper(tmp_path)
     spool.append(b"begins\n")
     lines, got = [b"%d %s\n" % (i, b"x" * 200) for i in range(20_000)], []
 
@@ -190,7 +190,7 @@ def test_line_that_is_written_while_it_is_read_is_delivered_whole(tmp_path):
 
 
 def test_file_that_goes_on_growing_does_not_keep_the_others_waiting(tmp_path):
-    first, second, drain = Spool(tmp_path, 10**9), Spool(tmp_path, 10**9), Drain(tmp_path)
+    first, second, drain = Spool(tmp_path, 10**9), Spool(tmp_path, 10**9), SpoolShipper(tmp_path)
     first.append(b"1\n")
     second.append(b"2\n")
     got = []
@@ -205,7 +205,7 @@ def test_file_that_goes_on_growing_does_not_keep_the_others_waiting(tmp_path):
 
 
 def test_another_drain_leads_only_when_the_first_has_gone(tmp_path):
-    first, second = Drain(tmp_path), Drain(tmp_path)
+    first, second = SpoolShipper(tmp_path), SpoolShipper(tmp_path)
     assert first.leads() and not second.leads() and first.leads()
     first.close()
     assert second.leads()
@@ -213,7 +213,7 @@ def test_another_drain_leads_only_when_the_first_has_gone(tmp_path):
 
 def test_grown_and_old_files_are_closed(tmp_path, monkeypatch):
     monkeypatch.setattr(spools, "SEGMENT", 10)
-    spool, drain = Spool(tmp_path, 10**9), Drain(tmp_path)
+    spool, drain = Spool(tmp_path, 10**9), SpoolShipper(tmp_path)
     for _ in range(5):
         spool.append(b"12345\n")
     assert len(segments(tmp_path)) == 3
@@ -223,7 +223,7 @@ def test_grown_and_old_files_are_closed(tmp_path, monkeypatch):
 
 
 def test_disk_that_refuses_tears_no_line_and_what_waited_in_memory_follows(tmp_path, monkeypatch):
-    spool, drain = Spool(tmp_path, 10**9), Drain(tmp_path)
+    spool, drain = Spool(tmp_path, 10**9), SpoolShipper(tmp_path)
     spool.append(b"first\n")
     write = os.write
 
@@ -243,7 +243,7 @@ def test_disk_that_refuses_tears_no_line_and_what_waited_in_memory_follows(tmp_p
 
 
 def test_line_that_was_read_before_its_write_was_taken_back_hides_none_that_follows(tmp_path, monkeypatch):
-    spool, drain, got = Spool(tmp_path, 10**9), Drain(tmp_path), []
+    spool, drain, got = Spool(tmp_path, 10**9), SpoolShipper(tmp_path), []
     spool.append(b"first\n")
     write = os.write
 
@@ -264,7 +264,7 @@ def test_line_that_was_read_before_its_write_was_taken_back_hides_none_that_foll
 
 
 def test_spool_that_is_full_takes_nothing_until_it_was_shipped(tmp_path):
-    spool, drain = Spool(tmp_path, 10), Drain(tmp_path)
+    spool, drain = Spool(tmp_path, 10), SpoolShipper(tmp_path)
     assert spool.append(b"123456789\n")
     spool.tend()
     assert not spool.append(b"1\n")
@@ -285,7 +285,7 @@ def test_folder_is_listed_while_lines_are_taken(tmp_path, monkeypatch):
 
 def test_folder_that_was_deleted_is_made_again(tmp_path):
     folder = tmp_path / "spool"
-    spool, drain = Spool(folder, 10**9), Drain(folder)
+    spool, drain = Spool(folder, 10**9), SpoolShipper(folder)
     spool.append(b"1\n")
     assert drain.leads()
     shutil.rmtree(folder)
@@ -341,7 +341,7 @@ def test_every_protocol_is_logged(serving):
 
 
 def test_defect_beside_the_shipping_is_logged_and_does_not_end_it(serving, monkeypatch, capfd):
-    monkeypatch.setattr(background, "AFTER_DEFECT", 0.01)
+    monkeypatch.setattr(background, "RETRY_SECONDS", 0.01)
     app = serving()
     log, calls = app.extensions["log"], []
 
@@ -361,7 +361,7 @@ def test_defect_beside_the_shipping_is_logged_and_does_not_end_it(serving, monke
 
 def test_log_that_ends_leaves_its_lines_to_no_other_that_ends(serving):
     app = serving()
-    log, shipping = app.extensions["log"], Log(app.extensions["settings"])
+    log, shipping = app.extensions["log"], PredictionLogger(app.extensions["settings"])
     assert shipping._step() and shipping._drain.leading
     ids = app.test_client().post("/predict", json={"features": [[1, 0]]}).get_json()["ids"]  # too late for `shipping`
     ending, leads, asked = threading.Thread(target=log.stop), log._drain.leads, []
@@ -377,7 +377,7 @@ def test_log_that_ends_leaves_its_lines_to_no_other_that_ends(serving):
 
 def test_log_that_ends_does_not_wait_when_another_has_shipped_its_lines(serving):
     app = serving()
-    log, shipping = app.extensions["log"], Log(app.extensions["settings"])
+    log, shipping = app.extensions["log"], PredictionLogger(app.extensions["settings"])
     assert shipping._step() and shipping._drain.leading
     app.test_client().post("/predict", json={"features": [[1, 0]]})
     ending = threading.Thread(target=log.stop)
@@ -389,7 +389,7 @@ def test_log_that_ends_does_not_wait_when_another_has_shipped_its_lines(serving)
 
 
 def test_log_that_ends_ships_nothing_beside_a_thread_that_still_does(serving, monkeypatch):
-    monkeypatch.setattr(background, "PATIENCE", 0.1)
+    monkeypatch.setattr(background, "STOP_SECONDS", 0.1)
     app = serving()
     log, begun, goes_on, delivered = app.extensions["log"], threading.Event(), threading.Event(), []
 
@@ -515,7 +515,7 @@ def test_line_that_no_database_takes_is_put_aside_and_the_rest_passes(serving, c
     assert all(map(log._spool.append, bad))
     last = client.post("/predict", json={"features": [[1, 0]]}).get_json()["ids"]
     assert sorted(logged(app).facts.index) == sorted(first + last)
-    assert (Path(app.extensions["settings"].spool) / REFUSED).read_bytes() == b"".join(bad)
+    assert (Path(app.extensions["settings"].spool) / DEAD_LETTERS).read_bytes() == b"".join(bad)
     assert log.refused == len(bad) and "put aside" in capfd.readouterr().err
 
 
@@ -524,8 +524,8 @@ def test_lines_that_were_put_aside_are_shipped_again_under_a_name_of_the_spool(s
     log, spool = app.extensions["log"], Path(app.extensions["settings"].spool)
     whole = lines_of(entry("torn"))[0]
     assert log._step()
-    (spool / REFUSED).write_bytes(whole)
-    (spool / REFUSED).rename(spool / "0-again.jsonl")  # as docs/service.md says
+    (spool / DEAD_LETTERS).write_bytes(whole)
+    (spool / DEAD_LETTERS).rename(spool / "0-again.jsonl")  # as docs/service.md says
     assert logged(app).facts.index.tolist() == ["torn-0"] and not list(spool.glob("0-*"))
 
 
@@ -548,7 +548,7 @@ def test_database_that_is_away_is_said_once_and_nothing_is_lost(serving, capfd, 
 def test_labels_that_were_given_up_are_said(serving, capfd):
     app = serving(MLOPS_LABEL_HOURS="0.01")
     log = app.extensions["log"]
-    log._spool.append(orjson.dumps(Labelled("0" * 28 + "-7", 1, 1e9), option=orjson.OPT_APPEND_NEWLINE))
+    log._spool.append(orjson.dumps(LabelRecord("0" * 28 + "-7", 1, 1e9), option=orjson.OPT_APPEND_NEWLINE))
     logged(app)
     assert (
         log.unmatched == 1

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from mlops_nb.serving.telemetry.prediction_logger import REFUSED
+from mlops_nb.serving.telemetry.prediction_logger import DEAD_LETTERS
 from mlops_nb.store.database import open_database, reading
 from mlops_nb.store.registry import Registry
 from tests.factories import Service, make_home, wait_for
@@ -140,7 +140,7 @@ def kept(place, ids: list[str]) -> bool:
     assert len(ids) == len(set(ids)) > 300
 
     def passed() -> bool:
-        assert not list(place.settings.home.glob(f"spool-*/{REFUSED}")), "a line was put aside"
+        assert not list(place.settings.home.glob(f"spool-*/{DEAD_LETTERS}")), "a line was put aside"
         return True
 
     wait_for(lambda: passed() and place.count() >= len(ids), 60)

@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mlops_nb.monitor.prediction_log import Counted, PredictionLog
+from mlops_nb.monitor.prediction_log import PredictionLog, RequestCount
 from mlops_nb.serving.telemetry import request_counts as counts
-from mlops_nb.serving.telemetry.prediction_logger import Log
-from mlops_nb.serving.telemetry.request_counts import ASKED, Counts
+from mlops_nb.serving.telemetry.prediction_logger import PredictionLogger
+from mlops_nb.serving.telemetry.request_counts import ASKED, RequestCounter
 from mlops_nb.settings import Settings
 from mlops_nb.store.database import open_database
 from tests.factories import Service, wait_for
@@ -40,7 +40,7 @@ def test_routes_that_ask_the_model_are_those_that_take_rows(app):
 
 
 def test_counts_that_are_not_to_be_logged_are_forgotten(settings):
-    counted, log = Counts("toy"), Log(replace(settings, log_share=0.0))
+    counted, log = RequestCounter("toy"), PredictionLogger(replace(settings, log_share=0.0))
     log.ends = True
     counted.add({("/predict", "200"): 1})
     counted.write(log)
@@ -55,12 +55,12 @@ def test_largest_count_of_an_id_stays_on_either_database(database_url):
     log = PredictionLog(open_database(database_url))
     minute = 1_700_000_040.0
     for n in (3, 5, 4):
-        log.add([Counted("w1", "toy", minute, 200, n), Counted("w1", "toy", minute, 200, 1)])
+        log.add([RequestCount("w1", "toy", minute, 200, n), RequestCount("w1", "toy", minute, 200, 1)])
     log.add(
         [
-            Counted("w2", "toy", minute, 200, 1),
-            Counted("w3", "toy", minute + 60, 503, 2),
-            Counted("w4", "other", minute, 200, 9),
+            RequestCount("w2", "toy", minute, 200, 1),
+            RequestCount("w3", "toy", minute + 60, 503, 2),
+            RequestCount("w4", "other", minute, 200, 9),
         ]
     )
     found = log.requests("toy", datetime.fromtimestamp(minute + 59, UTC))
@@ -100,7 +100,7 @@ def test_count_that_found_no_room_is_written_later():
             self.taken = [(entry.status, entry.requests) for entry in entries]
             return self.room
 
-    log, own = Full(), Counts("toy")
+    log, own = Full(), RequestCounter("toy")
     own.add({("/predict", "200"): 2, ("/metrics", "200"): 7})
     own.write(log)
     log.room = True
@@ -113,8 +113,10 @@ def test_count_that_found_no_room_is_written_later():
 
 
 def test_log_that_is_off_counts_nothing(settings):
-    log = Log(Settings.read({"MLOPS_HOME": str(settings.home), "MLOPS_MODEL": "toy", "MLOPS_LOG_SHARE": "0"}))
-    assert log.count([Counted("w", "toy", 0.0, 200, 1)]) and spooled(settings) == []
+    log = PredictionLogger(
+        Settings.read({"MLOPS_HOME": str(settings.home), "MLOPS_MODEL": "toy", "MLOPS_LOG_SHARE": "0"})
+    )
+    assert log.count([RequestCount("w", "toy", 0.0, 200, 1)]) and spooled(settings) == []
     log.stop()
 
 
