@@ -149,7 +149,8 @@ def test_only_the_module_that_owns_a_dependency_imports_it(package, allowed):
 @pytest.mark.parametrize(("package", "folder"), [("flask", "serving"), ("gunicorn", "serving/server")])
 def test_server_libraries_are_imported_in_their_folder_alone(package, folder):
     users = {p for p in MODULES if any(name.split(".")[0] == package for name in imports(p))}
-    assert users and users <= {*(ROOT / "mlops_nb" / folder).rglob("*.py")}
+    assert users
+    assert users <= {*(ROOT / "mlops_nb" / folder).rglob("*.py")}
 
 
 @pytest.mark.slow
@@ -187,7 +188,8 @@ def test_lock_satisfies_the_bounds_and_pins_with_hashes():
     ):
         for requirement in map(Requirement, config["DEFAULT"][key].split()):
             assert requirement.specifier.contains(pinned[requirement.name], prereleases=True), str(requirement)
-    assert "--hash=sha256:" in lines and "://" not in lines
+    assert "--hash=sha256:" in lines
+    assert "://" not in lines
 
 
 # What is documented

@@ -72,7 +72,8 @@ def test_pipeline_notebooks_define_nothing():
 def test_notebook_is_committed_without_outputs_and_begins_with_what_it_is(path):
     cells = nbformat.read(path, 4).cells
     assert not any(c.get("outputs") or c.get("execution_count") for c in cells)
-    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
+    assert cells[0].cell_type == "markdown"
+    assert cells[0].source.startswith("# ")
     if "pipeline" not in path.parts:
         lines = [line for line in cells[0].source.splitlines() if line.startswith("> ")]
         assert len(lines) == 1 and lines[0][-1] in ".?", "one sentence, which nbdev makes the module's docstring"

@@ -95,14 +95,18 @@ def run(settings, monkeypatch):
 
 def test_answer_is_reproduced_and_everything_behind_it_is_named(settings, request_):
     found = explain("k-1", settings)
-    assert found.reproduced and found.again.difference <= 1e-6
+    assert found.reproduced
+    assert found.again.difference <= 1e-6
     assert found.logged.inputs == {"age": 29, "income": None, "home": "rent"}
     assert (found.logged.prediction, found.logged.label) == (request_.prediction[1], "yes")
-    assert found.version.version == 1 and found.version.aliases == ("production",)
-    assert found.notebook.read_text() == "{}" and found.run.record["code"]["commit"] == "c" * 40
+    assert found.version.version == 1
+    assert found.version.aliases == ("production",)
+    assert found.notebook.read_text() == "{}"
+    assert found.run.record["code"]["commit"] == "c" * 40
     assert found.missing == ["The bundle does not say from what data it is."]
     assert found.contributions[0].column == "age", "the one that the label was made of"
-    assert found.logged.at == datetime.fromtimestamp(1.7e9, UTC) and found.logged.at.tzinfo is UTC
+    assert found.logged.at == datetime.fromtimestamp(1.7e9, UTC)
+    assert found.logged.at.tzinfo is UTC
 
 
 def test_version_that_answered_is_asked_and_not_the_one_in_production_now(settings, request_):
@@ -111,7 +115,9 @@ def test_version_that_answered_is_asked_and_not_the_one_in_production_now(settin
     registry.promote("toy", 2)
     registry.close()
     after = explain("k-1", settings)
-    assert after.reproduced and after.again == before.again and after.version.aliases == ()
+    assert after.reproduced
+    assert after.again == before.again
+    assert after.version.aliases == ()
     tamper(settings, "k-1", version=2)
     assert explain("k-1", settings).again.problem.startswith("a probability differs by")
 
@@ -134,7 +140,8 @@ def test_what_was_changed_in_the_log_is_not_reproduced(settings, request_, run, 
     assert run("explain", "k-1").exit_code == 0
     tamper(settings, "k-1", **values)
     done = run("explain", "k-1")
-    assert done.exit_code == 1 and "Error: k-1 is NOT reproduced: " + problem in done.stderr
+    assert done.exit_code == 1
+    assert "Error: k-1 is NOT reproduced: " + problem in done.stderr
     assert run("explain", "k-0").exit_code == 0
 
 
@@ -165,7 +172,9 @@ def test_bundle_that_is_gone_or_changed_leaves_the_rest(settings, request_, run)
     shutil.rmtree(path)
     gone = explain("k-0", settings)
     assert gone.missing[0].startswith("Version 1 cannot be loaded: There is no bundle at 1")
-    assert not gone.reproduced and gone.notebook is not None and gone.facts["metrics"] == {"accuracy": 0.9}
+    assert not gone.reproduced
+    assert gone.notebook is not None
+    assert gone.facts["metrics"] == {"accuracy": 0.9}
     done = run("explain", "k-0")
     assert (done.exit_code, "age: 41" in done.stdout) == (1, True), done.output
 
@@ -173,7 +182,8 @@ def test_bundle_that_is_gone_or_changed_leaves_the_rest(settings, request_, run)
 def test_run_that_is_gone_or_never_was_is_no_failure(settings, request_, run):
     shutil.rmtree(settings.runs)
     found = explain("k-0", settings)
-    assert found.reproduced and found.notebook is None
+    assert found.reproduced
+    assert found.notebook is None
     assert any("is not in" in sentence and "executed notebooks are gone" in sentence for sentence in found.missing)
     assert run("explain", "k-0").exit_code == 0
     add(settings, replace(request_, id="two", version=2))
@@ -184,7 +194,9 @@ def test_version_that_the_registry_does_not_have(settings, request_):
     add(settings, replace(request_, id="seven", version=7), replace(request_, id="other", name="toys"))
     assert explain("seven-0", settings).missing == ["It is not in the registry: 'toy' has no version 7; it has 1 to 2."]
     found = explain("other-0", settings)
-    assert found.version is None and not found.reproduced and found.to_dict()["gates"] == []
+    assert found.version is None
+    assert not found.reproduced
+    assert found.to_dict()["gates"] == []
     assert "No model 'toys' is registered. Did you mean 'toy'?" in found.missing[0]
 
 
@@ -207,8 +219,11 @@ def test_columns_that_are_never_logged_are_named(settings, request_):
 )
 def test_unknown_id_is_one_line_that_says_what_to_do(settings, request_, run, id, message):
     done = run("explain", id)
-    assert done.exit_code == 1 and message in done.stderr and done.stdout == ""
-    assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_answer_of_a_service_is_in_the_spool_first_and_explained_then(settings):
@@ -221,7 +236,8 @@ def test_answer_of_a_service_is_in_the_spool_first_and_explained_then(settings):
     logged(app)
     for i, id in enumerate(said["ids"]):
         found = explain(id, settings)
-        assert found.reproduced and found.again.prediction == said["prediction"][i]
+        assert found.reproduced
+        assert found.again.prediction == said["prediction"][i]
         assert datetime.now(UTC) - found.logged.at < timedelta(minutes=5)
     app.stop()
 
@@ -229,8 +245,10 @@ def test_answer_of_a_service_is_in_the_spool_first_and_explained_then(settings):
 def test_json_is_all_of_it_and_the_same_twice(settings, request_, run):
     first, second = run("explain", "k-1", "--json"), run("explain", "k-1", "--json")
     found = json.loads(first.stdout)
-    assert first.stdout == second.stdout and found["reproduced"] is True
-    assert found["inputs"] == {"age": 29, "income": None, "home": "rent"} and found["label"] == "yes"
+    assert first.stdout == second.stdout
+    assert found["reproduced"] is True
+    assert found["inputs"] == {"age": 29, "income": None, "home": "rent"}
+    assert found["label"] == "yes"
     reached = found["mean"] + sum(c["effect"] for c in found["contributions"])
     assert reached == pytest.approx(max(found["probability"]), abs=1e-5)
 
@@ -238,7 +256,9 @@ def test_json_is_all_of_it_and_the_same_twice(settings, request_, run):
 def test_explanation_shows_itself(settings, request_):
     found = explain("k-1", settings)
     html = found._repr_html_()
-    assert "rent" in html and found.verdict in html and "The bundle does not say" in html
+    assert "rent" in html
+    assert found.verdict in html
+    assert "The bundle does not say" in html
     assert len(plot_contributions(found).axes[0].patches) == 3
 
 
@@ -255,7 +275,8 @@ def test_contributions_are_exact_for_two_columns_that_only_matter_together(tmp_p
     found, mean = contributions(predictor, {"x": 1.0, "y": 1.0, "z": None})
     predictor.close()
     effects = {c.column: c.effect for c in found}
-    assert mean == pytest.approx(0) and effects == pytest.approx({"x": 0.5, "y": 0.5, "z": 0})
+    assert mean == pytest.approx(0)
+    assert effects == pytest.approx({"x": 0.5, "y": 0.5, "z": 0})
 
 
 @pytest.mark.slow
@@ -272,4 +293,6 @@ def test_thirty_columns_take_less_than_a_second(tmp_path, monkeypatch):
     found, _ = contributions(predictor, frame.iloc[0].to_dict())
     seconds = time.process_time() - began
     predictor.close()
-    assert found[0].column == "c07" and seconds < 1 and sum(asked) <= 10_000
+    assert found[0].column == "c07"
+    assert seconds < 1
+    assert sum(asked) <= 10_000

@@ -42,24 +42,28 @@ def behind(column: str, asked: pd.DataFrame) -> tuple[str, pd.DataFrame]:
 def test_rows_of_the_range_that_has_grown():
     asked = frame(seed=1).assign(n=lambda t: np.where(np.arange(2000) % 2, t["n"], 5.0))
     where, rows = behind("n", asked)
-    assert (rows["n"] == 5.0).sum() == 1000 and "% in the reference" in where
+    assert (rows["n"] == 5.0).sum() == 1000
+    assert "% in the reference" in where
 
 
 def test_rows_without_a_value():
     asked = frame(seed=1)
     asked.loc[::3, "n"] = np.nan
     where, rows = behind("n", asked)
-    assert where.startswith("missing: 33.4% of the rows, 0.0% in the reference") and rows["n"].isna().all()
+    assert where.startswith("missing: 33.4% of the rows, 0.0% in the reference")
+    assert rows["n"].isna().all()
     assert len(rows) == 667
 
 
 def test_rows_of_a_number_with_few_values_and_of_a_prediction():
     asked = frame(seed=1).assign(few=2.0)
     where, rows = behind("few", asked)
-    assert where.startswith("2: 100.0%") and len(rows) == 2000
+    assert where.startswith("2: 100.0%")
+    assert len(rows) == 2000
     asked = frame(seed=1).assign(n=lambda t: t["n"] + 2)
     where, rows = behind("prediction", asked)
-    assert 0 < len(rows) < 2000 and (rows["prediction"] > 0).all()
+    assert 0 < len(rows) < 2000
+    assert (rows["prediction"] > 0).all()
 
 
 def test_rows_of_a_date_are_those_of_the_days_that_have_grown():
@@ -101,9 +105,13 @@ def test_worst_part_is_first_and_few_unlucky_rows_are_not():
     wrong = ((inputs["k"] == "b") & (rng.uniform(size=900) < 0.5)) | (inputs["k"] == "rare")
     wrong[850:875] = np.arange(25) < 15  # a larger share than of b, but of few rows
     found = worst_parts(inputs, wrong.to_numpy())
-    assert found.loc[0, ["input", "part"]].tolist() == ["k", "b"] and found.loc[0, "rest"] < 0.05
+    assert found.loc[0, ["input", "part"]].tolist() == ["k", "b"]
+    assert found.loc[0, "rest"] < 0.05
     assert (
-        "rare" not in found["part"].tolist() and "missing" in worst_parts(inputs, wrong.to_numpy(), 99)["part"].tolist()
+        "rare" not in found["part"].tolist()
+    )
+    assert (
+        "missing" in worst_parts(inputs, wrong.to_numpy(), 99)["part"].tolist()
     )
 
 

@@ -106,15 +106,21 @@ def test_flips_refusals_slices_and_metrics_are_counted(settings):
         "column 'age': expected a number of at most 60": 2,
         "column 'home': expected one of ['own', 'rent']": 1,
     }
-    assert found.flipped == ["k-3", "k-2"] and found.refused_by_production == 0
+    assert found.flipped == ["k-3", "k-2"]
+    assert found.refused_by_production == 0
     # of the rows that both answer 0 to 3 have a label that there is: before, 33 is wrong; after, 38 is
-    assert found.labelled == 4 and found.metrics["accuracy"] == {"production": 0.75, "rehearsed": 0.75}
-    assert np.isnan(found.metrics["recall"]["production"]) and found.to_dict()["metrics"]["recall"]["rehearsed"] is None
-    assert found.shares["flips"] == 2 / 5 and found.shares["refused"] == 3 / 8 and found.shares["loss"] == 0
+    assert found.labelled == 4
+    assert found.metrics["accuracy"] == {"production": 0.75, "rehearsed": 0.75}
+    assert np.isnan(found.metrics["recall"]["production"])
+    assert found.to_dict()["metrics"]["recall"]["rehearsed"] is None
+    assert found.shares["flips"] == 2 / 5
+    assert found.shares["refused"] == 3 / 8
+    assert found.shares["loss"] == 0
     tenants = {"rows": 3, "refused": 1, "flips": 1, "share": 0.5, "labelled": 2}
     tenants |= {"accuracy, production": 0.5, "accuracy, rehearsed": 1.0}
     assert found.slices["tenants"] == tenants
-    assert found.slices["under 30"]["flips"] == 0 and found.slices["nobody"]["rows"] == 0
+    assert found.slices["under 30"]["flips"] == 0
+    assert found.slices["nobody"]["rows"] == 0
     assert found.notes == ["Slice 'in the north' cannot be seen in the log: 'region'"]
 
 
@@ -136,7 +142,8 @@ def test_last_are_the_newest_and_many_rows_go_in_batches(settings, monkeypatch):
     found = replay_log("toy", 2, settings, last=1500)
     assert (found.rows, sum(found.refused.values())) == (1500, 3)
     expected = sum(30 < age <= 40 for age, _ in rows)
-    assert found.changed_predictions == expected and len(found.flipped) == 20
+    assert found.changed_predictions == expected
+    assert len(found.flipped) == 20
     assert replay_log("toy", 2, settings, last=1501).refused == {"column 'age': expected a number of at most 60": 4}
 
     asked = []
@@ -159,7 +166,8 @@ def test_version_is_compared_with_production_and_not_with_who_answered(settings)
     add(settings, ROWS, of=1)
     found = replay_log("toy", 1, settings)
     assert (found.production, found.version, found.rows, found.refused_by_production) == (2, 1, 5, 3)
-    assert found.changes == {"yes -> no": 2} and not found.refused
+    assert found.changes == {"yes -> no": 2}
+    assert not found.refused
 
 
 def test_column_that_was_never_logged_is_not_a_missing_value(settings):
@@ -168,14 +176,16 @@ def test_column_that_was_never_logged_is_not_a_missing_value(settings):
         replay_log("toy", 2, settings)
     add(settings, ROWS)
     found = replay_log("toy", 2, settings)
-    assert found.rows == 8 and "2 of 10 rows cannot be replayed: 'home' was not logged." in found.notes
+    assert found.rows == 8
+    assert "2 of 10 rows cannot be replayed: 'home' was not logged." in found.notes
 
 
 def test_version_that_refuses_everything_and_one_that_production_refuses(settings):
     add(settings, [[70, "own"], [80, "rent"]], labels=["yes", "no"])
     found = replay_log("toy", 2, settings)
     assert (found.changed_predictions, sum(found.refused.values()), found.labelled, found.metrics) == (0, 2, 0, {})
-    assert found.shares["refused"] == 1 and found.to_dict()["shares"]["flips"] is None
+    assert found.shares["refused"] == 1
+    assert found.to_dict()["shares"]["flips"] is None
     limited = replace(found, limits={"max_flips": 1, "max_latency": 9, "max_loss": 1})
     assert [gate.passed for gate in limited.gates] == [False, False, False], "nothing is known"
     registry = Registry.open(settings)
@@ -188,7 +198,8 @@ def test_version_that_refuses_everything_and_one_that_production_refuses(setting
 def test_latency_of_both_is_measured(settings):
     add(settings, ROWS)
     ms = replay_log("toy", 2, settings).ms
-    assert 0 < ms["production"] < 1000 and ms["ratio"] == ms["rehearsed"] / ms["production"]
+    assert 0 < ms["production"] < 1000
+    assert ms["ratio"] == ms["rehearsed"] / ms["production"]
 
 
 def test_regression_flips_where_a_number_moves_by_a_tenth_of_the_spread(tmp_path):
@@ -209,8 +220,10 @@ def test_regression_flips_where_a_number_moves_by_a_tenth_of_the_spread(tmp_path
     log.close()
     found = replay_log("line", 2, settings)
     assert found.moved_by == pytest.approx(np.std(np.arange(100)) / 10, rel=1e-3)
-    assert found.changed_predictions == sum(0.1 * x > found.moved_by for x in range(100)) and found.changes == {}
-    assert found.labelled == 3 and found.metrics["r2"]["production"] == pytest.approx(1, abs=1e-6)
+    assert found.changed_predictions == sum(0.1 * x > found.moved_by for x in range(100))
+    assert found.changes == {}
+    assert found.labelled == 3
+    assert found.metrics["r2"]["production"] == pytest.approx(1, abs=1e-6)
     assert found.metrics["r2"]["rehearsed"] == pytest.approx(1 - 0.05 / 2, abs=1e-4)
     assert found.notes == ["There is no spec, and so no slices."]
 
@@ -226,8 +239,10 @@ def test_command_prints_tables_and_json(settings, run):
     add(settings, ROWS, labels=LABELS)
     done = run("toy", "2")
     assert done.exit_code == 0, done.output
-    assert "no -> yes: 2" in done.stdout and "column 'age': expected a number of at most 60: 2" in done.stdout
-    assert "for mlops-nb explain: k-3, k-2\n" in done.stdout and "Slice 'in the north'" in done.stderr
+    assert "no -> yes: 2" in done.stdout
+    assert "column 'age': expected a number of at most 60: 2" in done.stdout
+    assert "for mlops-nb explain: k-3, k-2\n" in done.stdout
+    assert "Slice 'in the north'" in done.stderr
     assert "castle" not in done.output, "a value belongs to a client"
     found = json.loads(run("toy", "2", "--last", "4", "--json").stdout)
     assert (found["rows"], found["passed"], found["labelled"]) == (4, True, 0)
@@ -247,7 +262,8 @@ def test_command_prints_tables_and_json(settings, run):
 )
 def test_each_mistake_has_one_clear_error(run, words, code, message):
     done = run(*words)
-    assert (done.exit_code, done.stdout) == (code, "") and message in done.stderr
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert message in done.stderr
 
 
 def test_function_refuses_less_than_one_row_and_a_model_that_never_was_in_production(settings):
@@ -273,7 +289,8 @@ def test_limits_of_the_spec_decide_the_exit_code(settings, run):
     shutil.rmtree(settings.home / "__pycache__", ignore_errors=True)
     sys.modules.pop(limits_now.stem)
     done = run("toy", "2")
-    assert done.exit_code == 1 and "Error: version 2 shows more in the rehearsal than its spec allows: " in done.stderr
+    assert done.exit_code == 1
+    assert "Error: version 2 shows more in the rehearsal than its spec allows: " in done.stderr
     assert "FAILED: rehearsal refused 0.375, required at most 0.37" in done.stderr
 
 

@@ -156,7 +156,8 @@ def test_every_source_goes_to_every_target(source, target, settings, tmp_path):
     assert (job.state, job.rows, job.rejected, job.version) == ("finished", 250, 0, 1)
     written, wanted = _written(target, output[target]).sort_values("id", ignore_index=True), expected(settings, table)
     pd.testing.assert_frame_equal(written[list(wanted)], wanted, check_dtype=False)
-    assert set(written["model"]) == {"loans"} and set(written["model_version"]) == {1}
+    assert set(written["model"]) == {"loans"}
+    assert set(written["model_version"]) == {1}
     assert (
         pd.to_datetime(written["predicted_at"], utc=True, format="ISO8601")
         .between(job.started_at, job.finished_at)
@@ -174,9 +175,12 @@ def test_rows_go_into_a_table_of_postgresql_with_their_types(settings, postgres_
     order = BatchRequest("loans", str(tmp_path / "in.parquet"), postgres_url, table="scores", chunk_rows=20)
     predict_batch(order, settings=settings)
     written = rows_in(postgres_url, "scores").sort_values("id", ignore_index=True)
-    assert written["id"].dropna().tolist() == sorted(table["id"].dropna()) and len(written) == 50
-    assert set(written["at"]) == {pd.Timestamp("2024-05-31 12:00")} and written["ok"].isna().sum() == 25
-    assert written["predicted_at"].dt.tz is not None and written["n"].tolist() == [1.5] * 50
+    assert written["id"].dropna().tolist() == sorted(table["id"].dropna())
+    assert len(written) == 50
+    assert set(written["at"]) == {pd.Timestamp("2024-05-31 12:00")}
+    assert written["ok"].isna().sum() == 25
+    assert written["predicted_at"].dt.tz is not None
+    assert written["n"].tolist() == [1.5] * 50
 
 
 def test_exact_numbers_of_a_query_stay_exact_as_keys_and_are_floats_for_the_model(settings, postgres_url, tmp_path):
@@ -192,7 +196,8 @@ def test_exact_numbers_of_a_query_stay_exact_as_keys_and_are_floats_for_the_mode
     order = BatchRequest("loans", postgres_url, f"{tmp_path}/scores", query.format(3), chunk_rows=2)
     predict_batch(order, settings=settings)
     written = pd.read_parquet(tmp_path / "scores")
-    assert written["id"].tolist() == ids and written["id"].dtype == "int64"
+    assert written["id"].tolist() == ids
+    assert written["id"].dtype == "int64"
     assert written["paid"].tolist() == (people(4)["income"].head(3) + 0.1).round(3).tolist()
     for output in (f"sqlite:///{tmp_path}/out.db", postgres_url):
         predict_batch(replace(order, output=output, table="scores"), settings=settings)
@@ -215,7 +220,8 @@ def test_exact_numbers_of_parquet_stay_exact_in_sqlite(settings, tmp_path):
     order = BatchRequest("loans", str(tmp_path / "in.parquet"), f"sqlite:///{tmp_path}/out.db", table="scores")
     predict_batch(order, settings=settings)
     written = rows_in(order.output, "scores")
-    assert written["id"].tolist() == [9007199254740992, 9007199254740993] and written["paid"].tolist() == [1.3, 70]
+    assert written["id"].tolist() == [9007199254740992, 9007199254740993]
+    assert written["paid"].tolist() == [1.3, 70]
 
 
 def test_times_go_into_a_table_of_sqlite_in_utc_and_in_microseconds(settings, tmp_path):
@@ -236,7 +242,8 @@ def test_a_key_can_be_chosen_and_is_the_row_number_where_nothing_else_is_left(se
     assert pd.read_csv(tmp_path / "out.csv")["row"].tolist() == [0, 1, 2, 3, 4]
     predict_batch(replace(order, key=("age",)), settings=settings)
     written = pd.read_csv(tmp_path / "out.csv")
-    assert written["age"].tolist() == people(5)["age"].tolist() and "row" not in written
+    assert written["age"].tolist() == people(5)["age"].tolist()
+    assert "row" not in written
 
 
 # What does not fit
@@ -271,7 +278,10 @@ def test_rows_that_break_the_signature_are_rejected_each_with_its_reason(source,
     read = pd.read_csv if target.endswith(".csv") else pd.read_parquet
     rejects, rows = read(tmp_path / f"{target}.rejects"), read(tmp_path / target)
     assert (
-        rejects["row"].tolist() == sorted(reasons) and rejects["id"].tolist() == table["id"][sorted(reasons)].tolist()
+        rejects["row"].tolist() == sorted(reasons)
+    )
+    assert (
+        rejects["id"].tolist() == table["id"][sorted(reasons)].tolist()
     )
     assert all(reasons[row] in reason for row, reason in zip(rejects["row"], rejects["reason"], strict=True))
     assert sorted([*rows["id"], *rejects["id"]]) == table["id"].tolist()
@@ -300,7 +310,8 @@ def test_rejected_one_by_one_or_together_it_is_the_same(settings):
         except InputError as e:
             refused[row] = str(e).removeprefix("Row 0, ")
     sifted = predictor.sift(arrow)
-    assert sifted.refused == refused and len(refused) == 5
+    assert sifted.refused == refused
+    assert len(refused) == 5
     assert sorted([*sifted.rows.tolist(), *refused]) == list(range(60))
     predictor.close()
     registry.close()
@@ -312,13 +323,16 @@ def test_too_many_rejects_stop_the_job_and_show_it_and_it_can_go_on(settings, tm
     order = BatchRequest("loans", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), chunk_rows=10)
     with pytest.raises(BatchError, match=r"3 of 100 rows do not fit the model, more than the share of 0.02"):
         predict_batch(order, 0.02, settings=settings)
-    assert len(pd.read_csv(tmp_path / "out.csv.rejects")) == 3 and not (tmp_path / "out.csv").exists()
+    assert len(pd.read_csv(tmp_path / "out.csv.rejects")) == 3
+    assert not (tmp_path / "out.csv").exists()
     registry = Registry.open(settings)
     stopped = Jobs(registry.engine).list()[0]
-    assert (stopped.state, stopped.rows) == ("stopped", 7) and "--max-rejects" in stopped.error
+    assert (stopped.state, stopped.rows) == ("stopped", 7)
+    assert "--max-rejects" in stopped.error
     registry.close()
     job = predict_batch(order, 0.1, settings=settings)
-    assert job.id == stopped.id and (job.rows, job.rejected) == (95, 5)
+    assert job.id == stopped.id
+    assert (job.rows, job.rejected) == (95, 5)
     assert len(pd.read_csv(tmp_path / "out.csv.rejects")) == 5
 
 
@@ -366,7 +380,9 @@ def test_a_job_keeps_its_version_when_production_moves_meanwhile(order, settings
     assert expected(settings, people(100))["prediction"].tolist() != wanted
     job = predict_batch(order, settings=settings)
     scores = pd.read_parquet(tmp_path / "scores")
-    assert job.version == 1 and set(scores["model_version"]) == {1} and scores["prediction"].tolist() == wanted
+    assert job.version == 1
+    assert set(scores["model_version"]) == {1}
+    assert scores["prediction"].tolist() == wanted
     assert predict_batch(order, settings=settings).version == 2, "done with version 1, so another job"
 
 
@@ -394,7 +410,8 @@ def test_a_changed_input_is_refused_until_the_job_is_restarted(order, settings, 
         predict_batch(order, settings=settings)
     job = predict_batch(order, settings=settings, restart=True)
     wanted = expected(settings, people(100, seed=3))["prediction"].tolist()
-    assert pd.read_parquet(tmp_path / "scores")["prediction"].tolist() == wanted and job.rows == 100
+    assert pd.read_parquet(tmp_path / "scores")["prediction"].tolist() == wanted
+    assert job.rows == 100
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -431,7 +448,9 @@ def test_a_restarted_job_leaves_nothing_of_the_first_in_a_table(order, settings,
     _begun(order, settings)
     job = predict_batch(order, settings=settings, restart=True)
     written = rows_in(order.output, "scores")
-    assert set(written["job"]) == {job.id} and written["id"].is_unique and len(written) == 100
+    assert set(written["job"]) == {job.id}
+    assert written["id"].is_unique
+    assert len(written) == 100
 
 
 def test_the_same_job_again_does_nothing_unless_it_is_told_to(order, settings, tmp_path):
@@ -495,7 +514,8 @@ def test_publishing_that_is_killed_is_done_again(step, order, settings, tmp_path
         with pytest.raises(PowerCut):
             predict_batch(order, settings=settings)
     job = predict_batch(order, settings=settings)
-    assert job.state == "finished" and pd.read_csv(tmp_path / "scores.csv")["id"].tolist() == people(100)["id"].tolist()
+    assert job.state == "finished"
+    assert pd.read_csv(tmp_path / "scores.csv")["id"].tolist() == people(100)["id"].tolist()
 
 
 @pytest.mark.parametrize("output", ["{tmp_path}/scores.csv", "memory://{tmp_path.name}/scores"])
@@ -518,7 +538,9 @@ def test_tidying_up_that_is_killed_takes_nothing_from_the_output(output, order, 
     parts = [path] if order.output.endswith(".csv") else filesystem.ls(path, detail=False)
     read = pd.read_csv if order.output.endswith(".csv") else pd.read_parquet
     ids = [name for part in sorted(parts) for name in read(filesystem.open(part))["id"]]
-    assert job.state == "finished" and ids == people(100)["id"].tolist() and not filesystem.exists(f"{path}.parts")
+    assert job.state == "finished"
+    assert ids == people(100)["id"].tolist()
+    assert not filesystem.exists(f"{path}.parts")
 
 
 @pytest.mark.parametrize("name", ["data [v2]/scores", "data [v2]/scores.csv"])
@@ -615,7 +637,8 @@ def test_logged_predictions_have_the_same_ids_when_a_chunk_is_scored_again(order
     assert log.count("loans") == 10
     job = predict_batch(order, settings=settings)
     window = log.read("loans", roles=["batch"])
-    assert len(window) == 100 and set(window.facts["role"]) == {"batch"}
+    assert len(window) == 100
+    assert set(window.facts["role"]) == {"batch"}
     assert sorted(window.facts.index) == sorted(f"{job.id}-{n}-0-{i}" for n in range(10) for i in range(10))
     assert sorted(window.inputs["income"]) == sorted(people(100)["income"])
     log.close()
@@ -626,7 +649,9 @@ def test_logged_predictions_are_watched_apart_from_those_of_the_service(order, s
     predict_batch(replace(order, log=True), settings=settings)
     assert monitor("loans", settings, rows=1000).rows == 0
     looked = monitor("loans", settings, rows=1000, roles=["batch"])
-    assert looked.rows == 500 and looked.traffic is None and not looked.drift.drifting
+    assert looked.rows == 500
+    assert looked.traffic is None
+    assert not looked.drift.drifting
 
 
 # What is refused before anything is done
@@ -705,7 +730,8 @@ def test_a_secret_is_neither_stored_nor_printed(settings, postgres_url, tmp_path
     predict_batch(order, settings=settings)
     assert len(rows_in(postgres_url, "scores")) == 30
     content = b"".join(p.read_bytes() for p in (tmp_path / "store").glob("mlops.db*"))
-    assert b"${DB_PASSWORD}" in content and b"hunter2secret" not in content
+    assert b"${DB_PASSWORD}" in content
+    assert b"hunter2secret" not in content
     unreachable = "postgresql+psycopg://postgres:${DB_PASSWORD}@127.0.0.1:1/no"
     with pytest.raises(DataError) as caught:
         predict_batch(replace(order, input=unreachable, query="SELECT 1", output=f"{tmp_path}/o.csv", table=None),
@@ -725,14 +751,21 @@ def test_the_command_scores_lists_and_fails_with_its_exit_code(order, settings, 
     assert (job["state"], job["rows"], job["version"]) == ("finished", 100, 1)
     again = CliRunner().invoke(main, [*call, "--probability"])
     assert (
-        again.exit_code == 0 and "Nothing to do: job" in again.stderr and "100 rows scored, 0 rejected" in again.stdout
+        again.exit_code == 0
+    )
+    assert (
+        "Nothing to do: job" in again.stderr
+    )
+    assert (
+        "100 rows scored, 0 rejected" in again.stdout
     )
     listed = json.loads(CliRunner().invoke(main, ["predict", "--list", "--json"]).stdout)
     assert [j["id"] for j in listed] == [job["id"]]
     assert job["id"] in CliRunner().invoke(main, ["predict", "loans", "--list"]).stdout
     assert CliRunner().invoke(main, ["predict", "loans"]).exit_code == 2
     wrong = CliRunner().invoke(main, [*call[:-1], "other.csv", "--key", "nr"])
-    assert wrong.exit_code == 1 and "has no column 'nr'" in wrong.stderr
+    assert wrong.exit_code == 1
+    assert "has no column 'nr'" in wrong.stderr
 
 
 @pytest.mark.slow
@@ -791,13 +824,15 @@ def _kill_at_random(order: BatchRequest, settings: Settings, times: int, rng: ra
     registry.close()
     assert kills == times, "it was finished before it could be killed as often"
     process = _start(order, settings.home)
-    assert process.communicate(timeout=300)[1] is not None and process.returncode == 0
+    assert process.communicate(timeout=300)[1] is not None
+    assert process.returncode == 0
 
 
 def _check_same_files(killed: str, alone: str, rows: int):
     one, other = (pd.read_parquet(path).drop(columns="predicted_at", errors="ignore") for path in (killed, alone))
     pd.testing.assert_frame_equal(one, other)
-    assert len(one) == rows and one["id"].is_unique
+    assert len(one) == rows
+    assert one["id"].is_unique
 
 
 def _check_same_tables(url: str, killed: str, alone: str, columns: str, rows: int):
@@ -900,5 +935,6 @@ def test_a_csv_file_is_cut_where_its_rows_end(seed, tmp_path):
 def test_a_predictor_that_has_all_rows_refused_has_no_answer(made):
     predictor = Predictor.load(made / "bundle0")
     sifted = predictor.sift(pyarrow.table({"age": [None], "income": [1.0], "home": ["own"]}))
-    assert sifted.answer is None and list(sifted.refused) == [0]
+    assert sifted.answer is None
+    assert list(sifted.refused) == [0]
     predictor.close()

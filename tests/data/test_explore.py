@@ -118,7 +118,8 @@ def test_boosted_trees_are_taken_where_a_line_cannot_bend():
     table["y"] = np.sin(2 * table["a"]) * table["b"]
     found = explore(table, "y")
     trial = try_estimators(found, table)
-    assert trial.chosen == TREES and trial.scores[TREES][0] > 0.5 > trial.scores[LINEAR][0]
+    assert trial.chosen == TREES
+    assert trial.scores[TREES][0] > 0.5 > trial.scores[LINEAR][0]
     assert "HistGradientBoostingRegressor(**params)" in estimator_code(found, TREES)[0]
 
 
@@ -130,7 +131,8 @@ def test_table_without_a_relation_gets_no_minimum_and_says_so():
     trial = try_estimators(found, table)
     script = draft_notebook("m", TableSource("read()", (), ""), found, trial)
     if trial.gain <= 0:
-        assert gates_code(found, trial).startswith("Gates(tolerance=") and "nothing beat the baseline" in script
+        assert gates_code(found, trial).startswith("Gates(tolerance=")
+        assert "nothing beat the baseline" in script
     else:
         assert trial.gain < 0.1
 
@@ -140,7 +142,9 @@ def test_table_without_a_relation_gets_no_minimum_and_says_so():
 def test_limits_hold_what_was_seen_and_half_of_the_width_more(low, width):
     column = ColumnSummary("x", "number", 0, 9, "", low=float(low), high=float(low + width))
     least, most = limits(column)
-    assert least <= low and most >= low + 1.5 * width and (low < 0 or least >= 0)
+    assert least <= low
+    assert most >= low + 1.5 * width
+    assert (low < 0 or least >= 0)
 
 
 def test_rows_without_target_and_rare_classes_are_left_out():
@@ -167,7 +171,9 @@ def test_trend_and_weekday_of_a_series_are_found():
     table["sold"] = 100 + 20 * (day % 7 == 5) + 0.05 * day + noise
     found = explore(table, "sold", time="date")
     trial = try_estimators(found, table)
-    assert trial.chosen == LINEAR and trial.scores[LINEAR][0] > 0.7 and trial.baseline < 0
+    assert trial.chosen == LINEAR
+    assert trial.scores[LINEAR][0] > 0.7
+    assert trial.baseline < 0
     assert 'DateParts(("month", "weekday"))' in estimator_code(found, LINEAR)[0].replace("'", '"')
     table["at"] = pd.date_range("2022-01-01", periods=800, freq="h")
     assert '"hour"' in estimator_code(explore(table, "sold", time="at"), TREES)[0].replace("'", '"')
@@ -181,7 +187,8 @@ def test_boolean_target_with_blanks_is_one(tmp_path):
     table.to_csv(tmp_path / "dear.csv", index=False)
     table = read_table(tmp_path / "dear.csv").drop(columns="price")
     found = explore(table, "dear")
-    assert set(found.target.classes) == {True, False} and found.target.missing == len(table.iloc[::9])
+    assert set(found.target.classes) == {True, False}
+    assert found.target.missing == len(table.iloc[::9])
     assert try_estimators(found, table).gain > 0.2
     names = {}
     exec(f"import pandera.pandas as pa\n{schema_code(found)}", names)

@@ -62,14 +62,16 @@ def test_csv_is_read_whatever_dialect_it_is_written_in(sep, decimal, encoding, t
 def test_thousands_with_points_are_numbers_and_dates_with_points_stay_text(tmp_path):
     (tmp_path / "fair.csv").write_text("Ort;Preis;am\nKöln;1.234,5;01.02.2024\nBonn;7,25;28.02.2024\n")
     read = read_table(tmp_path / "fair.csv")
-    assert read["Preis"].tolist() == [1234.5, 7.25] and read["am"].tolist() == ["01.02.2024", "28.02.2024"]
+    assert read["Preis"].tolist() == [1234.5, 7.25]
+    assert read["am"].tolist() == ["01.02.2024", "28.02.2024"]
 
 
 def test_commas_between_thousands_are_no_decimal_commas(tmp_path):
     cities = 'city,people,share,lines\nOslo,"1,266","1,000.5","1,2"\nBonn,987,-38.99,"3"\n'
     (tmp_path / "cities.csv").write_text(cities)
     read = read_table(tmp_path / "cities.csv")
-    assert read["people"].tolist() == [1266, 987] and read["share"].tolist() == [1000.5, -38.99]
+    assert read["people"].tolist() == [1266, 987]
+    assert read["share"].tolist() == [1000.5, -38.99]
     assert read["lines"].tolist() == ["1,2", "3"], "a list is no number"
 
 
@@ -82,14 +84,16 @@ def test_decimal_comma_before_three_digits_stays_one_where_another_shows_it(seco
 def test_decimal_points_beside_points_between_thousands_are_not_lost(tmp_path):
     (tmp_path / "mixed.csv").write_text("a;b;c\n1.234,5;1.5;0,5\n3,0;2.75;7\n")
     read = read_table(tmp_path / "mixed.csv")
-    assert read["b"].astype(float).tolist() == [1.5, 2.75] and read["a"].tolist() == ["1.234,5", "3,0"]
+    assert read["b"].astype(float).tolist() == [1.5, 2.75]
+    assert read["a"].tolist() == ["1.234,5", "3,0"]
     assert read["c"].tolist() == [0.5, 7.0]
 
 
 def test_whole_numbers_with_two_points_are_no_dates(tmp_path):
     (tmp_path / "sums.csv").write_text("a;b;ip\n1.234.567;1.234,5;10.0.0.1\n890;2,5;192.168.100.200\n")
     read = read_table(tmp_path / "sums.csv")
-    assert read["a"].tolist() == [1234567, 890] and read["ip"].tolist() == ["10.0.0.1", "192.168.100.200"]
+    assert read["a"].tolist() == [1234567, 890]
+    assert read["ip"].tolist() == ["10.0.0.1", "192.168.100.200"]
 
 
 def test_character_beyond_the_beginning_of_a_file_may_be_of_another_encoding(tmp_path):
@@ -115,8 +119,10 @@ def test_types_that_no_model_takes_become_plain_ones(tmp_path):
     odd = pd.DataFrame({"price": [Decimal("1.50"), None], "on": [date(2024, 5, 31), None], "kind": ["a", None]})
     odd.astype({"kind": "category"}).to_parquet(tmp_path / "odd.parquet")
     read = read_table(tmp_path / "odd.parquet")
-    assert read["price"].tolist()[0] == 1.5 and str(read["on"].dtype).startswith("datetime64")
-    assert read["kind"].dtype == "str" and read.isna().iloc[1].all()
+    assert read["price"].tolist()[0] == 1.5
+    assert str(read["on"].dtype).startswith("datetime64")
+    assert read["kind"].dtype == "str"
+    assert read.isna().iloc[1].all()
 
 
 @pytest.mark.parametrize("source", ["postgresql://u:${DB_PASSWORD}@127.0.0.1:1/x", "/nowhere/${DB_PASSWORD}.csv"])
@@ -291,7 +297,8 @@ def test_snapshot_takes_the_place_of_the_function_that_made_the_table(tmp_path, 
     first = validate(load_table(lambda: table), schema)
     kept = snapshot(first, tmp_path)
     second = validate(load_table(str(kept.path)), schema)
-    assert second.dtypes.equals(first.dtypes) and snapshot(second, tmp_path) == kept
+    assert second.dtypes.equals(first.dtypes)
+    assert snapshot(second, tmp_path) == kept
     parts = [split(t, "y", 0.5, seed=3, stratify=True) for t in (first, second)]
     assert [p.to_parquet() for p in parts[0]] == [p.to_parquet() for p in parts[1]]
 
@@ -301,7 +308,8 @@ def test_snapshot_of_a_table_that_was_made_of_others_keeps_its_lineage(tmp_path)
     table.attrs = {LINEAGE: {"production": {"rows": 1}, "weight": 3.0}}
     kept = snapshot(table, tmp_path)
     again = load_table(str(kept.path))
-    assert lineage_of(again) == lineage_of(table) and row_weights(again).tolist() == [1.0, 3.0]
+    assert lineage_of(again) == lineage_of(table)
+    assert row_weights(again).tolist() == [1.0, 3.0]
     assert snapshot(again, tmp_path) == kept
 
 

@@ -64,7 +64,8 @@ def test_kustomization_names_every_file_and_every_image():
     said = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
     assert set(said["resources"]) == {p.name for p in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
     assert {i["name"] for i in said["images"]} == {c["image"] for _, c in containers()}
-    assert {*IMAGES.values()} <= set(Stages().of) and {c["image"] for _, c in containers()} <= IMAGES.keys()
+    assert {*IMAGES.values()} <= set(Stages().of)
+    assert {c["image"] for _, c in containers()} <= IMAGES.keys()
 
 
 def variables() -> Iterator[tuple[str, str | None]]:
@@ -82,7 +83,8 @@ def test_every_variable_is_a_setting_with_a_value_that_it_can_have():
     Settings.read({n: "x" * 16 if v is None else v for n, v in ours.items()})
     assert all(n.startswith("MLOPS_") for n in ours)
     secret = {n for n in named if named[n] is None}
-    assert secret and not any(n in secret for n in of_kind("ConfigMap")[0]["data"])
+    assert secret
+    assert not any(n in secret for n in of_kind("ConfigMap")[0]["data"])
     hidden = {f"MLOPS_{f.upper()}" for f, d in Settings.__dataclass_fields__.items() if not d.repr}
     assert not {n for n, v in named.items() if n in hidden and v is not None}, "a secret is in a manifest"
 
@@ -126,10 +128,13 @@ def test_ports_and_paths_are_those_of_the_service():
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     assert container["ports"] == [{"name": "http", "containerPort": served}]
     probes = {kind: container[kind]["httpGet"] for kind in ("startupProbe", "livenessProbe", "readinessProbe")}
-    assert {p["path"] for p in probes.values()} <= routes and {p["port"] for p in probes.values()} == {"http"}
-    assert probes["readinessProbe"]["path"] == "/health/ready" and probes["livenessProbe"]["path"] == "/health/live"
+    assert {p["path"] for p in probes.values()} <= routes
+    assert {p["port"] for p in probes.values()} == {"http"}
+    assert probes["readinessProbe"]["path"] == "/health/ready"
+    assert probes["livenessProbe"]["path"] == "/health/live"
     noted = deployment["spec"]["template"]["metadata"]["annotations"]
-    assert noted["prometheus.io/port"] == str(served) and noted["prometheus.io/path"] in routes
+    assert noted["prometheus.io/port"] == str(served)
+    assert noted["prometheus.io/path"] in routes
     assert of_kind("Service")[0]["spec"]["ports"][0]["targetPort"] == "http"
 
 
@@ -146,7 +151,8 @@ def parsed(command: list[str]):
 
 def test_commands_and_their_options_exist():
     commands = [c["command"] for _, c in containers() if "command" in c]
-    assert commands and Stages().command("serve")[0] == "mlops-nb"
+    assert commands
+    assert Stages().command("serve")[0] == "mlops-nb"
     for command in [*commands, Stages().command("serve")]:
         parsed(command)
         known = {n for n, _ in variables()}
@@ -158,7 +164,10 @@ def test_commands_and_their_options_exist():
 @pytest.mark.parametrize(("name", "pod"), list(pods()), ids=[n for n, _ in pods()])
 def test_pod_may_do_nothing_that_it_need_not(name, pod):
     assert (
-        pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+        pod["securityContext"]["runAsNonRoot"]
+    )
+    assert (
+        pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
     )
     user = Stages().last("serve", "USER")
     assert f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}" == user
@@ -166,9 +175,11 @@ def test_pod_may_do_nothing_that_it_need_not(name, pod):
     assert pod["enableServiceLinks"] is False, "a Service of this namespace could set MLOPS_..., which is refused"
     for container in pod["containers"]:
         own = container["securityContext"]
-        assert own["readOnlyRootFilesystem"] and not own["allowPrivilegeEscalation"]
+        assert own["readOnlyRootFilesystem"]
+        assert not own["allowPrivilegeEscalation"]
         assert own["capabilities"]["drop"] == ["ALL"]
-        assert {"cpu", "memory"} <= container["resources"]["requests"].keys() and container["resources"]["limits"][
+        assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+        assert container["resources"]["limits"][
             "memory"
         ]
 
@@ -180,7 +191,8 @@ def test_places_that_are_written_to_are_mounted():
     for name in ("MLOPS_SPOOL", "MLOPS_CACHE"):
         folder = next(p for p in (Path(settings[name]), *Path(settings[name]).parents) if str(p) in mounts)
         assert not mounts[str(folder)].get("readOnly"), name
-    assert mounts["/tmp"] and mounts[settings["MLOPS_ARTIFACTS"]]["readOnly"]
+    assert mounts["/tmp"]
+    assert mounts[settings["MLOPS_ARTIFACTS"]]["readOnly"]
     size = next(v["emptyDir"]["sizeLimit"] for v in pod["volumes"] if v["name"] == "store")
     assert int(size.removesuffix("Gi")) * 1024 >= 2 * float(settings["MLOPS_SPOOL_MB"]), "a full spool must fit"
 
@@ -198,7 +210,9 @@ def test_a_pod_is_given_more_time_than_its_drain_takes(monkeypatch):
 def test_jobs_do_not_overlap_and_end():
     for job in of_kind("CronJob"):
         spec = job["spec"]
-        assert spec["concurrencyPolicy"] == "Forbid" and spec["jobTemplate"]["spec"]["activeDeadlineSeconds"]
+        assert spec["concurrencyPolicy"] == "Forbid"
+        assert spec["jobTemplate"]["spec"]["activeDeadlineSeconds"]
         fields = spec["schedule"].split()
-        assert len(fields) == 5 and all(re.fullmatch(r"[\d*/,-]+", f) for f in fields)
+        assert len(fields) == 5
+        assert all(re.fullmatch(r"[\d*/,-]+", f) for f in fields)
     assert all(a != b for a, b in pairwise(sorted(j["spec"]["schedule"] for j in of_kind("CronJob"))))

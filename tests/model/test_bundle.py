@@ -400,7 +400,8 @@ def test_forest_that_splits_on_missing_values_is_served_by_scikit_learn(tmp_path
     inputs = tuple(Input(name, required=False) for name in "abc")
     signature = Signature(inputs, "classification", "y", (False, True))
     conversion = convert(fitted, signature, to_table(signature, frame))
-    assert conversion.onnx is None and "a tree asks whether a value is missing" in conversion.reason
+    assert conversion.onnx is None
+    assert "a tree asks whether a value is missing" in conversion.reason
 
 
 CITIES = pd.DataFrame({"city": RNG.choice([f"c{i}" for i in range(25)], 300), "a": NUMBERS["a"]})

@@ -216,7 +216,8 @@ def test_missing_text_of_a_request_is_to_the_estimator_what_it_was_in_training()
     trained = to_frame(signature, to_table(signature, table))
     served = to_frame(signature, InputParser(signature).parse([{"home": "own", "n": True}, {}]))
     pd.testing.assert_frame_equal(trained, served)
-    assert trained["home"].dtype == "str" and trained["home"].isna().tolist() == [False, True]
+    assert trained["home"].dtype == "str"
+    assert trained["home"].isna().tolist() == [False, True]
 
 
 KINDS_OF_ALL = Signature(

@@ -78,7 +78,8 @@ def test_alert_keeps_its_times_and_figures(engine):
     assert list_alerts(engine, "loans") == []
     (alert,) = list_alerts(engine, "loans", closed=True)
     assert (alert.opened_at, alert.changed_at, alert.closed_at) == (NOW, *[NOW + timedelta(hours=3)] * 2)
-    assert (alert.size, alert.figures) == (1.0, {"psi": 2.0}) and alert.told_at > NOW
+    assert (alert.size, alert.figures) == (1.0, {"psi": 2.0})
+    assert alert.told_at > NOW
 
 
 def test_two_monitors_at_the_same_time_open_one(engine):
@@ -146,7 +147,8 @@ def test_what_one_look_is_sending_is_left_to_it_by_another(engine, webhook):
 
     webhook.meanwhile = look_too
     assert look(engine, DRIFT, urls=[webhook.url]) == [("opened", "income")]
-    assert others == [[]] and len(webhook.got) == 1
+    assert others == [[]]
+    assert len(webhook.got) == 1
 
 
 @pytest.mark.parametrize("other", ["json://ann:hidden@127.0.0.1:9/", "nosuch://ann:hidden@127.0.0.1"])
@@ -154,8 +156,10 @@ def test_address_that_takes_nothing_keeps_nothing_from_the_others_and_is_not_sho
     assert look(engine, DRIFT, urls=[other, webhook.url]) == [("opened", "income")]
     said = capsys.readouterr().err
     assert "1 of 2 addresses in MLOPS_ALERT_URLS did not take the alerts." in said
-    assert "hidden" not in said and "127.0.0.1" not in said
-    assert look(engine, DRIFT, at=1, urls=[other, webhook.url]) == [] and len(webhook.got) == 1
+    assert "hidden" not in said
+    assert "127.0.0.1" not in said
+    assert look(engine, DRIFT, at=1, urls=[other, webhook.url]) == []
+    assert len(webhook.got) == 1
 
 
 def test_what_no_address_took_is_told_by_the_next_look(engine, webhook, capsys):

@@ -112,13 +112,16 @@ def test_shift_of_one_column_is_an_alert_that_closes_when_it_is_over(watched, ca
     watched.serve(shift=0.7, ago=7200)
     health = watched.look(rows=1000)
     subjects = {f.subject for f in health.findings}
-    assert health.status == "alert" and "a" in subjects and "b" not in subjects
+    assert health.status == "alert"
+    assert "a" in subjects
+    assert "b" not in subjects
     assert {a.subject for a in list_alerts(watched.registry.engine, "toy")} == subjects
     watched.serve(ago=60)
     assert watched.look(rows=1000).status == "healthy"
     assert list_alerts(watched.registry.engine, "toy") == []
     said = capsys.readouterr().err
-    assert said.count("drift of a alerts") == 1 and said.count("drift of a is over") == 1
+    assert said.count("drift of a alerts") == 1
+    assert said.count("drift of a is over") == 1
 
 
 def test_few_rows_or_none_are_not_fine_and_close_nothing(alone):
@@ -223,12 +226,16 @@ def test_accuracy_below_the_gate_is_an_alert_until_it_is_back(make_labelled, dat
     (finding,) = health.findings
     assert finding.size == pytest.approx(0.17), "as far below what it was at release, less the tolerance"
     assert "0.8 (between 0.774 and 0.824) is below the gate of 0.9 and the 0.98 of its release" in finding.text
-    assert finding.figures["worst"][0]["slice"] == "a is large" and finding.figures["rows"] == 1000
+    assert finding.figures["worst"][0]["slice"] == "a is large"
+    assert finding.figures["rows"] == 1000
     result = {r.slice: r for r in health.performance.results}
-    assert (result["all"].value, result["all"].below_gate) == (0.8, True) and result["a is large"].gate is None
+    assert (result["all"].value, result["all"].below_gate) == (0.8, True)
+    assert result["a is large"].gate is None
     (alert,) = list_alerts(watched.registry.engine, "toy")
-    assert alert.since == NOW - timedelta(seconds=7200) and alert.opened_at == NOW
-    assert "performance of accuracy alerts" in (said := capsys.readouterr().err) and "since 2026-05-01 10:00" in said
+    assert alert.since == NOW - timedelta(seconds=7200)
+    assert alert.opened_at == NOW
+    assert "performance of accuracy alerts" in (said := capsys.readouterr().err)
+    assert "since 2026-05-01 10:00" in said
     watched.serve(ago=60)
     watched.label(60, 30)
     assert (watched.look(rows=1000).status, list_alerts(watched.registry.engine, "toy")) == ("healthy", [])
@@ -280,7 +287,8 @@ def test_without_labels_there_is_an_estimate_that_is_called_one(make_labelled):
     health = watched.look()
     (estimate,) = health.estimates
     assert (health.status, health.performance) == ("healthy", None)
-    assert estimate.estimated_value > 0.9 and "estimated from" in estimate.reason
+    assert estimate.estimated_value > 0.9
+    assert "estimated from" in estimate.reason
     assert health.to_dict()["estimates"][0]["metric"] == "accuracy"
 
 
@@ -289,7 +297,8 @@ def test_estimate_below_the_gate_is_no_finding_but_does_not_reassure(make_labell
     watched.serve()
     health = watched.look()
     assert (health.status, health.findings) == ("unknown", [])
-    assert "performance by accuracy: estimated from" in health.cannot[0] and "its gate is 1" in health.cannot[0]
+    assert "performance by accuracy: estimated from" in health.cannot[0]
+    assert "its gate is 1" in health.cannot[0]
 
 
 def test_few_labels_cannot_tell(make_labelled):
@@ -298,7 +307,9 @@ def test_few_labels_cannot_tell(make_labelled):
     watched.serve(12, ago=90)
     watched.label(90, 30)
     health = watched.look()
-    assert health.status == "unknown" and health.performance.rows == 12 and health.estimates
+    assert health.status == "unknown"
+    assert health.performance.rows == 12
+    assert health.estimates
     assert health.cannot[0].startswith(
         "performance by accuracy: 1 (between 0.735 and 1), cannot tell yet whether below"
     )
@@ -314,7 +325,8 @@ def test_spec_that_cannot_be_imported_stops_no_look(make_labelled, text, says):
     watched.serve(shift=0.7)
     watched.label(60, 30)
     health = watched.look()
-    assert health.performance is None and "a" in subjects(health.findings, "drift")
+    assert health.performance is None
+    assert "a" in subjects(health.findings, "drift")
     assert any(reason.startswith("performance: its spec toy_spec_") and says in reason for reason in health.cannot)
 
 
@@ -353,7 +365,8 @@ def test_requests_that_fail_are_an_alert_by_their_share(watched):
     assert health.findings[0].text == "3.9% of 1,035 requests failed (5xx), the limit is 1.0%"
     assert (health.traffic.requests, health.traffic.refused, health.traffic.failed) == (1035, 5, 40)
     count(watched, 0, s200=4000)
-    assert watched.look().status == "healthy" and list_alerts(watched.registry.engine, "toy") == []
+    assert watched.look().status == "healthy"
+    assert list_alerts(watched.registry.engine, "toy") == []
 
 
 def test_requests_that_are_refused_are_an_alert_beyond_a_tenth(alone):
@@ -367,7 +380,8 @@ def test_few_requests_neither_open_nor_close_an_alert_about_errors(alone, counts
     alone.serve()
     count(alone, 60, **counts)
     health = alone.look()
-    assert health.status == "healthy" and "errors" not in {kind for kind, _ in health.judged}
+    assert health.status == "healthy"
+    assert "errors" not in {kind for kind, _ in health.judged}
 
 
 def test_requests_that_nobody_counted_are_not_judged(alone):
@@ -396,7 +410,8 @@ def test_silence_that_is_usual_or_cannot_be_compared_is_no_alert(alone, oldest, 
         if gap is None or not gap <= minutes < gap + 30:
             alone.serve(10, ago=minutes * 60)
     traffic = alone.look().traffic
-    assert traffic.silent_minutes == pytest.approx(20) and traffic.steady is (None if gap is None else False)
+    assert traffic.silent_minutes == pytest.approx(20)
+    assert traffic.steady is (None if gap is None else False)
     assert "traffic" not in {f.kind for f in alone.look().findings}
 
 
@@ -450,12 +465,15 @@ def test_look_and_its_alerts_go_to_wandb_once_for_those_who_are_online(alone, mo
         alone.look(last=timedelta(hours=3))
     assert [(g["id"], g["mode"], g["resume"]) for g in stand_in.given] == [("monitor-toy-1", "online", "allow")] * 2
     first = stand_in.logged[0]
-    assert (first["rows"], first["requests/failed"]) == (1000, 0.25) and first["drift/input a"] > 0.2
-    assert "estimate/accuracy" in first and None not in first.values()
+    assert (first["rows"], first["requests/failed"]) == (1000, 0.25)
+    assert first["drift/input a"] > 0.2
+    assert "estimate/accuracy" in first
+    assert None not in first.values()
     said = {title: (text, level) for title, text, level in stand_in.alerts}
     assert len(said) == len(stand_in.alerts), "said once"
     text, level = said["toy: drift of a"]
-    assert " of the values are " in text and level == "WARN"
+    assert " of the values are " in text
+    assert level == "WARN"
     alone.serve(ago=60)
     alone.look(rows=1000)
     assert ("toy: drift of a", "INFO") in {(title, level) for title, _, level in stand_in.alerts}
@@ -490,14 +508,17 @@ def test_command_shows_performance_and_exits_by_it(make_labelled):
 
     watched.serve(ago=7200)
     code, said = run("--rows", "1000")
-    assert code == 0 and "  accuracy: estimated from " in said
+    assert code == 0
+    assert "  accuracy: estimated from " in said
     watched.label(7200, 3600, wrong=0.2)
     code, said = run("--rows", "1000")
-    assert code == 2 and "  accuracy: 0.8 (between 0.774 and 0.824), below the gate of 0.9" in said
+    assert code == 2
+    assert "  accuracy: 0.8 (between 0.774 and 0.824), below the gate of 0.9" in said
     assert "  ALERT performance of accuracy: " in said
     watched.label(7200, 1800)
     code, said = run("--rows", "1000", "--json")
-    assert code == 0 and json.loads(said)["performance"]["results"][0]["value"] == 1
+    assert code == 0
+    assert json.loads(said)["performance"]["results"][0]["value"] == 1
 
 
 def test_command_prints_and_exits_with_what_it_found(alone):
@@ -508,8 +529,10 @@ def test_command_prints_and_exits_with_what_it_found(alone):
     assert run()[0] == 1
     alone.serve(shift=0.7, ago=7200)
     code, said = run("--rows", "1000")
-    assert code == 2 and said.startswith("toy version 1: alert (1000 rows, 2026-05-01 10:00:00 to")
-    assert "  ALERT drift of a: " in said and "  latency: p50 0.4 ms, p95 0.4 ms" in said
+    assert code == 2
+    assert said.startswith("toy version 1: alert (1000 rows, 2026-05-01 10:00:00 to")
+    assert "  ALERT drift of a: " in said
+    assert "  latency: p50 0.4 ms, p95 0.4 ms" in said
     alone.serve(ago=60)
     code, said = run("--rows", "1000", "--json")
     assert (code, json.loads(said)["status"]) == (0, "healthy")

@@ -165,14 +165,17 @@ def test_a_baseline_higher_than_the_minimum_is_the_gate():
 
 def test_nothing_labelled_is_unknown_and_not_fine():
     found = measure_performance(spec(), *window(0, 0), RELEASE)
-    assert found.worse is None and found.results[0].reason == "no labelled rows"
+    assert found.worse is None
+    assert found.results[0].reason == "no labelled rows"
 
 
 def test_metric_that_these_rows_do_not_define_is_unknown():
     inputs, _, answer = window(100, 100)
     one_class = measure_performance(spec(gates=Gates(minimum={"roc_auc": 0.6})), inputs, [0] * 100, answer)
     (auc,) = [r for r in one_class.results if r.metric == "roc_auc" and r.slice == "all"]
-    assert auc.value is None and auc.below_gate is None and "not defined" in auc.reason
+    assert auc.value is None
+    assert auc.below_gate is None
+    assert "not defined" in auc.reason
 
 
 def test_labels_as_json_has_them_are_the_models_classes():
@@ -196,7 +199,8 @@ def test_regression_is_measured_with_the_bootstrap():
     found = measure_performance(
         regression, pd.DataFrame({"x": np.arange(200)}), y.tolist(), Predictions(y + rng.normal(size=200) / 4)
     )
-    assert found.worse is False and found.results[0].low < found.results[0].value < found.results[0].high
+    assert found.worse is False
+    assert found.results[0].low < found.results[0].value < found.results[0].high
 
 
 @hypothesis.settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -227,7 +231,8 @@ def test_estimate_is_near_the_truth_on_a_window_with_other_inputs(metric):
         true = score(answer, truth, [metric])[metric]
         errors.append(estimate_performance(answer, [metric], curves)[0].estimated_value - true)
         at_its_word.append(estimate_performance(answer, [metric])[0].estimated_value - true)
-    assert abs(np.mean(errors)) < 0.015 and np.abs(errors).max() < 0.08
+    assert abs(np.mean(errors)) < 0.015
+    assert np.abs(errors).max() < 0.08
     assert np.mean(at_its_word) > 0.1
 
 
@@ -253,7 +258,8 @@ def test_estimate_is_the_same_for_the_same_seed():
 )
 def test_where_there_is_no_estimate_it_says_why(answer, reason):
     (estimate,) = estimate_performance(answer)
-    assert estimate.estimated_value is None and reason in estimate.reason
+    assert estimate.estimated_value is None
+    assert reason in estimate.reason
 
 
 @hypothesis.given(st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=20))
@@ -263,4 +269,5 @@ def test_calibrated_probabilities_sum_to_one(rows):
     labels = np.array(["a", "b", "c"])
     curves = calibrate(Predictions(labels[shares.argmax(1)], shares, tuple(labels)), labels[np.arange(len(rows)) % 3])
     worth = calibrated_probability(Predictions(labels[shares.argmax(1)], shares, tuple(labels)), curves)
-    assert np.allclose(worth.sum(axis=1), 1) and (worth >= 0).all()
+    assert np.allclose(worth.sum(axis=1), 1)
+    assert (worth >= 0).all()

@@ -48,7 +48,8 @@ def test_every_prediction_of_the_span_is_in_its_bucket_and_no_other(log, hours):
     for i, at in enumerate([*inside, span.since - timedelta(microseconds=1)]):
         log.add([asked(f"r{i}", at, ["no"] * (i + 1), ms=i + 0.5)])
     found = traffic(log.engine, "toy", span)
-    assert found["at"] == span.starts and len(found["at"]) * span.seconds == hours * 3600
+    assert found["at"] == span.starts
+    assert len(found["at"]) * span.seconds == hours * 3600
     assert (found["rows"][0], found["requests"][0], found["requests"][-1]) == (3, 2, 1)
     assert (sum(found["rows"]), sum(found["requests"])) == (6, 3)
     assert (found["p50"][0], found["p95"][0], found["p50"][-1], found["p95"][1]) == (0.5, 1.5, 2.5, None)
@@ -75,13 +76,15 @@ def test_only_the_newest_rows_are_looked_at_and_it_is_said_since_when_that_is_al
     assert traffic(log.engine, "toy", span)["complete_since"] == span.starts[0]
     monkeypatch.setattr(figures, "MOST", 10)
     found = traffic(log.engine, "toy", span)
-    assert sum(found["requests"]) == 10 and found["complete_since"] == span.starts[-10] + 60
+    assert sum(found["requests"]) == 10
+    assert found["complete_since"] == span.starts[-10] + 60
 
 
 def test_rare_classes_are_shown_together_and_labels_as_they_are(log):
     log.add([asked("a", NOW, [0] * 20 + [*range(1, 10)]), asked("b", NOW, ["<b>", "<b>"], name="words")])
     found = prediction_series(log.engine, "toy", TimeBuckets(1, NOW))
-    assert len(found["series"]) == 7 and "others" in found["series"]
+    assert len(found["series"]) == 7
+    assert "others" in found["series"]
     assert sum(share[-1] for share in found["series"].values()) == pytest.approx(1)
     assert prediction_series(log.engine, "words", TimeBuckets(1, NOW))["series"]["<b>"][-1] == 1.0
 
@@ -98,7 +101,8 @@ def test_quality_is_that_of_the_labels_against_the_gates(log):
     metrics = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(BINARY, accuracy=0.95, roc_auc=0.8))["metrics"]
     accuracy, area = metrics
     assert (accuracy["value"], accuracy["gate"], accuracy["ok"], accuracy["labels"]) == (0.9, 0.95, False, [100])
-    assert (area["name"], area["ok"]) == ("ROC AUC", True) and area["values"] == [area["value"]]
+    assert (area["name"], area["ok"]) == ("ROC AUC", True)
+    assert area["values"] == [area["value"]]
 
 
 def test_points_over_time_have_enough_labels_each(log):
@@ -115,7 +119,9 @@ def test_error_of_a_regression_has_its_gate_above(log):
     log.add([LabelRecord("a-0", 2, 1.0), LabelRecord("a-1", 4.0, 1.0)])
     found = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(NUMBER, neg_root_mean_squared_error=-1.0, r2=0.5))
     error, r2, usual = found["metrics"]
-    assert error["lower_is_better"] and error["gate"] == 1.0 and error["value"] == pytest.approx(2.5**0.5)
+    assert error["lower_is_better"]
+    assert error["gate"] == 1.0
+    assert error["value"] == pytest.approx(2.5**0.5)
     assert (error["ok"], r2["ok"], usual["name"], usual["value"]) == (False, False, "mean absolute error", 1.5)
 
 
@@ -124,7 +130,9 @@ def test_labels_that_cannot_be_compared_are_left_out(log, signature):
     log.add([asked("a", NOW, ["yes", 3.5, None, [1]])])
     log.add([LabelRecord(f"a-{i}", label, 1.0) for i, label in enumerate(["maybe", "x", None, [1]])])
     found = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(signature, accuracy=0.5))
-    assert found["labels"] == 0 and found["metrics"][0]["value"] is None and found["metrics"][0]["ok"] is None
+    assert found["labels"] == 0
+    assert found["metrics"][0]["value"] is None
+    assert found["metrics"][0]["ok"] is None
 
 
 def test_without_labels_the_gates_are_there_and_nothing_is_said_of_them(log):

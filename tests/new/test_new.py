@@ -117,7 +117,8 @@ def test_model_is_in_production_and_its_library_is_short(made):
     assert len(made.exported().splitlines()) < 150
     log = subprocess.run(["git", "log", "--oneline"], cwd=made.path, capture_output=True, text=True, check=True).stdout
     status = subprocess.run(["git", "status", "--short"], cwd=made.path, capture_output=True, text=True, check=True)
-    assert f"Begin {made.name} with mlops-nb new" in log and status.stdout == ""
+    assert f"Begin {made.name} with mlops-nb new" in log
+    assert status.stdout == ""
     assert (made.path / ".git/hooks/pre-commit").stat().st_mode & 0o100
     assert "nbdev-merge" in (made.path / ".gitconfig").read_text()
 

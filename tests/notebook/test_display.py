@@ -36,13 +36,15 @@ def test_evaluation_shows_metrics_gates_and_slices(evaluation):
 
 def test_bundle_shows_facts_metrics_and_inputs(tmp_path):
     facts, metrics, inputs = tables(package(tmp_path / "toy", 1.0))
-    assert ["engine", "onnxruntime"] in facts and metrics[-1] == ["accuracy", "0.9"]
+    assert ["engine", "onnxruntime"] in facts
+    assert metrics[-1] == ["accuracy", "0.9"]
     assert [row[0] for row in inputs] == ["name", "a", "b"]
 
 
 def test_registry_and_runs_show_what_they_hold_also_when_they_hold_nothing(tmp_path):
     registry, store = Registry(open_database(f"sqlite:///{tmp_path}/x.db"), tmp_path), RunStore(tmp_path / "runs")
-    assert "version" in tables(registry)[0][0] and "model" in tables(store)[0][0]
+    assert "version" in tables(registry)[0][0]
+    assert "model" in tables(store)[0][0]
     registry.register(package(tmp_path / "toy", 1.0))
     registry.promote("toy", 1)
     assert tables(registry)[0][1][:3] == ["toy", "1", "production"]

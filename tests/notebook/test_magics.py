@@ -160,7 +160,8 @@ def test_version_that_moved_is_followed(shell, home):
     shell.user_ns["production"].close()
     after = shell.run_line_magic("production", "diagnosis")
     assert (after.attrs["version"], shell.user_ns["production"].version) == (2, 2)
-    assert len(after) == len(before) and not after.equals(before)
+    assert len(after) == len(before)
+    assert not after.equals(before)
 
 
 @pytest.mark.parametrize("line", ["diagnosis", "diagnosis --test"])
@@ -228,7 +229,8 @@ def test_mistakes_are_those_whose_truth_is_known(shell, logged):
     assert wrong.index.tolist() == ["1000000000-1"]
     shell.user_ns["production"].close()
     of_test = shell.run_line_magic("production", "diagnosis --wrong --test")
-    assert len(of_test) and not of_test["correct"].any()
+    assert len(of_test)
+    assert not of_test["correct"].any()
 
 
 def test_last_are_the_newest_of_the_version_that_is_in_production(shell, logged, home):
@@ -242,7 +244,8 @@ def test_worst_errors_of_a_regression_come_first(shell, home):
     label(home, _1000000000_0=1.0, _1000000000_2=-5.0)
     ask(home, "tides", [[1.0], [2.0], [3.0]], [2.0, 2.5, 3.0], None)
     table = shell.run_line_magic("production", "tides")
-    assert table["error"].tolist()[::2] == [1.0, 8.0] and table["error"].isna().tolist() == [False, True, False]
+    assert table["error"].tolist()[::2] == [1.0, 8.0]
+    assert table["error"].isna().tolist() == [False, True, False]
     shell.user_ns["production"].close()
     assert shell.run_line_magic("production", "tides --wrong")["error"].tolist() == [8.0, 1.0]
 
@@ -303,7 +306,8 @@ def test_models_and_runs_are_shown_all_or_of_one_model(shell):
     registry, store = shell.run_line_magic("models", ""), shell.run_line_magic("runs", "")
     registry.close()
     for shown in (registry, store):
-        assert "diagnosis" in shown._repr_html_() and "tides" in shown._repr_html_()
+        assert "diagnosis" in shown._repr_html_()
+        assert "tides" in shown._repr_html_()
     assert shell.run_line_magic("models", "diagnosis")["aliases"].tolist() == ["production", ""]
     assert len(shell.run_line_magic("runs", "diagnosis")) == 2
 
@@ -312,7 +316,8 @@ def test_extension_costs_nothing_before_it_is_loaded_and_no_build_depends_on_it(
     code = "import sys, mlops_nb; print(sorted({'IPython', 'pandas', 'numpy', 'sqlalchemy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
     modules = project_modules("nbs/pipeline/ingest.ipynb", ROOT)
-    assert "mlops_nb" in modules and "mlops_nb.notebook.magics" not in modules
+    assert "mlops_nb" in modules
+    assert "mlops_nb.notebook.magics" not in modules
 
 
 ASK = """

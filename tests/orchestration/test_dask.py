@@ -122,7 +122,8 @@ def test_batch_job_of_two_workers_of_which_one_is_killed_gives_the_rows_of_one_m
     here, there = (rows_in(o, "scored") if kind == "table" else pd.read_parquet(o) for o in outputs)
     pd.testing.assert_frame_equal(_answers(here), _answers(there))
     logged = rows_in(settings.database_url, "predictions")
-    assert len(logged) == 40_000 and logged["id"].is_unique
+    assert len(logged) == 40_000
+    assert logged["id"].is_unique
 
 
 def _killing(dask: Cluster, client):
@@ -165,7 +166,8 @@ def test_search_in_a_build_on_the_cluster_finds_what_one_machine_finds(project, 
     there = project.read("training.json")
     project.build(*search, "--force")
     here = project.read("training.json")
-    assert there["search"] == here["search"] and there["params"] == here["params"]
+    assert there["search"] == here["search"]
+    assert there["params"] == here["params"]
     states = [run["state"] for run in project.json("runs", "list")]
     assert states == ["finished", "finished"]
 

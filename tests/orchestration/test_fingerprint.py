@@ -80,8 +80,10 @@ def test_each_task_depends_on_what_its_notebook_uses():
         p.stem: {m.removeprefix("mlops_nb.") for m in project_modules(p.relative_to(ROOT), ROOT)}
         for p in (ROOT / "nbs/pipeline").glob("*.ipynb")
     }
-    assert {"data.tables", "spec", "settings"} <= modules["ingest"] and "model.train" not in modules["ingest"]
-    assert "model.train" in modules["train"] and not {"store.registry", "model.bundle"} & modules["train"]
+    assert {"data.tables", "spec", "settings"} <= modules["ingest"]
+    assert "model.train" not in modules["ingest"]
+    assert "model.train" in modules["train"]
+    assert not {"store.registry", "model.bundle"} & modules["train"]
     assert {"store.registry", "model.bundle", "model.evaluate", "model.engine"} <= modules["evaluate"]
     assert "data.tables" not in modules["evaluate"]
     assert "model.model_card" in modules["package"]

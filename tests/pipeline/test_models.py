@@ -44,4 +44,5 @@ def test_executed_notebooks_hold_no_error_and_show_plots(models, model):
 def test_rows_of_the_last_build_are_those_of_the_spec(models, model):
     spec, products = load_spec(model), models.path / "products" / model
     rows = pd.concat([pd.read_parquet(products / f"{part}.parquet") for part in ("train", "test")])
-    assert len(rows) == len(load_table(spec.load)) and list(rows.columns) == list(spec.schema.columns)
+    assert len(rows) == len(load_table(spec.load))
+    assert list(rows.columns) == list(spec.schema.columns)

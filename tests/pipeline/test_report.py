@@ -46,11 +46,14 @@ def test_report_is_one_page_with_its_plots_that_asks_no_other_host_and_is_made_a
     place = watched.path / "products" / "monitor" / "toy" / "report.html"
     assert f"The report is {place}" in said.stderr
     page = place.read_text()
-    assert "<title>toy</title>" in page and page.count("data:image/png;base64") >= 5
+    assert "<title>toy</title>" in page
+    assert page.count("data:image/png;base64") >= 5
     assert not re.findall(r'(?:src|href)="https?://[^"]*', page), "it opens without a network"
     for text in ("alert</b>", "drift of x", "performance of accuracy", "below the gate of 0.8", "could not be told"):
         assert text in page, text
-    assert "Traceback" not in page and "Warning" not in page and "import json" not in page
+    assert "Traceback" not in page
+    assert "Warning" not in page
+    assert "import json" not in page
     build_report(watched, "--env--rows", "1000", "--env--engine", "ploomber-engine")
     assert place.read_text() != page, "a look is never up to date"
 
@@ -59,7 +62,8 @@ def test_report_of_nothing_says_so(project):
     project.build()
     build_report(project, "--env--engine", "ploomber-engine")
     page = (project.path / "products" / "monitor" / "toy" / "report.html").read_text()
-    assert "could not tell" in page and "not enough rows: the window is empty" in page
+    assert "could not tell" in page
+    assert "not enough rows: the window is empty" in page
 
 
 def test_person_goes_on_from_an_alert_in_a_notebook(watched):
@@ -68,7 +72,9 @@ def test_person_goes_on_from_an_alert_in_a_notebook(watched):
     (made,) = (watched.path / "products" / "monitor" / "toy").glob("investigate-*.ipynb")
     assert f"The executed notebook is {made}" in done.stderr
     shown = shown_in(made)
-    assert "toy version 1: 1,000 rows" in shown and "drift of x" in shown and "production: Predictor of toy" in shown
+    assert "toy version 1: 1,000 rows" in shown
+    assert "drift of x" in shown
+    assert "production: Predictor of toy" in shown
     assert "0 to " in shown or "0.0" in shown
 
     opened = made.with_name("opened.ipynb")  # where it lies, as JupyterLab does
@@ -83,10 +89,12 @@ def test_person_goes_on_from_an_alert_in_a_notebook(watched):
     made.unlink()
     done = watched.run(*alert.command.split())
     assert done.returncode == 0, done.stderr
-    assert made.is_file() and "columns = ['x']".replace("'", '"') in shown_in(made, "source")
+    assert made.is_file()
+    assert "columns = ['x']".replace("'", '"') in shown_in(made, "source")
 
     done = watched.run("mlops-nb", "investigate", "toy", "--alert", "999")
-    assert done.returncode == 1 and "No alert 999 of 'toy' can be investigated; those that can: [1" in done.stderr
+    assert done.returncode == 1
+    assert "No alert 999 of 'toy' can be investigated; those that can: [1" in done.stderr
 
 
 def shown_in(path, what: str = "outputs") -> str:

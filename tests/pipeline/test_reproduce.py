@@ -101,7 +101,8 @@ def test_version_is_identical_where_nobody_trained_it_and_nothing_is_left_behind
     assert [task for task in said.split() if task in ("ingest", "train", "register")] == ["ingest", "train", "register"]
     assert (git(elsewhere.path, "status", "--porcelain"), (elsewhere.path / ".git/index").read_bytes()) == before
     assert len(git(elsewhere.path, "worktree", "list").splitlines()) == 1
-    assert len(elsewhere.json("models", "list", "toy")) == 3 and len(elsewhere.json("runs", "list")) == 3
+    assert len(elsewhere.json("models", "list", "toy")) == 3
+    assert len(elsewhere.json("runs", "list")) == 3
     assert not (elsewhere.path / "products").exists()
 
 
@@ -150,7 +151,8 @@ def test_other_seed_in_the_manifest_differs_and_says_that_the_rows_are_others(el
     rewrite(elsewhere, lambda manifest: manifest.update(seed=7))
     found = differing(reproduce(elsewhere, "2", code=2)[0])
     assert "are other rows" in found["golden rows"]["said"]
-    assert "split" in found["data"]["said"] and "identity" in found
+    assert "split" in found["data"]["said"]
+    assert "identity" in found
 
 
 def test_other_parameter_in_the_manifest_differs_and_says_in_which_rows_and_by_how_much(elsewhere):
@@ -158,7 +160,9 @@ def test_other_parameter_in_the_manifest_differs_and_says_in_which_rows_and_by_h
     found = differing(reproduce(elsewhere, "2", code=2)[0])
     assert found["params"]["details"] == {"params.C": {"before": 0.01, "after": 0.02}}
     golden = found["golden rows"]["details"]
-    assert golden["differ"] == 20 and 0 < golden["largest"] < 0.5 and golden["first"][0]["row"] == 0
+    assert golden["differ"] == 20
+    assert 0 < golden["largest"] < 0.5
+    assert golden["first"][0]["row"] == 0
     assert {"metrics", "test rows (onnxruntime)", "test rows (scikit-learn)", "identity"} <= found.keys()
     assert "metrics.neg_log_loss" in found["metrics"]["details"]
 
@@ -226,7 +230,8 @@ def test_uncommitted_changes_are_said_and_applied_only_when_asked_for(elsewhere)
     assert "was made from a tree with uncommitted changes: toy.py (kept in " in said
     assert "files that git did not know were not kept: note.txt. --with-diff applies the changes" in said
     found, said = reproduce(elsewhere, "3", "--with-diff", code=0)
-    assert found["notes"][0] == "toy.py changed as the run's diff says." and "note.txt" in found["notes"][1]
+    assert found["notes"][0] == "toy.py changed as the run's diff says."
+    assert "note.txt" in found["notes"][1]
 
 
 def test_uncommitted_changes_whose_run_is_gone_or_do_not_fit_cannot_be_applied(elsewhere):
@@ -241,7 +246,8 @@ def test_uncommitted_changes_whose_run_is_gone_or_do_not_fit_cannot_be_applied(e
 def test_build_that_fails_is_an_error_that_shows_its_end(elsewhere):
     rewrite(elsewhere, lambda manifest: manifest["asked"].update(params={"nonsense": 1}))
     said = reproduce(elsewhere, "2", code=1)[1]
-    assert "The build of commit" in said and "cannot be made with params {'nonsense': 1}" in said
+    assert "The build of commit" in said
+    assert "cannot be made with params {'nonsense': 1}" in said
     assert len(git(elsewhere.path, "worktree", "list").splitlines()) == 1
 
 
@@ -251,8 +257,10 @@ def test_diff_of_versions_has_data_parameters_commits_metrics_slices_and_answers
     assert found["asked.test_size"] == {"first": 0.2, "second": 0.3}
     assert {"data.sha256", "code.commit", "metrics.neg_log_loss", "slices.all.rows"} <= found.keys()
     assert [line[0] + line.split(maxsplit=2)[2] for line in found["commits"]] == [">Move the border"]
-    assert found["predictions"]["on"] == "30 test rows of version 2" and found["predictions"]["differ"] == 30
-    assert 0 < found["predictions"]["labels"] < 30 and found["notes"] == []
+    assert found["predictions"]["on"] == "30 test rows of version 2"
+    assert found["predictions"]["differ"] == 30
+    assert 0 < found["predictions"]["labels"] < 30
+    assert found["notes"] == []
     assert elsewhere.json("models", "diff", "toy", "2", "2") == {
         "commits": [],
         "predictions": {

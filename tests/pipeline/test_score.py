@@ -29,11 +29,14 @@ def test_notebook_scores_shows_what_it_did_and_goes_on_from_there(project):
     job = json.loads((place / "job.json").read_text())
     assert (job["state"], job["rows"], job["rejected"]) == ("finished", 49, 1)
     scores = pd.read_parquet(project.path / "scores")
-    assert scores["id"].tolist() == [str(i) for i in range(49)] and "probability_1" in scores
+    assert scores["id"].tolist() == [str(i) for i in range(49)]
+    assert "probability_1" in scores
     shown = (place / "score.ipynb").read_text()
-    assert "Nothing to do: job" in shown and "expected a number of at least 0" in shown
+    assert "Nothing to do: job" in shown
+    assert "expected a number of at least 0" in shown
 
 
 def test_misspelt_option_of_the_score_pipeline_is_refused(project):
     done = project.run("ploomber", "build", "--entry-point", "pipeline.score.yaml", "--env--tabel", "scores")
-    assert done.returncode != 0 and "tabel" in done.stderr
+    assert done.returncode != 0
+    assert "tabel" in done.stderr

@@ -43,7 +43,8 @@ def test_model_is_built_here_and_served_there_and_the_credentials_are_nowhere(
     assert project.build(**team, **aws) == []
     sha256 = project.read("dataset.json")["sha256"]
     names = server.names(address)
-    assert f"data/{sha256}.parquet" in names and [n for n in names if n.startswith("bundles/toy/")]
+    assert f"data/{sha256}.parquet" in names
+    assert [n for n in names if n.startswith("bundles/toy/")]
 
     for name, value in aws.items():
         monkeypatch.setenv(name, value)

@@ -137,7 +137,8 @@ def test_wandb_is_a_problem_only_where_it_is_asked_for_without_a_key(home, monke
     assert doctor.check_wandb(settings(home)).said == "online as ada, project mlops_nb"
     monkeypatch.setenv("WANDB_API_KEY", "0123456789secret")
     finding = doctor.check_wandb(settings(home))
-    assert finding.ok is True and "0123456789secret" not in str(finding)
+    assert finding.ok is True
+    assert "0123456789secret" not in str(finding)
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert doctor.check_wandb(settings(home)).ok is None
 
@@ -159,7 +160,8 @@ def test_database_at_another_revision(home):
         with engine.begin() as connection:
             connection.execute(sa.text("UPDATE alembic_version SET version_num = :n"), {"n": number})
         finding = doctor.check_database(there)
-        assert finding.ok is False and said in finding.said
+        assert finding.ok is False
+        assert said in finding.said
         with engine.connect() as connection:
             assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == number
     engine.dispose()
@@ -174,7 +176,8 @@ def test_database_that_is_none_or_does_not_answer_is_a_problem_and_no_password_i
     monkeypatch.setenv("MLOPS_DATABASE_URL", url)
     finding = by_name()["database"]
     assert finding.ok is False
-    assert "hunter2" not in str(finding) and "\n" not in str(finding)
+    assert "hunter2" not in str(finding)
+    assert "\n" not in str(finding)
 
 
 def test_password_is_not_said_where_the_database_answers(database_url, monkeypatch, home):
@@ -182,7 +185,8 @@ def test_password_is_not_said_where_the_database_answers(database_url, monkeypat
     secret = database_url.replace("postgres@", "postgres:hunter22@")
     finding = doctor.check_database(settings(home, MLOPS_DATABASE_URL=secret))
     assert finding.ok is True
-    assert "hunter22" not in finding.said and "search_path" not in finding.said
+    assert "hunter22" not in finding.said
+    assert "search_path" not in finding.said
 
 
 def test_artifact_store_that_cannot_be_written(home):
@@ -255,7 +259,8 @@ def test_problems_of_notebooks_are_counted(home):
     cell = nbformat.v4.new_code_cell("nothing_defines_it")
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), home / "nbs/x.ipynb")
     finding = doctor.check_notebooks(settings(home))
-    assert finding.ok is False and finding.said.startswith("1 problem(s), the first: nbs/x.ipynb, cell 1, line 1")
+    assert finding.ok is False
+    assert finding.said.startswith("1 problem(s), the first: nbs/x.ipynb, cell 1, line 1")
 
 
 def test_model_in_production_is_loaded_and_proven(toy):
@@ -267,7 +272,8 @@ def test_tampered_bundle_is_a_problem(toy):
     golden = Path(toy.artifacts) / "bundles/toy/1/golden.json"
     golden.write_text(golden.read_text() + " ")
     finding = doctor.check_model(toy)
-    assert finding.ok is False and "golden.json" in finding.said
+    assert finding.ok is False
+    assert "golden.json" in finding.said
     assert finding.todo.startswith("mlops-nb models rollback toy")
 
 
@@ -314,15 +320,18 @@ def test_command_exits_with_1_where_there_is_a_problem_and_prints_json(toy, home
     wrong = [f for f in json.loads(found.stdout) if f["ok"] is False]
     assert [set(f) for f in wrong] == [{"name", "ok", "said", "todo"}]
     found = run(["doctor"])
-    assert found.exit_code == 1 and found.stdout.count("PROBLEM  model") == 1
+    assert found.exit_code == 1
+    assert found.stdout.count("PROBLEM  model") == 1
 
 
 def test_setting_that_cannot_be_read_leaves_the_checks_of_the_machine(monkeypatch, home):
     monkeypatch.chdir(home)
     monkeypatch.setenv("MLOPS_PROT", "80")
     found = by_name()
-    assert found["settings"].ok is False and "Did you mean 'port'?" in found["settings"].said
-    assert found["packages"].ok is True and "database" not in found
+    assert found["settings"].ok is False
+    assert "Did you mean 'port'?" in found["settings"].said
+    assert found["packages"].ok is True
+    assert "database" not in found
 
 
 def test_check_that_fails_is_a_problem_without_traceback_or_secret(monkeypatch, home):

@@ -43,4 +43,5 @@ def test_label_that_is_no_whole_number_is_left_out_of_a_schema_that_allows_missi
         for i, y in enumerate(labels)
     ]
     recent = recent_table(spec, signature, logged)
-    assert recent.table["y"].tolist() == labels[:-1] and recent.left_out == {"break the schema": 1}
+    assert recent.table["y"].tolist() == labels[:-1]
+    assert recent.left_out == {"break the schema": 1}

@@ -69,9 +69,12 @@ def test_good_traffic_needs_nothing_and_no_run_is_made(make, database_url):
         world.serve(world.draw("good", 1000, seed + 1))
         assert world.retrain().action == "nothing"
     decision, *others = list_decisions(world.registry.engine, "sides")
-    assert not others and decision.looks == 3 and decision.at < decision.until
+    assert not others
+    assert decision.looks == 3
+    assert decision.at < decision.until
     assert decision.reasons == ["version 1 is healthy in 1,000 rows"]
-    assert RunStore(world.settings.runs).list() == [] and production(world) == 1
+    assert RunStore(world.settings.runs).list() == []
+    assert production(world) == 1
 
 
 @pytest.mark.slow
@@ -92,14 +95,16 @@ def test_changed_world_gets_a_version_that_is_better_on_fresh_rows(make, databas
     assert gain > 0.3, f"accuracy rose by {gain:.3f}"
     metrics = decision.figures["metrics"]
     assert metrics["challenger"]["accuracy"] - metrics["champion"]["accuracy"] > 0.3
-    assert decision.figures["rehearsal"]["rows"] == 1000 and decision.figures["gates"]
+    assert decision.figures["rehearsal"]["rows"] == 1000
+    assert decision.figures["gates"]
 
     move = world.registry.history("sides", "production")[-1]
     assert (move.who, move.from_version, move.to_version) == ("retrain", 1, 2)
     assert move.why.startswith("all 3 gates passed; ")
     run = RunStore(world.settings.runs).get(decision.run_id).record
     assert run["decision"] == {"action": "promoted", "reasons": decision.reasons, "champion": 1}
-    assert run["version"] == 2 and "production" in run["aliases"]
+    assert run["version"] == 2
+    assert "production" in run["aliases"]
     assert before == {p: p.read_bytes() for p in (world.project / "products" / "sides").glob("*.json")}
     assert list_decisions(world.registry.engine, "sides")[-1].reasons == decision.reasons
 
@@ -111,11 +116,14 @@ def test_bundle_says_what_it_was_made_of_and_the_next_one_goes_on_from_there(wor
     data = world.registry.get("sides", 2).manifest["data"]
     lineage, parent = data["lineage"], world.registry.get("sides", 1).manifest["data"]["sha256"]
     assert lineage["reference"] == {"version": 1, "sha256": parent, "rows": 2000}
-    assert lineage["production"]["rows"] == 700 and lineage["holdout"]["rows"] == 300
+    assert lineage["production"]["rows"] == 700
+    assert lineage["holdout"]["rows"] == 300
     assert (lineage["production"]["first"], lineage["production"]["last"]) == ("r000000-0", "r000034-9")
     assert (lineage["holdout"]["first"], lineage["holdout"]["last"]) == ("r000035-0", "r000049-9")
-    assert lineage["share"] == 0.5 and lineage["weight"] == pytest.approx(2000 / 700)
-    assert data["rows"] == data["train_rows"] == 2700 and data["test_rows"] == 300
+    assert lineage["share"] == 0.5
+    assert lineage["weight"] == pytest.approx(2000 / 700)
+    assert data["rows"] == data["train_rows"] == 2700
+    assert data["test_rows"] == 300
     for sha256 in (data["sha256"], data["holdout"]["sha256"]):
         assert world.registry.artifacts.snapshot(sha256).is_file()
     assert "700 are labelled rows of production" in (world.registry.get("sides", 2).path / "model_card.md").read_text()
@@ -147,7 +155,8 @@ def test_shuffled_labels_are_refused_alerted_and_not_tried_again_and_again(make,
     table = world.draw("drift", 1000, 1)
     world.serve(table, labels=np.random.default_rng(0).permutation(table["y"]).tolist())
     decision = world.retrain()
-    assert decision.action == "refused" and decision.challenger == 2
+    assert decision.action == "refused"
+    assert decision.challenger == 2
     assert decision.reasons[0].startswith("FAILED: minimum accuracy 0.")
     assert production(world) == 1
     assert alerts(world) == [f"refused: {decision.reasons[0]}"]
@@ -161,7 +170,8 @@ def test_shuffled_labels_are_refused_alerted_and_not_tried_again_and_again(make,
     world.serve(world.draw("drift", 1000, 2), ago=30)
     assert world.retrain().action == "waiting", "newer labels do not shorten the time"
     assert world.retrain(later=11).action == "promoted"
-    assert alerts(world) == [] and production(world) == 3
+    assert alerts(world) == []
+    assert production(world) == 3
 
 
 @pytest.mark.slow
@@ -170,11 +180,13 @@ def test_build_that_fails_leaves_production_and_doubles_the_time_to_the_next(wor
     world.serve(world.draw("drift", 1000, 1))
     (world.project / "broken").touch()
     decision = world.retrain()
-    assert decision.action == "failed" and production(world) == 1
+    assert decision.action == "failed"
+    assert production(world) == 1
     assert decision.reasons[0].startswith("The build failed: RuntimeError: the estimator is broken")
     assert alerts(world) == [f"failed: {decision.reasons[0]}"]
     run = RunStore(world.settings.runs).get(decision.run_id)
-    assert run.record["state"] == "failed" and (run.folder / "notebooks" / "train.ipynb").is_file()
+    assert run.record["state"] == "failed"
+    assert (run.folder / "notebooks" / "train.ipynb").is_file()
 
     assert [world.retrain(later=minutes).action for minutes in (9, 11)] == ["waiting", "failed"]
     assert [world.retrain(later=minutes).action for minutes in (25, 32)] == ["waiting", "failed"], "20 minutes after 11"
@@ -201,7 +213,8 @@ def test_try_whose_process_is_killed_in_the_middle_of_a_build_is_a_failure_for_t
         world.retrain()
     assert "not replaced 1 time, the last try was failed" in world.retrain().reasons[0]
     failed, waiting = list_decisions(world.registry.engine, "sides")
-    assert (failed.action, waiting.action) == ("failed", "waiting") and failed.run_id
+    assert (failed.action, waiting.action) == ("failed", "waiting")
+    assert failed.run_id
     assert alerts(world) == ["failed: nobody waited for the end of the build"]
 
 
@@ -212,7 +225,8 @@ def test_alert_that_a_kill_came_before_follows_at_the_next_look(world):
         decision = Decision("sides", datetime.now(UTC), action, ["it said why"], champion=1)
         save_decision(world.registry.engine, decision)
         for _ in range(2):
-            assert world.retrain().action == "nothing" and alerts(world) == open_then
+            assert world.retrain().action == "nothing"
+            assert alerts(world) == open_then
 
 
 @pytest.mark.slow
@@ -225,7 +239,8 @@ def test_rows_without_a_label_are_waited_for(world):
     )
     world.serve(world.draw("drift", 250, 2), ago=30)
     assert "250 rows with a label" in world.retrain(rows=1250).reasons[0]
-    assert world.actions() == ["waiting"] and alerts(world) == []
+    assert world.actions() == ["waiting"]
+    assert alerts(world) == []
     assert RunStore(world.settings.runs).list() == []
 
 
@@ -245,7 +260,8 @@ def test_labels_that_come_slowly_are_enough_in_the_end(world):
 def test_column_that_is_not_logged_is_named(world):
     world.serve(world.draw("drift", 1000, 1), columns=["a"])
     decision = world.retrain()
-    assert decision.action == "failed" and len(alerts(world)) == 1
+    assert decision.action == "failed"
+    assert len(alerts(world)) == 1
     assert "'b' was not logged (MLOPS_LOG_EXCLUDE)" in decision.reasons[0]
 
 
@@ -267,7 +283,8 @@ def test_version_whose_spec_is_gone_says_so(world, monkeypatch):
 def test_version_can_become_the_canary_or_nothing(world):
     world.serve(world.draw("drift", 1000, 1))
     decision = world.retrain(terms=replace(FAST, alias=None))
-    assert decision.action == "registered" and world.registry.aliases("sides") == {"production": 1, "staging": 2}
+    assert decision.action == "registered"
+    assert world.registry.aliases("sides") == {"production": 1, "staging": 2}
     assert world.retrain(later=11).reasons[0].startswith("nothing has changed since the last try at")
 
     world.serve(world.draw("drift", 100, 2), ago=30)
@@ -299,7 +316,8 @@ def test_production_that_was_moved_during_the_build_is_left_where_it_is(world, m
 
     monkeypatch.setattr(module, "build", build_slowly)
     decision = world.retrain()
-    assert decision.action == "refused" and decision.reasons[0] == "production was moved meanwhile, from version 1 to 2"
+    assert decision.action == "refused"
+    assert decision.reasons[0] == "production was moved meanwhile, from version 1 to 2"
     assert world.registry.history("sides", "production")[-1].who == "ann"
 
 
@@ -323,7 +341,9 @@ def test_stopped_build_ends_with_all_its_processes_and_is_no_failure(world):
         world.retrain(stop=stop, terms=replace(FAST, engine="papermill"))
     watcher.join()
     assert not [p for p in started() if p.status() != psutil.STATUS_ZOMBIE]
-    assert world.actions() == ["waiting"] and alerts(world) == [] and production(world) == 1
+    assert world.actions() == ["waiting"]
+    assert alerts(world) == []
+    assert production(world) == 1
     assert {r["state"] for r in RunStore(world.settings.runs).list()} <= {"failed"}
     assert world.retrain().action == "promoted"
 
@@ -369,7 +389,8 @@ def test_command_prints_what_was_decided_and_exits_with_what_became_of_it(world)
     table = world.draw("drift", 1000, 3)
     world.serve(table.assign(a=-table["a"]), ago=5, labels=np.random.default_rng(0).permutation(table["y"]).tolist())
     done = run("--json")
-    assert done.returncode == 2 and '"action": "refused"' in done.stdout
+    assert done.returncode == 2
+    assert '"action": "refused"' in done.stdout
 
 
 @pytest.mark.parametrize("action", ["refused", "registered", "canary"])

@@ -188,7 +188,8 @@ def test_lock_that_is_let_go_while_another_asks_for_it_is_the_others(postgres_ur
 
     sa.event.listen(engine, "before_cursor_execute", let_go)
     with Lock(engine, "watch a") as second:
-        assert second.held and not first.held
+        assert second.held
+        assert not first.held
     engine.dispose()
 
 
@@ -265,7 +266,8 @@ def test_second_watch_says_who_holds_the_lock_and_a_killed_one_loses_it(tmp_path
     second = start(settings)
     assert second.process.wait(PATIENCE) == 1
     wait_for(lambda: second.said, "a word of the second")
-    assert f":{first.process.pid} since" in second.said[0] and "'watch sides' is held by" in second.said[0]
+    assert f":{first.process.pid} since" in second.said[0]
+    assert "'watch sides' is held by" in second.said[0]
     first.process.kill()
     first.process.wait()
     third = start(settings).saw("error")
@@ -307,7 +309,8 @@ def test_watch_retrains_what_has_changed_and_then_leaves_it_alone(world, start):
     world.serve(world.draw("drift", 1000, 3), ago=60)
     n = watcher.actions.count("nothing")
     watcher.saw("nothing", n + 2)
-    assert watcher.stop() == 0 and watcher.actions.count("promoted") == 1
+    assert watcher.stop() == 0
+    assert watcher.actions.count("promoted") == 1
     assert world.registry.current("sides") == 2
     assert world.actions() == ["nothing", "promoted", "nothing"]
 
@@ -327,7 +330,9 @@ def test_watch_that_is_stopped_in_the_middle_of_a_build_ends_it(world, start, nu
     family = me.children(recursive=True)
     assert watcher.stop(number) == 0
     _, alive = psutil.wait_procs(family, timeout=PATIENCE)
-    assert not alive and world.registry.current("sides") == 1 and world.actions() == ["waiting"]
+    assert not alive
+    assert world.registry.current("sides") == 1
+    assert world.actions() == ["waiting"]
     assert "promoted" in start(world.settings, "--rows", "1000", "--engine", "ploomber-engine").saw("promoted").actions
 
 
@@ -335,4 +340,5 @@ def test_terms_of_the_command_are_those_of_the_library():
     from mlops_nb.cli.main import _terms
 
     window, terms = _terms(None, None, "production", 0.5, 0.3, 300, "10m", "ploomber-engine")
-    assert window == {"last": None, "rows": None} and terms == FAST
+    assert window == {"last": None, "rows": None}
+    assert terms == FAST

@@ -77,7 +77,8 @@ def test_model_that_the_world_has_left_behind_is_noticed_replaced_and_well_again
         assert b"Version 2</b> answers" in answer.read()
     process.send_signal(signal.SIGINT)
     story = played(process)
-    assert story["told"] and story["problems"] == []
+    assert story["told"]
+    assert story["problems"] == []
     assert [(m["what"], m["version"]) for m in story["timeline"]] == [
         ("trained", 1),
         ("the world as it was", 1),
@@ -101,7 +102,8 @@ def test_model_that_the_world_has_left_behind_is_noticed_replaced_and_well_again
 @pytest.mark.parametrize(("name", "windows"), [("loans", 20), ("demand", 3)])
 def test_nothing_happens_when_nothing_should(command, name, windows):
     story = played(command(name, "--scenario", "good", "--windows", str(windows), "--json", "--rate", "0"))
-    assert story["told"] and story["alerts"] == []
+    assert story["told"]
+    assert story["alerts"] == []
     assert [d["action"] for d in story["decisions"]] == ["nothing"] * windows
     assert [(m["version"], m["says"]) for m in story["timeline"][1:]] == [(1, "healthy")] * windows
 
@@ -126,7 +128,9 @@ def test_what_has_no_such_model_or_scenario_or_is_no_project_says_so(command, tm
     ]:
         process = command(*words)
         _, said = process.communicate(timeout=120)
-        assert process.returncode == 1 and problem in said and "Traceback" not in said
+        assert process.returncode == 1
+        assert problem in said
+        assert "Traceback" not in said
     with pytest.raises(PipelineError, match="inside a project"), temporary_project(tmp_path, "loans"):
         pass
 
@@ -166,9 +170,11 @@ def test_stage_has_the_files_of_the_project_and_neither_its_store_nor_its_settin
         assert names == {"shop_of_a_demo", "settings.ini", "pipeline.yaml"}
         assert not (settings.home / "pipeline.yaml").is_symlink(), "Ploomber would follow it"
         assert (settings.alert_urls, settings.model, os.environ["WANDB_MODE"]) == ("", "churn", "disabled")
-        assert settings == Settings.read() and str(own) not in settings.database_url
+        assert settings == Settings.read()
+        assert str(own) not in settings.database_url
         raise KeyError
-    assert not settings.home.exists() and (own / "shop_of_a_demo" / "churn.py").is_file()
+    assert not settings.home.exists()
+    assert (own / "shop_of_a_demo" / "churn.py").is_file()
     assert (dict(os.environ), sys.path) == (before, path)
 
 
@@ -201,5 +207,6 @@ def test_lines_of_alerts_are_left_out_and_all_others_go_on(capsys):
 
 def test_story_that_is_not_as_it_should_be_says_so():
     story = DemoReport("loans", "drift", "roc_auc", problems=["no version was promoted"])
-    assert not story.told and [*lines(story)][-1] == "NOT AS IT SHOULD BE: no version was promoted"
+    assert not story.told
+    assert [*lines(story)][-1] == "NOT AS IT SHOULD BE: no version was promoted"
     assert DemoReport("loans", "good", "roc_auc").told

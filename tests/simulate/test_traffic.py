@@ -38,7 +38,8 @@ def spec_of(name: str):
 def test_scenarios_fit_the_schema_and_follow_the_seed(name, scenario):
     spec = spec_of(name)
     rows = sample_scenario(spec, scenario, 103, seed=5)
-    assert len(rows) == 103 and validate(rows, spec.schema) is not None
+    assert len(rows) == 103
+    assert validate(rows, spec.schema) is not None
     pd.testing.assert_frame_equal(rows, sample_scenario(spec, scenario, 103, seed=5))
     assert not rows.equals(sample_scenario(spec, scenario, 103, seed=6))
 
@@ -125,8 +126,10 @@ def test_rate_and_delay_are_kept(fake):
     sent = send(table(10), "y", fake.url, rate=20, label_delay=0.3)
     asked = [at for at, path, body, _ in fake.got if path == "/predict" for _ in body["features"]]
     told = [at for at, path, body, _ in fake.got if path == "/feedback" for _ in body["labels"]]
-    assert asked[-1] - asked[0] >= 0.35 and sent.seconds >= 0.4
-    assert len(told) == 10 and all(b - a >= 0.29 for a, b in zip(asked, told, strict=True))
+    assert asked[-1] - asked[0] >= 0.35
+    assert sent.seconds >= 0.4
+    assert len(told) == 10
+    assert all(b - a >= 0.29 for a, b in zip(asked, told, strict=True))
 
 
 def test_labels_can_be_left_out_and_ids_that_are_not_logged_get_none(fake):

@@ -81,7 +81,8 @@ def elsewhere(settings, tmp_path, name="elsewhere") -> Registry:
 
 def test_bundle_is_registered_here_and_loaded_on_another_machine(registry, settings, server, bundles, tmp_path):
     version, is_new = registry.register(bundles[0])
-    assert is_new and version.location == f"bundles/toy/{bundles[0].digest}"
+    assert is_new
+    assert version.location == f"bundles/toy/{bundles[0].digest}"
     assert set(server.names(settings.artifacts)) == {f"{version.location}/{p.name}" for p in bundles[0].path.iterdir()}
     other = elsewhere(settings, tmp_path)
     predictor = other.load("toy", 1)
@@ -162,8 +163,10 @@ def test_upload_that_was_killed_leaves_nothing_that_is_believed_and_the_next_com
     kill_in_the_middle(settings, server, UPLOAD, bundles[0].path, done=done)
     location = registry.artifacts.location(bundles[0], 1)
     there = server.names(settings.artifacts)
-    assert len(there) == done and f"{location}/manifest.json" not in there
-    assert registry.names() == [] and not registry.artifacts.holds(location)
+    assert len(there) == done
+    assert f"{location}/manifest.json" not in there
+    assert registry.names() == []
+    assert not registry.artifacts.holds(location)
     with pytest.raises(BundleError, match=r"no bundle at bundles/toy/\w+ in the artifact store: it has no manifest"):
         registry.artifacts.fetch(location, bundles[0].digest)
     assert registry.register(bundles[0])[0].version == 1
@@ -306,7 +309,8 @@ def closed(server):
 def said_of(store) -> str:
     with pytest.raises(ArtifactError) as caught:
         store.try_out()
-    assert KEY not in str(caught.value) and SECRET not in str(caught.value)
+    assert KEY not in str(caught.value)
+    assert SECRET not in str(caught.value)
     return str(caught.value)
 
 
@@ -348,7 +352,8 @@ def test_package_that_is_missing(registry, monkeypatch):
 def test_url_with_a_secret_is_refused_without_showing_it(tmp_path, url):
     with pytest.raises(SettingsError, match="must be a plain URL") as caught:
         Registry.open(Settings.read({"MLOPS_HOME": str(tmp_path), "MLOPS_ARTIFACTS": url}))
-    assert "hunter22" not in str(caught.value) and "ter22" not in str(caught.value)
+    assert "hunter22" not in str(caught.value)
+    assert "ter22" not in str(caught.value)
 
 
 def test_doctor_tries_the_store(settings, relay, server):
@@ -397,7 +402,8 @@ def test_copy_that_a_running_service_loses_is_fetched_again(registry, settings, 
     predictor = live.predictor
     (version.path / "model.onnx").write_bytes(b"")
     wait_for(lambda: is_intact(version.path, version.digest))
-    assert live.predictor is predictor and not live.state.refused
+    assert live.predictor is predictor
+    assert not live.state.refused
     live.stop()
 
 
@@ -434,7 +440,8 @@ def test_service_starts_from_its_cache_while_s3_is_away(settings, registry, serv
         assert (said["production"], said["from_cache"], said["refused"]) == (1, False, []), "the registry knows it"
     finally:
         log = service.stop()
-    assert KEY not in log and SECRET not in log
+    assert KEY not in log
+    assert SECRET not in log
 
 
 def test_predictor_of_a_copy_is_the_one_that_was_packaged(registry, bundles):

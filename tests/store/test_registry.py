@@ -129,7 +129,8 @@ def test_orphan_of_a_crash_gives_way_to_the_next_registration(registry, bundles,
     orphan.mkdir(parents=True)
     (orphan / "garbage").touch()
     version, _ = registry.register(bundles[0])
-    assert version.version == 1 and not (orphan / "garbage").exists()
+    assert version.version == 1
+    assert not (orphan / "garbage").exists()
 
 
 @pytest.mark.parametrize("how", ["deleted", "changed"])
@@ -260,7 +261,8 @@ def test_database_that_a_newer_release_migrated_is_used_as_it_is(database_url, b
     engine.dispose()
     registry = Registry(open_database(database_url), tmp_path / "artifacts")
     registry.register(bundles[0])
-    assert registry.promote("toy", 1).to_version == 1 and registry.load("toy").version == 1
+    assert registry.promote("toy", 1).to_version == 1
+    assert registry.load("toy").version == 1
     with reading(registry.engine) as connection:
         assert revision(connection) == "9999"
     registry.close()

@@ -117,10 +117,12 @@ def test_what_was_asked_and_answered_is_shown(app, client):
     assert {label: max(v or 0 for v in values) for label, values in shown["predictions"]["series"].items()} == {
         "0": pytest.approx(1 / 3), "1": pytest.approx(2 / 3),
     }  # fmt: skip
-    assert shown["quality"]["labels"] == 1 and shown["quality"]["metrics"][0]["value"] == 0.0
+    assert shown["quality"]["labels"] == 1
+    assert shown["quality"]["metrics"][0]["value"] == 0.0
     routes = {r["route"]: r["statuses"] for r in said["errors"]["routes"]}
     assert routes == {"/predict": {"200": 2, "400": 1}, "/feedback": {"202": 1}}
-    assert [v["version"] for v in shown["versions"]] == [2, 1] and shown["history"][0]["to_version"] == 1
+    assert [v["version"] for v in shown["versions"]] == [2, 1]
+    assert shown["history"][0]["to_version"] == 1
 
 
 @pytest.mark.parametrize("hours", WINDOWS)
@@ -129,7 +131,8 @@ def test_every_window_has_a_value_a_bucket(client, hours):
     n = hours * 3600 // said["bucket_seconds"]
     shown = said["figures"]
     assert {len(shown["traffic"][k]) for k in ("at", "requests", "rows", "p50", "p95")} == {n}
-    assert len(shown["predictions"]["at"]) == n and {len(said["errors"][k]) for k in ("at", "client", "server")} == {n}
+    assert len(shown["predictions"]["at"]) == n
+    assert {len(said["errors"][k]) for k in ("at", "client", "server")} == {n}
 
 
 @pytest.mark.parametrize("query", ["hours=2", "hours=", "hours=x", "hours=1e0", "days=1", "hours=1&x=2"])
@@ -154,14 +157,16 @@ def test_page_says_what_it_knows_before_any_script_runs(app, client):
         "Promote</button>",
     ):
         assert words in text, words
-    assert 'class="tile bad"><span>Accuracy' in text and "Roll back" not in text
+    assert 'class="tile bad"><span>Accuracy' in text
+    assert "Roll back" not in text
 
 
 def test_promotion_by_retraining_gives_its_reasons_once(client, registry):
     registry.promote("toy", 2, who="retrain", why="all 5 gates passed; drift of a: it is another")
     registry.promote("toy", 1, who="somebody", why="no; I do not like it")
     history = page(client).partition('id="history"')[2]
-    assert '<td class="why">all 5 gates passed\n' in history and "no; I do not like it" in history
+    assert '<td class="why">all 5 gates passed\n' in history
+    assert "no; I do not like it" in history
     assert "drift of a" not in history, "it is said under Retraining"
 
 
@@ -176,9 +181,12 @@ def test_decisions_about_retraining_are_shown_with_their_reasons(app, client):
     save_decision(engine, Decision("toy", now, "promoted", reasons, 1, 2, "run-1", found))
     newest, before = figures(client)["figures"]["decisions"]
     assert (newest["action"], newest["reasons"], newest["challenger"], newest["rows"]) == ("promoted", reasons, 2, 9)
-    assert newest["metrics"] == metrics and before["looks"] == 2
+    assert newest["metrics"] == metrics
+    assert before["looks"] == 2
     text = page(client)
-    assert "1 → 2" in text and "drift of &lt;a&gt;: it is another" in text and "2 looks" in text
+    assert "1 → 2" in text
+    assert "drift of &lt;a&gt;: it is another" in text
+    assert "2 looks" in text
 
 
 def test_drift_and_alerts_of_the_monitor_are_shown(app, client):
@@ -215,7 +223,8 @@ def test_many_alerts_of_a_kind_are_one_line_the_worst_first_and_what_labels_say_
     monitor_says(app.extensions["dashboard"].figures.registry.engine, columns, opened)
     text = page(client)
     shown = text.partition('id="alerts"')[2].partition("</section>")[0]
-    assert "Drift of column 8, column 7, column 6, column 5 and 5 more" in shown and shown.count("<details") == 1
+    assert "Drift of column 8, column 7, column 6, column 5 and 5 more" in shown
+    assert shown.count("<details") == 1
     places = [shown.index(words) for words in ("below the gate of 0.8", "Drift of", "says 8", "says 0")]
     assert places == sorted(places)
     assert text.index('id="tiles"') < text.index('id="alerts"') < text.index('id="quality-title"')
@@ -259,7 +268,8 @@ def test_failures_are_counted_in_the_minute_in_which_they_happened(monkeypatch):
     failures.count()  # the minute 6060 begins with what was counted until it was looked at
     counts["400"], now[0] = 7, 6090.0
     over = failures.over(TimeBuckets(1, datetime.fromtimestamp(6090, UTC)))
-    assert over["server"][-3:] == [None, 3, 0] and over["client"][-3:] == [None, 1, 4]
+    assert over["server"][-3:] == [None, 3, 0]
+    assert over["client"][-3:] == [None, 1, 4]
     assert over["routes"] == [{"route": "/predict", "requests": 15, "statuses": {"200": 5, "400": 7, "500": 3}}]
 
 
@@ -294,10 +304,12 @@ def test_words_of_strangers_are_never_markup(app, client, registry):
     text = page(client)
     assert text.count("&lt;script&gt;alert(1)") >= 9
     seen = tags(text)
-    assert {tag for tag, _ in seen} - before <= {"ul", "li", "svg", "rect", "div"} and "img" not in {
+    assert {tag for tag, _ in seen} - before <= {"ul", "li", "svg", "rect", "div"}
+    assert "img" not in {
         tag for tag, _ in seen
     }
-    assert sum(tag == "script" for tag, _ in seen) == 2 and not any(
+    assert sum(tag == "script" for tag, _ in seen) == 2
+    assert not any(
         a.startswith("on") for _, names in seen for a in names
     )
     assert HOSTILE in figures(client)["figures"]["predictions"]["series"], "data is data; the page draws it as text"
@@ -307,19 +319,25 @@ def test_hostile_name_of_a_model_is_text(settings):
     app = create_app(Settings.read({"MLOPS_HOME": str(settings.home), "MLOPS_MODEL": HOSTILE}))
     text = page(app.test_client())
     app.stop()
-    assert "<title>&lt;/textarea&gt;&lt;script&gt;" in text and "<script>alert" not in text
+    assert "<title>&lt;/textarea&gt;&lt;script&gt;" in text
+    assert "<script>alert" not in text
 
 
 @pytest.mark.parametrize("path", PAGES)
 def test_page_asks_no_other_host_and_runs_no_inline_code(client, path):
     answer = client.get(path)
     policy, text = answer.headers["Content-Security-Policy"], answer.get_data(as_text=True)
-    assert answer.status_code == 200 and "default-src 'none'" in policy and "unsafe" not in policy
-    assert "frame-ancestors 'none'" in policy and "form-action 'none'" in policy
+    assert answer.status_code == 200
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "form-action 'none'" in policy
     if "uplot" not in path:
-        assert "https://" not in text and "http://" not in text.replace('"http://www.w3.org/2000/svg"', "")
+        assert "https://" not in text
+        assert "http://" not in text.replace('"http://www.w3.org/2000/svg"', "")
     for tag, names in tags(text) if path == "/" else ():
-        assert "style" not in names and tag != "style"
+        assert "style" not in names
+        assert tag != "style"
 
 
 # keys
@@ -330,12 +348,15 @@ def test_page_is_open_and_what_it_shows_needs_the_key(client_with):
     assert [client.get(p).status_code for p in PAGES] == [200] * len(PAGES)
     assert client.get("/dashboard/data.json").status_code == 401
     locked = page(client)
-    assert "toy" not in locked and "The service wants a key" in locked and "<tbody>" not in locked
+    assert "toy" not in locked
+    assert "The service wants a key" in locked
+    assert "<tbody>" not in locked
     assert client.get("/", headers=bearer("x" * 20)).get_data(as_text=True) == locked
     for key, buttons in ((KEY, False), (ADMIN, True)):
         assert client.get("/dashboard/data.json", headers=bearer(key)).status_code == 200
         text = client.get("/", headers=bearer(key)).get_data(as_text=True)
-        assert ("Promote</button>" in text) == buttons and "Version 1</b>" in text
+        assert ("Promote</button>" in text) == buttons
+        assert "Version 1</b>" in text
         assert ("With an admin key versions are promoted" in text) != buttons
 
 
@@ -364,7 +385,8 @@ def test_a_person_promotes_and_rolls_back_with_a_reason(client, registry, monkey
     monkeypatch.setattr(dashboard_figures, "FRESH", 60.0)
     assert client.get("/dashboard/data.json").get_json()["figures"]["earlier"] is None
     said = client.post("/admin/promote", json={"version": 2, "expected": 1, "why": " recall is better "}, headers=MOVE)
-    assert said.status_code == 200 and said.get_json()["to_version"] == 2
+    assert said.status_code == 200
+    assert said.get_json()["to_version"] == 2
     assert client.get("/dashboard/data.json").get_json()["figures"]["earlier"] == 1, "a move is seen at once"
     assert "Roll back to version 1" in page(client)
     said = client.post("/admin/rollback", json={"expected": 2, "why": "complaints"}, headers=MOVE).get_json()
@@ -391,8 +413,10 @@ def test_moves_that_cannot_be_are_refused_and_say_why(client, registry):
         ("rollback", {"expected": 1}, 409, "there is no earlier version to go back to"),
     ):
         answer = client.post(f"/admin/{path}", json=body | {"why": "x"}, headers=MOVE)
-        assert answer.status_code == status and words in answer.get_json()["error"]
-    assert registry.current("toy") == 1 and "failed</span>" in page(client)
+        assert answer.status_code == status
+        assert words in answer.get_json()["error"]
+    assert registry.current("toy") == 1
+    assert "failed</span>" in page(client)
 
 
 @pytest.mark.parametrize(
@@ -404,7 +428,8 @@ def test_moves_that_cannot_be_are_refused_and_say_why(client, registry):
 def test_body_of_a_move_is_checked(client, registry, wrong):
     body = {"version": 2, "expected": 1, "why": "x"}
     answer = client.post("/admin/promote", json=body | wrong, headers=MOVE)
-    assert (answer.status_code, answer.get_json()["code"]) == (400, "bad_request") and registry.current("toy") == 1
+    assert (answer.status_code, answer.get_json()["code"]) == (400, "bad_request")
+    assert registry.current("toy") == 1
     missing = {k: v for k, v in body.items() if k not in wrong}
     if missing != body:
         assert client.post("/admin/promote", json=missing, headers=MOVE).status_code == 400
@@ -476,12 +501,16 @@ def test_page_says_that_the_database_is_away_and_comes_back(app, client, monkeyp
 
     monkeypatch.setattr(board, "_read", fail)
     said, text = figures(client), page(client)
-    assert said["problem"] == "The database does not answer (OperationalError)." and said["serving"]["version"] == 1
+    assert said["problem"] == "The database does not answer (OperationalError)."
+    assert said["serving"]["version"] == 1
     assert said["figures"]["current"] == 1, "the last that was known"
-    assert "The database does not answer (OperationalError)." in text and "What is shown was true" in text
-    assert "secret" not in text + str(said) and "/path" not in text + str(said)
+    assert "The database does not answer (OperationalError)." in text
+    assert "What is shown was true" in text
+    assert "secret" not in text + str(said)
+    assert "/path" not in text + str(said)
     monkeypatch.setattr(board, "_read", real)
-    assert figures(client)["problem"] is None and 'id="problem"' not in page(client)
+    assert figures(client)["problem"] is None
+    assert 'id="problem"' not in page(client)
 
 
 def test_page_of_a_service_whose_database_never_answered(settings, tmp_path):
@@ -491,8 +520,10 @@ def test_page_of_a_service_whose_database_never_answered(settings, tmp_path):
     text, said = page(client), figures(client)
     move = client.post("/admin/promote", json=BODY, headers=MOVE)
     assert time.monotonic() - began < 15
-    assert "There are no figures until it does." in text and "Not known while the database is away." in text
-    assert said["figures"] is None and "hunter22" not in text + str(said) + move.get_data(as_text=True)
+    assert "There are no figures until it does." in text
+    assert "Not known while the database is away." in text
+    assert said["figures"] is None
+    assert "hunter22" not in text + str(said) + move.get_data(as_text=True)
     assert (move.status_code, move.get_json()["code"]) == (503, "no_database")
     app.stop()
 

@@ -46,7 +46,8 @@ def open_page(browser):
     yield make
     close()
     assert problems == []
-    assert asked and all(request.startswith(f"{url}/") for request, url in asked)
+    assert asked
+    assert all(request.startswith(f"{url}/") for request, url in asked)
 
 
 @pytest.fixture
@@ -120,7 +121,8 @@ def test_page_is_readable_by_day_by_night_and_on_a_phone(open_page, url, registr
     page.screenshot(path=tmp_path / "page.png", full_page=True)
     page.get_by_role("button", name="Promote").click()
     dialog = page.locator("dialog").bounding_box()
-    assert dialog["x"] >= 0 and dialog["x"] + dialog["width"] <= width
+    assert dialog["x"] >= 0
+    assert dialog["x"] + dialog["width"] <= width
     assert page.evaluate(CONTRAST) == []
 
 
@@ -223,8 +225,10 @@ def test_key_is_asked_for_kept_in_the_tab_and_nowhere_else(open_page, settings, 
         page.reload()
         expect(page.locator("#versions")).to_contain_text("With an admin key")
         expect(page.locator("#locked")).to_be_hidden()
-        assert page.evaluate("Object.values(localStorage).length") == 0 and page.context.cookies() == []
-        assert KEY not in page.url and page.evaluate("sessionStorage.getItem('key')") == KEY
+        assert page.evaluate("Object.values(localStorage).length") == 0
+        assert page.context.cookies() == []
+        assert KEY not in page.url
+        assert page.evaluate("sessionStorage.getItem('key')") == KEY
         other = open_page(url)
         expect(other.locator("#locked")).to_be_visible()
         other.locator("#key").fill(ADMIN)
@@ -237,7 +241,8 @@ def test_key_is_asked_for_kept_in_the_tab_and_nowhere_else(open_page, settings, 
     finally:
         open_page.close()
         log = service.stop()
-    assert KEY not in log + service.out.read_text() and ADMIN not in log + service.out.read_text()
+    assert KEY not in log + service.out.read_text()
+    assert ADMIN not in log + service.out.read_text()
 
 
 def test_words_of_strangers_are_shown_and_not_obeyed(open_page, url, registry):
@@ -251,7 +256,8 @@ def test_words_of_strangers_are_shown_and_not_obeyed(open_page, url, registry):
     page = open_page(url)
     expect(page.locator("#history")).to_contain_text(HOSTILE)
     expect(page.locator("#predictions .u-label").nth(1)).to_have_text(HOSTILE)
-    assert page.locator("img").count() == 0 and page.locator("script").count() == 2
+    assert page.locator("img").count() == 0
+    assert page.locator("script").count() == 2
 
 
 def test_page_says_that_the_service_is_gone_and_recovers(open_page, settings, tmp_path, monkeypatch):

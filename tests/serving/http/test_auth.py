@@ -91,7 +91,8 @@ def test_how_a_key_is_sent(client_with, headers, status):
 def test_refusals_have_the_one_shape(client_with):
     client = client_with(**BOTH)
     missing, wrong = client.get("/model"), client.get("/model", **bearer("x" * 24))
-    assert missing.headers["WWW-Authenticate"] == "Bearer" and missing.get_json()["code"] == "unauthorized"
+    assert missing.headers["WWW-Authenticate"] == "Bearer"
+    assert missing.get_json()["code"] == "unauthorized"
     assert wrong.get_json() == {"error": "The key is not one of this service's.", "code": "forbidden"}
     assert client.post("/promote", **bearer(KEY)).get_json()["error"].endswith("send one of MLOPS_ADMIN_KEYS.")
 
@@ -119,7 +120,8 @@ def test_every_key_is_compared_whichever_fits(client_with, monkeypatch):
     for key in (KEY, OTHER, ADMIN, "x" * 24):
         compared.clear()
         client.get("/model", **bearer(key))
-        assert len(compared) == 3 and all(len(a) == len(b) == 32 for a, b in compared)
+        assert len(compared) == 3
+        assert all(len(a) == len(b) == 32 for a, b in compared)
 
 
 def test_page_is_open_and_asks_for_the_key(client_with):
@@ -138,7 +140,8 @@ def test_no_key_is_in_the_log(client_with, capfd):
         for path in ("/model", "/promote", f"/{key}"[:1]):
             client.get(path, headers={"Authorization": f"Bearer {key}", "X-API-Key": key})
     out, err = capfd.readouterr()
-    assert out and not any(key in out + err for key in (KEY, ADMIN, "wrong-key"))
+    assert out
+    assert not any(key in out + err for key in (KEY, ADMIN, "wrong-key"))
 
 
 @pytest.mark.parametrize("keys", ["short", f"{KEY},short", "has a space in it, yes", "k" * 15, "ключ" * 5])
@@ -164,7 +167,8 @@ def test_service_that_would_be_open_by_mistake_does_not_start(settings, more, me
         run = [sys.executable, *command]
         done = subprocess.run(run, cwd=ROOT, env=own, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 1
-        assert done.stderr.startswith(f"Error: {message}") and done.stderr.count("\n") == 1
+        assert done.stderr.startswith(f"Error: {message}")
+        assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -177,7 +177,8 @@ def test_canary_that_is_cleared_or_that_became_production_is_no_canary(live, cli
 def test_of_a_request_one_number_is_remembered_and_of_requests_the_last(live, client, settings):
     client.post("/predict", json={"features": [[1, 0]] * 5000}, headers=key_of("canary"))
     calls = live.state.trial.calls["canary"]
-    assert [prediction for _, prediction in calls] == [1] and calls.maxlen == 1000
+    assert [prediction for _, prediction in calls] == [1]
+    assert calls.maxlen == 1000
     trial = live.state.trial
     more = CanaryTrial("toy", trial.production, trial.canary, replace(settings, canary_min_requests=3000))
     assert more.calls["canary"].maxlen == 3000
@@ -271,11 +272,13 @@ def test_worse_canary_is_not_asked_even_when_the_registry_cannot_be_told(few, cl
             few.refresh()
         registry.promote("toy", 2, alias="staging")
         few.refresh()
-        assert few.state.roles == {"production": 1} and few.state.rolled_back["version"] == 2
+        assert few.state.roles == {"production": 1}
+        assert few.state.rolled_back["version"] == 2
     assert capfd.readouterr().err.count("The alias of the canary cannot be cleared: OperationalError") == 1
     assert registry.aliases("toy")["canary"] == 2
     few.refresh()
-    assert "canary" not in registry.aliases("toy") and few.state.rolled_back["version"] == 2
+    assert "canary" not in registry.aliases("toy")
+    assert few.state.rolled_back["version"] == 2
     registry.promote("toy", 2, alias="canary")
     few.refresh()
     assert few.state.roles == {"production": 1, "canary": 2}, "it may be tried again"

@@ -66,7 +66,8 @@ def test_file_replaced_under_the_served_version_is_reported_and_forgiven_when_pu
     replace_model(registry, 1)
     live.refresh()
     said = client.get("/health/ready").get_json()
-    assert said["ready"] and said["refused"][0]["version"] == 1
+    assert said["ready"]
+    assert said["refused"][0]["version"] == 1
     assert client.post("/predict", json={"features": [[1, 0]]}).get_json()["version"] == 1
     model.write_bytes(original)
     live.refresh()
@@ -101,13 +102,16 @@ def test_any_version_that_could_be_served_is_noticed_when_its_files_are_put_back
     app = create_app(settings)
     live = live_model(app)
     live.refresh()
-    assert live.predictor is None and list(live.state.refused) == [2, 1]
+    assert live.predictor is None
+    assert list(live.state.refused) == [2, 1]
     paths[0].with_suffix(".away").rename(paths[0])
     live.refresh()
-    assert live.predictor.version == 1 and list(live.state.refused) == [2]
+    assert live.predictor.version == 1
+    assert list(live.state.refused) == [2]
     paths[1].with_suffix(".away").rename(paths[1])
     live.refresh()
-    assert live.predictor.version == 2 and not live.state.refused
+    assert live.predictor.version == 2
+    assert not live.state.refused
     live.stop()
 
 
@@ -169,7 +173,8 @@ def test_database_that_does_not_answer_is_said_and_survived(app, registry, monke
     monkeypatch.setattr(live._registry, "aliases", away)
     live.refresh()
     said = client.get("/health/ready").get_json()
-    assert said["ready"] and said["problem"] == "The registry cannot be asked: OperationalError."
+    assert said["ready"]
+    assert said["problem"] == "The registry cannot be asked: OperationalError."
     monkeypatch.undo()
     live.refresh()
     assert client.get("/health/ready").get_json()["problem"] is None
@@ -180,7 +185,8 @@ def test_store_that_was_deleted_and_made_again_is_followed(app, settings):
     old = live.predictor
     shutil.rmtree(settings.home / "store")
     live.refresh()
-    assert live.predictor is old and live.state.problem
+    assert live.predictor is old
+    assert live.state.problem
     registry = Registry.open(settings)
     registry.register(package(settings.home / "bundle", 3.0))
     registry.promote("toy", 1)

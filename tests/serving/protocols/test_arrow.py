@@ -57,7 +57,8 @@ def test_table_gets_what_its_rows_get(mixed, expected):
         assert answer.content_type == "application/json"
         said = answer.get_json()
         assert (said["prediction"], said["model"], said["version"]) == (expected["prediction"], "toy", 1)
-        assert len({*said["ids"]}) == 3 and "probability" not in said
+        assert len({*said["ids"]}) == 3
+        assert "probability" not in said
     packed = post(mixed, gzip.compress(stream(TABLE)), **{"Content-Encoding": "gzip"})
     assert packed.get_json()["prediction"] == expected["prediction"]
 
@@ -75,7 +76,8 @@ def test_table_is_the_answer_where_it_is_wanted(mixed, expected):
 
 def test_numbers_are_answered_as_numbers(client):
     table = read(post(client, pyarrow.table({"a": [1, 0], "b": [0, 1]}), Accept=ARROW))
-    assert table.schema.field("prediction").type == pyarrow.int64() and table["prediction"].to_pylist() == [1, 0]
+    assert table.schema.field("prediction").type == pyarrow.int64()
+    assert table["prediction"].to_pylist() == [1, 0]
     assert table.column_names[2:] == ["probability_0", "probability_1"]
 
 
@@ -83,7 +85,8 @@ def test_model_without_probabilities_answers_none(app, client, monkeypatch):
     answer = Predictions(np.array([1.5]))
     monkeypatch.setattr(live_model(app).predictor, "answer", lambda table: answer)
     table = read(post(client, pyarrow.table({"a": [1], "b": [0]}), Accept=ARROW))
-    assert table.column_names == ["prediction", "id"] and table["prediction"].to_pylist() == [1.5]
+    assert table.column_names == ["prediction", "id"]
+    assert table["prediction"].to_pylist() == [1.5]
 
 
 @pytest.mark.parametrize(

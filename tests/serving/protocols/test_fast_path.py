@@ -31,7 +31,8 @@ def closed(app, monkeypatch):
 @pytest.mark.parametrize("probability", [False, True, "named"])
 def test_usual_request_needs_no_flask(closed, app, probability):
     said = closed.post("/predict", json={"features": [[1, 0], [0, 1]], "probability": probability})
-    assert said.json["prediction"] == [1, 0] and said.headers["X-Request-ID"]
+    assert said.json["prediction"] == [1, 0]
+    assert said.headers["X-Request-ID"]
     assert logged(app).facts.index.tolist() == said.json["ids"]
 
 

@@ -129,9 +129,12 @@ def test_tritonclient_finds_asks_and_is_refused(service):
 
     expected = service.call("POST", "/predict", {"features": [[1, 0], [0, 1]], "probability": True})[1]
     with triton(service.port) as client:
-        assert client.is_server_live() and client.is_server_ready()
-        assert client.is_model_ready("toy") and client.is_model_ready("toy", "1")
-        assert not client.is_model_ready("other") and not client.is_model_ready("toy", "2")
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("toy")
+        assert client.is_model_ready("toy", "1")
+        assert not client.is_model_ready("other")
+        assert not client.is_model_ready("toy", "2")
         assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
         for version in ("", "1"):
             said = client.get_model_metadata("toy", version)
@@ -159,7 +162,8 @@ def test_tritonclient_finds_asks_and_is_refused(service):
             outputs = [InferRequestedOutput("id", binary), InferRequestedOutput("prediction", not binary)]
             said = client.infer("toy", inputs, outputs=outputs)
             assert [o["name"] for o in said.get_response()["outputs"]] == ["id", "prediction"]
-            assert said.as_numpy("prediction").tolist() == [1] and said.as_numpy("id").shape == (1,)
+            assert said.as_numpy("prediction").tolist() == [1]
+            assert said.as_numpy("id").shape == (1,)
         for algorithm in ("gzip", "deflate"):
             compressed = {"request_compression_algorithm": algorithm, "response_compression_algorithm": algorithm}
             assert client.infer("toy", inputs, **compressed).as_numpy("prediction").tolist() == [1]
@@ -217,7 +221,8 @@ def test_one_tensor_of_all_columns_may_be_flat_or_nested(client, data):
 def test_shape_beyond_all_numbers_is_refused(client, rows):
     shape = b'{"name": "x", "datatype": "FP64", "shape": [%d, %s]' % (rows, b"9" * 4300)
     answer = client.post("/v2/models/toy/infer", data=b'{"inputs": [%s, "data": [1]}]}' % shape)
-    assert answer.status_code == 400 and "must have a 'shape'" in answer.get_json()["error"]
+    assert answer.status_code == 400
+    assert "must have a 'shape'" in answer.get_json()["error"]
     assert (
         in_bytes(client, [orjson.Fragment(shape + b', "parameters": {"binary_data_size": 8}}')], b"\0" * 8).status_code
         == 400
@@ -441,7 +446,8 @@ def test_every_error_under_v2_has_the_protocols_shape(kinds, monkeypatch):
     for status, answer in calls:
         assert (answer.status_code, answer.get_json().keys()) == (status, {"error"}), answer.get_json()
     assert kinds.get("/nowhere").get_json().keys() == {"error", "code"}
-    assert kinds.get("/v2/health/live").status_code == 200 and kinds.get("/v2").status_code == 200
+    assert kinds.get("/v2/health/live").status_code == 200
+    assert kinds.get("/v2").status_code == 200
 
 
 # Attacked

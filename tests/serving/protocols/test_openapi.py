@@ -125,14 +125,18 @@ def test_kinds_of_columns_become_kinds_of_json():
     ]
     assert [_input(i) for i, _ in made] == [schema for _, schema in made]
     row = _row(Signature((Input("a"), Input("b", required=False)), "regression", "y", ignored=("id", "y")))
-    assert row["required"] == ["a"] and row["properties"]["id"] == {} and row["additionalProperties"] is False
+    assert row["required"] == ["a"]
+    assert row["properties"]["id"] == {}
+    assert row["additionalProperties"] is False
 
 
 def test_page_loads_nothing_from_another_host_and_says_so_to_the_browser(mixed):
     for path in ("/docs", "/docs/style.css", "/docs/script.js"):
         answer = mixed.get(path)
-        assert answer.status_code == 200 and "default-src 'none'" in answer.headers["Content-Security-Policy"]
-        assert "http://" not in answer.get_data(as_text=True) and "https://" not in answer.get_data(as_text=True)
+        assert answer.status_code == 200
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert "http://" not in answer.get_data(as_text=True)
+        assert "https://" not in answer.get_data(as_text=True)
 
 
 def test_without_a_model_there_is_no_description_but_the_page(settings):

@@ -67,7 +67,8 @@ def test_probabilities_by_name(mixed):
 
 def test_probabilities_by_number_of_a_class_are_texts_too(client):
     said = post(client, {"features": [[1, 0]], "probability": "named"}).get_json()
-    assert said["probability"][0].keys() == {"0", "1"} and said["classes"] == [0, 1]
+    assert said["probability"][0].keys() == {"0", "1"}
+    assert said["classes"] == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,8 @@ def test_defect_of_ours_is_a_500_without_traceback_or_path(client, app, monkeypa
     monkeypatch.setattr(live_model(app).predictor, "answer", lambda table: 1 / 0)
     answer = post(client, {"features": [[1, 0]]})
     assert answer.status_code == 500
-    assert answer.get_json().keys() == {"error", "code"} and "/" not in answer.get_json()["error"]
+    assert answer.get_json().keys() == {"error", "code"}
+    assert "/" not in answer.get_json()["error"]
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 

@@ -112,7 +112,8 @@ def test_csv_may_leave_out_an_optional_column(mixed, expected):
 )
 def test_csv_that_does_not_fit_is_named_in_the_one_error_shape(mixed, body, code, message):
     answer = post_csv(mixed, body)
-    assert answer.status_code in (400, 413) and answer.get_json()["code"] == code
+    assert answer.status_code in (400, 413)
+    assert answer.get_json()["code"] == code
     assert message in answer.get_json()["error"]
 
 
@@ -179,7 +180,8 @@ def test_what_does_not_fit_invocations_is_said_in_the_one_error_shape(mixed, bod
 
     answer = mixed.post("/invocations", json=body)
     said = answer.get_json()
-    assert answer.status_code in (400, 413) and said["code"] == code
+    assert answer.status_code in (400, 413)
+    assert said["code"] == code
     assert re.search(message, said["error"]), said["error"]
 
 
@@ -256,8 +258,11 @@ def test_defect_leaves_its_place_in_the_log_and_nothing_of_the_client(mixed, mon
     monkeypatch.setattr(predictor, "answer", broken)
     answer = mixed.post("/predict", json={"features": [[41, 77777.5, "own"]]})
     log = capfd.readouterr().err
-    assert answer.status_code == 500 and "77777" not in answer.get_data(as_text=True)
-    assert "in broken" in log and "RuntimeError" in log and "77777" not in log
+    assert answer.status_code == 500
+    assert "77777" not in answer.get_data(as_text=True)
+    assert "in broken" in log
+    assert "RuntimeError" in log
+    assert "77777" not in log
 
 
 @pytest.mark.slow

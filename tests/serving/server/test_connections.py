@@ -32,12 +32,16 @@ def make():
 
 def test_worker_knows_whether_another_has_fewer(make):
     mine, other, third = make(2), make(2), make(3)
-    assert mine.is_least() and other.is_least() and not third.is_least()
+    assert mine.is_least()
+    assert other.is_least()
+    assert not third.is_least()
     other.count -= 1
-    assert not mine.is_least() and other.is_least()
+    assert not mine.is_least()
+    assert other.is_least()
     other.release()
     assert mine.is_least(), "one that is gone takes none"
-    assert not make(4).is_least() and mine.is_least()
+    assert not make(4).is_least()
+    assert mine.is_least()
 
 
 def test_count_of_a_forked_worker_is_seen_by_the_others(make):
@@ -71,7 +75,8 @@ def worker(make, monkeypatch):
 def test_worker_with_more_leaves_a_connection_to_others_for_a_moment_and_then_takes_all_that_come(worker, make):
     door, other = worker.door, make(0)
     door.accept(None)
-    assert worker.told == [] and not door._accepting
+    assert worker.told == []
+    assert not door._accepting
     door.set_accept_enabled(True)
     assert not door._accepting, "not at once"
     worker.clock.now += COURTESY
@@ -108,7 +113,8 @@ def test_worker_that_is_told_to_end_while_it_looks_who_has_fewer_ends_once(worke
         monkeypatch.setattr(worker.door.connections, "is_least", is_least)
         worker.door.accept(listener)
         worker.door.set_accept_enabled(False)
-        assert listener.fileno() < 0 and not worker.door._accepting
+        assert listener.fileno() < 0
+        assert not worker.door._accepting
 
 
 def test_worker_without_files_leaves_connections_to_others_for_a_while(worker, monkeypatch):
@@ -119,7 +125,8 @@ def test_worker_without_files_leaves_connections_to_others_for_a_while(worker, m
     monkeypatch.setattr("gunicorn.workers.gthread.ThreadWorker.accept", accept)
     worker.door.log = SimpleNamespace(error=lambda *said: worker.told.append(said[-1]))
     worker.door.accept(None)
-    assert worker.told == ["tries", "Too many open files"] and not worker.door._accepting
+    assert worker.told == ["tries", "Too many open files"]
+    assert not worker.door._accepting
     worker.clock.now += SHORT
     worker.door.set_accept_enabled(True)
     assert worker.door._accepting

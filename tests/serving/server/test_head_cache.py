@@ -41,7 +41,8 @@ def test_no_more_than_so_many_are_remembered():
     heads = HeadCache()
     for n in range(MOST + 1):
         meet_twice(heads, b"%d" % n, CGI)
-    assert len(heads._known) == len(heads._met) == 1 and heads.get(b"%d" % MOST)
+    assert len(heads._known) == len(heads._met) == 1
+    assert heads.get(b"%d" % MOST)
 
 
 KEY = b"k" * 16
@@ -95,9 +96,11 @@ def test_known_head_is_answered_as_the_first_was_and_each_body_for_itself(keyed,
     assert [name for name in second.headers if name != "X-Known"] == list(first.headers)
     assert {first.headers["X-Request-ID"], second.headers["X-Request-ID"]} == {"first"}
     told = first.said.pop("ids"), second.said.pop("ids")
-    assert first.said == second.said and told[0] != told[1]
+    assert first.said == second.said
+    assert told[0] != told[1]
     other = talk(asked(BODY.replace(b"1, 0", b"0, 1"), ids[0]))
-    assert is_known(other) and other.said["prediction"] != first.said["prediction"]
+    assert is_known(other)
+    assert other.said["prediction"] != first.said["prediction"]
     renamed = talk(asked(more=ids[1]))
     assert (is_known(renamed), renamed.headers["X-Request-ID"]) == (False, "second")
     with connect(keyed, asked(more=ids[0])) as another:

@@ -117,7 +117,7 @@ TOO_MUCH = {
 }
 
 
-@pytest.mark.parametrize("status, request_", TOO_MUCH.values(), ids=TOO_MUCH)
+@pytest.mark.parametrize(("status", "request_"), TOO_MUCH.values(), ids=TOO_MUCH)
 def test_what_is_too_large_is_refused_before_it_is_all_there(status, request_):
     arrival = RequestBuffer(Pieces(request_), 1)
     with pytest.raises(EarlyResponse, match="limit") as refused:
@@ -145,7 +145,8 @@ def test_answer_that_nobody_takes_is_kept_and_comes_out_as_it_went_in():
         while len(got) < len(content):
             got += theirs.recv(2**20)
             client.flush()
-        assert got == content and not client.unsent
+        assert got == content
+        assert not client.unsent
 
 
 # Who answers
@@ -169,7 +170,8 @@ def test_answer_that_comes_too_late_leaves_no_trace(app, client, capfd, path):
     with pytest.raises(ClaimExpiredError):
         client.post(path, json={"features": [[1, 0]]}, environ_overrides=context)
     assert capfd.readouterr().out == ""
-    assert not app.metrics._noted and len(logged(app).facts) == 0
+    assert not app.metrics._noted
+    assert len(logged(app).facts) == 0
 
 
 def test_request_is_named_before_the_main_loop_may_answer_it(client):
@@ -316,7 +318,7 @@ SLOW_CLIENTS = {  # What comes at once, and what follows of it a byte at a time
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first, rest", SLOW_CLIENTS.values(), ids=SLOW_CLIENTS)
+@pytest.mark.parametrize(("first", "rest"), SLOW_CLIENTS.values(), ids=SLOW_CLIENTS)
 def test_slow_clients_hold_no_thread(crowded, first, rest):
     with ExitStack() as stack:
         many = len(first) > 20_000  # answers that are never read, more than the kernel keeps
@@ -349,7 +351,8 @@ def test_request_that_is_not_there_in_time_gets_408(crowded):
         for client in clients:
             got = answer(client)
             assert (got.status, got.said["code"]) == (408, "request_timeout"), got
-            assert got.headers["X-Request-ID"] == "mine" and got.headers["Connection"] == "close"
+            assert got.headers["X-Request-ID"] == "mine"
+            assert got.headers["Connection"] == "close"
             assert client.recv(1) == b""
         assert silent.recv(1) == b""  # closed without a word
     assert 3 <= time.monotonic() - began < 5
@@ -402,13 +405,14 @@ BAD = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status, code, content", BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("status", "code", "content"), BAD.values(), ids=BAD)
 def test_what_no_application_sees_has_the_shape_of_an_error(crowded, status, code, content):
     with connect(crowded, content) as client:
         got = answer(client)
         assert (got.status, got.said.get("code")) == (status, code), got.said
         assert got.said.keys() == ({"error", "code"} if code else {"error"})
-        assert got.headers["Content-Type"] == "application/json" and got.headers["X-Request-ID"]
+        assert got.headers["Content-Type"] == "application/json"
+        assert got.headers["X-Request-ID"]
 
 
 @pytest.mark.slow
@@ -520,7 +524,8 @@ def test_overload_is_answered_at_once_and_passes(single):
         assert single.get("/health/live")[0] == single.get("/ping")[0] == 200
         health.append(time.monotonic() - began)
     load.join()
-    assert len(health) > 10 and max(health) < 0.8
+    assert len(health) > 10
+    assert max(health) < 0.8
     refused = [one for one in got if one.status == 503]
     assert len(got) == 16 and len(refused) == 12, [one.status for one in got]
     assert {(one.said["code"], one.headers["Retry-After"]) for one in refused} == {("overloaded", "1")}

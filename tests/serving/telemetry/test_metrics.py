@@ -47,7 +47,8 @@ def test_requests_rows_and_classes_are_counted(client):
     assert said["mlops_requests_total", "/predict", "200"] == 2
     assert said["mlops_requests_total", "/predict", "415"] == 1
     assert said["mlops_requests_total", "404", "none"] == 1
-    assert said["mlops_predictions_total", "1", "1"] == 3 and said["mlops_predictions_total", "0", "1"] == 1
+    assert said["mlops_predictions_total", "1", "1"] == 3
+    assert said["mlops_predictions_total", "0", "1"] == 1
     assert said["mlops_request_duration_seconds_count", "/predict"] == 3
     assert 0 < said["mlops_request_duration_seconds_sum", "/predict"] < 10
 
@@ -100,7 +101,8 @@ def test_what_the_prediction_log_does_is_counted(app, client, monkeypatch):
     log._step()
     log.after_step(log)
     said = scrape(client)
-    assert said["mlops_spool_bytes",] > 100 and 0 < said["mlops_spool_age_seconds",] < 60
+    assert said["mlops_spool_bytes",] > 100
+    assert 0 < said["mlops_spool_age_seconds",] < 60
     assert said["mlops_database_errors_total",] == 1
     monkeypatch.undo()
     monkeypatch.setattr(log._spool, "full", True)
@@ -134,7 +136,8 @@ def test_predicted_numbers_are_a_histogram_with_the_buckets_of_the_reference_dat
     said = scrape(client)
     live_model(app).stop()
     buckets = {max(name[1:], key=float): n for name, n in said.items() if name[0] == "mlops_predicted_value_bucket"}
-    assert len(buckets) == 10 and (buckets["10.0"], buckets["60.0"], buckets["90.0"], buckets["+Inf"]) == (1, 3, 3, 4)
+    assert len(buckets) == 10
+    assert (buckets["10.0"], buckets["60.0"], buckets["90.0"], buckets["+Inf"]) == (1, 3, 3, 4)
     assert said["mlops_predicted_value_sum", "1"] == pytest.approx(1111, abs=0.01)
     assert said["mlops_predictions_total", "", "1"] == 4
 

@@ -45,7 +45,8 @@ def test_entry_that_is_delivered_again_is_there_once(log):
         log.add([entry("x", 3), LabelRecord("x-1", 0, 2e9)])
     window = log.read("toy")
     assert window.facts.index.tolist() == ["x-0", "x-1", "x-2"]
-    assert window.facts["label"].tolist()[1] == 0 and window.facts["label"].isna().tolist() == [True, False, True]
+    assert window.facts["label"].tolist()[1] == 0
+    assert window.facts["label"].isna().tolist() == [True, False, True]
 
 
 def test_newest_of_several_labels_counts_in_whatever_order_they_come(log):
@@ -60,7 +61,8 @@ def test_values_come_back_as_they_went(log):
     log.add([entry("x", columns=["n", "s"], rows=rows, prediction=["ja", "nein", "ja"], probability=[[0.1, 0.9]] * 3)])
     window = log.read("toy")
     assert window.inputs["s"].tolist()[:2] == ["Währung; \"'%s", "\x00\n"]
-    assert window.inputs["n"].isna().tolist() == [True, True, False] and window.inputs["n"].tolist()[2] == -1e308
+    assert window.inputs["n"].isna().tolist() == [True, True, False]
+    assert window.inputs["n"].tolist()[2] == -1e308
     assert window.facts["probability"].tolist()[0] == [0.1, 0.9]
     assert window.facts["at"].tolist() == [datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC)] * 3
 
@@ -94,8 +96,11 @@ def test_every_value_and_every_microsecond_comes_back(log, ready):
     for i, value in enumerate(said):
         back = log.get(f"x-{i}")
         assert repr(back.inputs["v"]) == repr(value), "a JSON value inside an object keeps its type"
-        assert back.prediction == value and isinstance(back.prediction, str) == isinstance(value, str)
-        assert back.probability == probability and back.at == datetime.fromtimestamp(at, UTC) and back.ms == 0.5
+        assert back.prediction == value
+        assert isinstance(back.prediction, str) == isinstance(value, str)
+        assert back.probability == probability
+        assert back.at == datetime.fromtimestamp(at, UTC)
+        assert back.ms == 0.5
 
 
 def test_transaction_that_fails_leaves_nothing(log):
@@ -135,9 +140,13 @@ def shipped(drain: SpoolShipper) -> list[bytes]:
 
 def test_lines_are_delivered_once_and_in_order(tmp_path):
     spool, drain = Spool(tmp_path, 10**9), SpoolShipper(tmp_path)
-    assert spool.append(b"1\n") and shipped(drain) == [b"1\n"]
-    assert spool.append(b"2\n") and spool.append(b"3\n") and shipped(drain) == [b"2\n", b"3\n"]
-    assert shipped(drain) == [] and drain.backlog() == (0, 0.0)
+    assert spool.append(b"1\n")
+    assert shipped(drain) == [b"1\n"]
+    assert spool.append(b"2\n")
+    assert spool.append(b"3\n")
+    assert shipped(drain) == [b"2\n", b"3\n"]
+    assert shipped(drain) == []
+    assert drain.backlog() == (0, 0.0)
 
 
 def test_file_of_a_writer_that_lives_stays_and_that_of_a_dead_one_goes(tmp_path):
@@ -146,7 +155,8 @@ def test_file_of_a_writer_that_lives_stays_and_that_of_a_dead_one_goes(tmp_path)
     shipped(drain)
     assert len(segments(tmp_path)) == 1
     os.close(spool._file)  # what the kernel does when a process is killed
-    assert shipped(drain) == [] and segments(tmp_path) == {}
+    assert shipped(drain) == []
+    assert segments(tmp_path) == {}
 
 
 def test_lines_that_could_not_be_delivered_are_delivered_later(tmp_path):
@@ -200,13 +210,16 @@ def test_file_that_goes_on_growing_does_not_keep_the_others_waiting(tmp_path):
         if len(got) < 100:
             first.append(b"more\n")
 
-    assert drain.ship(deliver) == 2 and got == [b"1\n", b"2\n"]
+    assert drain.ship(deliver) == 2
+    assert got == [b"1\n", b"2\n"]
     assert shipped(drain) == [b"more\n"] * 2
 
 
 def test_another_drain_leads_only_when_the_first_has_gone(tmp_path):
     first, second = SpoolShipper(tmp_path), SpoolShipper(tmp_path)
-    assert first.leads() and not second.leads() and first.leads()
+    assert first.leads()
+    assert not second.leads()
+    assert first.leads()
     first.close()
     assert second.leads()
 
@@ -219,7 +232,8 @@ def test_grown_and_old_files_are_closed(tmp_path, monkeypatch):
     assert len(segments(tmp_path)) == 3
     monkeypatch.setattr(spools, "PERIOD", 0)
     spool.tend()
-    assert len(shipped(drain)) == 5 and segments(tmp_path) == {}
+    assert len(shipped(drain)) == 5
+    assert segments(tmp_path) == {}
 
 
 def test_disk_that_refuses_tears_no_line_and_what_waited_in_memory_follows(tmp_path, monkeypatch):
@@ -233,13 +247,15 @@ def test_disk_that_refuses_tears_no_line_and_what_waited_in_memory_follows(tmp_p
         return write(file, line[: len(line) // 2])
 
     monkeypatch.setattr(spools.os, "write", full)
-    assert spool.append(b"second\n") and spool.waiting == 1
+    assert spool.append(b"second\n")
+    assert spool.waiting == 1
     monkeypatch.setattr(spools, "MEMORY", 10)
     assert not spool.append(b"third\n"), "there is no room for it, and it must not be promised"
     monkeypatch.undo()
     spool.append(b"fourth\n")
     spool.tend()
-    assert sorted(shipped(drain)) == [b"first\n", b"fourth\n", b"second\n"] and spool.waiting == 0
+    assert sorted(shipped(drain)) == [b"first\n", b"fourth\n", b"second\n"]
+    assert spool.waiting == 0
 
 
 def test_line_that_was_read_before_its_write_was_taken_back_hides_none_that_follows(tmp_path, monkeypatch):
@@ -255,7 +271,8 @@ def test_line_that_was_read_before_its_write_was_taken_back_hides_none_that_foll
         return done
 
     monkeypatch.setattr(spools.os, "write", full)
-    assert spool.append(b"second\nthird\n") and spool.waiting == 1
+    assert spool.append(b"second\nthird\n")
+    assert spool.waiting == 1
     monkeypatch.undo()
     spool.append(b"fourth and so on\n")
     spool.tend()
@@ -290,7 +307,8 @@ def test_folder_that_was_deleted_is_made_again(tmp_path):
     assert drain.leads()
     shutil.rmtree(folder)
     spool.tend()
-    assert spool.append(b"2\n") and shipped(drain) == [b"2\n"]
+    assert spool.append(b"2\n")
+    assert shipped(drain) == [b"2\n"]
 
 
 def test_new_file_is_never_seen_without_its_lock(tmp_path, monkeypatch):
@@ -332,11 +350,16 @@ def test_every_protocol_is_logged(serving):
     client.post("/invocations", json={"dataframe_records": [row]})
     client.post("/v1/models/toy:predict", json={"instances": [[30, 5.5, "rent"]]})
     window = logged(app)
-    assert len(window) == 3 and set(said["ids"]) <= set(window.facts.index)
+    assert len(window) == 3
+    assert set(said["ids"]) <= set(window.facts.index)
     mine = window.facts.loc[said["ids"][0]]
-    assert mine["prediction"] == said["prediction"][0] and mine["version"] == 1 and mine["role"] == "production"
-    assert np.allclose(mine["probability"], said["probability"][0]) and 0 < mine["ms"] < 10_000
-    assert window.inputs["age"].tolist() == [41, 41, 30] and window.inputs["home"].tolist() == ["own", "own", "rent"]
+    assert mine["prediction"] == said["prediction"][0]
+    assert mine["version"] == 1
+    assert mine["role"] == "production"
+    assert np.allclose(mine["probability"], said["probability"][0])
+    assert 0 < mine["ms"] < 10_000
+    assert window.inputs["age"].tolist() == [41, 41, 30]
+    assert window.inputs["home"].tolist() == ["own", "own", "rent"]
     assert abs(datetime.now(UTC) - window.facts["at"].iloc[0]) < timedelta(minutes=1)
 
 
@@ -355,14 +378,17 @@ def test_defect_beside_the_shipping_is_logged_and_does_not_end_it(serving, monke
     wait_for(lambda: len(calls) > 3 and log._drain.backlog() == (0, 0.0))
     log.after_step = lambda _: None
     said = capfd.readouterr().err
-    assert "OSError" in said and "after_step" in said and "OSError: " not in said
+    assert "OSError" in said
+    assert "after_step" in said
+    assert "OSError: " not in said
     assert logged(app).facts.index.tolist() == ids
 
 
 def test_log_that_ends_leaves_its_lines_to_no_other_that_ends(serving):
     app = serving()
     log, shipping = app.extensions["log"], PredictionLogger(app.extensions["settings"])
-    assert shipping._step() and shipping._drain.leading
+    assert shipping._step()
+    assert shipping._drain.leading
     ids = app.test_client().post("/predict", json={"features": [[1, 0]]}).get_json()["ids"]  # too late for `shipping`
     ending, leads, asked = threading.Thread(target=log.stop), log._drain.leads, []
     log._drain.leads = lambda: asked.append(leads()) or asked[-1]
@@ -370,7 +396,8 @@ def test_log_that_ends_leaves_its_lines_to_no_other_that_ends(serving):
     wait_for(lambda: asked)
     shipping._drain.close()
     ending.join(20)
-    assert asked[0] is False and not ending.is_alive()
+    assert asked[0] is False
+    assert not ending.is_alive()
     with closing(PredictionLog.open(app.extensions["settings"])) as database:
         assert database.get(ids[0]).inputs == {"a": 1, "b": 0}
 
@@ -378,13 +405,15 @@ def test_log_that_ends_leaves_its_lines_to_no_other_that_ends(serving):
 def test_log_that_ends_does_not_wait_when_another_has_shipped_its_lines(serving):
     app = serving()
     log, shipping = app.extensions["log"], PredictionLogger(app.extensions["settings"])
-    assert shipping._step() and shipping._drain.leading
+    assert shipping._step()
+    assert shipping._drain.leading
     app.test_client().post("/predict", json={"features": [[1, 0]]})
     ending = threading.Thread(target=log.stop)
     ending.start()
     wait_for(lambda: shipping._step() and not log._spool.is_left)
     ending.join(5)
-    assert not ending.is_alive() and shipping._drain.leading
+    assert not ending.is_alive()
+    assert shipping._drain.leading
     shipping.stop()
 
 
@@ -405,7 +434,8 @@ def test_log_that_ends_ships_nothing_beside_a_thread_that_still_does(serving, mo
     log.stop()
     goes_on.set()
     log._routine._thread.join(20)
-    assert len(delivered) == 1 and len(delivered[0]) == 1
+    assert len(delivered) == 1
+    assert len(delivered[0]) == 1
 
 
 def test_refused_request_is_not_logged(serving):
@@ -445,7 +475,8 @@ ID = "0" * 28 + "-0"
 )
 def test_label_that_cannot_be_true_is_refused(client, body, message):
     answer = client.post("/feedback", json=body)
-    assert answer.status_code == 400 and message in answer.get_json()["error"]
+    assert answer.status_code == 400
+    assert message in answer.get_json()["error"]
 
 
 ALL = "age,income,home"
@@ -468,7 +499,8 @@ def test_many_rows_are_logged_as_few_are(serving, kind, excluded):
     for i, (id, one) in enumerate(zip(many["ids"], few, strict=True)):
         first, second = database.get(id), database.get(one["ids"][0])
         assert (first.inputs, first.prediction) == (second.inputs, second.prediction)
-        assert first.probability == pytest.approx(one["probability"][0], abs=1e-6) and first.role == second.role
+        assert first.probability == pytest.approx(one["probability"][0], abs=1e-6)
+        assert first.role == second.role
         given = dict(zip("ab" if kind == "numbers" else ALL.split(","), rows[i], strict=True))
         assert first.inputs == {name: value for name, value in given.items() if name not in excluded.split(",")}
     database.close()
@@ -477,7 +509,8 @@ def test_many_rows_are_logged_as_few_are(serving, kind, excluded):
 def test_log_that_is_off_writes_nothing_and_gives_no_ids(serving):
     app = serving(MLOPS_LOG_SHARE="0")
     assert app.test_client().post("/predict", json={"features": [[1, 0]]}).get_json()["ids"] is None
-    assert len(logged(app)) == 0 and not segments(Path(app.extensions["settings"].spool))
+    assert len(logged(app)) == 0
+    assert not segments(Path(app.extensions["settings"].spool))
 
 
 def test_sample_is_about_its_share_and_only_what_is_logged_has_ids(serving):
@@ -485,13 +518,16 @@ def test_sample_is_about_its_share_and_only_what_is_logged_has_ids(serving):
     client = app.test_client()
     said = [client.post("/predict", json={"features": [[1, 0]]}).get_json()["ids"] for _ in range(400)]
     ids = [i for answer in said if answer for i in answer]
-    assert 60 < len(ids) < 140 and sorted(logged(app).facts.index) == sorted(ids)
+    assert 60 < len(ids) < 140
+    assert sorted(logged(app).facts.index) == sorted(ids)
 
 
 def test_excluded_columns_reach_neither_disk_nor_database(serving):
     app = serving("mixed", MLOPS_LOG_EXCLUDE="income, home")
     app.test_client().post("/predict", json={"features": [{"age": 41, "income": 98765.5, "home": "rent"}]})
-    assert "98765" not in spooled(app) and "rent" not in spooled(app) and "41" in spooled(app)
+    assert "98765" not in spooled(app)
+    assert "rent" not in spooled(app)
+    assert "41" in spooled(app)
     assert logged(app).inputs.columns.tolist() == ["age"]
 
 
@@ -500,7 +536,8 @@ def test_prediction_is_answered_without_an_id_when_the_spool_takes_nothing(servi
     monkeypatch.setattr(app.extensions["log"]._spool, "full", True)
     client = app.test_client()
     answer = client.post("/predict", json={"features": [[1, 0]]})
-    assert answer.status_code == 200 and answer.get_json()["ids"] is None
+    assert answer.status_code == 200
+    assert answer.get_json()["ids"] is None
     assert app.extensions["log"].lost == 1
     answer = client.post("/feedback", json={"id": ID, "label": 1})
     assert (answer.status_code, answer.get_json()["code"]) == (503, "log_full")
@@ -516,7 +553,8 @@ def test_line_that_no_database_takes_is_put_aside_and_the_rest_passes(serving, c
     last = client.post("/predict", json={"features": [[1, 0]]}).get_json()["ids"]
     assert sorted(logged(app).facts.index) == sorted(first + last)
     assert (Path(app.extensions["settings"].spool) / DEAD_LETTERS).read_bytes() == b"".join(bad)
-    assert log.refused == len(bad) and "put aside" in capfd.readouterr().err
+    assert log.refused == len(bad)
+    assert "put aside" in capfd.readouterr().err
 
 
 def test_lines_that_were_put_aside_are_shipped_again_under_a_name_of_the_spool(serving):
@@ -526,7 +564,8 @@ def test_lines_that_were_put_aside_are_shipped_again_under_a_name_of_the_spool(s
     assert log._step()
     (spool / DEAD_LETTERS).write_bytes(whole)
     (spool / DEAD_LETTERS).rename(spool / "0-again.jsonl")  # as docs/service.md says
-    assert logged(app).facts.index.tolist() == ["torn-0"] and not list(spool.glob("0-*"))
+    assert logged(app).facts.index.tolist() == ["torn-0"]
+    assert not list(spool.glob("0-*"))
 
 
 def test_database_that_is_away_is_said_once_and_nothing_is_lost(serving, capfd, monkeypatch):
@@ -538,9 +577,12 @@ def test_database_that_is_away_is_said_once_and_nothing_is_lost(serving, capfd, 
         raise sa.exc.OperationalError("SELECT", {}, Exception("secret-host is down"))
 
     monkeypatch.setattr(PredictionLog, "add", away)
-    assert not log._step() and not log._step() and log.errors == 2
+    assert not log._step()
+    assert not log._step()
+    assert log.errors == 2
     said = capfd.readouterr().err
-    assert said.count("The prediction log waits: OperationalError.") == 1 and "secret-host" not in said
+    assert said.count("The prediction log waits: OperationalError.") == 1
+    assert "secret-host" not in said
     monkeypatch.undo()
     assert logged(app).facts.index.tolist() == ids
 
@@ -552,5 +594,7 @@ def test_labels_that_were_given_up_are_said(serving, capfd):
     logged(app)
     assert (
         log.unmatched == 1
-        and "1 labels had ids that no prediction has, and were given up: 000" in capfd.readouterr().err
+    )
+    assert (
+        "1 labels had ids that no prediction has, and were given up: 000" in capfd.readouterr().err
     )

@@ -234,7 +234,9 @@ def test_two_services_a_watcher_monitors_a_batch_job_and_promotions_share_a_data
         assert watcher.poll() is None, watcher.communicate()
         watcher.terminate()
         watched = watcher.communicate(timeout=60)[0].splitlines()
-        assert watcher.returncode == 0 and watched and all("action" in orjson.loads(line) for line in watched)
+        assert watcher.returncode == 0
+        assert watched
+        assert all("action" in orjson.loads(line) for line in watched)
         registry.promote("toy", 2)
         for service in services:
             wait_for(lambda s=service: s.versions() == {2})
@@ -253,4 +255,5 @@ def test_stopped_service_leaves_nothing_in_the_spool(place):
     with Traffic(service, clients=6) as traffic:
         traffic.more()
         service.stop()
-    assert set(traffic.ids) <= set(place.logged()) and not list(place.spool().glob("*.jsonl"))
+    assert set(traffic.ids) <= set(place.logged())
+    assert not list(place.spool().glob("*.jsonl"))
