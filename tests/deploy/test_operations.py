@@ -20,7 +20,7 @@ TEXT = (ROOT / "docs" / "operations.md").read_text()
 def kinds() -> set[str]:
     """Of all alerts that the code can open: the first argument of every `alerts.Finding`."""
     found = set()
-    for path in (ROOT / "mlops_nb").glob("*.py"):
+    for path in (ROOT / "mlops_nb").rglob("*.py"):
         tree = ast.parse(path.read_text())
         imports = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.module or "").endswith("alerts")]
         if "Finding" not in {alias.name for n in imports for alias in n.names}:

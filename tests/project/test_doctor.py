@@ -243,7 +243,7 @@ def test_module_that_its_notebook_does_not_say(home):
     finding = doctor.check_library(settings(home))
     assert finding.ok is False
     assert finding.said == (
-        "mlops_nb/_modidx.py, mlops_nb/model/model_card.py, mlops_nb/examples/loans.py: not what the notebooks say"
+        "mlops_nb/_modidx.py, mlops_nb/examples/loans.py, mlops_nb/model/model_card.py: not what the notebooks say"
     )
     assert (home / "mlops_nb/model/model_card.py").stat().st_mtime_ns == before
     (home / "nbs/00_errors.ipynb").write_text("{")
