@@ -19,7 +19,7 @@ def main(module: str, target: Path):
     train, test = split(table, spec.target, seed=0, stratify=True)
     training = fit(spec, train[spec.inputs], train[spec.target], seed=0)
     signature = signature_of(spec, training.estimator)
-    answer = SklearnEngine(training.estimator, signature).answer(to_table(signature, test))
+    answer = SklearnEngine(training.estimator, signature).predict(to_table(signature, test))
     evaluation = evaluate(spec, test, test[spec.target], train[spec.target], answer)
     skops.io.dump(training.estimator, target)
     print(*evaluation.gates, sep="\n")

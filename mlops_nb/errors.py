@@ -43,7 +43,7 @@ class DataError(MlopsError):
 class SchemaError(DataError):
     "Rows that break the schema of the spec."
 
-    code = "schema_broken"
+    code = "schema_violation"
 
 
 class InputError(MlopsError):
@@ -73,13 +73,13 @@ class GateError(MlopsError):
 class BundleError(MlopsError):
     "A bundle that must not be loaded: unknown format, wrong hash, untrusted type, wrong answers."
 
-    code = "bundle_refused"
+    code = "bundle_rejected"
 
 
 class ArtifactError(MlopsError):
     "An artifact store that does not answer, or does not let us in."
 
-    code = "artifacts_away"
+    code = "artifact_store_unavailable"
 
 
 class RegistryError(MlopsError):
@@ -109,7 +109,7 @@ class PipelineError(MlopsError):
 class ScaleError(MlopsError):
     "A cluster that cannot be used."
 
-    code = "no_cluster"
+    code = "cluster_unavailable"
 
 
 class BatchError(MlopsError):

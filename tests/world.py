@@ -88,7 +88,7 @@ class World:
         for start in range(0, len(table), 20):
             some = table.iloc[start : start + 20]
             given = to_table(predictor.signature, some)
-            answer = predictor.engine.answer(given)
+            answer = predictor.engine.predict(given)
             rows = rows_of(predictor.signature, given)
             kept = [[row[predictor.signature.names.index(c)] for c in names] for row in rows]
             id, at = f"r{self.sent:06d}", began + start / 1000
@@ -112,7 +112,7 @@ class World:
     def score(self, version: int | str, table: pd.DataFrame) -> float:
         """By the scorer of the spec."""
         predictor = self.registry.load(self.name, version)
-        answer = predictor.engine.answer(to_table(predictor.signature, table))
+        answer = predictor.engine.predict(to_table(predictor.signature, table))
         predictor.close()
         return score(answer, np.asarray(table[self.spec.target]), [self.spec.scorer])[self.spec.scorer]
 

@@ -94,7 +94,7 @@ def contributions(
     turns, which = _orders(len(names), len(golden), seed)
     taken = turns[:, None, :] < np.arange(len(names) + 1)[None, :, None]  # Before step k, the columns of turns 0..k-1
     mixed = _mixed(one, others, taken.reshape(-1, len(names)), np.repeat(which, len(names) + 1))
-    values = _measure(predictor, one)(predictor.answer(mixed)).reshape(len(turns), -1)
+    values = _measure(predictor, one)(predictor.predict(mixed)).reshape(len(turns), -1)
     gains = np.take_along_axis(np.diff(values, axis=1), turns, axis=1)
     gains = gains.reshape(2, -1, len(names)).mean(axis=0)  # An order and its reverse are one observation
     found = zip(names, gains.mean(axis=0).tolist(), _errors(gains, len(golden)).tolist(), strict=True)
@@ -136,7 +136,7 @@ def _mixed(
 
 def _measure(predictor: Predictor, one: Table) -> Callable[[Predictions], np.ndarray]:
     "What is explained of an answer, as one number a row."
-    said = predictor.answer(one)
+    said = predictor.predict(one)
     if said.classes is None:
         return lambda answer: answer.prediction.astype(np.float64)
     if said.probability is None:

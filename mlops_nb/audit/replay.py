@@ -38,7 +38,7 @@ class ReplayedRows:
     "What one version says about rows."
 
     answered: np.ndarray  # `(n_rows,)` whether it took them
-    answer: Predictions  # Of those that it took
+    predictions: Predictions  # Of those that it took
     refused: dict[str, int]  # Reason to how many rows
 
 
@@ -231,7 +231,7 @@ def _compare(
     if not rows:
         raise DataError(f"Production refuses all {len(before.answered)} logged rows: {next(iter(before.refused))}.")
     after = replay_rows(rehearsed, [row.inputs for row in rows])
-    answers = before.answer.take(after.answered), after.answer
+    answers = before.predictions.take(after.answered), after.predictions
     other, moved_by = changed_predictions(*answers)
     flipped = np.zeros(len(rows), dtype=bool)
     flipped[after.answered] = other

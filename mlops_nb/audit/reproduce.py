@@ -597,7 +597,7 @@ def _ask_log(predictors: list[Predictor], last: int, settings: Settings) -> tupl
         raise NotFoundError(f"The log has no answer of {predictors[0].name!r}.")
     one, two = (replay_rows(predictor, rows) for predictor in predictors)
     both = one.answered & two.answered
-    answers = [r.answer.take(both[r.answered]) for r in (one, two)]
+    answers = [r.predictions.take(both[r.answered]) for r in (one, two)]
     return compare_predictions(*answers), f"{int(both.sum())} of {len(rows)} logged rows that both take"
 
 

@@ -496,8 +496,8 @@ class ChunkScorer:
         predictor = _predictor(self.settings, self.job.name, self.job.version)
         piece = self.source.read(self.source.chunks[number], self.signature, self.keys)
         inputs = [name for name in self.signature.names if name in piece.table.column_names]
-        sifted = predictor.sift(piece.table.select(inputs), piece.convert)
-        if self.order.log and sifted.answer is not None:
+        sifted = predictor.predict_valid(piece.table.select(inputs), piece.convert)
+        if self.order.log and sifted.predictions is not None:
             self._log(number, sifted, at, (time.perf_counter() - began) / len(sifted.rows))
         rows, rejects = self._rows(piece, sifted, at), self._rejects(piece, sifted)
         self.target.write(number, rows, rejects)
@@ -522,12 +522,12 @@ class ChunkScorer:
 
     def _rows(self, piece: ChunkData, sifted: PartialPredictions, at: datetime) -> pyarrow.Table:
         "What was answered."
-        if sifted.answer is None:
+        if sifted.predictions is None:
             return self.schema.empty_table()
         all_fit = len(sifted.rows) == len(piece.table)
         kept = {key: piece.table[key] if all_fit else piece.table[key].take(sifted.rows) for key in self.keys}
         columns = kept or {"row": pyarrow.array(piece.numbers[sifted.rows])}
-        columns |= sifted.answer.columns(self.order.probability)
+        columns |= sifted.predictions.columns(self.order.probability)
         facts = {"model": self.job.name, "model_version": self.job.version, "predicted_at": at}
         columns |= {name: pyarrow.repeat(value, len(sifted.rows)) for name, value in facts.items()}
         return pyarrow.table([_cast(columns[f.name], f.type) for f in self.schema], self.schema)
@@ -547,7 +547,7 @@ class ChunkScorer:
 
     def _log(self, number: int, sifted: PartialPredictions, at: datetime, seconds: float):
         "Into the prediction log, under ids that are the same when the chunk is scored again."
-        excluded, answer = set(split_names(self.settings.log_exclude)), sifted.answer
+        excluded, answer = set(split_names(self.settings.log_exclude)), sifted.predictions
         kept = [place for place, name in enumerate(self.signature.names) if name not in excluded]
         names = [self.signature.names[place] for place in kept]
         values = rows_of(self.signature, sifted.table)

@@ -27,12 +27,12 @@ class ColumnSummary:
     "What is known about one column."
 
     name: str
-    holds: str  # number, whole number, boolean, category, text, time, or what else was found
+    kind: str  # number, whole number, boolean, category, text, time, or what else was found
     missing: int  # Rows without a value
     distinct: int  # Different values
     shown: str  # Its range, or its most frequent values
-    left_out: str = ""  # Why a model should not be given it; empty: it should
-    alone: float | None = None  # How well it predicts the target alone: 1 is perfectly, 0 is not at all
+    exclusion_reason: str = ""  # Why a model should not be given it; empty: it should
+    univariate_score: float | None = None  # How well it predicts the target alone: 1 is perfectly, 0 is not at all
     low: float | None = None  # Of numbers
     high: float | None = None
     values: tuple = ()  # Of categories, most frequent first, if they are few
@@ -70,27 +70,27 @@ def describe_column(
     present = values.dropna()
     facts = {"name": str(values.name), "missing": int(values.isna().sum())}
     if present.empty:
-        return ColumnSummary(**facts, holds="nothing", distinct=0, shown="", left_out="it is empty")
+        return ColumnSummary(**facts, kind="nothing", distinct=0, shown="", exclusion_reason="it is empty")
     try:
         distinct = int(present.nunique())
     except TypeError:
         kind = type(present.iloc[0]).__name__
-        return ColumnSummary(**facts, holds=kind, distinct=0, shown="", left_out=f"a model takes no {kind}")
+        return ColumnSummary(**facts, kind=kind, distinct=0, shown="", exclusion_reason=f"a model takes no {kind}")
     facts["distinct"] = distinct
     column = _of_kind(present, facts)
     if distinct == 1 and not facts["missing"]:
-        return replace(column, left_out=f"it is {present.tolist()[0]!r} in every row")
+        return replace(column, exclusion_reason=f"it is {present.tolist()[0]!r} in every row")
     return column
 
 
 def _of_kind(present: pd.Series, facts: dict) -> ColumnSummary:
     kinds = pd.api.types
     if kinds.is_bool_dtype(present) or set(present.head(SAMPLE).map(type)) <= {bool}:
-        return ColumnSummary(**facts, holds="boolean", shown=f"{present.astype(bool).mean():.0%} true")
+        return ColumnSummary(**facts, kind="boolean", shown=f"{present.astype(bool).mean():.0%} true")
     if kinds.is_datetime64_any_dtype(present):
         return _time(present, facts)
     if kinds.is_timedelta64_dtype(present):
-        return ColumnSummary(**facts, holds="duration", shown="", left_out="a model takes no durations: make a number of it")
+        return ColumnSummary(**facts, kind="duration", shown="", exclusion_reason="a model takes no durations: make a number of it")
     if kinds.is_numeric_dtype(present):
         return _number(present, facts)
     return _words(present, facts)
@@ -98,19 +98,19 @@ def _of_kind(present: pd.Series, facts: dict) -> ColumnSummary:
 
 def _time(present: pd.Series, facts: dict) -> ColumnSummary:
     shown = f"{present.min():%Y-%m-%d} to {present.max():%Y-%m-%d}"
-    return ColumnSummary(**facts, holds="time", shown=shown, clock=bool(present.dt.hour.nunique() > 1))
+    return ColumnSummary(**facts, kind="time", shown=shown, clock=bool(present.dt.hour.nunique() > 1))
 
 
 def _number(present: pd.Series, facts: dict) -> ColumnSummary:
     low, high = float(present.min()), float(present.max())
     whole = pd.api.types.is_integer_dtype(present)
     if not np.isfinite([low, high]).all():
-        return ColumnSummary(**facts, holds="number", shown=f"{low:g} to {high:g}", left_out="it holds infinity")
-    why = ""
+        return ColumnSummary(**facts, kind="number", shown=f"{low:g} to {high:g}", exclusion_reason="it holds infinity")
+    reason = ""
     if whole and facts["distinct"] == len(present) and not facts["missing"] and _is_counter(present, low, high):
-        why = "it numbers the rows"
-    holds = "whole number" if whole and not facts["missing"] and high < 2**63 else "number"  # as an int64
-    return ColumnSummary(**facts, holds=holds, shown=f"{low:g} to {high:g}", low=low, high=high, left_out=why)
+        reason = "it numbers the rows"
+    kind = "whole number" if whole and not facts["missing"] and high < 2**63 else "number"  # as an int64
+    return ColumnSummary(**facts, kind=kind, shown=f"{low:g} to {high:g}", low=low, high=high, exclusion_reason=reason)
 
 
 def _is_counter(present: pd.Series, low: float, high: float) -> bool:
@@ -127,16 +127,16 @@ def _words(present: pd.Series, facts: dict) -> ColumnSummary:
         return replace(_time(pd.to_datetime(present, format=form, utc=True), facts), format=form)
     words, letters = sample.str.split().str.len().mean(), sample.str.len().mean()
     if words >= 3 and facts["distinct"] > 30:
-        return ColumnSummary(**facts, holds="text", shown=f"{words:.0f} words on average")
+        return ColumnSummary(**facts, kind="text", shown=f"{words:.0f} words on average")
     counts = present.astype(str).value_counts()
     shown = ", ".join(f"{value!s:.24} {n / len(present):.0%}" for value, n in counts.head(3).items())
     if facts["distinct"] > 0.5 * len(present) and facts["distinct"] > FEW:
-        why = "nearly every row has a value of its own: an id"
+        reason = "nearly every row has a value of its own: an id"
         return ColumnSummary(
-            **facts, holds="id", shown=f"{letters:.0f} letters, such as {present.iloc[0]!s:.24}", left_out=why
+            **facts, kind="id", shown=f"{letters:.0f} letters, such as {present.iloc[0]!s:.24}", exclusion_reason=reason
         )
     values = tuple(counts.index) if facts["distinct"] <= FEW else ()
-    return ColumnSummary(**facts, holds="category", shown=shown, values=values, rarest=int(counts.min()))
+    return ColumnSummary(**facts, kind="category", shown=shown, values=values, rarest=int(counts.min()))
 
 # %% ../../nbs/data/02_explore.ipynb #0000000e
 LEAST_ROWS, LEAST_OF_A_CLASS, MOST_CLASSES = 20, 10, 50
@@ -149,7 +149,7 @@ class TargetSummary:
     name: str
     task: str  # "classification" or "regression"
     scorer: str  # A scikit-learn scorer name
-    why: str  # Why this scorer
+    reason: str  # Why this scorer
     missing: int  # Rows without a target, which are left out
     rare: tuple = ()  # Classes with too few rows, which are left out
     classes: tuple = ()  # The others, most frequent first, as Python values
@@ -164,20 +164,20 @@ def describe_target(
     if name not in table:
         raise DataError(f"There is no column {name!r} to predict. {known_names(name, table.columns)}")
     values = table[name].dropna()
-    missing, holds = int(table[name].isna().sum()), describe_column(table[name]).holds
+    missing, kind = int(table[name].isna().sum()), describe_column(table[name]).kind
     if len(values) < LEAST_ROWS:
         raise DataError(f"The table has {len(values)} row(s) with a target; at least {LEAST_ROWS} are needed.")
     if values.nunique() < 2:
         raise DataError(f"The target {name!r} is {values.tolist()[0]!r} in every row: there is nothing to predict.")
-    if holds in ("time", "duration"):
-        raise DataError(f"The target {name!r} holds a {holds}; predict a number instead, days until it for example.")
+    if kind in ("time", "duration"):
+        raise DataError(f"The target {name!r} holds a {kind}; predict a number instead, days until it for example.")
     if endless := int(values.isin([np.inf, -np.inf]).sum()):
         raise DataError(f"The target {name!r} is infinite in {endless} row(s): drop them, or write a number.")
     whole = pd.api.types.is_numeric_dtype(values) and (values % 1 == 0).all()
-    if pd.api.types.is_numeric_dtype(values) and holds != "boolean" and not (whole and values.nunique() <= 10):
-        why = "R² is the share of the target's variance that the model explains, whatever its unit; 0 is the mean's."
-        return TargetSummary(name, "regression", "r2", why, missing)
-    return _classes_of(values.astype(int) if whole and holds != "boolean" else values, name, missing)
+    if pd.api.types.is_numeric_dtype(values) and kind != "boolean" and not (whole and values.nunique() <= 10):
+        reason = "R² is the share of the target's variance that the model explains, whatever its unit; 0 is the mean's."
+        return TargetSummary(name, "regression", "r2", reason, missing)
+    return _classes_of(values.astype(int) if whole and kind != "boolean" else values, name, missing)
 
 
 def _classes_of(values: pd.Series, name: str, missing: int) -> TargetSummary:
@@ -192,9 +192,9 @@ def _classes_of(values: pd.Series, name: str, missing: int) -> TargetSummary:
     if len(often) < 2:
         raise DataError(f"Only one class of {name!r} has {LEAST_OF_A_CLASS} rows or more: {counts.head(5).to_dict()}.")
     classes, shares = often.index.tolist(), (often / often.sum()).tolist()
-    scorer, why = _scorer(classes, shares)
+    scorer, reason = _scorer(classes, shares)
     return TargetSummary(
-        name, "classification", scorer, why, missing, tuple(rare.index.tolist()), tuple(classes), tuple(shares)
+        name, "classification", scorer, reason, missing, tuple(rare.index.tolist()), tuple(classes), tuple(shares)
     )
 
 
@@ -259,22 +259,22 @@ class TableSummary:
     @property
     def used(self) -> list[ColumnSummary]:
         "What a model should be given."
-        return [c for c in self.columns if not c.left_out]
+        return [c for c in self.columns if not c.exclusion_reason]
 
-    def named(self, *holds: str) -> list[str]:
+    def named(self, *kinds: str) -> list[str]:
         "Names of the used columns that hold one of these."
-        return [c.name for c in self.used if c.holds in holds]
+        return [c.name for c in self.used if c.kind in kinds]
 
     def table(self) -> pd.DataFrame:  # Index: column
         "One row a column."
         rows = {
             c.name: {
-                "holds": c.holds,
+                "kind": c.kind,
                 "missing": f"{c.missing / self.rows:.1%}" if c.missing else "",
                 "distinct": c.distinct,
                 "range or most frequent": c.shown,
-                "alone": None if c.alone is None else round(c.alone, 2),
-                "model gets it": "no: " + c.left_out if c.left_out else "yes",
+                "alone": None if c.univariate_score is None else round(c.univariate_score, 2),
+                "model gets it": "no: " + c.exclusion_reason if c.exclusion_reason else "yes",
             }
             for c in self.columns
         }
@@ -303,19 +303,19 @@ def explore(
     for name in table.columns.drop(target):
         column = describe_column(rows[name])
         if name == index:
-            column = replace(column, left_out="it is the index, as you said")
+            column = replace(column, exclusion_reason="it is the index, as you said")
         elif name == time:
-            if column.holds not in ("time", "whole number", "number") or column.missing:
-                raise DataError(f"Cannot split by {name!r}: it holds {column.holds}, {column.missing} missing.")
-            column = replace(column, left_out="" if column.holds == "time" else "the rows are split by it")
-        elif not column.left_out and column.holds != "text":
+            if column.kind not in ("time", "whole number", "number") or column.missing:
+                raise DataError(f"Cannot split by {name!r}: it holds {column.kind}, {column.missing} missing.")
+            column = replace(column, exclusion_reason="" if column.kind == "time" else "the rows are split by it")
+        elif not column.exclusion_reason and column.kind != "text":
             column = _with_score(column, sample, goal)
         columns.append(column)
         step(name)
     found = TableSummary(len(rows), goal, tuple(columns), time)
     if not found.used:
         raise DataError(
-            f"No column is left to predict {target!r} from: " + "; ".join(f"{c.name}: {c.left_out}" for c in columns)
+            f"No column is left to predict {target!r} from: " + "; ".join(f"{c.name}: {c.exclusion_reason}" for c in columns)
         )
     return found
 
@@ -330,8 +330,8 @@ def usable_rows(table: pd.DataFrame, target: TargetSummary) -> pd.DataFrame:
 def _with_score(column: ColumnSummary, sample: pd.DataFrame, target: TargetSummary) -> ColumnSummary:
     "The column with what it says alone; left out when that is everything."
     alone = univariate_score(sample[column.name], sample[target.name], target.task)
-    why = f"alone it predicts {target.name!r} (almost) perfectly: known only afterwards?" if alone >= LEAK else ""
-    return replace(column, alone=alone, left_out=why)
+    reason = f"alone it predicts {target.name!r} (almost) perfectly: known only afterwards?" if alone >= LEAK else ""
+    return replace(column, univariate_score=alone, exclusion_reason=reason)
 
 # %% ../../nbs/data/02_explore.ipynb #00000019
 def plot_columns(
@@ -365,12 +365,12 @@ def plot_columns(
 def _plottable(values: pd.Series) -> pd.Series:
     "Numbers and times as they are, texts as their length, everything else as its most frequent values."
     column = describe_column(values)
-    if column.holds == "time":
+    if column.kind == "time":
         times = pd.to_datetime(values, format=column.format, utc=True).dt.tz_localize(None)
         return times.dt.year + (times.dt.day_of_year - 1) / 366
-    if column.holds in ("number", "whole number") and column.distinct > 2:
+    if column.kind in ("number", "whole number") and column.distinct > 2:
         return values.astype(float)
-    if column.holds in ("text", "id"):
+    if column.kind in ("text", "id"):
         return values.astype(object).where(values.notna(), "").astype(str).str.len().astype(float)
     texts = values.astype(object).where(values.notna(), "(missing)").astype(str).str.slice(0, 14)
     often = texts.value_counts().index[:6]

@@ -138,10 +138,10 @@ def write_bundle(
         skops.io.dump(estimator, partial / "model.skops")
         audit_types(partial / "model.skops", trusted_types)
         conversion = convert(estimator, signature, table)
-        answer = SklearnEngine(estimator, signature).answer(table)
+        answer = SklearnEngine(estimator, signature).predict(table)
         if conversion.onnx:
             (partial / "model.onnx").write_bytes(conversion.onnx)
-        served = OnnxEngine(conversion.onnx, signature).answer(table) if conversion.onnx else answer
+        served = OnnxEngine(conversion.onnx, signature).predict(table) if conversion.onnx else answer
         golden = make_golden(signature, test.head(GOLDEN_ROWS), answer)
         _write_json(partial / "golden.json", golden)
         profile = make_profile(signature, reference, served, test.get(signature.output))
@@ -345,7 +345,7 @@ def check_golden(bundle: Bundle, engine):
     probability = None if golden["probability"] is None else np.array(golden["probability"])
     expected = Predictions(np.array(golden["prediction"]), probability, bundle.signature.classes)
     try:
-        got = engine.answer(InputParser(bundle.signature).parse(golden["features"]))
+        got = engine.predict(InputParser(bundle.signature).parse(golden["features"]))
     except MlopsError as e:
         raise BundleError(f"{bundle.name} refuses its own golden rows: {e}") from e
     problem, _ = compare(expected, got, TOLERANCE)

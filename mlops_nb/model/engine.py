@@ -28,7 +28,7 @@ class SklearnEngine:
     def __init__(self, estimator: "BaseEstimator", signature: Signature):
         self.estimator, self.signature = estimator, signature
 
-    def answer(self, table: Table) -> Predictions:
+    def predict(self, table: Table) -> Predictions:
         frame = to_frame(self.signature, table)
         if self.signature.classes is None or not self.signature.probability:
             return Predictions(np.asarray(self.estimator.predict(frame)), None, self.signature.classes)
@@ -56,7 +56,7 @@ class OnnxEngine:
         self._outputs = [o.name for o in self._session.get_outputs()]
         self._may_miss = {i.name for i in signature.inputs if not i.required}
 
-    def answer(self, table: Table) -> Predictions:
+    def predict(self, table: Table) -> Predictions:
         outputs = self._session.run(self._outputs, self._feed(table))
         if self.signature.classes is None:
             return Predictions(outputs[0].ravel().astype(np.float64))
@@ -110,13 +110,13 @@ def convert(
     if _splits_on_missing(estimator):
         return Conversion(None, "a tree asks whether a value is missing, which its converter cannot express")
     fitted, reasons = SklearnEngine(estimator, signature), []
-    asked = [("", table, fitted.answer(table)), *_odd_rows(fitted, signature, table)]
+    asked = [("", table, fitted.predict(table)), *_odd_rows(fitted, signature, table)]
     shapes = [True, False] if signature.is_matrix else [False]
     for as_matrix, precision in itertools.product(shapes, ["Float", "Double"]):
         try:
             model = _to_onnx(estimator, signature, as_matrix, precision)
             engine = OnnxEngine(model, signature)
-            found = [(what, *compare(expected, engine.answer(rows))) for what, rows, expected in asked]
+            found = [(what, *compare(expected, engine.predict(rows))) for what, rows, expected in asked]
             engine.close()
         except Exception as e:  # any converter may fail in any way: then there is no ONNX model, and here is why
             reasons.append(f"does not convert: {type(e).__name__}: {(str(e) or 'no message').splitlines()[0][:200]}")
@@ -144,7 +144,7 @@ def _odd_rows(fitted: SklearnEngine, signature: Signature, table: Table) -> list
         for what, value in values.items():
             odd = parser.parse([[*row[:place], value, *row[place + 1 :]] for row in rows])
             try:
-                made.append((what, odd, fitted.answer(odd)))
+                made.append((what, odd, fitted.predict(odd)))
             except Exception:
                 continue  # the estimator has no answer, so a graph need not have one
     return made

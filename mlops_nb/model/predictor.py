@@ -50,14 +50,14 @@ class Predictor:
         "Check rows as a client sends them."
         return self._parser.parse(rows)
 
-    def answer(
+    def predict(
         self,
         table: Table,  # What `parse` made
     ) -> Predictions:
         "Answer checked rows; an `InputError` names one that has no finite answer."
         try:
             with np.errstate(over="ignore", invalid="ignore"):
-                answer = self.engine.answer(table)
+                answer = self.engine.predict(table)
         except ValueError as e:  # scikit-learn's trees compute in single precision, and say so
             if (fits := _fits_single(table)).all():
                 raise
@@ -67,7 +67,7 @@ class Predictor:
             raise InvalidRowsError(np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1), _no_finite_prediction)
         return answer
 
-    def sift(
+    def predict_valid(
         self,
         rows: pyarrow.Table,
         convert: Callable[[pyarrow.Table], pyarrow.Table] | None = None,  # From texts to types; may raise an `InvalidRowsError`
@@ -78,7 +78,7 @@ class Predictor:
             part = rows if len(kept) == len(rows) else rows.take(kept)
             try:
                 table = self.parse(convert(part) if convert else part)
-                return PartialPredictions(kept, table, self.answer(table), refused)
+                return PartialPredictions(kept, table, self.predict(table), refused)
             except InvalidRowsError as e:
                 refused |= {int(kept[row]): e.reason(row) for row in np.flatnonzero(~e.fits).tolist()}
                 kept = kept[e.fits]
@@ -89,14 +89,14 @@ class Predictor:
         rows: Any,  # As `parse` takes them
     ) -> Predictions:
         "Check rows as a client sends them, and answer."
-        return self.answer(self.parse(rows))
+        return self.predict(self.parse(rows))
 
     def predict_frame(
         self,
         frame: pd.DataFrame,  # Validated rows with the signature's columns
     ) -> Predictions:
         "Answer rows of a DataFrame."
-        return self.answer(to_table(self.signature, frame))
+        return self.predict(to_table(self.signature, frame))
 
     def close(self):
         "Let the engine go, before the process ends."
@@ -109,7 +109,7 @@ class PartialPredictions:
 
     rows: np.ndarray  # `(n_answered,)` their numbers, ascending
     table: Table | None  # What they became; None if there are none
-    answer: Predictions | None  # What the model says about them
+    predictions: Predictions | None  # What the model says about them
     refused: dict[int, str]  # Every other row by its number, and the reason
 
 

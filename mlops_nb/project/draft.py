@@ -47,7 +47,7 @@ def estimator_code(
         steps.append(('"passthrough"', "NUMBERS"))
     if categories and kind == LINEAR:
         use("sklearn.preprocessing", "OneHotEncoder")
-        many = any(c.distinct > FEW for c in found.used if c.holds == "category")
+        many = any(c.distinct > FEW for c in found.used if c.kind == "category")
         how = 'handle_unknown="ignore", min_frequency=10' if many else 'handle_unknown="ignore"'
         steps.append((f"OneHotEncoder({how})", "CATEGORIES"))
     elif categories:
@@ -168,7 +168,7 @@ def _made(found: TableSummary, kind: str):
 def column_lists(found: TableSummary) -> list[str]:
     "NUMBERS, CATEGORIES and TIMES as code."
     groups = {"NUMBERS": ("number", "whole number", "boolean"), "CATEGORIES": ("category",), "TIMES": ("time",)}
-    return [f"{name} = {found.named(*holds)!r}" for name, holds in groups.items() if found.named(*holds)]
+    return [f"{name} = {found.named(*kinds)!r}" for name, kinds in groups.items() if found.named(*kinds)]
 
 
 def _sample(found: TableSummary, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
@@ -177,12 +177,12 @@ def _sample(found: TableSummary, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.
     if len(rows) > SAMPLE:
         rows = rows.sample(SAMPLE, random_state=0)
     for column in found.columns:
-        if column.holds == "time":
+        if column.kind == "time":
             times = pd.to_datetime(rows[column.name], format=column.format, utc=True).dt.tz_localize(None)
             rows = rows.assign(**{column.name: times})
-        elif column.holds in ("boolean", "number", "whole number"):
+        elif column.kind in ("boolean", "number", "whole number"):
             rows = rows.assign(**{column.name: rows[column.name].astype("float64")})
-        elif column.holds in ("category", "text"):
+        elif column.kind in ("category", "text"):
             rows = rows.assign(**{column.name: rows[column.name].astype("str")})
     if found.time:
         rows = rows.sort_values(found.time, kind="stable")
@@ -199,7 +199,7 @@ def schema_code(
     found: TableSummary,
 ) -> str:
     "The source of the pandera schema."
-    kept = [c for c in found.columns if not c.left_out or c.name == found.time]
+    kept = [c for c in found.columns if not c.exclusion_reason or c.name == found.time]
     lines = [f"        {c.name!r}: {_column_code(c, found.rows)}," for c in kept]
     target = found.target
     if target.task == "regression":
@@ -212,7 +212,7 @@ def schema_code(
 
 def _column_code(column: ColumnSummary, rows: int) -> str:
     "One column of the schema."
-    match column.holds:
+    match column.kind:
         case "time":
             kind = f"DateTime(to_datetime_kwargs={{'format': {column.format!r}}})" if column.format else "DateTime()"
             arguments = [kind]
@@ -220,7 +220,7 @@ def _column_code(column: ColumnSummary, rows: int) -> str:
             arguments = ['"boolean"' if column.missing else "bool"]
         case "number" | "whole number":
             low, high = limits(column)
-            arguments = ["int" if column.holds == "whole number" else "float", f"pa.Check.in_range({low!r}, {high!r})"]
+            arguments = ["int" if column.kind == "whole number" else "float", f"pa.Check.in_range({low!r}, {high!r})"]
         case _:
             arguments = ["str", *([f"pa.Check.isin({sorted(column.values)!r})"] if column.values else [])]
             if len(column.values) > 2 and column.rarest < 0.01 * rows:
@@ -236,7 +236,7 @@ def limits(
     low = _three_digits(column.low - MARGIN * width, math.floor)
     high = _three_digits(column.high + MARGIN * width, math.ceil)
     low = 0.0 if column.low >= 0 > low else low
-    return (int(low), int(high)) if column.holds == "whole number" else (low, high)
+    return (int(low), int(high)) if column.kind == "whole number" else (low, high)
 
 
 def _three_digits(value: float, towards: Callable) -> float:
@@ -326,7 +326,7 @@ def _opening(name, source, found, trial):
 
 def _loading(name, source, found, trial):
     _, estimator_imports = estimator_code(found, trial.chosen)
-    times = [c for c in found.used if c.holds == "time"] or (found.time and found.time in _named(found, "time"))
+    times = [c for c in found.used if c.kind == "time"] or (found.time and found.time in _named(found, "time"))
     lines = [
         "import pandas as pd",
         "import pandera.pandas as pa",
@@ -352,8 +352,8 @@ def _loading(name, source, found, trial):
     yield _code("table = load()", f"assert {found.target.name!r} in table", "table.head()")
 
 
-def _named(found: TableSummary, holds: str) -> list[str]:
-    return [c.name for c in found.columns if c.holds == holds]
+def _named(found: TableSummary, kind: str) -> list[str]:
+    return [c.name for c in found.columns if c.kind == kind]
 
 
 def _sorted_imports(lines: list[str]) -> list[str]:
@@ -375,7 +375,7 @@ def _sorted_imports(lines: list[str]) -> list[str]:
 def _target_section(name, source, found, trial):
     target = found.target
     if target.task == "regression":
-        yield _text(f"## The target: `{target.name}`", f"A quantity. {target.why}")
+        yield _text(f"## The target: `{target.name}`", f"A quantity. {target.reason}")
         yield _code(f"table[{target.name!r}].describe()")
         plot = f"_ = table[{target.name!r}].plot.hist(bins=40, figsize=(6, 2.5), title={target.name!r})"
         yield _code("%matplotlib inline", plot)
@@ -385,7 +385,7 @@ def _target_section(name, source, found, trial):
     yield _text(
         f"## The target: `{target.name}`",
         f"{len(target.classes)} classes: {shares}{more}. A model that always says `{target.classes[0]}` is right in "
-        f"{target.shares[0]:.1%} of the rows, which is worth nothing. {target.why} So the scorer is "
+        f"{target.shares[0]:.1%} of the rows, which is worth nothing. {target.reason} So the scorer is "
         f"`{target.scorer}`.",
     )
     height = min(6, 1 + 0.3 * len(target.classes))
@@ -401,7 +401,7 @@ def _columns_section(name, source, found, trial):
         "1 is perfectly.",
         _markdown_table(found.table()),
     )
-    leaks = [c for c in found.columns if "perfectly" in c.left_out]
+    leaks = [c for c in found.columns if "perfectly" in c.exclusion_reason]
     if leaks:
         names = ", ".join(f"`{c.name}`" for c in leaks)
         yield _text(
@@ -427,7 +427,7 @@ def _markdown_table(table: pd.DataFrame) -> str:
 
 
 def _schema_section(name, source, found, trial):
-    unlisted = [f"`{c.name}`" for c in found.used if c.holds == "category" and not c.values]
+    unlisted = [f"`{c.name}`" for c in found.used if c.kind == "category" and not c.values]
     yield _text(
         "## What a row must look like",
         "The schema is checked at every build, and the service refuses requests that break it. It is what was "
@@ -470,7 +470,7 @@ def _estimator_section(name, source, found, trial):
 
 def _spec_section(name, source, found, trial):
     target = found.target
-    left_out = [c.name for c in found.columns if c.left_out and c.name != found.time]
+    left_out = [c.name for c in found.columns if c.exclusion_reason and c.name != found.time]
     lines = [
         "spec = ModelSpec(",
         f"    name={name!r},",

@@ -349,8 +349,8 @@ def _version_control(folder: Path) -> list[str]:
 def _cautions(found: TableSummary, trial: BaselineComparison) -> Iterator[str]:
     "What a person should look at first."
     for column in found.columns:
-        if column.left_out:
-            yield f"Left out: {column.name} ({column.left_out})"
+        if column.exclusion_reason:
+            yield f"Left out: {column.name} ({column.exclusion_reason})"
     if trial.gain <= 0:
         yield f"Nothing beat the baseline: the columns do not predict {found.target.name!r}, so the gates will fail."
 

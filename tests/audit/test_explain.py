@@ -287,8 +287,8 @@ def test_thirty_columns_take_less_than_a_second(tmp_path, monkeypatch):
     signature = Signature(tuple(map(Input, frame)), "classification", "y", (0, 1))
     bundle = write_bundle(tmp_path / "b", "wide", model, signature, frame, frame, {"evaluation": None})
     predictor, asked = Predictor.load(bundle.path, engine="scikit-learn"), []
-    answer = predictor.answer
-    monkeypatch.setattr(predictor, "answer", lambda table: asked.append(len(table)) or answer(table))
+    answer = predictor.predict
+    monkeypatch.setattr(predictor, "predict", lambda table: asked.append(len(table)) or answer(table))
     began = time.process_time()
     found, _ = contributions(predictor, frame.iloc[0].to_dict())
     seconds = time.process_time() - began

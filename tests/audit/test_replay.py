@@ -155,7 +155,7 @@ def test_last_are_the_newest_and_many_rows_go_in_batches(settings, monkeypatch):
     said = replay_rows(predictor, [dict(zip(("age", "home"), row, strict=True)) for row in rows])
     assert len(asked) < 70, "two batches were halved, about twenty times each"
     assert np.flatnonzero(~said.answered).tolist() == [700, 701, 1499]
-    assert said.answer.prediction.tolist() == ["yes" if age > 30 else "no" for age, _ in rows if age <= 60]
+    assert said.predictions.prediction.tolist() == ["yes" if age > 30 else "no" for age, _ in rows if age <= 60]
     predictor.close()
 
 

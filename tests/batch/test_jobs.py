@@ -309,7 +309,7 @@ def test_rejected_one_by_one_or_together_it_is_the_same(settings):
             predictor.predict_rows(arrow.slice(row, 1))
         except InputError as e:
             refused[row] = str(e).removeprefix("Row 0, ")
-    sifted = predictor.sift(arrow)
+    sifted = predictor.predict_valid(arrow)
     assert sifted.refused == refused
     assert len(refused) == 5
     assert sorted([*sifted.rows.tolist(), *refused]) == list(range(60))
@@ -934,7 +934,7 @@ def test_a_csv_file_is_cut_where_its_rows_end(seed, tmp_path):
 
 def test_a_predictor_that_has_all_rows_refused_has_no_answer(made):
     predictor = Predictor.load(made / "bundle0")
-    sifted = predictor.sift(pyarrow.table({"age": [None], "income": [1.0], "home": ["own"]}))
-    assert sifted.answer is None
+    sifted = predictor.predict_valid(pyarrow.table({"age": [None], "income": [1.0], "home": ["own"]}))
+    assert sifted.predictions is None
     assert list(sifted.refused) == [0]
     predictor.close()

@@ -12,7 +12,7 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize(
-    ("values", "holds", "left_out"),
+    ("values", "kind", "excluded"),
     [
         ([1, 2, 3, 7] * 10, "whole number", False),
         ([1.0, None, 3.0, 7.0] * 10, "number", False),
@@ -34,13 +34,14 @@ RNG = np.random.default_rng(0)
         ([1.0, np.inf] * 20, "number", True),
     ],
 )
-def test_what_a_column_holds(values, holds, left_out):
+def test_what_a_column_holds(values, kind, excluded):
     column = describe_column(pd.Series(values, name="x"))
-    assert (column.holds, bool(column.left_out)) == (holds, left_out), column
+    assert (column.kind, bool(column.exclusion_reason)) == (kind, excluded), column
 
 
 def test_unique_numbers_with_the_name_of_an_id_are_one():
-    assert describe_column(pd.Series(RNG.permutation(40) * 977, name="customer_id")).left_out == "it numbers the rows"
+    numbers = pd.Series(RNG.permutation(40) * 977, name="customer_id")
+    assert describe_column(numbers).exclusion_reason == "it numbers the rows"
 
 
 @pytest.mark.parametrize(
@@ -70,20 +71,20 @@ def frame(n: int = 300) -> pd.DataFrame:
 
 def test_copy_of_the_target_in_another_unit_is_pointed_out_and_not_used():
     found = explore(frame().assign(gross=lambda t: t["price"] * 1.19 + 3), "price")
-    assert [c.name for c in found.columns if "perfectly" in c.left_out] == ["gross"]
+    assert [c.name for c in found.columns if "perfectly" in c.exclusion_reason] == ["gross"]
 
 
 def test_column_that_is_only_there_afterwards_is_a_leak():
     table = frame().assign(sold=lambda t: np.where(t["price"] > 400, "yes", "no"))
     table["buyer"] = np.where(table["sold"] == "yes", RNG.choice(["Ann", "Bob"], len(table)), None)
     found = explore(table.drop(columns=["price", "size"]), "sold")
-    assert [c.name for c in found.columns if "perfectly" in c.left_out] == ["buyer"]
+    assert [c.name for c in found.columns if "perfectly" in c.exclusion_reason] == ["buyer"]
 
 
 def test_leak_is_seen_in_a_table_that_is_sorted_by_the_target():
     table = frame().assign(leak=lambda t: np.exp(t["price"] / 100)).drop(columns="size")
     for rows in (table, table.sort_values("price")):
-        assert [c.name for c in explore(rows, "price").columns if "perfectly" in c.left_out] == ["leak"]
+        assert [c.name for c in explore(rows, "price").columns if "perfectly" in c.exclusion_reason] == ["leak"]
 
 
 NAMES = ["a b", "a'b", 'a"b', "a\\b", "a|b", "a`b", "größe", "1st", "a\nb", "class", "x" * 150]
@@ -211,7 +212,7 @@ def test_class_that_is_only_in_the_newest_rows_is_one_clear_error():
 def test_whole_numbers_beyond_int64_are_drafted_as_numbers():
     table = frame().assign(hash=RNG.integers(0, 2**64, 300, dtype="uint64")).drop(columns="size")
     found = explore(table, "price")
-    assert next(c for c in found.columns if c.name == "hash").holds == "number"
+    assert next(c for c in found.columns if c.name == "hash").kind == "number"
     names = {}
     exec(f"import pandera.pandas as pa\n{schema_code(found)}", names)
     assert names["schema"].validate(table)["hash"].dtype == float

@@ -360,8 +360,8 @@ def test_bundle_answers_as_the_estimator_whatever_the_engine(estimator, labels, 
     write_bundle(tmp_path / "b", "b", fitted, signature, NUMBERS[200:], NUMBERS, FACTS)
     _, engine = load_engine(tmp_path / "b")
     table = to_table(signature, NUMBERS[200:])
-    said = engine.answer(table)
-    assert compare(SklearnEngine(fitted, signature).answer(table), said)[0] is None
+    said = engine.predict(table)
+    assert compare(SklearnEngine(fitted, signature).predict(table), said)[0] is None
     assert (said.probability is not None) == probability, "a score is not a probability"
     engine.close()
 

@@ -64,7 +64,7 @@ class CanaryTrial:
         begin = time.perf_counter()
         try:
             said = InferenceResult.from_rows(self.canary, rows, "canary")
-            if probability and said.answer.probability is None:
+            if probability and said.predictions.probability is None:
                 raise InputError("It has no probabilities.")
         except Exception as e:
             said = InferenceResult.from_rows(self.production, rows)
@@ -87,7 +87,7 @@ class CanaryTrial:
         return said
 
     def _note(self, said: InferenceResult, begin: float):
-        self.calls[said.role].append((time.perf_counter() - begin, said.answer.prediction[0]))
+        self.calls[said.role].append((time.perf_counter() - begin, said.predictions.prediction[0]))
 
     def _failed(self, kind: str):
         if kind not in self.failures:

@@ -20,7 +20,7 @@ class InferenceResult:
 
     predictor: Predictor
     table: Table  # The rows, checked
-    answer: Predictions
+    predictions: Predictions
     role: str = "production"  # Or "canary", "shadow"
     ids: list[str] | None = None  # One a row, by which it is in the prediction log; None when it is not
 
@@ -28,7 +28,7 @@ class InferenceResult:
     def from_rows(cls, predictor: Predictor, rows, role: str = "production") -> "InferenceResult":
         """What a predictor says about rows as a client sends them."""
         table = predictor.parse(rows)
-        return cls(predictor, table, predictor.answer(table), role)
+        return cls(predictor, table, predictor.predict(table), role)
 
 
 def infer(rows, name: str = "'features'", probability: bool = False, canary: bool = True) -> InferenceResult:
@@ -56,7 +56,7 @@ def run_inference(
     environ["serving.result"] = said
     key = extensions["log"].record(said, time.perf_counter() - began)
     if key is not None:
-        said.ids = [f"{key}-{row}" for row in range(len(said.answer.prediction))]
+        said.ids = [f"{key}-{row}" for row in range(len(said.predictions.prediction))]
         if state.shadow is not None:
             live.shadow.offer(state.shadow, rows, len(said.ids), key)
     return said

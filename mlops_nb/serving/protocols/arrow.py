@@ -114,8 +114,8 @@ def _without_missing(chunk: pyarrow.Array) -> tuple[pyarrow.Array, np.ndarray]:
 
 def write_table(said: InferenceResult, model: str) -> Response:
     """Prediction, id and probabilities as a table; model and version in the metadata of its schema."""
-    ids = pyarrow.array(said.ids or [None] * len(said.answer.prediction), "string")
-    columns = said.answer.columns()
+    ids = pyarrow.array(said.ids or [None] * len(said.predictions.prediction), "string")
+    columns = said.predictions.columns()
     columns = {"prediction": columns.pop("prediction"), "id": ids, **columns}
     facts = {"model": model, "version": str(said.predictor.version)}
     table = pyarrow.table(columns).replace_schema_metadata(facts)

@@ -34,7 +34,7 @@ def predict(name: str) -> Response:
     if "instances" not in body:
         raise RequestError("The body has no 'instances'; send {\"instances\": [[...], ...]}.")
     said = infer(body["instances"], "'instances'")
-    return to_json({"predictions": said.answer.prediction.tolist()})
+    return to_json({"predictions": said.predictions.prediction.tolist()})
 
 
 def _check_name(name: str):

@@ -39,7 +39,7 @@ def invocations() -> Response:
     """Predictions of a table in one of MLflow's four forms, or as CSV."""
     signature = current_app.extensions["live_model"].loaded().signature
     said = infer(_read_csv(signature), "The table") if request.mimetype == CSV else _ask_json()
-    return to_json({"predictions": said.answer.prediction.tolist()})
+    return to_json({"predictions": said.predictions.prediction.tolist()})
 
 
 def _ask_json() -> InferenceResult:

@@ -147,7 +147,7 @@ def _flag(holder: dict, name: str, default: bool) -> bool:
 
 def _answer(name: str, id: str | None, wanted: dict[str, bool], said: InferenceResult) -> Response:
     """The outputs, those in JSON first read, the bytes of the others behind."""
-    answer, datatypes = said.answer, outputs_of(said.predictor.signature)
+    answer, datatypes = said.predictions, outputs_of(said.predictor.signature)
     values = {
         "prediction": answer.prediction,
         "probability": answer.probability,

@@ -44,7 +44,7 @@ def read_features(body: dict) -> tuple[object, bool | str]:
 
 def content_of(said: InferenceResult, model: str, probability: bool | str) -> dict:
     """The answer in JSON."""
-    answer = said.answer
+    answer = said.predictions
     content = {
         "prediction": answer.prediction.tolist(),
         "ids": said.ids,

@@ -61,7 +61,7 @@ class AccessLog:
         """Take down an answered request."""
         if not self._on:
             return
-        facts = said and (len(said.answer.prediction), said.predictor.name, said.predictor.version, said.role)
+        facts = said and (len(said.predictions.prediction), said.predictor.name, said.predictor.version, said.role)
         self._noted.append((time.time(), request_id, method, path, rule, status, seconds, size, facts))
         if not self._started:
             self.write()

@@ -120,7 +120,7 @@ class Metrics:
                 requests[route, status] += 1
                 durations[route].append(seconds)
                 if said is not None:
-                    version, prediction = said.predictor.version, said.answer.prediction.tolist()
+                    version, prediction = said.predictor.version, said.predictions.prediction.tolist()
                     if said.predictor.signature.classes is None:
                         values.setdefault(version, (said.predictor, []))[1].extend(prediction)
                         rows[version, ""] += len(prediction)

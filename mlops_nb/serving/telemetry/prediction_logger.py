@@ -83,7 +83,7 @@ class PredictionLogger:
             return None
         now = time.time()
         key = key or make_id()
-        predictor, answer = said.predictor, said.answer
+        predictor, answer = said.predictor, said.predictions
         names, kept = predictor.signature.names, None
         if self.excluded:
             kept = [i for i, name in enumerate(names) if name not in self.excluded]

@@ -99,7 +99,7 @@ def test_roles_are_said_and_recorded(live, client):
 
 
 def test_request_that_breaks_the_canary_is_answered_by_production(live, client, monkeypatch, capfd):
-    monkeypatch.setattr(live.state.trial.canary, "answer", lambda rows: 1 / 0)
+    monkeypatch.setattr(live.state.trial.canary, "predict", lambda rows: 1 / 0)
     for _ in range(3):
         answer = client.post("/predict", json=ROW, headers=key_of("canary"))
         assert (answer.status_code, answer.get_json()["version"]) == (200, 1)
@@ -128,7 +128,7 @@ def test_row_that_only_the_canary_refuses_is_answered_by_production(app, client,
 def test_canary_without_probabilities_is_not_asked_for_them(live, client, monkeypatch):
     canary = live.state.trial.canary
     answer = replace(canary.predict_rows([[1, 0]]), probability=None)
-    monkeypatch.setattr(canary, "answer", lambda rows: answer)
+    monkeypatch.setattr(canary, "predict", lambda rows: answer)
     said = client.post("/predict", json=ROW | {"probability": True}, headers=key_of("canary")).get_json()
     assert (said["version"], len(said["probability"])) == (1, 1)
     assert client.post("/predict", json=ROW, headers=key_of("canary")).get_json()["version"] == 2
@@ -138,7 +138,7 @@ def test_production_that_breaks_counts_and_is_a_defect(live, client, monkeypatch
     def broken(rows):
         raise InputError("no") if rows.tolist() == [[2, 2]] else RuntimeError
 
-    monkeypatch.setattr(live.predictor, "answer", broken)
+    monkeypatch.setattr(live.predictor, "predict", broken)
     statuses = [
         client.post("/predict", json={"features": rows}, headers=key_of("production")).status_code
         for rows in ([[1, 0]], [[2, 2]])
@@ -195,7 +195,7 @@ def traffic(client, n: int, rows=lambda i: [[(-1) ** i, 0]]):
 
 
 def slow(predictor):
-    answer = predictor.answer
+    answer = predictor.predict
     return lambda rows: time.sleep(0.01) or answer(rows)
 
 
@@ -222,7 +222,7 @@ def incomparable(predictor):
 )
 def test_canary_that_is_worse_is_rolled_back(few, client, registry, monkeypatch, capfd, kind, why):
     canary = few.state.trial.canary
-    monkeypatch.setattr(canary, "answer", kind(canary))
+    monkeypatch.setattr(canary, "predict", kind(canary))
     traffic(client, 29)
     few.refresh()
     assert few.state.trial is not None, "it is too early to say"
@@ -250,7 +250,7 @@ def test_of_two_workers_one_rolls_back_and_both_say_why(few, client, registry, m
     other = create_app(few.settings)
     live_model(other).refresh()
     for live, its_client in ((few, client), (live_model(other), other.test_client())):
-        monkeypatch.setattr(live.state.trial.canary, "answer", lambda rows: 1 / 0)
+        monkeypatch.setattr(live.state.trial.canary, "predict", lambda rows: 1 / 0)
         traffic(its_client, 30)
     few.refresh()
     live_model(other).refresh()
@@ -264,7 +264,7 @@ def test_worse_canary_is_not_asked_even_when_the_registry_cannot_be_told(few, cl
     def read_only(*_, **__):
         raise OperationalError("DELETE", {}, Exception("read-only"))
 
-    monkeypatch.setattr(few.state.trial.canary, "answer", lambda rows: 1 / 0)
+    monkeypatch.setattr(few.state.trial.canary, "predict", lambda rows: 1 / 0)
     traffic(client, 30)
     with monkeypatch.context() as patch:
         patch.setattr(few._registry, "clear", read_only)

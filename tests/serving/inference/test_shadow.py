@@ -41,7 +41,7 @@ def test_shadow_is_asked_what_production_was_asked_and_only_recorded(live, clien
 
 def test_shadow_that_raises_is_counted_and_goes_on(live, client, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(live.state.shadow, "answer", lambda rows: 1 / 0)
+        patch.setattr(live.state.shadow, "predict", lambda rows: 1 / 0)
         ask(client)
         wait_for(lambda: live.shadow.counts["failed"] == 1)
     ask(client)
@@ -49,8 +49,8 @@ def test_shadow_that_raises_is_counted_and_goes_on(live, client, monkeypatch):
 
 
 def test_no_request_waits_for_a_shadow_that_hangs_and_what_does_not_fit_is_dropped(live, client, monkeypatch):
-    goes_on, ask_shadow = threading.Event(), live.state.shadow.answer
-    monkeypatch.setattr(live.state.shadow, "answer", lambda rows: goes_on.wait(60) and ask_shadow(rows))
+    goes_on, ask_shadow = threading.Event(), live.state.shadow.predict
+    monkeypatch.setattr(live.state.shadow, "predict", lambda rows: goes_on.wait(60) and ask_shadow(rows))
     ask(client)
     wait_for(lambda: live.shadow._queue.qsize() == 0)
     for _ in range(120):

@@ -83,7 +83,7 @@ def test_numbers_are_answered_as_numbers(client):
 
 def test_model_without_probabilities_answers_none(app, client, monkeypatch):
     answer = Predictions(np.array([1.5]))
-    monkeypatch.setattr(live_model(app).predictor, "answer", lambda table: answer)
+    monkeypatch.setattr(live_model(app).predictor, "predict", lambda table: answer)
     table = read(post(client, pyarrow.table({"a": [1], "b": [0]}), Accept=ARROW))
     assert table.column_names == ["prediction", "id"]
     assert table["prediction"].to_pylist() == [1.5]

@@ -154,7 +154,7 @@ def test_body_that_ended_too_early_is_refused(client):
 
 
 def test_defect_is_answered_once_and_not_recorded(app, client, monkeypatch, capfd):
-    monkeypatch.setattr(live_model(app).predictor, "answer", lambda table: 1 / 0)
+    monkeypatch.setattr(live_model(app).predictor, "predict", lambda table: 1 / 0)
     assert client.post("/predict", data=BODY, **JSON).status_code == 500
     assert capfd.readouterr().err.count("ZeroDivisionError") == 1
     assert not len(logged(app).facts)

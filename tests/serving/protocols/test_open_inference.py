@@ -438,7 +438,7 @@ def test_every_error_under_v2_has_the_protocols_shape(kinds, monkeypatch):
         (413, kinds.post("/v2/models/toy/infer", data=b" " * 200_000)), (413, infer(kinds, rows)),
         (400, kinds.post("/v2/models/toy/infer")), (400, kinds.post("/v2/models/toy/infer", data=b'{"\\ud800": 1}')),
     ]  # fmt: skip
-    monkeypatch.setattr(live_model(kinds.application).predictor, "answer", lambda table: 1 / 0)
+    monkeypatch.setattr(live_model(kinds.application).predictor, "predict", lambda table: 1 / 0)
     calls.append((500, infer(kinds, COLUMNS)))
     monkeypatch.setattr(live_model(kinds.application), "state", ServingState(problem=None))
     calls += [(503, kinds.get(p)) for p in ("/v2/health/ready", "/v2/models/toy", "/v2/models/toy/ready")]

@@ -145,7 +145,7 @@ def test_row_that_an_engine_cannot_compute_with_is_refused_and_a_defect_is_not(c
     def refuse(table):
         raise ValueError("Input X contains infinity or a value too large for dtype('float32').")
 
-    monkeypatch.setattr(live_model(app).predictor.engine, "answer", refuse)
+    monkeypatch.setattr(live_model(app).predictor.engine, "predict", refuse)
     assert post(client, {"features": [[1, 0], [0, -1e39]]}).get_json()["row"] == 1
     assert post(client, {"features": [[1, 0], [0, -1e38]]}).status_code == 500
 
@@ -208,7 +208,7 @@ def test_every_route_answers_errors_in_the_one_shape(client, app):
 
 
 def test_defect_of_ours_is_a_500_without_traceback_or_path(client, app, monkeypatch, capsys):
-    monkeypatch.setattr(live_model(app).predictor, "answer", lambda table: 1 / 0)
+    monkeypatch.setattr(live_model(app).predictor, "predict", lambda table: 1 / 0)
     answer = post(client, {"features": [[1, 0]]})
     assert answer.status_code == 500
     assert answer.get_json().keys() == {"error", "code"}

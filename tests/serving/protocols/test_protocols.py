@@ -255,7 +255,7 @@ def test_defect_leaves_its_place_in_the_log_and_nothing_of_the_client(mixed, mon
     def broken(table):
         raise RuntimeError(f"cannot cope with {table}")
 
-    monkeypatch.setattr(predictor, "answer", broken)
+    monkeypatch.setattr(predictor, "predict", broken)
     answer = mixed.post("/predict", json={"features": [[41, 77777.5, "own"]]})
     log = capfd.readouterr().err
     assert answer.status_code == 500

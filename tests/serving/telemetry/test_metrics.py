@@ -148,7 +148,7 @@ def test_values_of_each_version_have_buckets_of_their_own(tmp_path):
         (tmp_path / str(version) / "profile.json").write_text(json.dumps({"output": {"edges": edges}}))
         bundle, signature = SimpleNamespace(path=tmp_path / str(version)), SimpleNamespace(classes=None)
         predictor = SimpleNamespace(version=version, bundle=bundle, signature=signature)
-        return SimpleNamespace(predictor=predictor, answer=SimpleNamespace(prediction=np.array([12.0])))
+        return SimpleNamespace(predictor=predictor, predictions=SimpleNamespace(prediction=np.array([12.0])))
 
     metrics = Metrics()
     for said in (says(1, [10, 20]), says(2, [15, 25])):  # a worker that begins with 2 has no other buckets for it
