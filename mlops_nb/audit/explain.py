@@ -321,7 +321,7 @@ def _snapshot(version: Version, settings: Settings, missing: list[str]) -> str |
         missing.append("The bundle does not say from what data it is.")
         return None
     try:
-        address = open_artifacts(settings).address(sha256)
+        address = open_artifacts(settings).uri(sha256)
     except ArtifactError as e:
         missing.append(f"The data: {e}")
         return None

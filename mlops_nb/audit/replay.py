@@ -354,7 +354,7 @@ def replay_gates(
     "The rehearsal limits of a version's spec, decided; none where there are none, or nothing to compare with."
     module = version.manifest.get("code", {}).get("spec")
     limits = load_spec(module).gates.rehearsal if module else {}
-    if not limits or registry.current(version.name, against) in (None, version.version):
+    if not limits or registry.version_of(version.name, against) in (None, version.version):
         return []
     try:
         return replay_log(version.name, version.version, settings, against=against).gates

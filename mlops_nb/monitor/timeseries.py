@@ -289,7 +289,7 @@ def version_overview(
     arrived = [m.at for m in moves if now and (m.alias, m.to_version) == ("production", now.version)]
     return {
         "current": now and now.version,
-        "earlier": registry.earlier(name),
+        "previous_version": registry.previous_version(name),
         "since": arrived[-1] if arrived else None,
         "manifest": now and now.manifest,
         "versions": [_version(v) for v in sorted(shown, key=lambda v: -v.version)],
@@ -297,7 +297,7 @@ def version_overview(
     }
 
 
-_MOVED = ("at", "alias", "action", "from_version", "to_version", "who", "why")
+_MOVED = ("at", "alias", "action", "from_version", "to_version", "actor", "reason")
 
 
 def _version(v) -> dict:

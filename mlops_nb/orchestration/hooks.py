@@ -77,7 +77,7 @@ def registry_fingerprint(
         facts = json.loads(manifest.read_text(encoding="utf-8"))
         registry = Registry.open(settings)
         same = [v.location for v in registry.versions(facts["name"]) if v.identity == facts["identity"]]
-        known = any(registry.artifacts.holds(location) for location in same)
+        known = any(registry.artifacts.exists(location) for location in same)
         registry.close()
         if not known and not _is_building(folder):
             for lost in (registration, folder / "evaluation.json"):

@@ -324,7 +324,7 @@ def check_model(settings: Settings) -> CheckResult:
 
 def _production(registry, name: str, settings: Settings) -> CheckResult:
     "Load and prove the production version."
-    version = registry.current(name)
+    version = registry.version_of(name)
     if version is None:
         todo = f"mlops-nb models list {name}, mlops-nb models promote {name} VERSION"
         return CheckResult("model", False, f"no version of {name!r} is in production", todo)

@@ -200,7 +200,7 @@ def reference_of(
 ) -> tuple[pd.DataFrame, str]:  # And its SHA-256
     "The data that a version was made from: its snapshot; where that is lost, what the spec loads."
     sha256 = manifest["data"].get("sha256")
-    known = bool(sha256) and artifacts.address(sha256) is not None
+    known = bool(sha256) and artifacts.uri(sha256) is not None
     table = pd.read_parquet(artifacts.snapshot(sha256)) if known else load_table(spec.load)
     table = validate(table, spec.schema)
     table.attrs = {}
@@ -213,5 +213,5 @@ def save_table(
 ) -> Snapshot:
     "Keep a table where everybody finds it."
     kept = snapshot(table, artifacts.snapshots)
-    artifacts.share(kept.path)
+    artifacts.upload_snapshot(kept.path)
     return kept

@@ -114,14 +114,14 @@ def reason_to_wait(
         times = "time" if len(tries) == 1 else "times in a row"
         said = f"version {champion.version} was not replaced {len(tries)} {times}, the last try was {tries[-1].action}"
         return f"{said}; the next is not before {again:%Y-%m-%d %H:%M:%S} UTC"
-    if (canary := registry.current(champion.name, "canary")) is not None:
+    if (canary := registry.version_of(champion.name, "canary")) is not None:
         return f"version {canary} is on trial as the canary: promote or clear it first"
     if tries and tries[-1].action in ("refused", "registered", "canary") and _same(tries[-1].figures, facts):
         when = f"{tries[-1].at:%Y-%m-%d %H:%M:%S} UTC"
         return f"nothing has changed since the last try at {when} ({tries[-1].action}): no newer label, no other finding"
     moves = registry.history(champion.name, "production")
     if moves and moves[-1].action == "rollback":
-        return f"{moves[-1].who} rolled production back to version {champion.version} ({moves[-1].why or 'no reason given'}): a person decides"
+        return f"{moves[-1].actor} rolled production back to version {champion.version} ({moves[-1].reason or 'no reason given'}): a person decides"
     return None
 
 
@@ -258,7 +258,7 @@ class _Attempt:
             return self._decision(
                 "refused", ["the build made the version again that is in production", *self.why], **made
             )
-        if (now := self.registry.current(name)) != self.champion.version:
+        if (now := self.registry.version_of(name)) != self.champion.version:
             moved = f"production was moved meanwhile, from version {self.champion.version} to {now}"
             return self._decision("refused", [moved, *self.why], **made)
         gates = [GateResult(**g) for g in evaluation["gates"]] + self._rehearse(challenger)
@@ -287,7 +287,7 @@ class _Attempt:
             return self._decision(
                 "failed", ["somebody else took the lock while the database was away", *reasons], **made
             )
-        expected = self.champion.version if alias == "production" else self.registry.current(challenger.name, alias)
+        expected = self.champion.version if alias == "production" else self.registry.version_of(challenger.name, alias)
         try:
             why = "; ".join(reasons)[:1000]
             self.registry.promote(challenger.name, challenger.version, alias, why, ACTOR, expected)
@@ -306,7 +306,7 @@ class _Attempt:
         "Open, repeat or close the alert about retraining, as the decisions that were kept say."
         engine, name, findings = self.registry.engine, self.champion.name, []
         tries = list_decisions(engine, name, actions=SUCCESSES + FAILURES)
-        tries = tries_in_a_row(tries, self.registry.current(name))
+        tries = tries_in_a_row(tries, self.registry.version_of(name))
         if tries and tries[-1].action in FAILURES:
             text = f"{tries[-1].action}: {tries[-1].reasons[0]}"
             findings = [Finding("retraining", SUBJECT, float(len(tries)), text, {"run_id": tries[-1].run_id})]

@@ -39,7 +39,7 @@ class BundleCache:
     ):
         self.folder = Path(folder)
 
-    def place(
+    def local_path(
         self,
         name: str,  # Of the model
         digest: str,  # Of the manifest, as the registry remembers it
@@ -54,7 +54,7 @@ class BundleCache:
         write: Callable[[Path], Any],  # Writes the bundle into an empty folder
     ) -> Path:
         "A copy that was verified just now."
-        place = self.place(name, digest)
+        place = self.local_path(name, digest)
         if not is_intact(place, digest):
             _publish_whole(place, digest, write)
             self._tidy(name)
@@ -75,7 +75,7 @@ class BundleCache:
         marks = self.folder.glob(f"bundles/{name}/*.served")
         newest = sorted(marks, key=lambda p: p.stat().st_mtime_ns, reverse=True)
         found = [re.fullmatch(r"(\d+)-([0-9a-f]{64})", mark.stem) for mark in newest]
-        return [(int(m[1]), m[2]) for m in found if m and self.place(name, m[2]).is_dir()]
+        return [(int(m[1]), m[2]) for m in found if m and self.local_path(name, m[2]).is_dir()]
 
     def _tidy(self, name: str):
         "Remove the copies that nobody asked for lately, and what a killed process left half written."
@@ -155,7 +155,7 @@ class FolderStore:
         "Where a bundle will lie, as the registry writes it down."
         return f"bundles/{bundle.name}/{number}"
 
-    def place(
+    def local_path(
         self,
         location: str,
         digest: str,  # Of the manifest, as the registry remembers it
@@ -176,7 +176,7 @@ class FolderStore:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def holds(self, location: str) -> bool:
+    def exists(self, location: str) -> bool:
         "Is there a bundle? It is not looked into."
         return (self.folder / location / "manifest.json").is_file()
 
@@ -188,7 +188,7 @@ class FolderStore:
         "A bundle on this disk; who loads it checks it."
         return self.folder / location
 
-    def share(self, snapshot: Path):
+    def upload_snapshot(self, snapshot: Path):
         "Let everybody have a snapshot: here they have it already."
 
     def snapshot(
@@ -198,7 +198,7 @@ class FolderStore:
         "A snapshot on this disk, verified."
         return _verified(self.snapshots / f"{sha256}.parquet")
 
-    def address(self, sha256: str) -> str | None:
+    def uri(self, sha256: str) -> str | None:
         "Where a snapshot lies, for people; None if it is gone."
         path = self.snapshots / f"{sha256}.parquet"
         return str(path) if path.is_file() else None
@@ -342,8 +342,8 @@ class RemoteStore:
     def location(self, bundle: Bundle, number: int) -> str:
         return f"bundles/{bundle.name}/{bundle.digest}"
 
-    def place(self, location: str, digest: str) -> Path:
-        return self.cache.place(_model_of(location), digest)
+    def local_path(self, location: str, digest: str) -> Path:
+        return self.cache.local_path(_model_of(location), digest)
 
     @contextmanager
     def staged(self, bundle: Bundle) -> Iterator[Callable[[str], None]]:
@@ -351,7 +351,7 @@ class RemoteStore:
             self.files.put(bundle.path / name, f"{self.location(bundle, 0)}/{name}")
         yield lambda location: None
 
-    def holds(self, location: str) -> bool:
+    def exists(self, location: str) -> bool:
         return self.files.exists(f"{location}/manifest.json")
 
     def check(self, location: str, digest: str):
@@ -361,7 +361,7 @@ class RemoteStore:
     def fetch(self, location: str, digest: str) -> Path:
         return self.cache.fill(_model_of(location), digest, lambda folder: self._download(location, digest, folder))
 
-    def share(self, snapshot: Path):
+    def upload_snapshot(self, snapshot: Path):
         self.files.put(snapshot, f"data/{snapshot.name}")
 
     def snapshot(self, sha256: str) -> Path:
@@ -371,7 +371,7 @@ class RemoteStore:
         os.utime(place)
         return place
 
-    def address(self, sha256: str) -> str | None:
+    def uri(self, sha256: str) -> str | None:
         name = f"data/{sha256}.parquet"
         return f"{self.files.url}/{name}" if self.files.exists(name) else None
 

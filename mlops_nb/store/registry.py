@@ -64,8 +64,8 @@ class AliasChange:
     action: str  # "promote", "rollback" or "clear"
     from_version: int | None
     to_version: int | None  # None: the alias points nowhere any more
-    who: str
-    why: str
+    actor: str
+    reason: str
     at: datetime
 
 # %% ../../nbs/store/07_registry.ipynb #00000006
@@ -154,7 +154,7 @@ class Registry:
             e.add_note("roll production back, or build with --env--champion none.")
             raise
 
-    def current(
+    def version_of(
         self,
         name: str,
         alias: str = "production",
@@ -182,9 +182,9 @@ class Registry:
         if alias is not None:
             query = query.where(history.c.alias == alias)
         with reading(self.engine) as connection:
-            return [_move_of(row) for row in connection.execute(query).mappings()]
+            return [_alias_change(row) for row in connection.execute(query).mappings()]
 
-    def earlier(
+    def previous_version(
         self,
         name: str,
         alias: str = "production",
@@ -221,8 +221,8 @@ class Registry:
         name: str,
         version: int | str,  # A number or an alias
         alias: str = "production",
-        why: str = "",
-        who: str | None = None,  # The person at the keyboard by default
+        reason: str = "",
+        actor: str | None = None,  # The person at the keyboard by default
         expected: int | None = -1,  # Where the alias must be now; -1: wherever it is
         force: bool = False,  # Promote a version that failed its gates
     ) -> AliasChange:
@@ -231,37 +231,37 @@ class Registry:
         found = self.get(name, version)
         if alias == "production" and not found.gates_passed and not force:
             failed = [str(g) for g in _failed_gates(found.manifest)]
-            reason = "; ".join(failed) or "they were not decided"
-            raise GateError(f"Version {found.version} of {name!r} did not pass its gates ({reason}).")
-        return self._move(name, alias, "promote", lambda now, _: found.version, why, who, expected)
+            failures = "; ".join(failed) or "they were not decided"
+            raise GateError(f"Version {found.version} of {name!r} did not pass its gates ({failures}).")
+        return self._move(name, alias, "promote", lambda now, _: found.version, reason, actor, expected)
 
     def rollback(
         self,
         name: str,
         alias: str = "production",
-        why: str = "",
-        who: str | None = None,
+        reason: str = "",
+        actor: str | None = None,
         expected: int | None = -1,  # Where the alias must be now; -1: wherever it is
     ) -> AliasChange:
         "Point an alias to where it was before the promotion that brought it here."
-        return self._move(name, alias, "rollback", _before, why, who, expected)
+        return self._move(name, alias, "rollback", _before, reason, actor, expected)
 
     def clear(
         self,
         name: str,
         alias: str,  # Any but production: the service would have nothing to answer with
-        why: str = "",
-        who: str | None = None,
+        reason: str = "",
+        actor: str | None = None,
         expected: int | None = -1,  # Where the alias must be now; -1: wherever it is
     ) -> AliasChange:
         "Let an alias point nowhere."
         if alias == "production":
             raise RegistryError(f"'production' of {name!r} cannot be cleared: roll back, or promote another version.")
-        return self._move(name, alias, "clear", lambda *_: _NOWHERE, why, who, expected)
+        return self._move(name, alias, "clear", lambda *_: _NOWHERE, reason, actor, expected)
 
     # inside a transaction
 
-    def _move(self, name, alias, action, target, why, who, expected=-1) -> AliasChange:
+    def _move(self, name, alias, action, target, reason, actor, expected=-1) -> AliasChange:
         "Lock the model, see where the alias is, move it, write it down."
         with writing(self.engine) as connection:
             self._lock(connection, name, create=False)
@@ -281,7 +281,7 @@ class Registry:
                 known = connection.execute(sa.select(aliases.c.alias).where(aliases.c.name == name)).scalars()
                 raise NotFoundError(f"{alias!r} of {name!r} points to no version. {known_names(alias, known)}")
             if to == now:
-                return _move_of(moves[-1])
+                return _alias_change(moves[-1])
             at_alias = (aliases.c.name == name) & (aliases.c.alias == alias)
             if to == _NOWHERE:
                 connection.execute(sa.delete(aliases).where(at_alias))
@@ -290,9 +290,9 @@ class Registry:
             else:
                 connection.execute(sa.update(aliases).where(at_alias).values(version=to))
             entry = {"alias": alias, "action": action, "from_version": now, "to_version": to}
-            entry |= {"who": who or _person(), "why": why, "at": datetime.now(UTC)}
+            entry |= {"who": actor or _person(), "why": reason, "at": datetime.now(UTC)}
             key = connection.execute(sa.insert(history).values(name=name, **entry)).inserted_primary_key[0]
-        return _move_of({"id": key, **entry})
+        return _alias_change({"id": key, **entry})
 
     def _lock(self, connection: Connection, name: str, create: bool = True):
         "Let nobody else change this model until the transaction ends."
@@ -313,7 +313,7 @@ class Registry:
         made = []
         for row in connection.execute(query).mappings():
             values = {**row, "created_at": in_utc(row["created_at"])}
-            place = self.artifacts.place(row["location"], row["digest"])
+            place = self.artifacts.local_path(row["location"], row["digest"])
             made.append(Version(**values, path=place, aliases=tuple(where.get(row["version"], ()))))
         return made
 
@@ -361,10 +361,13 @@ def _before(now: int | None, moves) -> int | None:
     return stack[-2] or None if len(stack) > 1 else None
 
 
-def _move_of(row: Mapping) -> AliasChange:
+def _alias_change(row: Mapping) -> AliasChange:
     "A row of the history."
-    values = {k: v for k, v in row.items() if k != "name"} | {"at": in_utc(row["at"])}
-    return AliasChange(**values | {"to_version": None if row["to_version"] == _NOWHERE else row["to_version"]})
+    to_version = None if row["to_version"] == _NOWHERE else row["to_version"]
+    same = {key: row[key] for key in ("id", "alias", "action", "from_version")}
+    return AliasChange(
+        **same, to_version=to_version, actor=row["who"], reason=row["why"], at=in_utc(row["at"])
+    )
 
 
 def _row_of(bundle: Bundle, number: int, location: str, run_id: str | None) -> dict:
@@ -431,7 +434,7 @@ class Promotion:
     "Whether a build moved production, and why."
 
     promoted: bool
-    why: str
+    reason: str
 
 
 def promote_if_passed(
@@ -442,7 +445,7 @@ def promote_if_passed(
     compared: bool = True,  # The evaluation looked for a champion
 ) -> Promotion:
     "Move production to the version if its gates passed and nobody moved it meanwhile."
-    now = registry.current(version.name, "production")
+    now = registry.version_of(version.name, "production")
     if not evaluation.passed:
         return Promotion(False, f"not promoted: {'; '.join(evaluation.failed)}")
     passed = f"all {len(evaluation.gates)} gates passed"
@@ -455,7 +458,7 @@ def promote_if_passed(
         return Promotion(False, f"{passed}, not promoted: it was compared with {was}, production is at {is_} now")
     try:
         registry.promote(
-            version.name, version.version, why=passed, who="pipeline", expected=now, force=not version.gates_passed
+            version.name, version.version, reason=passed, actor="pipeline", expected=now, force=not version.gates_passed
         )
     except ConflictError as e:
         return Promotion(False, f"{passed}, not promoted: {e}")

@@ -43,7 +43,7 @@ def test_first_build_registers_and_promotes(built_once):
     assert built_once.json("models", "list") == [
         {"name": "toy", "versions": 1, "staging": 1, "production": 1, **NO_TRIAL}
     ]
-    assert built_once.read("registration.json")["why"] == "in production, all 2 gates passed"
+    assert built_once.read("registration.json")["reason"] == "in production, all 2 gates passed"
 
 
 def test_build_with_nothing_changed_runs_and_registers_nothing(built):
@@ -221,24 +221,24 @@ def test_model_that_fails_a_gate_is_registered_but_not_promoted(built):
     built.replace("toy.py", '"accuracy": 0.8', '"accuracy": 1.01')
     built.build("--env--seed", "5")
     assert built.json("models", "list") == [{"name": "toy", "versions": 2, "staging": 2, "production": 1, **NO_TRIAL}]
-    assert "not promoted: FAILED: minimum accuracy" in built.read("registration.json")["why"]
+    assert "not promoted: FAILED: minimum accuracy" in built.read("registration.json")["reason"]
     refused = built.run("mlops-nb", "models", "promote", "toy", "2")
     assert refused.returncode == 1
     assert "did not pass its gates" in refused.stderr
-    assert built.run("mlops-nb", "models", "promote", "toy", "2", "--force", "--why", "a test").returncode == 0
+    assert built.run("mlops-nb", "models", "promote", "toy", "2", "--force", "--reason", "a test").returncode == 0
 
 
 def test_worse_model_does_not_replace_the_champion(built):
     built.replace("toy.py", '{"accuracy": 0.8}', '{"accuracy": 0.1}, over_baseline=-1')
     built.build("--env--params", "{'C': 1e-9, 'fit_intercept': False}")
-    assert "FAILED: champion accuracy" in built.read("registration.json")["why"]
+    assert "FAILED: champion accuracy" in built.read("registration.json")["reason"]
     assert built.json("models", "list")[0]["production"] == 1
 
 
 def test_rehearsal_limit_lets_no_version_through_that_was_not_rehearsed(built):
     built.replace("toy.py", '{"accuracy": 0.8}', '{"accuracy": 0.8}, rehearsal={"max_flips": 0.5}')
     built.build("--env--seed", "3")
-    why = built.read("registration.json")["why"]
+    why = built.read("registration.json")["reason"]
     assert why.startswith("not promoted: FAILED: rehearsal flips is not known, the log has no rows for it")
     assert built.json("models", "list")[0]["production"] == 1
 
@@ -246,7 +246,7 @@ def test_rehearsal_limit_lets_no_version_through_that_was_not_rehearsed(built):
     log.add([PredictionRecord("k", time.time(), "toy", 1, "production", 1.0, ["x"], [[1.0], [99.0]], [0, 1])])
     log.close()
     built.build("--env--seed", "4")
-    assert built.read("registration.json")["why"] == "in production, all 4 gates passed"
+    assert built.read("registration.json")["reason"] == "in production, all 4 gates passed"
 
 
 def test_champion_that_cannot_be_proven_stops_the_build_which_says_how_to_go_on(built):

@@ -59,7 +59,7 @@ def alerts(world: World) -> list[str]:
 
 
 def production(world: World) -> int:
-    return world.registry.current(world.name)
+    return world.registry.version_of(world.name)
 
 
 @pytest.mark.slow
@@ -99,8 +99,8 @@ def test_changed_world_gets_a_version_that_is_better_on_fresh_rows(make, databas
     assert decision.figures["gates"]
 
     move = world.registry.history("sides", "production")[-1]
-    assert (move.who, move.from_version, move.to_version) == ("retrain", 1, 2)
-    assert move.why.startswith("all 3 gates passed; ")
+    assert (move.actor, move.from_version, move.to_version) == ("retrain", 1, 2)
+    assert move.reason.startswith("all 3 gates passed; ")
     run = RunStore(world.settings.runs).get(decision.run_id).record
     assert run["decision"] == {"action": "promoted", "reasons": decision.reasons, "champion": 1}
     assert run["version"] == 2
@@ -297,7 +297,7 @@ def test_version_can_become_the_canary_or_nothing(world):
 def test_production_that_a_person_rolled_back_is_left_to_people(world):
     world.serve(world.draw("drift", 1000, 1))
     assert world.retrain().action == "promoted"
-    world.registry.rollback("sides", why="false alarms", who="ann")
+    world.registry.rollback("sides", reason="false alarms", actor="ann")
     decision = world.retrain(later=11)
     assert decision.action == "waiting"
     assert decision.reasons[0] == "ann rolled production back to version 1 (false alarms): a person decides"
@@ -312,13 +312,13 @@ def test_production_that_was_moved_during_the_build_is_left_where_it_is(world, m
 
     def build_slowly(*args):
         build(*args)
-        world.registry.promote("sides", 2, why="by hand", who="ann")
+        world.registry.promote("sides", 2, reason="by hand", actor="ann")
 
     monkeypatch.setattr(module, "build", build_slowly)
     decision = world.retrain()
     assert decision.action == "refused"
     assert decision.reasons[0] == "production was moved meanwhile, from version 1 to 2"
-    assert world.registry.history("sides", "production")[-1].who == "ann"
+    assert world.registry.history("sides", "production")[-1].actor == "ann"
 
 
 @pytest.mark.slow

@@ -311,7 +311,7 @@ def test_watch_retrains_what_has_changed_and_then_leaves_it_alone(world, start):
     watcher.saw("nothing", n + 2)
     assert watcher.stop() == 0
     assert watcher.actions.count("promoted") == 1
-    assert world.registry.current("sides") == 2
+    assert world.registry.version_of("sides") == 2
     assert world.actions() == ["nothing", "promoted", "nothing"]
 
 
@@ -331,7 +331,7 @@ def test_watch_that_is_stopped_in_the_middle_of_a_build_ends_it(world, start, nu
     assert watcher.stop(number) == 0
     _, alive = psutil.wait_procs(family, timeout=PATIENCE)
     assert not alive
-    assert world.registry.current("sides") == 1
+    assert world.registry.version_of("sides") == 1
     assert world.actions() == ["waiting"]
     assert "promoted" in start(world.settings, "--rows", "1000", "--engine", "ploomber-engine").saw("promoted").actions
 

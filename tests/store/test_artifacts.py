@@ -102,7 +102,7 @@ SHARE = """
 import sys
 from pathlib import Path
 from mlops_nb.store.artifacts import open_artifacts
-open_artifacts().share(Path(sys.argv[1]))
+open_artifacts().upload_snapshot(Path(sys.argv[1]))
 """
 
 
@@ -166,7 +166,7 @@ def test_upload_that_was_killed_leaves_nothing_that_is_believed_and_the_next_com
     assert len(there) == done
     assert f"{location}/manifest.json" not in there
     assert registry.names() == []
-    assert not registry.artifacts.holds(location)
+    assert not registry.artifacts.exists(location)
     with pytest.raises(BundleError, match=r"no bundle at bundles/toy/\w+ in the artifact store: it has no manifest"):
         registry.artifacts.fetch(location, bundles[0].digest)
     assert registry.register(bundles[0])[0].version == 1
@@ -179,7 +179,7 @@ def test_snapshot_whose_upload_was_killed_is_not_there(registry, settings, serve
     assert server.names(settings.artifacts) == []
     with pytest.raises(DataError, match="The data is gone"):
         registry.artifacts.snapshot(kept.sha256)
-    registry.artifacts.share(kept.path)
+    registry.artifacts.upload_snapshot(kept.path)
     assert registry.artifacts.snapshot(kept.sha256).read_bytes() == kept.path.read_bytes()
 
 
@@ -260,7 +260,7 @@ def test_manifest_that_was_replaced_names_no_file_that_is_fetched(registry, sett
 def test_snapshot_is_verified_by_its_name(registry, settings, tmp_path):
     store = registry.artifacts
     kept = snapshot(pd.DataFrame({"x": [1, 2]}), store.snapshots)
-    store.share(kept.path)
+    store.upload_snapshot(kept.path)
     kept.path.write_bytes(b"damaged")
     assert pd.read_parquet(store.snapshot(kept.sha256)).shape == (2, 1)
     kept.path.write_bytes(b"damaged")
@@ -288,10 +288,10 @@ def test_copies_that_nobody_asked_for_are_removed_but_never_those_that_are_serve
     cache, other = BundleCache(tmp_path), package(tmp_path / "other", 1.0)
     for bundle in bundles:
         cache.fill("toy", bundle.digest, lambda to, b=bundle: shutil.copytree(b.path, to, dirs_exist_ok=True))
-        os.utime(cache.place("toy", bundle.digest), (0, 0))
+        os.utime(cache.local_path("toy", bundle.digest), (0, 0))
     cache.mark("toy", 2, bundles[1].digest)
     cache.fill("toy", other.digest, lambda to: shutil.copytree(other.path, to, dirs_exist_ok=True))
-    assert [cache.place("toy", b.digest).exists() for b in (*bundles, other)] == [False, True, True]
+    assert [cache.local_path("toy", b.digest).exists() for b in (*bundles, other)] == [False, True, True]
     assert cache.served("toy") == [(2, bundles[1].digest)]
 
 

@@ -62,13 +62,13 @@ def opened(database_url, tmp_path):
 def test_promotions_at_the_same_time_leave_one_winner_and_a_true_history(filled, database_url, tmp_path):
     others = [opened(database_url, tmp_path) for _ in range(6)]
     moves = at_once(
-        *(lambda r=r, v=v: r.promote("toy", v, who=f"p{v}") for r, v in zip(others, [1, 2, 3] * 2, strict=True))
+        *(lambda r=r, v=v: r.promote("toy", v, actor=f"p{v}") for r, v in zip(others, [1, 2, 3] * 2, strict=True))
     )
     assert not [m for m in moves if isinstance(m, Exception)]
     history = filled.history("toy", "production")
     assert history[0].from_version is None
     assert all(a.to_version == b.from_version for a, b in itertools.pairwise(history)), "an unbroken chain"
-    assert filled.current("toy") == history[-1].to_version
+    assert filled.version_of("toy") == history[-1].to_version
     for other in others:
         other.close()
 
@@ -167,7 +167,7 @@ def test_names_that_could_leave_the_store_are_refused(registry, bundles, tmp_pat
 def test_versions_that_are_not_there_are_refused(filled, version):
     with pytest.raises(NotFoundError, match=r"has no version|neither a version number nor an alias"):
         filled.promote("toy", version)
-    assert filled.current("toy") is None
+    assert filled.version_of("toy") is None
 
 
 def test_rollback_undoes_promotions_one_after_the_other(filled):
@@ -188,16 +188,16 @@ def test_rollback_before_any_promotion_says_so(filled):
 
 
 def test_promoting_what_is_there_already_writes_no_history(filled):
-    first = filled.promote("toy", 1, why="first")
-    assert filled.promote("toy", 1, why="again").id == first.id
+    first = filled.promote("toy", 1, reason="first")
+    assert filled.promote("toy", 1, reason="again").id == first.id
     assert len(filled.history("toy")) == 1
 
 
 def test_history_says_who_when_from_to_and_why(filled):
-    filled.promote("toy", 1, who="ada", why="it is better")
-    filled.promote("toy", "1", alias="canary", who="bob")
+    filled.promote("toy", 1, actor="ada", reason="it is better")
+    filled.promote("toy", "1", alias="canary", actor="bob")
     move = filled.history("toy", "production")[0]
-    assert (move.who, move.why, move.from_version, move.to_version) == ("ada", "it is better", None, 1)
+    assert (move.actor, move.reason, move.from_version, move.to_version) == ("ada", "it is better", None, 1)
     assert move.at.tzinfo is not None
     assert filled.get("toy", "canary").aliases == ("canary", "production")
 
@@ -209,20 +209,21 @@ def evaluation(passed: bool, champion: int | None) -> Evaluation:
 
 def test_build_does_not_overrule_somebody_who_promoted_meanwhile(filled):
     filled.promote("toy", 1)
-    filled.promote("toy", 2, who="ada")
+    filled.promote("toy", 2, actor="ada")
     decision = promote_if_passed(filled, filled.get("toy", 3), evaluation(True, champion=1))
     assert not decision.promoted
-    assert "compared with version 1, production is at version 2 now" in decision.why
-    assert filled.current("toy") == 2
+    assert "compared with version 1, production is at version 2 now" in decision.reason
+    assert filled.version_of("toy") == 2
 
 
 def test_of_several_that_clear_an_alias_one_does(filled, database_url, tmp_path):
     filled.promote("toy", 2, alias="canary")
     others = [opened(database_url, tmp_path) for _ in range(3)]
-    results = at_once(*(lambda r=r: r.clear("toy", "canary", why="slow", who="service", expected=2) for r in others))
+    change = {"reason": "slow", "actor": "service", "expected": 2}
+    results = at_once(*(lambda r=r: r.clear("toy", "canary", **change) for r in others))
     assert sorted(type(r).__name__ for r in results) == ["AliasChange", "ConflictError", "ConflictError"]
     last = filled.history("toy", "canary")[-1]
-    assert (last.action, last.from_version, last.to_version, last.who) == ("clear", 2, None, "service")
+    assert (last.action, last.from_version, last.to_version, last.actor) == ("clear", 2, None, "service")
     for other in others:
         other.close()
 

@@ -24,7 +24,7 @@ from mlops_nb.serving.http.body import reject_unknown_keys, read_object
 
 routes = Blueprint("dashboard", __name__, template_folder="templates")
 
-WHO = "dashboard"  # In the registry's history
+ACTOR = "dashboard"  # In the registry's history
 _STATIC = Path(__file__).parent / "static"
 _HOURS = {str(hours): hours for hours in WINDOWS}  # As they are asked for
 _FILES = {
@@ -117,7 +117,7 @@ def data() -> Response:
 @routes.post("/admin/promote")
 def promote() -> Response:
     """Point production to a version, if it still is where the person saw it."""
-    body = _move_of({"version", "expected", "why"})
+    body = _move_of({"version", "expected", "reason"})
     version = body["version"]
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise RequestError("'version' must be the number of a version.")
@@ -127,7 +127,7 @@ def promote() -> Response:
 @routes.post("/admin/rollback")
 def rollback() -> Response:
     """Point production to where it was before, if it still is where the person saw it."""
-    body = _move_of({"expected", "why"})
+    body = _move_of({"expected", "reason"})
     return _make(lambda registry, **facts: registry.rollback(_dashboard().live.name, **facts), body)
 
 
@@ -135,27 +135,27 @@ def _make(move, body: dict) -> Response:
     """Move, and show it at once."""
     figures = _dashboard().figures
     try:
-        made: AliasChange = move(figures.registry, who=WHO, why=body["why"].strip(), expected=body["expected"])
+        made: AliasChange = move(figures.registry, actor=ACTOR, reason=body["reason"].strip(), expected=body["expected"])
     except SQLAlchemyError as e:
         raise NoDatabaseError(f"The database does not answer ({type(e).__name__}); nothing was moved.") from e
     finally:
         figures.forget()
-    keys = ("alias", "action", "from_version", "to_version", "who", "why", "at")
+    keys = ("alias", "action", "from_version", "to_version", "actor", "reason", "at")
     return to_json({key: getattr(made, key) for key in keys})
 
 
 def _move_of(keys: set[str]) -> dict:
     """The body of a move that comes from the page itself, or from a program, and from no other site."""
     _refuse_other_sites()
-    body = read_object('{"expected": 1, "why": "..."}')
+    body = read_object('{"expected": 1, "reason": "..."}')
     reject_unknown_keys(body, keys)
     if missing := sorted(keys - body.keys()):
         raise RequestError(f"The body has no {missing[0]!r}; it must have {', '.join(map(repr, sorted(keys)))}.")
-    expected, why = body["expected"], body["why"]
+    expected, reason = body["expected"], body["reason"]
     if expected is not None and (not isinstance(expected, int) or isinstance(expected, bool)):
         raise RequestError("'expected' must be the version that is in production now, or null.")
-    if not isinstance(why, str) or not why.strip() or len(why) > MAX_REASON_LENGTH or "\0" in why:
-        raise RequestError(f"'why' must be the reason, in 1 to {MAX_REASON_LENGTH} characters: it goes into the history.")
+    if not isinstance(reason, str) or not reason.strip() or len(reason) > MAX_REASON_LENGTH or "\0" in reason:
+        raise RequestError(f"'reason' must be the reason, in 1 to {MAX_REASON_LENGTH} characters: it goes into the history.")
     return body
 
 

@@ -17,7 +17,7 @@ from mlops_nb.serving.inference.canary import CanaryTrial
 from mlops_nb.serving.inference.loading import LoadResult, runs_inline, load_verified
 from mlops_nb.serving.inference.shadow import Shadow
 
-_WHO = "service"  # In the registry's history
+_ACTOR = "service"  # In the registry's history
 
 
 class NoModelError(MlopsError):
@@ -37,7 +37,7 @@ class ServingState:
     refused: Mapping[int, str] = field(default_factory=dict)  # Version to why its files are not believed
     answers_quickly: bool = False  # Production does, see `mlops_nb.serving.inference.loading.runs_inline`
     from_cache: bool = False  # Production is the last good bundle on this disk, until the registry answers
-    rolled_back: Mapping | None = None  # The last canary that was worse than production: version, why
+    rolled_back: Mapping | None = None  # The last canary that was worse than production: version, reason
     problem: str | None = "The first load is not over yet."  # Why the registry could not be asked
 
     @property
@@ -214,14 +214,14 @@ class LiveModel:
         trial = self.state.trial
         reasons = [] if trial is None else trial.reasons()
         if reasons:
-            version, why = trial.canary.version, "; ".join(reasons)
+            version, reason = trial.canary.version, "; ".join(reasons)
             self._worse = version
-            self.state = replace(self.state, trial=None, rolled_back={"version": version, "why": why})
-            log(f"{self.name} version {version} rolled back as the canary: {why}")
+            self.state = replace(self.state, trial=None, rolled_back={"version": version, "reason": reason})
+            log(f"{self.name} version {version} rolled back as the canary: {reason}")
         if self._worse is None:
             return
         try:
-            self._registry.clear(self.name, "canary", self.state.rolled_back["why"], _WHO, expected=self._worse)
+            self._registry.clear(self.name, "canary", self.state.rolled_back["reason"], _ACTOR, expected=self._worse)
         except RegistryError:
             pass  # another worker was faster, or a person
         except SQLAlchemyError as e:
@@ -235,9 +235,9 @@ class LiveModel:
         if "canary" in aliases:
             return self.state.rolled_back if self._worse is not None else None
         last = self._registry.history(self.name, "canary")[-1:]
-        if not last or (last[0].action, last[0].who) != ("clear", _WHO):
+        if not last or (last[0].action, last[0].actor) != ("clear", _ACTOR):
             return None
-        return {"version": last[0].from_version, "why": last[0].why}
+        return {"version": last[0].from_version, "reason": last[0].reason}
 
     def _candidates(self, aliases: Mapping[str, int]) -> list[int]:
         """The version in production, then those that were there before, newest first."""

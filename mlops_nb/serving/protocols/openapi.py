@@ -111,9 +111,9 @@ def _dashboard_paths() -> dict:
     data = _get("What the dashboard shows")
     data["get"] |= {"parameters": [hours], "responses": data["get"]["responses"] | _errors(400)}
     mark = {"name": CSRF_HEADER, "in": "header", "required": True, "schema": {"const": "move"}}
-    why = {"type": "string", "minLength": 1, "maxLength": MAX_REASON_LENGTH, "pattern": "[^\\s]"}
-    facts = {"expected": {"type": ["integer", "null"]}, "why": why}
-    texts = {key: {"type": "string"} for key in ("alias", "action", "who", "why", "at")}
+    reason = {"type": "string", "minLength": 1, "maxLength": MAX_REASON_LENGTH, "pattern": "[^\\s]"}
+    facts = {"expected": {"type": ["integer", "null"]}, "reason": reason}
+    texts = {key: {"type": "string"} for key in ("alias", "action", "actor", "reason", "at")}
     numbers = {key: {"type": ["integer", "null"]} for key in ("from_version", "to_version")}
     paths = {
         "/admin/promote": _post(

@@ -162,10 +162,10 @@ def test_page_says_what_it_knows_before_any_script_runs(app, client):
 
 
 def test_promotion_by_retraining_gives_its_reasons_once(client, registry):
-    registry.promote("toy", 2, who="retrain", why="all 5 gates passed; drift of a: it is another")
-    registry.promote("toy", 1, who="somebody", why="no; I do not like it")
+    registry.promote("toy", 2, actor="retrain", reason="all 5 gates passed; drift of a: it is another")
+    registry.promote("toy", 1, actor="somebody", reason="no; I do not like it")
     history = page(client).partition('id="history"')[2]
-    assert '<td class="why">all 5 gates passed\n' in history
+    assert '<td class="reason">all 5 gates passed\n' in history
     assert "no; I do not like it" in history
     assert "drift of a" not in history, "it is said under Retraining"
 
@@ -293,7 +293,7 @@ def tags(text: str) -> list:
 
 def test_words_of_strangers_are_never_markup(app, client, registry):
     before = {tag for tag, _ in tags(page(client))}
-    registry.promote("toy", 2, why=HOSTILE, who=HOSTILE)
+    registry.promote("toy", 2, reason=HOSTILE, actor=HOSTILE)
     column = {"name": HOSTILE, "kind": HOSTILE, "drifted": True, "reason": HOSTILE,
               "histogram": {"labels": [HOSTILE], "reference": [1], "window": [1]}}  # fmt: skip
     alert = {"kind": HOSTILE, "subject": HOSTILE, "text": HOSTILE}
@@ -362,13 +362,13 @@ def test_page_is_open_and_what_it_shows_needs_the_key(client_with):
 
 def test_moves_need_an_admin_key(client_with, registry):
     client = client_with(MLOPS_API_KEYS=KEY, MLOPS_ADMIN_KEYS=ADMIN)
-    body = {"version": 2, "expected": 1, "why": "better"}
-    for path, content in (("/admin/promote", body), ("/admin/rollback", {"expected": 1, "why": "worse"})):
+    body = {"version": 2, "expected": 1, "reason": "better"}
+    for path, content in (("/admin/promote", body), ("/admin/rollback", {"expected": 1, "reason": "worse"})):
         assert client.post(path, json=content, headers=MOVE).status_code == 401
         assert client.post(path, json=content, headers=MOVE | bearer(KEY)).status_code == 403
-    assert registry.current("toy") == 1
+    assert registry.version_of("toy") == 1
     assert client.post("/admin/promote", json=body, headers=MOVE | bearer(ADMIN)).status_code == 200
-    assert registry.current("toy") == 2
+    assert registry.version_of("toy") == 2
 
 
 def test_without_an_admin_key_nobody_moves_a_service_that_others_reach(client_with):
@@ -383,25 +383,26 @@ def test_without_an_admin_key_nobody_moves_a_service_that_others_reach(client_wi
 
 def test_a_person_promotes_and_rolls_back_with_a_reason(client, registry, monkeypatch):
     monkeypatch.setattr(dashboard_figures, "FRESH", 60.0)
-    assert client.get("/dashboard/data.json").get_json()["figures"]["earlier"] is None
-    said = client.post("/admin/promote", json={"version": 2, "expected": 1, "why": " recall is better "}, headers=MOVE)
+    assert client.get("/dashboard/data.json").get_json()["figures"]["previous_version"] is None
+    body = {"version": 2, "expected": 1, "reason": " recall is better "}
+    said = client.post("/admin/promote", json=body, headers=MOVE)
     assert said.status_code == 200
     assert said.get_json()["to_version"] == 2
-    assert client.get("/dashboard/data.json").get_json()["figures"]["earlier"] == 1, "a move is seen at once"
+    assert client.get("/dashboard/data.json").get_json()["figures"]["previous_version"] == 1, "a move is seen at once"
     assert "Roll back to version 1" in page(client)
-    said = client.post("/admin/rollback", json={"expected": 2, "why": "complaints"}, headers=MOVE).get_json()
+    said = client.post("/admin/rollback", json={"expected": 2, "reason": "complaints"}, headers=MOVE).get_json()
     assert (said["from_version"], said["to_version"]) == (2, 1)
-    moves = [(m.action, m.to_version, m.who, m.why) for m in registry.history("toy")[-2:]]
+    moves = [(m.action, m.to_version, m.actor, m.reason) for m in registry.history("toy")[-2:]]
     assert moves == [("promote", 2, "dashboard", "recall is better"), ("rollback", 1, "dashboard", "complaints")]
 
 
 def test_move_that_somebody_else_was_faster_with_is_refused(client, registry):
-    registry.promote("toy", 2, why="by somebody else")
+    registry.promote("toy", 2, reason="by somebody else")
     for path, body in (("promote", {"version": 2}), ("rollback", {})):
-        answer = client.post(f"/admin/{path}", json=body | {"expected": 1, "why": "x"}, headers=MOVE)
+        answer = client.post(f"/admin/{path}", json=body | {"expected": 1, "reason": "x"}, headers=MOVE)
         assert (answer.status_code, answer.get_json()["code"]) == (409, "conflict")
         assert "is at version 2, not at version 1: it was moved meanwhile" in answer.get_json()["error"]
-    assert registry.history("toy")[-1].why == "by somebody else"
+    assert registry.history("toy")[-1].reason == "by somebody else"
 
 
 def test_moves_that_cannot_be_are_refused_and_say_why(client, registry):
@@ -412,24 +413,24 @@ def test_moves_that_cannot_be_are_refused_and_say_why(client, registry):
         ("promote", {"version": 9, "expected": 1}, 404, "'toy' has no version 9"),
         ("rollback", {"expected": 1}, 409, "there is no earlier version to go back to"),
     ):
-        answer = client.post(f"/admin/{path}", json=body | {"why": "x"}, headers=MOVE)
+        answer = client.post(f"/admin/{path}", json=body | {"reason": "x"}, headers=MOVE)
         assert answer.status_code == status
         assert words in answer.get_json()["error"]
-    assert registry.current("toy") == 1
+    assert registry.version_of("toy") == 1
     assert "failed</span>" in page(client)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"why": ""}, {"why": "  "}, {"why": None}, {"why": "x" * 1001}, {"why": "\0"}, {"why": ["x"]}, {"version": "2"},
-     {"version": True}, {"version": 0}, {"version": 2.5}, {"expected": "1"}, {"expected": True}, {"force": True}],
+    [{"reason": ""}, {"reason": "  "}, {"reason": None}, {"reason": "x" * 1001}, {"reason": "\0"}, {"reason": ["x"]},
+     {"version": "2"}, {"version": True}, {"version": 0}, {"version": 2.5}, {"expected": "1"}, {"expected": True}, {"force": True}],
     ids=str,
 )  # fmt: skip
 def test_body_of_a_move_is_checked(client, registry, wrong):
-    body = {"version": 2, "expected": 1, "why": "x"}
+    body = {"version": 2, "expected": 1, "reason": "x"}
     answer = client.post("/admin/promote", json=body | wrong, headers=MOVE)
     assert (answer.status_code, answer.get_json()["code"]) == (400, "bad_request")
-    assert registry.current("toy") == 1
+    assert registry.version_of("toy") == 1
     missing = {k: v for k, v in body.items() if k not in wrong}
     if missing != body:
         assert client.post("/admin/promote", json=missing, headers=MOVE).status_code == 400
@@ -437,7 +438,7 @@ def test_body_of_a_move_is_checked(client, registry, wrong):
 
 # other sites
 
-BODY = {"version": 2, "expected": 1, "why": "x"}
+BODY = {"version": 2, "expected": 1, "reason": "x"}
 
 
 @pytest.mark.parametrize(
@@ -461,15 +462,15 @@ def test_move_from_another_site_is_refused(client, registry, headers, words):
         answer = client.post(path, json=BODY, headers=MOVE | headers)
         assert (answer.status_code, answer.get_json()["code"]) == (403, "forbidden"), answer.get_json()
         assert words in answer.get_json()["error"]
-    assert registry.current("toy") == 1
+    assert registry.version_of("toy") == 1
 
 
 def test_form_of_another_site_cannot_move(client, registry):
     for kind in ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain"):
-        content = '{"version": 2, "expected": 1, "why": "x"}'
+        content = '{"version": 2, "expected": 1, "reason": "x"}'
         assert client.post("/admin/promote", data=content, content_type=kind).status_code == 403
         assert client.post("/admin/promote", data=content, content_type=kind, headers=MOVE).status_code == 415
-    assert registry.current("toy") == 1
+    assert registry.version_of("toy") == 1
 
 
 @pytest.mark.parametrize(
@@ -479,7 +480,7 @@ def test_form_of_another_site_cannot_move(client, registry):
 )  # fmt: skip
 def test_move_from_this_site_or_a_program_is_taken(client, registry, headers):
     assert client.post("/admin/promote", json=BODY, headers=MOVE | headers).status_code == 200
-    assert registry.current("toy") == 2
+    assert registry.version_of("toy") == 2
 
 
 def test_no_answer_lets_another_site_read_or_ask(client):

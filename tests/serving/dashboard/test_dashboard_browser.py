@@ -104,7 +104,7 @@ INK = """canvas => { const d = canvas.getContext("2d").getImageData(0, 0, canvas
 @pytest.mark.parametrize(("width", "height"), [(1280, 900), (360, 740)], ids=["desk", "phone"])
 def test_page_is_readable_by_day_by_night_and_on_a_phone(open_page, url, registry, scheme, width, height, tmp_path):
     fill(registry)
-    registry.promote("toy", 2, alias="staging", why="a reason that goes on for " + "long " * 40)
+    registry.promote("toy", 2, alias="staging", reason="a reason that goes on for " + "long " * 40)
     page = open_page(url, viewport={"width": width, "height": height}, color_scheme=scheme)
     expect(page.locator("#quality .uplot")).to_have_count(2)
     expect(page.locator(".charts .plot > .uplot")).to_have_count(5)
@@ -176,7 +176,7 @@ def test_person_promotes_after_a_confirmation_with_a_reason_and_rolls_back(open_
     expect(dialog).to_be_visible()  # there is no reason yet
     dialog.get_by_role("button", name="Cancel").click()
     expect(dialog).to_be_hidden()
-    assert registry.current("toy") == 1
+    assert registry.version_of("toy") == 1
     page.get_by_role("button", name="Promote").click()
     page.keyboard.type("recall is better")
     dialog.get_by_role("button", name="Promote").click()
@@ -190,7 +190,7 @@ def test_person_promotes_after_a_confirmation_with_a_reason_and_rolls_back(open_
     dialog.get_by_role("button", name="Roll back").click()
     expect(dialog).to_be_hidden()
     expect(page.locator("#head")).to_contain_text("Version 1 answers")
-    assert [(m.action, m.who, m.why) for m in registry.history("toy")[-2:]] == [
+    assert [(m.action, m.actor, m.reason) for m in registry.history("toy")[-2:]] == [
         ("promote", "dashboard", "recall is better"),
         ("rollback", "dashboard", "complaints"),
     ]
@@ -200,11 +200,11 @@ def test_move_on_what_is_not_true_any_more_is_refused_in_the_open_dialog(open_pa
     page = open_page(url)
     page.get_by_role("button", name="Promote").click()
     page.keyboard.type("better")
-    registry.promote("toy", 2, why="somebody else")
+    registry.promote("toy", 2, reason="somebody else")
     page.locator("dialog").get_by_role("button", name="Promote").click()
     expect(page.locator("#move-failed")).to_contain_text("is at version 2, not at version 1: it was moved meanwhile")
-    assert page.locator("#why").input_value() == "better"
-    assert registry.history("toy")[-1].why == "somebody else"
+    assert page.locator("#reason").input_value() == "better"
+    assert registry.history("toy")[-1].reason == "somebody else"
     open_page.expected("409")
 
 
@@ -246,7 +246,7 @@ def test_key_is_asked_for_kept_in_the_tab_and_nowhere_else(open_page, settings, 
 
 
 def test_words_of_strangers_are_shown_and_not_obeyed(open_page, url, registry):
-    registry.promote("toy", 2, why=HOSTILE, who=HOSTILE)
+    registry.promote("toy", 2, reason=HOSTILE, actor=HOSTILE)
     binned = {"labels": [HOSTILE], "reference": [1], "window": [1]}
     column = {"name": HOSTILE, "drifted": True, "reason": HOSTILE, "histogram": binned}
     monitor_says(registry.engine, [column], [dict.fromkeys(("kind", "subject", "text"), HOSTILE)])
@@ -277,9 +277,9 @@ def test_page_says_that_the_service_is_gone_and_recovers(open_page, settings, tm
 
 
 ATTACK = """<form id="f" method="post" enctype="text/plain" target="hole" action="{url}/admin/promote">
-<input name='{{"version": 2, "expected": 1, "why": "' value='x"}}'></form><iframe name="hole"></iframe>
+<input name='{{"version": 2, "expected": 1, "reason": "' value='x"}}'></form><iframe name="hole"></iframe>
 <script>
-const options = {{method: "POST", body: '{{"version": 2, "expected": 1, "why": "x"}}', credentials: "include"}};
+const options = {{method: "POST", body: '{{"version": 2, "expected": 1, "reason": "x"}}', credentials: "include"}};
 const json = {{"Content-Type": "application/json"}}, marked = {{"X-Dashboard": "move", ...json}};
 const tries = [options, {{...options, mode: "no-cors"}}, {{...options, headers: marked}},
                {{...options, mode: "no-cors", headers: marked}}];
@@ -320,4 +320,4 @@ def test_page_of_another_site_moves_nothing(browser, service, registry):
 
     wait_for(told)
     assert {line["status"] for line in tried} == {403}
-    assert registry.current("toy") == 1
+    assert registry.version_of("toy") == 1

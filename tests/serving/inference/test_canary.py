@@ -230,10 +230,10 @@ def test_canary_that_is_worse_is_rolled_back(few, client, registry, monkeypatch,
     few.refresh()
     assert few.state.roles == {"production": 1}
     move = registry.history("toy", "canary")[-1]
-    assert (move.action, move.from_version, move.to_version, move.who) == ("clear", 2, None, "service")
-    assert move.why.startswith(why)
-    assert client.get("/health/ready").get_json()["rolled_back"] == {"version": 2, "why": move.why}
-    assert f"toy version 2 rolled back as the canary: {move.why}" in capfd.readouterr().err
+    assert (move.action, move.from_version, move.to_version, move.actor) == ("clear", 2, None, "service")
+    assert move.reason.startswith(why)
+    assert client.get("/health/ready").get_json()["rolled_back"] == {"version": 2, "reason": move.reason}
+    assert f"toy version 2 rolled back as the canary: {move.reason}" in capfd.readouterr().err
     assert {version_for(client) for _ in range(50)} == {1}
 
 
@@ -304,7 +304,7 @@ def test_commands_move_a_canary_and_take_it_away(settings, monkeypatch):
 
     assert run("promote", "toy", "2", "--alias", "canary") == (0, "canary of toy: nowhere -> version 2\n")
     assert run("list")[1].split()[-6:] == ["toy", "2", "-", "1", "2", "-"]
-    assert run("clear", "toy", "canary", "--why", "enough") == (0, "canary of toy: version 2 -> nowhere\n")
+    assert run("clear", "toy", "canary", "--reason", "enough") == (0, "canary of toy: version 2 -> nowhere\n")
     assert run("clear", "toy", "canary")[0] == 1
     lines = [line.split() for line in run("history", "toy", "canary")[1].splitlines()]
     assert [line[2:4] for line in lines[1:]] == [["canary", "promote"], ["canary", "clear"]]

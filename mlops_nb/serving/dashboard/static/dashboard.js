@@ -220,17 +220,17 @@ function ask({move: action, version, expected}) {
   get("move-text").textContent = `Production of ${shown?.model ?? document.title} moves ${from}. The service answers with it within seconds.`;
   get("confirm").textContent = action === "promote" ? "Promote" : "Roll back";
   get("move-failed").hidden = true;
-  get("why").value = "";
+  get("reason").value = "";
   get("confirm").disabled = false;
   dialog.showModal();
-  get("why").focus();
+  get("reason").focus();
 }
 
 async function confirmMove() {
-  const why = get("why").value.trim();
-  if (!why) { get("why").reportValidity(); return; }
+  const reason = get("reason").value.trim();
+  if (!reason) { get("reason").reportValidity(); return; }
   get("confirm").disabled = true;
-  const body = {expected: move.expected, why, ...(move.action === "promote" && {version: move.version})};
+  const body = {expected: move.expected, reason, ...(move.action === "promote" && {version: move.version})};
   let failed = null;
   try {
     const answer = await fetch(`/admin/${move.action}`, {
