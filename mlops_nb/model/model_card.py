@@ -7,8 +7,10 @@ __all__ = ['model_card']
 
 # %% ../../nbs/model/08_model_card.ipynb #00000002
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
+from ..display import format_number
 from .evaluate import Evaluation
 from .signature import Input, Signature
 
@@ -68,8 +70,7 @@ def _classes(signature: Signature) -> str:
     return "" if signature.classes is None else f" into {', '.join(f'`{c}`' for c in signature.classes)}"
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{value:.4f}"
+_metric = partial(format_number, decimals=4)
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
@@ -87,14 +88,14 @@ def _metrics_table(evaluation: Evaluation) -> str:
     ]
     rows = []
     for name, value in evaluation.metrics.items():
-        cells = [f"`{name}`", _number(value), _number(evaluation.baseline.get(name))]
-        rows.append(cells + ([_number(champion.get(name))] if champion else []))
+        cells = [f"`{name}`", _metric(value), _metric(evaluation.baseline.get(name))]
+        rows.append(cells + ([_metric(champion.get(name))] if champion else []))
     return _table(header, rows)
 
 
 def _slices_table(evaluation: Evaluation) -> str:
     names = [n for n in next(iter(evaluation.slices.values())) if n != "rows"]
-    rows = [[name, int(s["rows"]), *(_number(s.get(n)) for n in names)] for name, s in evaluation.slices.items()]
+    rows = [[name, int(s["rows"]), *(_metric(s.get(n)) for n in names)] for name, s in evaluation.slices.items()]
     return _table(["slice", "rows", *(f"`{n}`" for n in names)], rows)
 
 

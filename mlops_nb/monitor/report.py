@@ -17,6 +17,7 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
+from ..display import format_duration
 from ..model.signature import Signature
 from .alerts import Alert
 from .drift import measure_drift
@@ -190,7 +191,7 @@ def plot_traffic(
     figure = Figure(figsize=(11, 6.2), layout="constrained")
     rows, latency, errors = figure.subplots(3, 1, sharex=True)
     rows.bar(by.size().index, by.size(), width=width, align="edge", color="tab:blue", alpha=0.7)
-    rows.set_ylabel(f"rows in {_spoken(width)}")
+    rows.set_ylabel(f"rows in {format_duration(width.total_seconds())}")
     for q, color in ((0.5, "tab:blue"), (0.95, "tab:orange")):
         latency.plot(by.quantile(q), "o-", markersize=3, color=color, label=f"{q:.0%}")
     latency.set_ylabel("ms within which so many\nrows were answered")
@@ -224,13 +225,6 @@ def _draw_errors(axes, requests: pd.DataFrame | None):
         axes.step(counts.index, counts, where="post", color=color, label=label)
     axes.set_ylim(bottom=0, top=max(1, axes.get_ylim()[1]))
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-
-
-def _spoken(width: pd.Timedelta) -> str:
-    "A width as people say it."
-    seconds = width.total_seconds()
-    small = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-    return small if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 # %% ../../nbs/monitor/07_report.ipynb #fe88640c

@@ -2,6 +2,8 @@
 
 from itertools import pairwise
 
+from mlops_nb.display import format_number
+
 WIDTH, HEIGHT = 300, 80
 
 
@@ -27,10 +29,6 @@ def draw(histogram) -> dict | None:
     return {"bars": bars, "width": WIDTH, "height": HEIGHT, **_ends(histogram, names)}
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
-
-
 def _ends(histogram: dict, names: list[str]) -> dict[str, str]:
     """What stands below the first and the last bar."""
     first, last = names[0], names[-1]
@@ -49,7 +47,7 @@ def _names(histogram: dict, n: int) -> list[str]:
         return [str(label) for label in labels]
     if not isinstance(edges, list) or len(edges) not in (n - 1, n + 1):
         return [str(i + 1) for i in range(n)]
-    texts = [_number(edge) if isinstance(edge, int | float) else str(edge) for edge in edges]
+    texts = [format_number(edge) if isinstance(edge, int | float) else str(edge) for edge in edges]
     if len(edges) == n + 1:
         return [f"{low} to {high}" for low, high in pairwise(texts)]
     if not texts:

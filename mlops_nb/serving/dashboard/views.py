@@ -8,6 +8,7 @@ from flask import Blueprint, Response, current_app, render_template, request
 from flask.blueprints import BlueprintSetupState
 from sqlalchemy.exc import SQLAlchemyError
 
+from mlops_nb.display import format_number
 from mlops_nb.errors import MlopsError
 from mlops_nb.monitor.timeseries import WINDOWS, TimeBuckets
 from mlops_nb.store.registry import AliasChange
@@ -99,7 +100,7 @@ def page() -> Response:
     view = _dashboard().view(hours) if allowed else None
     moves = allowed and keys.allow("/admin/promote", environ)
     shown = {"view": view, "hours": hours, "windows": WINDOWS, "moves": moves, "draw": draw, "ago": _ago, "at": _at}
-    text = render_template("dashboard.html", **shown, number=_number)
+    text = render_template("dashboard.html", **shown, number=format_number)
     return Response(text, headers={**SECURITY_HEADERS, "Cache-Control": "no-store"}, content_type="text/html; charset=utf-8")
 
 
@@ -196,12 +197,3 @@ def _ago(value: datetime) -> str:
             n = int(seconds // size)
             return f"{n} {unit}{'s' * (n > 1)}"
     return "less than a minute"
-
-
-def _number(value) -> str:
-    """A number in four digits, or a dash."""
-    if value is None:
-        return "–"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
