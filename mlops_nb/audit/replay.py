@@ -97,34 +97,38 @@ class ReplayReport:
     "What another version says about the rows that production was asked."
 
     name: str  # Of the model
-    version: int  # That was rehearsed
-    production: int  # The version that it was compared with
+    version: int  # The challenger
+    champion: int  # The version that it is compared with
     since: datetime  # When the first of the rows was asked
     until: datetime  # And the last
     rows: int  # Logged rows that production answers
-    refused: dict[str, int]  # By the rehearsed version: reason to how many rows
-    refused_by_production: int  # Further rows, which count nowhere else
-    changed_predictions: int  # Answers that are others
-    moved_by: float | None  # Regression: by how much a number must move to be another
+    refused: dict[str, int]  # By the challenger: reason to how many rows
+    refused_by_champion: int  # Further rows, which count nowhere else
+    changed_predictions: int  # Rows whose prediction differs
+    change_threshold: float | None  # Regression: difference above which a prediction counts as changed
     changes: dict[str, int]  # "no -> yes" to how often, the most frequent first
-    flipped: list[str]  # Ids of some answers that are others, the newest first
+    changed_ids: list[str]  # Of the newest changed predictions, the newest first
     labelled: int  # Rows that both answered and whose truth is known
-    metrics: dict[str, dict[str, float]]  # On them, by metric: production, rehearsed; the spec's scorer first
-    slices: dict[str, dict[str, float]]  # "all" first: rows, refused, flips, share, labelled, the scorer of both
-    ms: dict[str, float]  # Of one row alone, median, both measured in turns: production, rehearsed, ratio
-    limits: dict[str, float]  # The spec's `Gates.rehearsal`
+    metrics: dict[str, dict[str, float]]  # On them, by metric: champion, challenger; the spec's scorer first
+    slices: dict[str, dict[str, float]]  # "all" first: rows, refused, changed, changed_share, labelled, the scorer of both
+    latency_ms: dict[str, float]  # Median of single-row predictions, measured in turns: champion, challenger
+    limits: dict[str, float]  # The spec's `Gates.replay`
     notes: list[str]  # What could not be looked at, and why
 
     @property
     def shares(self) -> dict[str, float]:
         "What the limits are about; NaN where nothing is known."
         refused = sum(self.refused.values())
-        answered, loss = self.rows - refused, math.nan
+        answered, drop = self.rows - refused, math.nan
         if self.metrics:
             scorer = next(iter(self.metrics.values()))
-            loss = scorer["production"] - scorer["rehearsed"]
-        flipped = self.changed_predictions / answered if answered else math.nan
-        return {"flips": flipped, "refused": refused / self.rows, "latency": self.ms["ratio"], "loss": loss}
+            drop = scorer["champion"] - scorer["challenger"]
+        return {
+            "changed_predictions": self.changed_predictions / answered if answered else math.nan,
+            "refused_rows": refused / self.rows,
+            "latency_ratio": self.latency_ms["challenger"] / self.latency_ms["champion"],
+            "score_drop": drop,
+        }
 
     @property
     def gates(self) -> list[GateResult]:
@@ -137,11 +141,11 @@ class ReplayReport:
 
     def table(self) -> pd.DataFrame:  # Index: metric
         "The metrics of both on the labelled rows."
-        return pd.DataFrame(self.metrics, index=["production", "rehearsed"]).T.rename_axis("metric")
+        return pd.DataFrame(self.metrics, index=["champion", "challenger"]).T.rename_axis("metric")
 
     def slice_table(self) -> pd.DataFrame:  # Index: slice
         "What changes in every slice."
-        counts = ["rows", "refused", "flips", "labelled"]
+        counts = ["rows", "refused", "changed", "labelled"]
         return pd.DataFrame(self.slices).T.astype(dict.fromkeys(counts, int)).rename_axis("slice")
 
     def to_dict(self) -> dict:
@@ -151,12 +155,12 @@ class ReplayReport:
         return nulls(asdict(self) | times | {"shares": self.shares} | gates)
 
     def _repr_html_(self) -> str:
-        shown = {k: getattr(self, k) for k in ("production", "since", "until", "rows", "changed_predictions", "moved_by", "labelled")}
-        shown |= self.shares | {f"ms, {k}": round(v, 4) for k, v in self.ms.items()}
+        shown = {k: getattr(self, k) for k in ("champion", "since", "until", "rows", "changed_predictions", "change_threshold", "labelled")}
+        shown |= self.shares | {f"latency_ms, {k}": round(v, 4) for k, v in self.latency_ms.items()}
         head = pd.Series(
             {k: v for k, v in shown.items() if v is not None}, name=f"{self.name} {self.version}", dtype=object
         )
-        counted = {"answers that changed": self.changes, "refused": self.refused}
+        counted = {"changed predictions": self.changes, "refused": self.refused}
         counts = [pd.Series(c, name=name).to_frame() for name, c in counted.items() if c]
         more = [pd.DataFrame(self.gates)] if self.limits else []
         more += [pd.DataFrame({"notes": self.notes})] if self.notes else []
@@ -166,30 +170,30 @@ class ReplayReport:
 # %% ../../nbs/audit/01_replay.ipynb #0000000b
 def _decide(limit: str, value: float, most: float) -> GateResult:
     "One limit; what is not known is not within it."
-    return GateResult("rehearsal", limit.removeprefix("max_"), value, most, value <= most)
+    return GateResult("replay", limit.removeprefix("max_"), value, most, value <= most)
 
 # %% ../../nbs/audit/01_replay.ipynb #0000000d
 def replay_log(
     name: str,  # Of the model
-    version: int | str,  # To rehearse: a number or an alias
+    version: int | str,  # The challenger: a number or an alias
     settings: Settings | None = None,  # From the environment by default
     last: int = LAST,  # Of the logged rows, the newest
     against: str = "production",  # The alias to compare with
 ) -> ReplayReport:
     "Replay logged rows through a version and through production."
     if last < 1:
-        raise DataError(f"A rehearsal needs at least 1 row, got last={last}.")
+        raise DataError(f"A replay needs at least 1 row, got last={last}.")
     settings = settings or Settings.read()
     with closing(Registry.open(settings)) as registry:
         found, current = registry.get(name, version), registry.get(name, against)
         if found.version == current.version:
-            raise RegistryError(f"Version {found.version} of {name!r} is in {against} already: rehearse another.")
+            raise RegistryError(f"Version {found.version} of {name!r} is in {against} already: replay another.")
         rows, notes = _replayable(_logged_rows(name, last, settings), registry.versions(name), (found, current))
         with (
-            closing(load_version(registry, current, settings)) as production,
-            closing(load_version(registry, found, settings)) as rehearsed,
+            closing(load_version(registry, current, settings)) as champion,
+            closing(load_version(registry, found, settings)) as challenger,
         ):
-            return _compare(production, rehearsed, rows, spec_of(found, settings), notes)
+            return _compare(champion, challenger, rows, spec_of(found, settings), notes)
 
 # %% ../../nbs/audit/01_replay.ipynb #0000000e
 def _logged_rows(name: str, last: int, settings: Settings) -> list[LoggedPrediction]:
@@ -198,7 +202,7 @@ def _logged_rows(name: str, last: int, settings: Settings) -> list[LoggedPredict
         if rows := log.rows(name, last):
             return rows
     raise NotFoundError(
-        f"The log has no answer of {name!r} to rehearse with. The service writes it (MLOPS_LOG_SHARE), and keeps it for "
+        f"The log has no predictions of {name!r} to replay. The service writes it (MLOPS_LOG_SHARE), and keeps it for "
         f"MLOPS_LOG_DAYS."
     )
 
@@ -221,52 +225,52 @@ def _replayable(
 
 
 def _compare(
-    production: Predictor, rehearsed: Predictor, rows: list[LoggedPrediction], spec: ModelSpec | None, notes: list[str]
+    champion: Predictor, challenger: Predictor, rows: list[LoggedPrediction], spec: ModelSpec | None, notes: list[str]
 ) -> ReplayReport:
     "Put all rows to both, and count."
-    if production.signature.task != rehearsed.signature.task:
-        raise DataError(f"{production.signature.task} and {rehearsed.signature.task} cannot be compared.")
-    before = replay_rows(production, [row.inputs for row in rows])
+    if champion.signature.task != challenger.signature.task:
+        raise DataError(f"{champion.signature.task} and {challenger.signature.task} cannot be compared.")
+    before = replay_rows(champion, [row.inputs for row in rows])
     rows = [row for row, answered in zip(rows, before.answered, strict=True) if answered]
     if not rows:
         raise DataError(f"Production refuses all {len(before.answered)} logged rows: {next(iter(before.refused))}.")
-    after = replay_rows(rehearsed, [row.inputs for row in rows])
+    after = replay_rows(challenger, [row.inputs for row in rows])
     answers = before.predictions.take(after.answered), after.predictions
-    other, moved_by = changed_predictions(*answers)
-    flipped = np.zeros(len(rows), dtype=bool)
-    flipped[after.answered] = other
+    other, change_threshold = changed_predictions(*answers)
+    changed = np.zeros(len(rows), dtype=bool)
+    changed[after.answered] = other
     known = after.answered & _is_known([row.label for row in rows], answers)
-    metrics = _scores(answers, rows, after.answered, known, _metrics(spec, rehearsed))
-    masks, missing = _masks(spec, production, rows)
+    metrics = _scores(answers, rows, after.answered, known, _metrics(spec, challenger))
+    masks, missing = _masks(spec, champion, rows)
     scorer = list(metrics)[:1]
     slices = {
-        name: _slice(mask, after.answered, flipped, known)
+        name: _slice(mask, after.answered, changed, known)
         | _flat(_scores(answers, rows, after.answered, known & mask, scorer))
         for name, mask in masks.items()
     }
     return ReplayReport(
-        rehearsed.name,
-        rehearsed.version,
-        production.version,
+        challenger.name,
+        challenger.version,
+        champion.version,
         rows[0].at,
         rows[-1].at,
         len(rows),
         after.refused,
         len(before.answered) - len(rows),
-        int(flipped.sum()),
-        moved_by,
+        int(changed.sum()),
+        change_threshold,
         _changes(*answers, other),
-        [row.id for row, is_other in zip(rows, flipped, strict=True) if is_other][: -_SHOWN - 1 : -1],
+        [row.id for row, is_other in zip(rows, changed, strict=True) if is_other][: -_SHOWN - 1 : -1],
         int(known.sum()),
         metrics,
         slices,
-        _alone(production, rehearsed, [r.inputs for r, both in zip(rows, after.answered, strict=True) if both]),
-        dict(spec.gates.rehearsal) if spec else {},
+        _alone(champion, challenger, [r.inputs for r, both in zip(rows, after.answered, strict=True) if both]),
+        dict(spec.gates.replay) if spec else {},
         [*notes, *missing],
     )
 
 
-_SHOWN = 20  # Ids of flipped answers
+_SHOWN = 20  # Ids of changed predictions
 
 # %% ../../nbs/audit/01_replay.ipynb #0000000f
 def _metrics(spec: ModelSpec | None, predictor: Predictor) -> list[str]:
@@ -293,7 +297,7 @@ def _scores(
         return {}
     truth = np.array([row.label for row, taken in zip(rows, mask, strict=True) if taken])
     both = [score(answer.take(mask[answered]), truth, metrics) for answer in answers]
-    return {metric: {"production": both[0][metric], "rehearsed": both[1][metric]} for metric in metrics}
+    return {metric: {"champion": both[0][metric], "challenger": both[1][metric]} for metric in metrics}
 
 
 def _masks(
@@ -310,12 +314,12 @@ def _masks(
     return masks, notes
 
 
-def _slice(mask: np.ndarray, answered: np.ndarray, flipped: np.ndarray, known: np.ndarray) -> dict[str, float]:
+def _slice(mask: np.ndarray, answered: np.ndarray, changed: np.ndarray, known: np.ndarray) -> dict[str, float]:
     "What changes in some rows."
-    n_answered, n_flips = int((mask & answered).sum()), int((mask & flipped).sum())
-    share = n_flips / n_answered if n_answered else math.nan
+    n_answered, n_changed = int((mask & answered).sum()), int((mask & changed).sum())
+    share = n_changed / n_answered if n_answered else math.nan
     n_rows, n_known = int(mask.sum()), int((mask & known).sum())
-    return {"rows": n_rows, "refused": n_rows - n_answered, "flips": n_flips, "share": share, "labelled": n_known}
+    return {"rows": n_rows, "refused": n_rows - n_answered, "changed": n_changed, "changed_share": share, "labelled": n_known}
 
 
 def _flat(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -331,18 +335,18 @@ def _changes(before: Predictions, after: Predictions, other: np.ndarray) -> dict
     return dict(Counter(f"{was} -> {now}" for was, now in pairs).most_common())
 
 
-def _alone(production: Predictor, rehearsed: Predictor, rows: list[Mapping]) -> dict[str, float]:
+def _alone(champion: Predictor, challenger: Predictor, rows: list[Mapping]) -> dict[str, float]:
     "Median milliseconds of one row alone, the two in turns so that a busy moment meets both."
-    who, taken = (production, rehearsed), ([], [])
+    who, taken = (champion, challenger), ([], [])
     for number, row in enumerate(rows[-100:]):
         for i in (0, 1) if number % 2 else (1, 0):
             began = time.perf_counter()
             who[i].predict_rows([row])
             taken[i].append(1000 * (time.perf_counter() - began))
     if not rows:
-        return {"production": math.nan, "rehearsed": math.nan, "ratio": math.nan}
+        return {"champion": math.nan, "challenger": math.nan}
     before, after = (float(np.median(t)) for t in taken)
-    return {"production": before, "rehearsed": after, "ratio": after / before}
+    return {"champion": before, "challenger": after}
 
 # %% ../../nbs/audit/01_replay.ipynb #00000011
 def replay_gates(
@@ -351,9 +355,9 @@ def replay_gates(
     against: str = "production",  # The alias to compare with
     settings: Settings | None = None,  # From the environment by default
 ) -> list[GateResult]:
-    "The rehearsal limits of a version's spec, decided; none where there are none, or nothing to compare with."
+    "Decide the replay limits of a version's spec; none where there are none, or nothing to compare with."
     module = version.manifest.get("code", {}).get("spec")
-    limits = load_spec(module).gates.rehearsal if module else {}
+    limits = load_spec(module).gates.replay if module else {}
     if not limits or registry.version_of(version.name, against) in (None, version.version):
         return []
     try:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['as_json', 'reason', 'alias', 'main', 'models', 'list_models', 'show', 'diff', 'promote', 'rollback', 'clear',
-           'show_history', 'explain_answer', 'rehearse_version', 'reproduce_command', 'runs', 'list_runs', 'show_run',
+           'show_history', 'explain_answer', 'replay_version', 'reproduce_command', 'runs', 'list_runs', 'show_run',
            'compare', 'new', 'check', 'doctor', 'serve', 'check_port', 'predict', 'monitor', 'investigate', 'retrain',
            'watch', 'traffic', 'play']
 
@@ -74,7 +74,7 @@ def _print_facts(facts: Mapping, indent: str = ""):
 # %% ../../nbs/cli/00_main.ipynb #00000009
 @main.group()
 def models():
-    "Versions of models: list, show, diff, rehearse, promote, rollback, clear, history."
+    "Versions of models: list, show, diff, replay, promote, rollback, clear, history."
 
 
 def _registry():
@@ -279,47 +279,47 @@ def _explained(found) -> dict:
     said = {"answer": logged.prediction, "probability": logged.probability, "truth": logged.label}
     said["computed again"] = found.verdict
     asked = {"model": logged.name, "version": logged.version, "role": logged.role, "at": logged.at, "ms": logged.ms}
-    gates = {str(i): str(GateResult(**g)) for i, g in enumerate(facts["gates"], 1)}
+    gates = {str(i): str(GateResult.from_dict(g)) for i, g in enumerate(facts["gates"], 1)}
     return {"id": logged.id, **asked, "input": logged.inputs, **said, **facts, "gates": gates or None}
 
 # %% ../../nbs/cli/00_main.ipynb #0000000d
-@models.command("rehearse")
+@models.command("replay")
 @click.argument("name")
 @click.argument("version")
 @click.option(
     "--last", type=click.IntRange(1), default=10_000, show_default=True, help="So many logged rows, the newest."
 )
 @as_json
-def rehearse_version(name, version, last, as_json):
+def replay_version(name, version, last, as_json):
     "Replay logged rows of NAME through VERSION (a number or an alias), beside production: what would change?"
     from mlops_nb.audit.replay import replay_log
 
     found = replay_log(name, version, last=last)
-    _print_json(found.to_dict()) if as_json else _print_rehearsal(found)
+    _print_json(found.to_dict()) if as_json else _print_replay(found)
     if not found.passed:
         failed = "; ".join(str(gate) for gate in found.gates if not gate.passed)
         click.echo(
-            f"Error: version {found.version} shows more in the rehearsal than its spec allows: {failed}.", err=True
+            f"Error: version {found.version} exceeds the replay limits of its spec: {failed}.", err=True
         )
         sys.exit(1)
 
 
-def _print_rehearsal(found):
+def _print_replay(found):
     "Counts, then one table a question."
-    kept = ("name", "version", "production", "since", "until", "rows", "changed_predictions", "moved_by", "labelled")
+    kept = ("name", "version", "champion", "since", "until", "rows", "changed_predictions", "change_threshold", "labelled")
     counted = {"changes": found.changes, "refused": found.refused}
-    facts = {**{k: getattr(found, k) for k in kept}, **{k: v for k, v in counted.items() if v}, "ms": found.ms}
+    facts = {**{k: getattr(found, k) for k in kept}, **{k: v for k, v in counted.items() if v}, "latency_ms": found.latency_ms}
     _print_facts({k: v for k, v in facts.items() if v is not None})
     click.echo("\nSlices:")
     slices = [{"slice": name, **values} for name, values in found.slices.items()]
     _print_table(slices, list(dict.fromkeys(column for row in slices for column in row)), "")
     click.echo("\nOn the labelled rows:")
     metrics = [{"metric": name, **values} for name, values in found.metrics.items()]
-    _print_table(metrics, ["metric", "production", "rehearsed"], "No label has come yet.")
+    _print_table(metrics, ["metric", "champion", "challenger"], "No label has come yet.")
     for line in [*found.gates, *found.notes]:
         click.echo(line, err=True)
-    if found.flipped:
-        click.echo(f"\nAnswers that changed, for mlops-nb explain: {', '.join(found.flipped[:3])}")
+    if found.changed_ids:
+        click.echo(f"\nChanged predictions, for mlops-nb explain: {', '.join(found.changed_ids[:3])}")
 
 # %% ../../nbs/cli/00_main.ipynb #78222826
 @main.command("reproduce")

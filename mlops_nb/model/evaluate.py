@@ -110,18 +110,36 @@ def baseline(
 class GateResult:
     "One gate, decided."
 
-    gate: str  # "minimum", "baseline", "champion" or "rehearsal"
+    gate: str  # "minimum", "baseline", "champion" or "replay"
     metric: str
     value: float  # What the model has
     required: float  # What it must have
     passed: bool
 
     def __str__(self):
-        relation = {"baseline": "more than", "rehearsal": "at most"}.get(self.gate, "at least")
+        relation = {"baseline": "more than", "replay": "at most"}.get(self.gate, "at least")
         outcome, value = "passed" if self.passed else "FAILED", f"{self.value:.6g},"
         if not math.isfinite(self.value):
             value = "is not known, the log has no rows for it;"
         return f"{outcome}: {self.gate} {self.metric} {value} required {relation} {self.required:.6g}"
+
+    @classmethod
+    def from_dict(
+        cls,
+        values: Mapping,  # Fields of a gate as JSON, also under the names of format 1
+    ) -> "GateResult":
+        "Read a gate from a manifest or a decision."
+        if values["gate"] == "rehearsal":
+            values = {**values, "gate": "replay", "metric": _FORMER_REPLAY_METRICS[values["metric"]]}
+        return cls(**values)
+
+
+_FORMER_REPLAY_METRICS = {
+    "flips": "changed_predictions",
+    "refused": "refused_rows",
+    "latency": "latency_ratio",
+    "loss": "score_drop",
+}
 
 
 def check_gates(
@@ -270,7 +288,7 @@ class Evaluation:
     @classmethod
     def from_dict(cls, d: Mapping) -> "Evaluation":
         values = {k: v for k, v in d.items() if k not in ("gates", "passed")}
-        return cls(**values, gates=[GateResult(**g) for g in d["gates"]])
+        return cls(**values, gates=[GateResult.from_dict(g) for g in d["gates"]])
 
 
 def nulls(value):

@@ -209,7 +209,7 @@ class _Attempt:
         return recent_table(spec, Signature.from_dict(self.champion.manifest["signature"]), logged)
 
     def _retrain(self, spec: ModelSpec, learn: LabelledRows, judge: LabelledRows) -> Decision:
-        "A dataset, a build, the rehearsal, the gates."
+        "A dataset, a build, the replay, the gates."
         artifacts = self.registry.artifacts
         reference, sha256 = reference_of(spec, self.champion.manifest, artifacts)
         table = join_rows(reference, sha256, self.champion.version, learn, judge, self.terms.share)
@@ -261,22 +261,22 @@ class _Attempt:
         if (now := self.registry.version_of(name)) != self.champion.version:
             moved = f"production was moved meanwhile, from version {self.champion.version} to {now}"
             return self._decision("refused", [moved, *self.why], **made)
-        gates = [GateResult(**g) for g in evaluation["gates"]] + self._rehearse(challenger)
+        gates = [GateResult.from_dict(g) for g in evaluation["gates"]] + self._replay(challenger)
         self.figures["gates"] = [asdict(g) for g in gates]
         if failed := [str(g) for g in gates if not g.passed]:
             return self._decision("refused", [*failed, *self.why], **made)
         return self._promote(challenger, [f"all {len(gates)} gates passed", *self.why], made)
 
-    def _rehearse(self, challenger: Version) -> list[GateResult]:
+    def _replay(self, challenger: Version) -> list[GateResult]:
         "The recent traffic, replayed; and the spec's limits for that."
-        self.report(f"Rehearses version {challenger.version} on the recent traffic")
+        self.report(f"Replays the recent traffic through version {challenger.version}")
         try:
-            rehearsal = replay_log(challenger.name, challenger.version, self.settings)
+            report = replay_log(challenger.name, challenger.version, self.settings)
         except (NotFoundError, DataError) as e:
-            self.figures["rehearsal"] = {"problem": str(e)}
+            self.figures["replay"] = {"problem": str(e)}
             return replay_gates(self.registry, challenger, settings=self.settings)
-        self.figures["rehearsal"] = rehearsal.to_dict()
-        return rehearsal.gates
+        self.figures["replay"] = report.to_dict()
+        return report.gates
 
     def _promote(self, challenger: Version, reasons: list[str], made: Mapping) -> Decision:
         "Move the alias, if it still is where it was."

@@ -257,7 +257,7 @@ def lines(
         yield "  ".join(texts).rstrip()
     yield ""
     for decision in story.decisions:
-        yield from (f"Gate {GateResult(**gate)}" for gate in decision["figures"].get("gates", []))
+        yield from (f"Gate {GateResult.from_dict(gate)}" for gate in decision["figures"].get("gates", []))
     yield from story.notes
     yield from (f"NOT AS IT SHOULD BE: {problem}" for problem in story.problems)
 
@@ -428,12 +428,12 @@ def _follow(play: _DemoRun, decision: Decision):
 def _compare(play: _DemoRun, decision: Decision, rows: int):
     "Both versions on the newest rows."
     found = replay_log(play.spec.name, decision.champion, play.settings, last=rows)
-    old, new = ({m: v[who] for m, v in found.metrics.items()} for who in ("rehearsed", "production"))
+    old, new = ({m: v[who] for m, v in found.metrics.items()} for who in ("challenger", "champion"))
     play.story.fresh = {"rows": found.labelled, "old": old, "new": new}
     metric = play.spec.scorer
     play.story.notes.append(
         f"On {found.labelled:,} fresh rows of the new world: {display_name(metric)} {_number(new[metric], metric)} with version "
-        f"{found.production}, {_number(old[metric], metric)} with version {found.version}."
+        f"{found.champion}, {_number(old[metric], metric)} with version {found.version}."
     )
     play.expect(new[metric] > old[metric], "the new version should be better on fresh rows than the one before")
 

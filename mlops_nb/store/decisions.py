@@ -34,7 +34,7 @@ class Decision:
     champion: int | None  # The version that was in production
     challenger: int | None = None  # The version that was made
     run_id: str | None = None  # Of the build that made it
-    figures: Mapping = field(default_factory=dict)  # health, rows, metrics, gates, rehearsal: what there is
+    figures: Mapping = field(default_factory=dict)  # health, rows, metrics, gates, replay: what there is
     until: datetime | None = None  # The last look that said the same
     looks: int = 1
 

@@ -390,7 +390,7 @@ def _failed_gates(manifest: Mapping) -> list:
     "The gates that a version failed."
     from mlops_nb.model.evaluate import GateResult
 
-    return [GateResult(**g) for g in (manifest.get("evaluation") or {}).get("gates", []) if not g["passed"]]
+    return [GateResult.from_dict(g) for g in (manifest.get("evaluation") or {}).get("gates", []) if not g["passed"]]
 
 
 def _insert_if_absent(connection: Connection, table: sa.Table, **values):

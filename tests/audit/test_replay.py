@@ -17,7 +17,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from mlops_nb.audit.replay import replay_gates, replay_log, replay_rows
 from mlops_nb.cli.main import main
-from mlops_nb.errors import DataError, NotFoundError, RegistryError
+from mlops_nb.errors import DataError, GateError, NotFoundError, RegistryError
 from mlops_nb.model.bundle import write_bundle
 from mlops_nb.model.signature import Input, Signature
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
@@ -39,7 +39,7 @@ spec = ModelSpec(
     target="repaid",
     schema=pa.DataFrameSchema({"age": pa.Column(int), "home": pa.Column(str), "repaid": pa.Column(str)}),
     make_estimator=lambda params: None,
-    gates=Gates(rehearsal=LIMITS),
+    gates=Gates(replay=LIMITS),
     slices={
         "under 30": lambda X: X["age"] < 30,
         "tenants": lambda X: X.home == "rent",
@@ -78,9 +78,9 @@ def settings(database_url, tmp_path, monkeypatch) -> Settings:
 
 
 def limits(settings: Settings, text: str):
-    """Give the spec limits for a rehearsal."""
+    """Give the spec limits for a replay."""
     path = next(settings.home.glob("spec_*.py"))
-    path.write_text(path.read_text().replace("rehearsal={}", f"rehearsal={text}"))
+    path.write_text(path.read_text().replace("replay={}", f"replay={text}"))
     shutil.rmtree(settings.home / "__pycache__", ignore_errors=True)
     sys.modules.pop(path.stem, None)
 
@@ -98,7 +98,7 @@ ROWS = [[20, "own"], [25, "rent"], [33, "rent"], [38, "own"], [50, "own"], [55, 
 LABELS = ["no", "no", "yes", "no", "perhaps", "yes", "yes", None]
 
 
-def test_flips_refusals_slices_and_metrics_are_counted(settings):
+def test_changes_refusals_slices_and_metrics_are_counted(settings):
     add(settings, ROWS, labels=LABELS)
     found = replay_log("toy", 2, settings)
     assert (found.rows, found.changed_predictions, found.changes) == (8, 2, {"no -> yes": 2})
@@ -106,20 +106,20 @@ def test_flips_refusals_slices_and_metrics_are_counted(settings):
         "column 'age': expected a number of at most 60": 2,
         "column 'home': expected one of ['own', 'rent']": 1,
     }
-    assert found.flipped == ["k-3", "k-2"]
-    assert found.refused_by_production == 0
+    assert found.changed_ids == ["k-3", "k-2"]
+    assert found.refused_by_champion == 0
     # of the rows that both answer 0 to 3 have a label that there is: before, 33 is wrong; after, 38 is
     assert found.labelled == 4
-    assert found.metrics["accuracy"] == {"production": 0.75, "rehearsed": 0.75}
-    assert np.isnan(found.metrics["recall"]["production"])
-    assert found.to_dict()["metrics"]["recall"]["rehearsed"] is None
-    assert found.shares["flips"] == 2 / 5
-    assert found.shares["refused"] == 3 / 8
-    assert found.shares["loss"] == 0
-    tenants = {"rows": 3, "refused": 1, "flips": 1, "share": 0.5, "labelled": 2}
-    tenants |= {"accuracy, production": 0.5, "accuracy, rehearsed": 1.0}
+    assert found.metrics["accuracy"] == {"champion": 0.75, "challenger": 0.75}
+    assert np.isnan(found.metrics["recall"]["champion"])
+    assert found.to_dict()["metrics"]["recall"]["challenger"] is None
+    assert found.shares["changed_predictions"] == 2 / 5
+    assert found.shares["refused_rows"] == 3 / 8
+    assert found.shares["score_drop"] == 0
+    tenants = {"rows": 3, "refused": 1, "changed": 1, "changed_share": 0.5, "labelled": 2}
+    tenants |= {"accuracy, champion": 0.5, "accuracy, challenger": 1.0}
     assert found.slices["tenants"] == tenants
-    assert found.slices["under 30"]["flips"] == 0
+    assert found.slices["under 30"]["changed"] == 0
     assert found.slices["nobody"]["rows"] == 0
     assert found.notes == ["Slice 'in the north' cannot be seen in the log: 'region'"]
 
@@ -143,7 +143,7 @@ def test_last_are_the_newest_and_many_rows_go_in_batches(settings, monkeypatch):
     assert (found.rows, sum(found.refused.values())) == (1500, 3)
     expected = sum(30 < age <= 40 for age, _ in rows)
     assert found.changed_predictions == expected
-    assert len(found.flipped) == 20
+    assert len(found.changed_ids) == 20
     assert replay_log("toy", 2, settings, last=1501).refused == {"column 'age': expected a number of at most 60": 4}
 
     asked = []
@@ -165,7 +165,7 @@ def test_version_is_compared_with_production_and_not_with_who_answered(settings)
     registry.close()
     add(settings, ROWS, of=1)
     found = replay_log("toy", 1, settings)
-    assert (found.production, found.version, found.rows, found.refused_by_production) == (2, 1, 5, 3)
+    assert (found.champion, found.version, found.rows, found.refused_by_champion) == (2, 1, 5, 3)
     assert found.changes == {"yes -> no": 2}
     assert not found.refused
 
@@ -184,9 +184,9 @@ def test_version_that_refuses_everything_and_one_that_production_refuses(setting
     add(settings, [[70, "own"], [80, "rent"]], labels=["yes", "no"])
     found = replay_log("toy", 2, settings)
     assert (found.changed_predictions, sum(found.refused.values()), found.labelled, found.metrics) == (0, 2, 0, {})
-    assert found.shares["refused"] == 1
-    assert found.to_dict()["shares"]["flips"] is None
-    limited = replace(found, limits={"max_flips": 1, "max_latency": 9, "max_loss": 1})
+    assert found.shares["refused_rows"] == 1
+    assert found.to_dict()["shares"]["changed_predictions"] is None
+    limited = replace(found, limits={"max_changed_predictions": 1, "max_latency_ratio": 9, "max_score_drop": 1})
     assert [gate.passed for gate in limited.gates] == [False, False, False], "nothing is known"
     registry = Registry.open(settings)
     registry.promote("toy", 2)
@@ -197,12 +197,12 @@ def test_version_that_refuses_everything_and_one_that_production_refuses(setting
 
 def test_latency_of_both_is_measured(settings):
     add(settings, ROWS)
-    ms = replay_log("toy", 2, settings).ms
-    assert 0 < ms["production"] < 1000
-    assert ms["ratio"] == ms["rehearsed"] / ms["production"]
+    found = replay_log("toy", 2, settings)
+    assert 0 < found.latency_ms["champion"] < 1000
+    assert found.shares["latency_ratio"] == found.latency_ms["challenger"] / found.latency_ms["champion"]
 
 
-def test_regression_flips_where_a_number_moves_by_a_tenth_of_the_spread(tmp_path):
+def test_regression_changes_where_a_number_moves_by_a_tenth_of_the_spread(tmp_path):
     settings = Settings.read({"MLOPS_HOME": str(tmp_path)})
     X = pd.DataFrame({"x": np.arange(100.0)})
     registry = Registry.open(settings)
@@ -219,12 +219,12 @@ def test_regression_flips_where_a_number_moves_by_a_tenth_of_the_spread(tmp_path
     log.add([LabelRecord(f"k-{i}", label, 1e9) for i, label in enumerate([0.0, 1, 2.0, "three", None, True])])
     log.close()
     found = replay_log("line", 2, settings)
-    assert found.moved_by == pytest.approx(np.std(np.arange(100)) / 10, rel=1e-3)
-    assert found.changed_predictions == sum(0.1 * x > found.moved_by for x in range(100))
+    assert found.change_threshold == pytest.approx(np.std(np.arange(100)) / 10, rel=1e-3)
+    assert found.changed_predictions == sum(0.1 * x > found.change_threshold for x in range(100))
     assert found.changes == {}
     assert found.labelled == 3
-    assert found.metrics["r2"]["production"] == pytest.approx(1, abs=1e-6)
-    assert found.metrics["r2"]["rehearsed"] == pytest.approx(1 - 0.05 / 2, abs=1e-4)
+    assert found.metrics["r2"]["champion"] == pytest.approx(1, abs=1e-6)
+    assert found.metrics["r2"]["challenger"] == pytest.approx(1 - 0.05 / 2, abs=1e-4)
     assert found.notes == ["There is no spec, and so no slices."]
 
 
@@ -232,7 +232,7 @@ def test_regression_flips_where_a_number_moves_by_a_tenth_of_the_spread(tmp_path
 def run(settings, monkeypatch):
     monkeypatch.setenv("MLOPS_HOME", str(settings.home))
     monkeypatch.setenv("MLOPS_DATABASE_URL", settings.database_url)
-    return lambda *words: CliRunner().invoke(main, ("models", "rehearse", *words))
+    return lambda *words: CliRunner().invoke(main, ("models", "replay", *words))
 
 
 def test_command_prints_tables_and_json(settings, run):
@@ -246,7 +246,7 @@ def test_command_prints_tables_and_json(settings, run):
     assert "castle" not in done.output, "a value belongs to a client"
     found = json.loads(run("toy", "2", "--last", "4", "--json").stdout)
     assert (found["rows"], found["passed"], found["labelled"]) == (4, True, 0)
-    assert found["shares"]["refused"] == 0.75
+    assert found["shares"]["refused_rows"] == 0.75
 
 
 @pytest.mark.parametrize(
@@ -255,8 +255,8 @@ def test_command_prints_tables_and_json(settings, run):
         (("toys", "2"), 1, "Error: No model 'toys' is registered. Did you mean 'toy'?\n"),
         (("toy", "3"), 1, "Error: 'toy' has no version 3; it has 1 to 2.\n"),
         (("toy", "stagin"), 1, "Error: 'stagin' is neither a version number nor an alias."),
-        (("toy", "1"), 1, "Error: Version 1 of 'toy' is in production already: rehearse another.\n"),
-        (("toy", "2"), 1, "Error: The log has no answer of 'toy' to rehearse with."),
+        (("toy", "1"), 1, "Error: Version 1 of 'toy' is in production already: replay another.\n"),
+        (("toy", "2"), 1, "Error: The log has no predictions of 'toy' to replay."),
         (("toy", "2", "--last", "0"), 2, "Error: Invalid value for '--last': 0 is not in the range x>=1.\n"),
     ],
 )
@@ -267,7 +267,7 @@ def test_each_mistake_has_one_clear_error(run, words, code, message):
 
 
 def test_function_refuses_less_than_one_row_and_a_model_that_never_was_in_production(settings):
-    with pytest.raises(DataError, match="A rehearsal needs at least 1 row, got last=0"):
+    with pytest.raises(DataError, match="A replay needs at least 1 row, got last=0"):
         replay_log("toy", 2, settings, last=0)
     X = pd.DataFrame({"x": np.arange(30.0)})
     signature, facts = Signature((Input("x"),), "regression", "y"), {"evaluation": None}
@@ -282,7 +282,7 @@ def test_function_refuses_less_than_one_row_and_a_model_that_never_was_in_produc
 
 def test_limits_of_the_spec_decide_the_exit_code(settings, run):
     add(settings, ROWS)
-    limits(settings, '{"max_flips": 0.4, "max_refused": 0.375}')
+    limits(settings, '{"max_changed_predictions": 0.4, "max_refused_rows": 0.375}')
     assert run("toy", "2").exit_code == 0
     limits_now = next(settings.home.glob("spec_*.py"))
     limits_now.write_text(limits_now.read_text().replace("0.375", "0.37"))
@@ -290,8 +290,8 @@ def test_limits_of_the_spec_decide_the_exit_code(settings, run):
     sys.modules.pop(limits_now.stem)
     done = run("toy", "2")
     assert done.exit_code == 1
-    assert "Error: version 2 shows more in the rehearsal than its spec allows: " in done.stderr
-    assert "FAILED: rehearsal refused 0.375, required at most 0.37" in done.stderr
+    assert "Error: version 2 exceeds the replay limits of its spec: " in done.stderr
+    assert "FAILED: replay refused_rows 0.375, required at most 0.37" in done.stderr
 
 
 def gates_of(settings: Settings, number: int) -> list[tuple[str, bool]]:
@@ -301,36 +301,48 @@ def gates_of(settings: Settings, number: int) -> list[tuple[str, bool]]:
     return [(gate.metric, gate.passed) for gate in found]
 
 
-def test_without_limits_nothing_is_rehearsed(settings):
+def test_without_limits_nothing_is_replayed(settings):
     add(settings, ROWS)
     shutil.rmtree(Path(settings.artifacts) / "bundles")
     assert gates_of(settings, 2) == []
 
 
 def test_gate_without_logged_rows_is_not_met(settings):
-    limits(settings, '{"max_flips": 1, "max_loss": 1}')
-    assert gates_of(settings, 2) == [("flips", False), ("loss", False)]
+    limits(settings, '{"max_changed_predictions": 1, "max_score_drop": 1}')
+    assert gates_of(settings, 2) == [("changed_predictions", False), ("score_drop", False)]
     add(settings, ROWS)
-    assert gates_of(settings, 2) == [("flips", True), ("loss", False)], "no label has come"
+    assert gates_of(settings, 2) == [("changed_predictions", True), ("score_drop", False)], "no label has come"
     add(settings, ROWS, key="l", labels=LABELS)
-    assert gates_of(settings, 2) == [("flips", True), ("loss", True)]
+    assert gates_of(settings, 2) == [("changed_predictions", True), ("score_drop", True)]
 
 
 def test_gate_does_not_apply_to_the_first_version_or_to_the_one_in_production(settings):
-    limits(settings, '{"max_flips": 0}')
+    limits(settings, '{"max_changed_predictions": 0}')
     assert gates_of(settings, 1) == []
     registry = Registry.open(settings)
     assert replay_gates(registry, registry.get("toy", 2), "canary", settings) == []
     registry.close()
 
 
-def test_rehearsal_shows_itself(settings):
+def test_gate_of_an_old_manifest_is_read_under_its_new_name(settings):
+    old = {"gate": "rehearsal", "metric": "loss", "value": 0.2, "required": 0.1, "passed": False}
+    X = pd.DataFrame({"x": np.arange(30.0)})
+    evaluation = {"metrics": {"r2": 1.0}, "gates": [old], "passed": False}
+    model, signature = LinearRegression().fit(X, X["x"]), Signature((Input("x"),), "regression", "y")
+    registry = Registry.open(settings)
+    registry.register(write_bundle(settings.home / "o", "old", model, signature, X, X, {"evaluation": evaluation}))
+    with pytest.raises(GateError, match="replay score_drop 0.2, required at most 0.1"):
+        registry.promote("old", 1)
+    registry.close()
+
+
+def test_report_shows_itself(settings):
     add(settings, ROWS, labels=LABELS)
-    html = replace(replay_log("toy", 2, settings), limits={"max_flips": 0.1})._repr_html_()
-    for part in ("no -&gt; yes", "tenants", "accuracy", "expected a number of at most 60", "in the north", "rehearsal"):
+    html = replace(replay_log("toy", 2, settings), limits={"max_changed_predictions": 0.1})._repr_html_()
+    for part in ("no -&gt; yes", "tenants", "accuracy", "expected a number of at most 60", "in the north", "replay"):
         assert part in html
 
 
 def test_nothing_logged_is_not_found(settings):
-    with pytest.raises(NotFoundError, match="The log has no answer of 'toy'"):
+    with pytest.raises(NotFoundError, match="The log has no predictions of 'toy'"):
         replay_log("toy", 2, settings)

@@ -235,11 +235,11 @@ def test_worse_model_does_not_replace_the_champion(built):
     assert built.json("models", "list")[0]["production"] == 1
 
 
-def test_rehearsal_limit_lets_no_version_through_that_was_not_rehearsed(built):
-    built.replace("toy.py", '{"accuracy": 0.8}', '{"accuracy": 0.8}, rehearsal={"max_flips": 0.5}')
+def test_replay_limit_lets_no_version_through_that_was_not_replayed(built):
+    built.replace("toy.py", '{"accuracy": 0.8}', '{"accuracy": 0.8}, replay={"max_changed_predictions": 0.5}')
     built.build("--env--seed", "3")
     why = built.read("registration.json")["reason"]
-    assert why.startswith("not promoted: FAILED: rehearsal flips is not known, the log has no rows for it")
+    assert why.startswith("not promoted: FAILED: replay changed_predictions is not known, the log has no rows for it")
     assert built.json("models", "list")[0]["production"] == 1
 
     log = PredictionLog.open(Settings.read({"MLOPS_HOME": str(built.path)}))

@@ -95,7 +95,7 @@ def test_changed_world_gets_a_version_that_is_better_on_fresh_rows(make, databas
     assert gain > 0.3, f"accuracy rose by {gain:.3f}"
     metrics = decision.figures["metrics"]
     assert metrics["challenger"]["accuracy"] - metrics["champion"]["accuracy"] > 0.3
-    assert decision.figures["rehearsal"]["rows"] == 1000
+    assert decision.figures["replay"]["rows"] == 1000
     assert decision.figures["gates"]
 
     move = world.registry.history("sides", "production")[-1]

@@ -95,7 +95,7 @@ QUESTIONS = {
     "monitor: has labels, and none ever came": lambda log: log.has_labels("nobody"),
     "monitor: newest and oldest": lambda log: (log.asked_at("toy"), log.asked_at("toy", first=True)),
     "magics: labelled rows": lambda log: log.read("toy", 1000, version=1, labelled=True),
-    "rehearse: one by one": lambda log: log.rows("toy", 2000),
+    "replay: one by one": lambda log: log.rows("toy", 2000),
     "explain: one prediction": lambda log: log.get("00400001-0"),
     "dashboard: traffic of a week": lambda log: traffic(log.engine, "toy", TimeBuckets(168, NOW)),
     "dashboard: traffic of an hour": lambda log: traffic(log.engine, "toy", TimeBuckets(1, NOW)),
