@@ -811,7 +811,7 @@ def traffic(name, scenario, rows, rate, label_delay, no_labels, seed, url, as_js
     if as_json:
         _print_json(asdict(sent))
         return
-    click.echo(f"{sent.rows} rows in {sent.seconds:.1f} s: {sent.answered} answered, {sent.labelled} labelled")
+    click.echo(f"{sent.rows} rows in {sent.seconds:.1f} s: {sent.predicted} predicted, {sent.labelled} labelled")
     for reason, n in sent.refused.items():
         click.echo(f"{n} refused: {reason}")
 

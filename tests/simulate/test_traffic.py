@@ -118,7 +118,7 @@ def test_rows_are_objects_with_null_and_iso_times_and_without_the_truth(fake):
     assert first == {"x": 0, "at": "2026-01-01T00:00:00", "who": "a", "n": 1}
     assert second == {"x": None, "at": "2026-01-02T00:00:00", "who": None, "n": None}
     assert labels["labels"] == [{"id": f"k0.0-{i}", "label": i % 2} for i in range(4)]
-    assert (sent.rows, sent.answered, sent.labelled, sent.refused) == (4, 4, 4, {})
+    assert (sent.rows, sent.predicted, sent.labelled, sent.refused) == (4, 4, 4, {})
 
 
 @pytest.mark.slow
@@ -144,7 +144,7 @@ def test_refused_rows_are_counted_by_reason_and_the_rest_goes_on(fake):
         (400, {"error": "no"}) if path == "/predict" and body["features"][0]["x"] == 0 else answer(path, body)
     )
     sent = send(table(40), "y", fake.url)
-    assert (sent.answered, sent.refused) == (20, {"no": 20})
+    assert (sent.predicted, sent.refused) == (20, {"no": 20})
 
 
 @pytest.mark.slow
@@ -153,9 +153,9 @@ def test_overloaded_service_is_asked_again(fake):
     fake.answer = lambda path, body: (
         (503, {"error": "busy"}, ("Retry-After", "0")) if next(busy, False) else answer(path, body)
     )
-    assert send(table(4), "y", fake.url).answered == 4
+    assert send(table(4), "y", fake.url).predicted == 4
     fake.answer = lambda path, body: (503, {"error": "busy"}, ("Retry-After", "0"))
-    with pytest.raises(TrafficError, match=r"/predict answered 503: busy"):
+    with pytest.raises(TrafficError, match=r"/predict responded 503: busy"):
         send(table(4), "y", fake.url)
 
 
@@ -172,7 +172,7 @@ def test_what_is_no_service_or_wants_a_key_is_one_error(fake, said, message):
 def test_address_that_is_none_and_service_that_is_away():
     with pytest.raises(TrafficError, match="is no address of a service"):
         send(table(2), "y", "localhost:5000")
-    with pytest.raises(TrafficError, match=r"does not answer .* Start the service: mlops-nb serve"):
+    with pytest.raises(TrafficError, match=r"No service responds at .* Start one: mlops-nb serve"):
         send(table(2), "y", "http://127.0.0.1:9")
 
 
@@ -204,7 +204,7 @@ def test_command_sends_a_world_that_the_model_knows_less_well(loans, tmp_path):
             done = CliRunner().invoke(main, words, env=environment)
             assert done.exit_code == 0, done.output
             sent = json.loads(done.output)
-            assert (sent["answered"], sent["labelled"], sent["refused"]) == (600, 600, {})
+            assert (sent["predicted"], sent["labelled"], sent["refused"]) == (600, 600, {})
             log = PredictionLog.open(loans)
             n = 600 * (len(right) + 1)
             wait_for(lambda log=log, n=n: len(log.read("loans", labelled=True).facts) == n)
@@ -221,7 +221,7 @@ def test_command_says_what_is_wrong(loans):
     for words, message in [
         (["traffic", "loan"], "No model 'loan' is registered. Did you mean 'loans'?"),
         (["traffic", "loans", "--scenario", "drfit"], "has no scenario 'drfit'. Did you mean 'drift'?"),
-        (["traffic", "loans", "--url", "http://127.0.0.1:9"], "does not answer"),
+        (["traffic", "loans", "--url", "http://127.0.0.1:9"], "No service responds"),
     ]:
         done = CliRunner().invoke(main, words, env={"MLOPS_HOME": str(loans.home)})
         assert (done.exit_code, message in done.output) == (1, True), done.output
