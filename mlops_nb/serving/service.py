@@ -4,30 +4,55 @@ import re
 import time
 from contextlib import contextmanager
 
-from flask import Flask, request_finished, request_started, request_tearing_down
+import flask.signals
+from flask import Flask
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from mlops_nb.serving.telemetry.access_log import AccessLog
+from mlops_nb.serving.http.auth import ApiKeys
+from mlops_nb.serving.http.claim import claim_response
 from mlops_nb.serving.http.errors import JSON, register_error_handlers
+from mlops_nb.serving.http.periodic import log_exception
 from mlops_nb.serving.http.request_id import make_id
-from mlops_nb.serving.telemetry.metrics import Metrics
-from mlops_nb.serving.inference.infer import InferenceResult
+from mlops_nb.serving.inference.live_model import LiveModel
 from mlops_nb.serving.protocols.fast_path import ROUTE, FastPath
 from mlops_nb.serving.protocols.predict import predict
-from mlops_nb.serving.http.auth import ApiKeys
-from mlops_nb.serving.http.periodic import log_exception
-from mlops_nb.serving.inference.live_model import LiveModel
+from mlops_nb.serving.telemetry.access_log import AccessLog
+from mlops_nb.serving.telemetry.metrics import Metrics
 from mlops_nb.serving.telemetry.prediction_logger import PredictionLogger
 from mlops_nb.serving.telemetry.request_counts import RequestCounter
+from mlops_nb.serving.telemetry.request_record import RequestRecord
 from mlops_nb.settings import Settings
-from mlops_nb.serving.http.claim import claim_response
 
 ENDPOINT = "predict.predict"  # of the route that the fast path stands for
-_SIGNALS = (request_started, request_finished, request_tearing_down)
-# parts with a thread of their own; the logs end last
+# parts with a thread of their own, in the order in which they start; they stop in the opposite order
 _PARTS = ("access_log", "log", "metrics", "live_model", "dashboard")
-_is_sane = re.compile(r"[A-Za-z0-9._:-]{1,128}").fullmatch
+# receivers of the signals that Flask sends in every request
+_RECEIVERS = tuple(
+    signal.receivers
+    for signal in (
+        flask.signals.appcontext_pushed,
+        flask.signals.request_started,
+        flask.signals.request_finished,
+        flask.signals.request_tearing_down,
+        flask.signals.appcontext_tearing_down,
+        flask.signals.appcontext_popped,
+    )
+)
+# methods through which Flask takes every request; a project may replace them in the application object
+_REQUEST_METHODS = frozenset(
+    {
+        "wsgi_app",
+        "request_context",
+        "full_dispatch_request",
+        "preprocess_request",
+        "dispatch_request",
+        "finalize_request",
+        "make_response",
+        "process_response",
+    }
+)
+_is_valid_id = re.compile(r"[A-Za-z0-9._:-]{1,128}").fullmatch
 
 
 class _NameConverter(BaseConverter):
@@ -45,36 +70,46 @@ class Service(Flask):
     """Flask application that identifies, measures and logs every request, and holds the model that it serves.
 
     Its parts are in `extensions`: `settings`, `live_model`, `log`, `metrics`, `access_log` and `keys`. A request leaves
-    in its WSGI environment: `serving.id`, `serving.started` (of `time.monotonic`), `serving.result` (the `InferenceResult`)
-    and `serving.claim` (the `ResponseClaim`, where the server has limits).
+    in its WSGI environment: `serving.id`, `serving.started` (`time.monotonic()`), `serving.result` (the
+    `InferenceResult`) and `serving.claim` (the `ResponseClaim`, where the server has limits).
     """
 
     def __init__(self, import_name: str, settings: Settings | None = None, **options):
+        self._predict_is_ours = False
         super().__init__(import_name, **{"static_folder": None, **options})
         settings = settings or Settings.read()
-        self.config["MAX_CONTENT_LENGTH"] = int(settings.max_body_mb * 2**20)
+        max_body_bytes = int(settings.max_body_mb * 2**20)
+        self.config["MAX_CONTENT_LENGTH"] = max_body_bytes
         self.metrics, self.access_log = Metrics(), AccessLog(settings.access_log)
         log = PredictionLogger(settings)
         live = LiveModel(settings, log.record)
-        live.after_refresh = self.metrics.look
+        live.after_refresh = self.metrics.update_gauges
         counts = RequestCounter(live.name)
         self.metrics.after_count = counts.add
-        log.after_step = lambda log: (self.metrics.look_at_log(log), counts.write(log))
+        log.after_step = lambda log: (self.metrics.update_log_metrics(log), counts.write(log))
         keys = ApiKeys(settings)
         self.extensions |= {"settings": settings, "log": log, "live_model": live, "keys": keys}
         self.extensions |= {"metrics": self.metrics, "access_log": self.access_log}
         self.before_request(keys.check)
-        self._own_hooks = keys.check
-        self._fast_path = FastPath(self.extensions, keys, self.config["MAX_CONTENT_LENGTH"])
+        self._own_hooks = {None: [keys.check]}
+        self._fast_path = FastPath(self.extensions, keys, max_body_bytes)
         register_error_handlers(self)
         self.url_map.converters["default"] = _NameConverter
         self.url_map.merge_slashes = False  # a path with two slashes is not found, not redirected
-        self._addresses = self.url_map.bind("")
+        self._urls = self.url_map.bind("")
+
+    def add_url_rule(self, *args, **kwargs):
+        """Add a route, and see whether `POST /predict` is still the library's."""
+        super().add_url_rule(*args, **kwargs)
+        try:
+            self._predict_is_ours = self.url_map.bind("").match(ROUTE, "POST")[0] == ENDPOINT
+        except HTTPException:
+            self._predict_is_ours = False
 
     # the life of a worker
 
     def start(self):
-        """Load the model and follow it; count requests, and ship the prediction log."""
+        """Load the model and follow the registry; begin to count requests and to ship the prediction log."""
         for part in _PARTS:
             if part in self.extensions:
                 self.extensions[part].start()
@@ -85,103 +120,107 @@ class Service(Flask):
             try:
                 if part in self.extensions:
                     self.extensions[part].stop()
-            except Exception as e:  # all others end as well
+            except Exception as e:  # all others stop as well
                 log_exception(e)
 
-    # the usual request, without Flask's objects
+    # the fast path: a usual request without Flask's objects
 
     @property
     def has_fast_path(self) -> bool:
-        """Whether nothing of the project's must see every request: no hook, no middleware, no route of its own."""
+        """Whether nothing of the project's must see every request: no hook, signal, middleware or route of its own."""
         return (
-            type(self) is Service
-            and "wsgi_app" not in vars(self)
+            self._predict_is_ours
             and self.view_functions.get(ENDPOINT) is predict
-            and self.before_request_funcs == {None: [self._own_hooks]}
-            and not any(hooks for scope in self._hooks() for hooks in scope.values())
-            and not any(signal.receivers for signal in _SIGNALS)
+            and self.before_request_funcs == self._own_hooks
+            and not (
+                self.after_request_funcs
+                or self.teardown_request_funcs
+                or self.teardown_appcontext_funcs
+                or self.url_value_preprocessors
+            )
+            and type(self) is Service
+            and self.__dict__.keys().isdisjoint(_REQUEST_METHODS)
+            and not any(_RECEIVERS)
         )
 
-    def _hooks(self):
-        """All hooks of requests but `before_request`, by scope."""
-        return self.after_request_funcs, self.teardown_request_funcs, self.url_value_preprocessors
-
     def runs_inline(self, request: bytes) -> bool:
-        """Whether a whole raw request is answered in less time than a thread would take to receive it."""
+        """Whether a response to a whole raw request takes less time than a thread would take to receive it."""
         return self._fast_path.runs_inline(request) and self.has_fast_path
 
-    def wsgi_app(self, environ, start_response):
-        """Answer a request, with what every answer has."""
-
-        def start(status, headers, exc_info=None):
-            claim_response(environ)
-            self._note(environ, status, headers)
-            return start_response(status, [*headers, ("X-Request-ID", environ["serving.id"])], exc_info)
-
+    def fast_response(self, environ: dict) -> tuple[list[tuple[str, str]], bytes] | None:
+        """Return headers and body of a response with status 200; None when `wsgi_app` shall respond from the start."""
         with self._in_progress(environ):
-            if (turn := getattr(environ.get("gunicorn.socket"), "turn", None)) is not None:
-                environ["serving.claim"], turn.environ = turn, environ
-            usual = self._answer_usual(environ)
-            if usual is None:
-                return super().wsgi_app(environ, start)
-            start_response("200 OK", usual[0])
-            return [usual[1]]
+            return self._fast_response(environ)
 
-    def answer_usual(self, environ: dict) -> tuple[list[tuple[str, str]], bytes] | None:
-        """Headers and content of an answer with status 200; None when `wsgi_app` shall answer, from the beginning."""
-        with self._in_progress(environ):
-            return self._answer_usual(environ)
-
-    def _answer_usual(self, environ: dict):
-        content = self._fast_path.answer(environ) if self.has_fast_path else None
+    def _fast_response(self, environ: dict) -> tuple[list[tuple[str, str]], bytes] | None:
+        content = self._fast_path.respond(environ) if self.has_fast_path else None
         if content is None:
             return None
         claim_response(environ)
         request_id, size = environ["serving.id"], len(content)
         seconds = time.monotonic() - environ["serving.started"]
-        self._take_down(request_id, "POST", ROUTE, ROUTE, "200", seconds, size, environ["serving.result"])
+        self._record(RequestRecord(request_id, "POST", ROUTE, ROUTE, "200", seconds, size, environ["serving.result"]))
         return [("Content-Type", JSON), ("Content-Length", str(size)), ("X-Request-ID", request_id)], content
+
+    # every request
+
+    def wsgi_app(self, environ, start_response):
+        """Respond to a request, by the fast path where it can."""
+
+        def start(status, headers, exc_info=None):
+            claim_response(environ)
+            self._record_response(environ, status, headers)
+            return start_response(status, [*headers, ("X-Request-ID", environ["serving.id"])], exc_info)
+
+        with self._in_progress(environ):
+            if (claim := getattr(environ.get("gunicorn.socket"), "claim", None)) is not None:
+                environ["serving.claim"], claim.environ = claim, environ
+            response = self._fast_response(environ)
+            if response is None:
+                return super().wsgi_app(environ, start)
+            headers, content = response
+            start_response("200 OK", headers)
+            return [content]
 
     @contextmanager
     def _in_progress(self, environ: dict):
-        """Name a request, and count it among those that are being answered."""
+        """Give a request its id, and count it among those in progress."""
         environ["serving.started"] = time.monotonic()
         given = environ.get("HTTP_X_REQUEST_ID", "")
-        environ["serving.id"] = given if _is_sane(given) else make_id()
-        self.metrics.in_progress.add(id(environ))  # several may have one name
+        environ["serving.id"] = given if _is_valid_id(given) else make_id()
+        self.metrics.in_progress.add(id(environ))  # several may have one id of a client
         try:
             yield
         finally:
             self.metrics.in_progress.discard(id(environ))
 
-    def _note(self, environ: dict, status: str, headers: list[tuple[str, str]]):
-        """Take down a request when its answer is ready."""
+    def _record_response(self, environ: dict, status: str, headers: list[tuple[str, str]]):
+        """Record a request when its response is ready."""
         seconds = time.monotonic() - environ["serving.started"]
-        asked = environ["werkzeug.request"]
-        rule = asked.url_rule and asked.url_rule.rule  # The route that Flask found
-        path = environ["PATH_INFO"] if rule else asked.path
+        request = environ["werkzeug.request"]
+        route = request.url_rule and request.url_rule.rule
         size = dict(headers).get("Content-Length")
-        answered = status[:3], seconds, size and int(size), environ.get("serving.result")
-        self._take_down(environ["serving.id"], environ["REQUEST_METHOD"], path, rule, *answered)
+        self._record(
+            RequestRecord(
+                request_id=environ["serving.id"],
+                method=environ["REQUEST_METHOD"],
+                path=environ["PATH_INFO"] if route else request.path,
+                route=route,
+                status=status[:3],
+                seconds=seconds,
+                size=None if size is None else int(size),
+                result=environ.get("serving.result"),
+            )
+        )
 
-    def note_refused(self, request_id: str, method: str, path: str, status: str, seconds: float, size: int):
-        """Take down a request that the server answered itself; of what it asked for there may be a part."""
+    def record_refused(self, *, request_id: str, method: str, path: str, status: str, seconds: float, size: int):
+        """Record a request that the server responded to itself; method and path may be incomplete."""
         try:
-            rule = self._addresses.match(path, method, return_rule=True)[0].rule
+            route = self._urls.match(path, method, return_rule=True)[0].rule
         except HTTPException:
-            rule = None
-        self._take_down(request_id, method, path, rule, status, seconds, size)
+            route = None
+        self._record(RequestRecord(request_id, method, path, route, status, seconds, size))
 
-    def _take_down(
-        self,
-        request_id: str,
-        method: str,
-        path: str,
-        rule: str | None,
-        status: str,
-        seconds: float,
-        size: int | None,
-        said: InferenceResult | None = None,
-    ):
-        self.metrics.note(rule or "none", status, seconds, said)
-        self.access_log.note(request_id, method, path, rule, status, seconds, size, said)
+    def _record(self, record: RequestRecord):
+        self.metrics.record(record)
+        self.access_log.record(record)

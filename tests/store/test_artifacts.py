@@ -376,7 +376,7 @@ def served(settings):
 def test_version_that_is_promoted_while_the_store_is_away_is_refused_until_it_is_back(
     registry, settings, relay, bundles, monkeypatch
 ):
-    monkeypatch.setattr("mlops_nb.serving.inference.loading.PAUSE", 0.2)
+    monkeypatch.setattr("mlops_nb.serving.inference.loading.FETCH_RETRY_SECONDS", 0.2)
     registry.register(bundles[0])
     registry.promote("toy", 1)
     live, client = served(settings)

@@ -18,8 +18,8 @@ from mlops_nb.store.registry import Registry
 from mlops_nb.settings import Settings
 from mlops_nb.serving.http.periodic import PeriodicThread
 
-FRESH = 1.0  # Seconds that an answer of the database is good for; ten times as long as it took, if that is more
-PATIENCE = 5  # Seconds that PostgreSQL may take for a question, and 3 for a connection
+FRESH_SECONDS = 1.0  # Seconds that an answer of the database is good for; ten times as long as it took, if that is more
+STATEMENT_TIMEOUT_SECONDS = 5  # Seconds that PostgreSQL may take for a question, and 3 for a connection
 
 
 class DashboardQueries:
@@ -70,7 +70,7 @@ class DashboardQueries:
             _, figures, _ = self._kept.get(hours, (0.0, None, None))
             problem = f"The database does not answer ({type(e).__name__})."
         now = time.monotonic()
-        self._kept[hours] = (now + max(FRESH, 10 * (now - began)), figures, problem)
+        self._kept[hours] = (now + max(FRESH_SECONDS, 10 * (now - began)), figures, problem)
         return figures, problem
 
     def _read(self, span: TimeBuckets) -> dict:
@@ -106,7 +106,7 @@ def _connect(url: str) -> Engine:
 
 def _hurry(connection, _):
     connection.autocommit = True
-    connection.cursor().execute(f"SET statement_timeout = '{PATIENCE}s'")
+    connection.cursor().execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'")
     connection.autocommit = False
 
 
@@ -141,7 +141,7 @@ class ErrorHistory:
             if not self._minutes or self._minutes[-1] < minute:
                 self._minutes.append(minute)
                 self._totals.append(totals)
-            del self._minutes[:-_WEEK], self._totals[:-_WEEK]
+            del self._minutes[:-_MAX_MINUTES], self._totals[:-_MAX_MINUTES]
         by_route = {}
         for route, status, n in rows:
             by_route.setdefault(route, {})[status] = n
@@ -167,4 +167,4 @@ class ErrorHistory:
         return now if place == len(self._minutes) else self._totals[place]
 
 
-_WEEK = 7 * 24 * 60 + 1  # Minutes that are kept
+_MAX_MINUTES = 7 * 24 * 60 + 1  # Minutes that are kept

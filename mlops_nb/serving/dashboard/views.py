@@ -96,9 +96,9 @@ def page() -> Response:
     """The page; without a key that is needed, only the question for it."""
     keys, environ = current_app.extensions["keys"], request.environ
     hours = _HOURS.get(request.args.get("hours"), DEFAULT_HOURS)
-    allowed = keys.allow(DASHBOARD_DATA, environ)
+    allowed = keys.is_allowed(DASHBOARD_DATA, environ)
     view = _dashboard().view(hours) if allowed else None
-    moves = allowed and keys.allow("/admin/promote", environ)
+    moves = allowed and keys.is_allowed("/admin/promote", environ)
     shown = {"view": view, "hours": hours, "windows": WINDOWS, "moves": moves, "draw": draw, "ago": _ago, "at": _at}
     text = render_template("dashboard.html", **shown, number=format_number)
     return Response(text, headers={**SECURITY_HEADERS, "Cache-Control": "no-store"}, content_type="text/html; charset=utf-8")
@@ -173,7 +173,7 @@ def _refuse_other_sites():
             "A move is taken from this site alone; Origin is another host than Host. A proxy must hand on Host."
         )
     # else a name of another site that was made to point here would do
-    if not keys.given and not is_loopback(_host_name(request.host)):
+    if not keys.has_any and not is_loopback(_host_name(request.host)):
         raise ForbiddenError("Without keys a move is taken at localhost alone. Set MLOPS_ADMIN_KEYS.")
 
 

@@ -78,15 +78,15 @@ class ApiKeys:
             self._free.add("admin")
 
     @property
-    def given(self) -> bool:
+    def has_any(self) -> bool:
         """Is there any key?"""
         return bool(self._any)
 
-    def needed(self, rule: str) -> bool:
+    def is_required(self, rule: str) -> bool:
         """Does a route need one?"""
         return self.levels.get(rule, "admin") not in self._free
 
-    def allow(self, rule: str, environ: dict) -> bool:
+    def is_allowed(self, rule: str, environ: dict) -> bool:
         """May this request have what is at the route?"""
         try:
             self.require(rule, environ)
@@ -102,7 +102,7 @@ class ApiKeys:
 
     def require(self, rule: str, environ: dict):
         """Refuse a request of a route that needs a key that it does not have."""
-        if not self.needed(rule):
+        if not self.is_required(rule):
             return
         key = _given(environ)
         if not key:

@@ -15,7 +15,7 @@ from mlops_nb.settings import Settings
 from mlops_nb.serving.http.periodic import log
 from mlops_nb.serving.inference.infer import InferenceResult
 
-LAST = 1000  # How many requests of each are remembered, unless more are needed to judge
+MAX_REMEMBERED_REQUESTS = 1000  # How many requests of each are remembered, unless more are needed to judge
 
 
 class CanaryTrial:
@@ -24,7 +24,7 @@ class CanaryTrial:
     def __init__(self, name: str, production: Predictor, canary: Predictor, settings: Settings):
         self.name, self.production, self.canary = name, production, canary
         self.share, self.limits = settings.canary_share, limits_of(settings)
-        last = max(LAST, self.limits.min_requests)
+        last = max(MAX_REMEMBERED_REQUESTS, self.limits.min_requests)
         self.calls = {role: deque(maxlen=last) for role in ("production", "canary")}  # None: it failed
         self.failures: Counter[str] = Counter()  # Kinds of what the canary raised
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 INLINE_SECONDS = 0.001  # Seconds of CPU that a row may take, for the main loop of a worker to wait for it
-PAUSE = 5.0  # Seconds until an artifact store that did not answer is asked again
+FETCH_RETRY_SECONDS = 5.0  # Seconds until an artifact store that did not answer is asked again
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def load_verified(
         reason = str(e) if isinstance(e, MlopsError) else f"Its files cannot be loaded: {type(e).__name__}."
         if before is None or before.refused != reason:
             log(f"{found.name} version {found.version} refused: {reason}")
-        again_at = time.monotonic() + PAUSE if isinstance(e, ArtifactError) else None
+        again_at = time.monotonic() + FETCH_RETRY_SECONDS if isinstance(e, ArtifactError) else None
         return LoadResult(found, stamp, predictor, reason, again_at)
     return LoadResult(found, stamp, predictor, None)
 

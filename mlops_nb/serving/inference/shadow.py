@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.serving.inference.infer import InferenceResult
 
-WAITING, ROWS = 100, 1000  # Most requests that wait, and most rows of each
+MAX_WAITING_REQUESTS, MAX_ROWS = 100, 1000  # Most requests that wait, and most rows of each
 
 
 class Shadow:
@@ -26,7 +26,7 @@ class Shadow:
 
     def offer(self, predictor: Predictor, rows, n: int, key: str):
         """Have the shadow asked about `n` rows when there is time; this never waits."""
-        if self._queue.qsize() >= WAITING or n > ROWS:
+        if self._queue.qsize() >= MAX_WAITING_REQUESTS or n > MAX_ROWS:
             with self._lock:
                 self.counts["dropped"] += 1
             return

@@ -15,20 +15,20 @@ from mlops_nb.serving.protocols.predict import content_of, read_features
 from mlops_nb.serving.inference.infer import run_inference
 
 ROUTE = "/predict"
-_ASKED = f"POST {ROUTE} ".encode()
-_SMALL = 4 * 2**10  # Bytes of a request that is answered at once
-_BRACKETS = 4  # That open in it, of either kind: a row or two
-_DENSE = (b"content-encoding", b"arrow")  # In a request whose rows may be many, whatever its size
-_UNUSUAL = ("HTTP_CONTENT_ENCODING", "HTTP_TRANSFER_ENCODING")
+_REQUEST_LINE = f"POST {ROUTE} ".encode()
+MAX_INLINE_BYTES = 4 * 2**10  # Bytes of a request that is answered at once
+MAX_INLINE_BRACKETS = 4  # That open in it, of either kind: a row or two
+_DENSE_ENCODINGS = (b"content-encoding", b"arrow")  # In a request whose rows may be many, whatever its size
+_UNUSUAL_HEADERS = ("HTTP_CONTENT_ENCODING", "HTTP_TRANSFER_ENCODING")
 
 
 class FastPath:
     """From the WSGI environment to the content of the answer."""
 
-    def __init__(self, extensions: dict, keys: ApiKeys, most_bytes: int):
-        self._extensions, self._keys, self._most_bytes = extensions, keys, most_bytes
+    def __init__(self, extensions: dict, keys: ApiKeys, max_body_bytes: int):
+        self._extensions, self._keys, self._most_bytes = extensions, keys, max_body_bytes
 
-    def answer(self, environ: dict) -> bytes | None:
+    def respond(self, environ: dict) -> bytes | None:
         """The content of the answer; None, and the request as it was, when Flask shall answer."""
         if not self._is_usual(environ):
             return None
@@ -48,10 +48,10 @@ class FastPath:
     def runs_inline(self, request: bytes) -> bool:
         """Can a whole request be answered in less time than it takes to give it to a thread?"""
         return (
-            len(request) <= _SMALL
-            and request.startswith(_ASKED)
-            and not any(map(request.lower().__contains__, _DENSE))
-            and request.count(b"[") + request.count(b"{") <= _BRACKETS
+            len(request) <= MAX_INLINE_BYTES
+            and request.startswith(_REQUEST_LINE)
+            and not any(map(request.lower().__contains__, _DENSE_ENCODINGS))
+            and request.count(b"[") + request.count(b"{") <= MAX_INLINE_BRACKETS
             and self._extensions["live_model"].state.runs_inline
         )
 
@@ -63,7 +63,7 @@ class FastPath:
             and environ.get("CONTENT_TYPE") == JSON
             and length.isdecimal()
             and int(length) <= self._most_bytes
-            and not any(map(environ.__contains__, _UNUSUAL))
+            and not any(map(environ.__contains__, _UNUSUAL_HEADERS))
             and ARROW not in environ.get("HTTP_ACCEPT", "")
             and self._extensions["live_model"].state.trial is None  # a canary counts what fails
         )

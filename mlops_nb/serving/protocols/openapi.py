@@ -33,7 +33,7 @@ def openapi() -> Response:
     live = current_app.extensions["live_model"]
     description = describe(live.name, live.loaded())
     description["paths"] = {path: of for path, of in description["paths"].items() if _is_served(path, of)}
-    return to_json(_with_keys(description) if current_app.extensions["keys"].given else description)
+    return to_json(_with_keys(description) if current_app.extensions["keys"].has_any else description)
 
 
 def _is_served(path: str, methods: dict) -> bool:
@@ -140,7 +140,7 @@ def _with_keys(description: dict) -> dict:
     for path, methods in description["paths"].items():
         for method, operation in methods.items():
             rule, _ = address.match(path, method.upper(), return_rule=True)
-            if keys.needed(rule.rule):
+            if keys.is_required(rule.rule):
                 operation["security"] = [{"bearer": []}, {"header": []}]
                 refused = _errors(401, 403, shape="V2Error" if path.startswith("/v2") else "Error")
                 refused["401"]["headers"] = header

@@ -12,8 +12,13 @@ from mlops_nb.errors import MlopsError
 from mlops_nb.serving.server.gunicorn_api import require_gunicorn
 from mlops_nb.settings import Settings, require_keys
 
-# where workers write their metrics for each other; prometheus_client reads this when it is imported
-_METRICS, _OURS = "PROMETHEUS_MULTIPROC_DIR", "mlops-metrics-"
+# folder where workers write their metrics for each other; prometheus_client reads this when it is imported
+_METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_METRICS_PREFIX = "mlops-metrics-"  # of a folder that this module makes, and removes
+MIN_GRACEFUL_SECONDS = 30  # that a worker has to stop
+STOP_RESERVE_SECONDS = 5  # of these, beyond the limit of a request, to stop the parts of the service
+SWITCH_SECONDS = 0.0005  # after which a thread that computes gives way; Python's default is ten times as long
+GC_THRESHOLD = 10_000  # objects; requests leave many for half a second, until metrics are counted, and they are no garbage
 
 
 def gunicorn_settings() -> dict:
@@ -30,7 +35,7 @@ def gunicorn_settings() -> dict:
     address = f"{host}:{settings.port}"
 
     def on_starting(server):
-        """Refuse to open the service by mistake; make a folder for metrics, or clear the one that is named."""
+        """Refuse an open service without keys; make a folder for metrics, or clear the named one."""
         try:
             for bound in server.address:
                 require_keys(settings, bound[0] if isinstance(bound, tuple) else "localhost")
@@ -38,7 +43,7 @@ def gunicorn_settings() -> dict:
             sys.exit(f"Error: {e}")
         _prepare_metrics_folder()
 
-    def when_ready(server):
+    def when_ready(_server):
         model = settings.model or "the default model"
         print(f"Serving {model} at http://{address} (stop with Ctrl+C)", file=sys.stderr, flush=True)
 
@@ -50,8 +55,8 @@ def gunicorn_settings() -> dict:
         "threads": settings.threads,
         "keepalive": 75,
         "timeout": 60,
-        # within its limit each request is answered or refused; the rest is time to stop the parts
-        "graceful_timeout": max(30, math.ceil(settings.request_seconds) + 5),
+        # within its limit each request gets a response
+        "graceful_timeout": max(MIN_GRACEFUL_SECONDS, math.ceil(settings.request_seconds) + STOP_RESERVE_SECONDS),
         # the worker sends a response in one piece
         "sendfile": False,
         # no header is trusted that claims another scheme, path or address, whoever sends it
@@ -72,28 +77,27 @@ def gunicorn_settings() -> dict:
 
 
 def _prepare_metrics_folder():
-    folder = Path(os.environ.get(_METRICS) or _OURS)
-    if folder.name.startswith(_OURS):  # none is named, or by a master that this one replaces
-        os.environ[_METRICS] = mkdtemp(prefix=_OURS)
+    folder = Path(os.environ.get(_METRICS_VARIABLE) or _METRICS_PREFIX)
+    if folder.name.startswith(_METRICS_PREFIX):  # the user named none; a master that this one replaces may have
+        os.environ[_METRICS_VARIABLE] = mkdtemp(prefix=_METRICS_PREFIX)
         return
     folder.mkdir(parents=True, exist_ok=True)
     for file in folder.glob("*.db"):
         file.unlink()
 
 
-def post_worker_init(worker):
-    """Reduce the pauses of requests: of the garbage collector, and of the threads beside them.
+def post_worker_init(_worker):
+    """Reduce the pauses of requests: those of the garbage collector, and those by threads that compute.
 
-    What was made so far is never collected, so the collector need not visit it in every large request. A thread that
-    computes, such as the one that ships the log, gives way after 0.5 ms, not after 5.
+    Objects made so far are never collected, so the collector need not visit them in every large request.
     """
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(SWITCH_SECONDS)
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000)  # requests leave objects for half a second, to be counted; they are no garbage
+    gc.set_threshold(GC_THRESHOLD)
 
 
-def child_exit(server, worker):
+def child_exit(_server, worker):
     """Remove the gauges and connections of a worker that ended; its counters stay."""
     from prometheus_client.multiprocess import mark_process_dead
 
@@ -101,7 +105,7 @@ def child_exit(server, worker):
     worker.connections.release()
 
 
-def worker_exit(server, worker):
+def worker_exit(_server, worker):
     """Release the ONNX session before the process ends: ONNX Runtime aborts otherwise."""
     stop = getattr(getattr(worker, "wsgi", None), "stop", None)  # another application may have none
     if stop is not None:
@@ -110,7 +114,7 @@ def worker_exit(server, worker):
         os._exit(0)
 
 
-def on_exit(server):
-    """Remove the folder for metrics that was made."""
-    if Path(os.environ[_METRICS]).name.startswith(_OURS):
-        shutil.rmtree(os.environ[_METRICS], ignore_errors=True)
+def on_exit(_server):
+    """Remove the folder for metrics that this module made."""
+    if Path(os.environ[_METRICS_VARIABLE]).name.startswith(_METRICS_PREFIX):
+        shutil.rmtree(os.environ[_METRICS_VARIABLE], ignore_errors=True)

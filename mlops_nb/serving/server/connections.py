@@ -1,46 +1,47 @@
-"""How many connections each worker has, in memory that all share, so that one with many lets the others go first.
+"""The number of connections of each worker, in shared memory, so that a worker with many lets the others accept first.
 
-All workers hear of a new connection, and whoever is awake first would take it: a few clients that keep theirs might all
-be with one worker while the others idle.
+Every worker is told of a new connection, and the first one awake would accept it: a few clients that keep their
+connections might all be with one worker while the others idle.
 """
 
 from functools import cache
 from mmap import mmap
 
-MOST = 256  # Workers of one service, those that end included
+MAX_WORKERS = 256  # of one service, those that are stopping included
 _FREE = -1
 
 
 @cache
-def _shared() -> memoryview:
-    """A count for each worker, made where the workers are forked from."""
-    counts = memoryview(mmap(-1, 4 * MOST)).cast("i")
-    for i in range(MOST):
+def _shared_counts() -> memoryview:
+    """Return one count for each worker, made in the process that forks the workers."""
+    counts = memoryview(mmap(-1, 4 * MAX_WORKERS)).cast("i")
+    for i in range(MAX_WORKERS):
         counts[i] = _FREE
     return counts
 
 
 class ConnectionCounter:
-    """The number of one worker's connections, and whether another has fewer. Made before the fork."""
+    """The number of one worker's connections, compared with the others'; made before the fork."""
 
     def __init__(self):
-        self._counts = _shared()
-        self._mine = self._counts.tolist().index(_FREE)
+        self._counts = _shared_counts()
+        self._index = self._counts.tolist().index(_FREE)
         self.count = 0
 
     @property
     def count(self) -> int:
-        return self._counts[self._mine]
+        """Connections of this worker."""
+        return self._counts[self._index]
 
     @count.setter
     def count(self, n: int):
-        self._counts[self._mine] = n
+        self._counts[self._index] = n
 
     def is_least(self) -> bool:
-        """Has no other worker fewer?"""
-        mine = self.count
-        return not any(_FREE < n < mine for n in self._counts)
+        """Whether no other worker has fewer connections."""
+        own = self.count
+        return not any(_FREE < n < own for n in self._counts)
 
     def release(self):
-        """Count no more: the worker is gone."""
+        """Free the place of a worker that ended."""
         self.count = _FREE

@@ -1,4 +1,8 @@
-"""The Gunicorn versions that the worker supports: it relies on names that are not Gunicorn's public API."""
+"""The names of Gunicorn that this package relies on: most are not its public API, so its versions are bounded.
+
+A contract test compares these tables with the installed Gunicorn and with the code of this package. For a new major
+version, read Gunicorn's changes for each name, then change `SUPPORTED_MAJOR`.
+"""
 
 import re
 
@@ -6,14 +10,123 @@ import gunicorn
 
 from mlops_nb.errors import SettingsError
 
-SUPPORTED = 27  # major version
+SUPPORTED_MAJOR = 27
+
+# what the modules of this package import
+IMPORTS = {
+    "gunicorn": {"SERVER", "__version__"},
+    "gunicorn.http": {"errors"},
+    "gunicorn.http.unreader": {"Unreader"},
+    "gunicorn.util": {"http_date"},
+    "gunicorn.workers.gthread": {"PollableMethodQueue", "TConn", "ThreadWorker"},
+}
+
+# error classes of the parser, which become statuses of HTTP
+ERRORS = {
+    "ParseException",
+    "LimitRequestLine",
+    "LimitRequestHeaders",
+    "UnsupportedTransferCoding",
+    "ExpectationFailed",
+    "InvalidSchemeHeaders",
+    "ForbiddenProxyRequest",
+    "InvalidResponseHeader",
+    "InvalidResponseHeaderName",
+    "ConfigurationProblem",
+}
+
+# methods that are overridden or called, with the names of their parameters
+SIGNATURES = {
+    "gunicorn.workers.gthread:ThreadWorker": {
+        # overridden
+        "check_config": ("cfg", "log"),
+        "init_process": ("self",),
+        "accept": ("self", "listener"),
+        "enqueue_req": ("self", "conn"),
+        "handle": ("self", "conn"),
+        "_keepalive_after": ("self", "conn", "keepalive"),
+        "handle_error": ("self", "req", "client", "addr", "exc"),
+        "wait_for_and_dispatch_events": ("self", "timeout"),
+        "murder_pending": ("self",),
+        "is_parent_alive": ("self",),
+        "set_accept_enabled": ("self", "enabled"),
+        # called
+        "get_thread_pool": ("self",),
+        "finish_request": ("self", "conn", "fs"),
+    },
+    "gunicorn.workers.gthread:TConn": {
+        "__init__": ("self", "cfg", "sock", "client", "server"),
+        "init": ("self",),
+        "close": ("self", "graceful"),
+    },
+    "gunicorn.workers.gthread:PollableMethodQueue": {
+        "close": ("self",),  # overridden
+        "defer": ("self", "callback", "args"),
+    },
+    "gunicorn.http.unreader:Unreader": {
+        "chunk": ("self", "size_hint"),  # overridden
+        "take_buffered": ("self",),
+    },
+    "gunicorn.http.parser:RequestParser": {
+        "__init__": ("self", "cfg", "source", "source_addr"),
+        "finish_body": ("self", "deadline", "max_bytes"),
+    },
+    "gunicorn.config:Setting": {"get": ("self",)},
+    "gunicorn.util:http_date": {"__call__": ("timestamp",)},
+}
+
+# attributes that are made in an `__init__`, or read by a method that is overridden
+ATTRIBUTES = {
+    "gunicorn.workers.gthread:ThreadWorker": {
+        "alive",
+        "cfg",
+        "keepalived_conns",
+        "log",
+        "max_keepalived",
+        "max_requests",
+        "method_queue",
+        "nr",
+        "nr_conns",
+        "poller",
+        "sockets",
+        "tpool",
+        "worker_connections",
+        "wsgi",
+        "_accepting",
+    },
+    "gunicorn.workers.gthread:TConn": {"initialized", "parser", "sock"},
+    "gunicorn.http.parser:RequestParser": {"unreader"},
+}
+
+# what a project's gunicorn.conf.py gets, and what the worker reads of the configuration
+SETTINGS = {
+    "bind",
+    "workers",
+    "worker_class",
+    "threads",
+    "keepalive",
+    "timeout",
+    "graceful_timeout",
+    "sendfile",
+    "secure_scheme_headers",
+    "forwarder_headers",
+    "forwarded_allow_ips",
+    "preload_app",
+    "loglevel",
+    "on_starting",
+    "when_ready",
+    "post_worker_init",
+    "child_exit",
+    "worker_exit",
+    "on_exit",
+}
 
 
-def require_gunicorn(version: str = gunicorn.__version__):
-    """Raise `SettingsError` for a Gunicorn that the worker does not run on."""
-    if (found := re.match(r"\d+", version)) is None or int(found[0]) != SUPPORTED:
-        next_major = SUPPORTED + 1
+def require_gunicorn(version: str | None = None):
+    """Raise `SettingsError` for a version of Gunicorn, by default the installed one, that the worker does not run on."""
+    version = version or gunicorn.__version__
+    if (major := re.match(r"\d+", version)) is None or int(major[0]) != SUPPORTED_MAJOR:
         raise SettingsError(
-            f"Gunicorn {version} is installed; the service runs on {SUPPORTED}. "
-            f'Install another one: pip install "gunicorn>={SUPPORTED},<{next_major}"'
+            f"Gunicorn {version} is installed; the service runs on {SUPPORTED_MAJOR}. "
+            f'Install another one: pip install "gunicorn>={SUPPORTED_MAJOR},<{SUPPORTED_MAJOR + 1}"'
         )

@@ -1,32 +1,33 @@
-"""What requests say before their bodies, remembered: a client that stays says the same again and again.
+"""A cache of request heads: a client that keeps its connection sends the same head again and again.
 
-To parse it and to make a WSGI environment of it costs more than many a model. Nothing is parsed here: what Gunicorn's
-parser made of a head, it would make of the same bytes again, because nothing that it is told depends on the client.
+To parse a head and make a WSGI environment of it costs more than many a model. Nothing is parsed here: Gunicorn's
+parser would make the same of the same bytes, because none of its settings depends on the client.
 """
 
-MOST = 1024  # Heads that are remembered, and as many that were met once; one more, and it begins from the beginning
+MAX_HEADS = 1024  # that are kept, and as many that were seen once; the cache is emptied when it is full
 
 
 class HeadCache:
     """The WSGI environments of heads, without what belongs to one request or one connection."""
 
     def __init__(self):
-        self._known: dict[bytes, dict] = {}
-        self._met: set[int] = set()  # Hashes of those met once: many a client sends an id that never comes again
+        self._environs: dict[bytes, dict] = {}
+        self._seen: set[int] = set()  # hashes of heads seen once: many a client sends an id that never comes again
 
     def get(self, head: bytes) -> dict | None:
-        """A new environment for a request with this head, still without its body."""
-        known = self._known.get(head)
+        """Return a new environment for a request with this head, without its body; None for an unknown head."""
+        known = self._environs.get(head)
         return known and known.copy()
 
-    def meet(self, head: bytes, environ: dict, body_bytes: int):
-        """Keep, the second time, the environment that a head became, if its request was framed as plainly as can be."""
-        if (number := hash(head)) not in self._met:
-            if len(self._met) >= MOST:
-                self._met.clear()
-            self._met.add(number)
+    def add(self, head: bytes, environ: dict, body_bytes: int):
+        """Keep the environment of a head that is seen a second time, if its request can be framed in one way only."""
+        if (number := hash(head)) not in self._seen:
+            if len(self._seen) >= MAX_HEADS:
+                self._seen.clear()
+            self._seen.add(number)
         elif environ.get("SERVER_PROTOCOL") == "HTTP/1.1" and environ.get("CONTENT_LENGTH") == str(body_bytes):
-            if len(self._known) >= MOST:
-                self._known.clear()
-            said = {name: value for name, value in environ.items() if name.isupper() and not name.startswith("REMOTE_")}
-            self._known[head] = said
+            if len(self._environs) >= MAX_HEADS:
+                self._environs.clear()
+            self._environs[head] = {
+                name: value for name, value in environ.items() if name.isupper() and not name.startswith("REMOTE_")
+            }

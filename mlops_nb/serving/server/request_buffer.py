@@ -1,4 +1,4 @@
-"""What has come in on a connection, and whether it is a whole request."""
+"""The bytes received on a connection, and whether they are a whole request."""
 
 import re
 
@@ -6,156 +6,164 @@ from gunicorn.http.unreader import Unreader
 
 from mlops_nb.serving.http.early_response import TOO_LARGE, EarlyResponse
 
-MOST_HEAD = 64 * 2**10  # Bytes of a request before its body
-PIECE = 8 * 2**10  # Read at a time, of a request that may be small
-VISIT = 2**20  # Read at a time, of a large one
-LINE = 8 * 2**10  # Most bytes of a line between chunks
+MAX_HEAD_BYTES = 64 * 2**10  # of a request before its body
+READ_BYTES = 8 * 2**10  # in one read, of a request that may be small
+MAX_READ_BYTES = 2**20  # in one read, of a large request
+CHUNKED_READ_BYTES = MAX_READ_BYTES // 16  # in one read of a chunked body: each of its chunks is looked at
+MAX_CHUNK_LINE_BYTES = 8 * 2**10  # of the line before a chunk
 
-_bare_lf = re.compile(rb"[^\r]\n").search
+_find_bare_lf = re.compile(rb"[^\r]\n").search
 _is_hex = re.compile(rb"[0-9a-fA-F]{1,16}").fullmatch
 
 
 class RequestBuffer(Unreader):
-    """The bytes of a connection's next request, while they come and until Gunicorn's parser has taken them.
+    """The bytes of a connection's next request, from their arrival until Gunicorn's parser has read them.
 
-    The main loop puts them in without ever waiting; a thread gets the request when all of it is there, and can take no
-    more than what is there. What is whole is looked for here only to decide when that is: what the request says, and
-    whether it is well-formed, is up to the parser, so a request that cannot become a good one counts as whole too.
+    The main loop fills it without blocking. A thread gets the request when it is whole, and reads no more than that.
+    The buffer finds the end of a request and nothing else: the parser decides what the request means and whether it is
+    well-formed, so a request that cannot become valid counts as whole.
     """
 
-    def __init__(self, client, largest_mb: float):
+    def __init__(self, client, max_body_mb: float):
         super().__init__()
-        self._client = client  # Not `sock`: Gunicorn would set a time limit on it before and after each request
-        self._largest_mb, self._largest = largest_mb, int(largest_mb * 2**20)  # Of a body
+        self._client = client  # not `sock`: Gunicorn would set a timeout on it before and after each request
+        self._max_body_mb, self._max_body_bytes = max_body_mb, int(max_body_mb * 2**20)
         self.data: bytes | bytearray = b""
-        self._given = 0  # Bytes of it that the parser has
-        self.since = 0.0  # When the first of them came, of `time.monotonic()`
+        self._parsed_bytes = 0  # of `data`, that the parser has read
+        self.since = 0.0  # when the first byte arrived, `time.monotonic()`
         self._begin()
 
     def _begin(self):
-        self._searched = self._body = self._end = self._walked = self._in_chunks = 0
-        self._chunked = self.expects = False
+        # offsets in `data`: searched for the end of the head, begin and end of the body, chunks walked over
+        self._searched = self._body = self._end = self._walked = 0
+        self._chunk_bytes = 0  # sum of the chunks so far
+        self._chunked = self.expects_continue = False
 
-    # The main loop
+    # in the main loop
 
     def fill(self, now: float) -> bool:
-        """Take what has come: is it all? Raises `OSError` when the client has left, `Refusal` when it is too much."""
-        for _ in range(VISIT // PIECE):
-            wanted = self._wanted()
+        """Read what has arrived; True when the request is whole.
+
+        Raise `OSError` when the client has left, `EarlyResponse` when the request is too large or will never be whole.
+        """
+        for _ in range(MAX_READ_BYTES // READ_BYTES):
+            wanted = self._read_size()
             try:
-                more = self._client.recv(wanted)
+                received = self._client.recv(wanted)
             except BlockingIOError:
                 return False
-            if not more and self.data:  # it may still read
+            if not received and self.data:  # the client may still read
                 raise EarlyResponse(400, f"The request ended after {len(self.data)} bytes, before it was whole.")
-            if not more:
+            if not received:
                 raise ConnectionResetError("the client has left")
-            self._add(more, now)
+            self._append(received, now)
             if self.is_whole():
                 return True
-            if len(more) < wanted or wanted == VISIT:
+            if len(received) < wanted or wanted == MAX_READ_BYTES:
                 return False
         return False
 
-    def _wanted(self) -> int:
+    def _read_size(self) -> int:
         if self._chunked:
-            return VISIT // 16  # there may be many chunks in it to walk over
-        return min(max(self._end - len(self.data), PIECE), VISIT)
+            return CHUNKED_READ_BYTES
+        return min(max(self._end - len(self.data), READ_BYTES), MAX_READ_BYTES)
 
-    def _add(self, more: bytes, now: float):
+    def _append(self, received: bytes, now: float):
         if self.data:
             if isinstance(self.data, bytes):
                 self.data = bytearray(self.data)
-            self.data += more
+            self.data += received
         else:
-            self.data, self.since = more, now
+            self.data, self.since = received, now
 
     def is_whole(self) -> bool:
-        """Is there all of a request, or what will never be one?"""
+        """Whether the buffer has all of a request, or what will never be one."""
         data = self.data
         if not self._body:
             end = data.find(b"\r\n\r\n", self._searched)
             if end < 0:
-                return self._is_hopeless()
+                return self._is_malformed()
             self._body = self._end = self._walked = end + 4
-            self._read_head(bytes(data[: end + 2]).lower())
-        return self._walk() if self._chunked else len(data) >= self._end
+            self._read_framing(bytes(data[: end + 2]).lower())
+        return self._walk_chunks() if self._chunked else len(data) >= self._end
 
-    def _is_hopeless(self) -> bool:
-        """Has the header begun in a way that it cannot end well?"""
-        if len(self.data) > MOST_HEAD:
-            raise EarlyResponse(431, f"The header is longer than {MOST_HEAD // 1024} KiB, the limit. Send less of it.")
-        bare = _bare_lf(self.data, self._searched) is not None
+    def _is_malformed(self) -> bool:
+        """Whether the head cannot become valid; raise `EarlyResponse` when it is too long."""
+        if len(self.data) > MAX_HEAD_BYTES:
+            limit = MAX_HEAD_BYTES // 1024
+            raise EarlyResponse(431, f"The header is longer than {limit} KiB, the limit. Send less of it.")
+        is_malformed = _find_bare_lf(self.data, self._searched) is not None
         self._searched = max(0, len(self.data) - 3)
-        return bare
+        return is_malformed
 
-    def _read_head(self, head: bytes):
-        """How the body ends, as far as it can be told; `head` is in lower case."""
+    def _read_framing(self, head: bytes):
+        """Find where the body ends, as far as the head, in lower case, tells."""
         if (at := head.find(b"\r\ntransfer-encoding:")) >= 0:
             self._chunked = b"chunked" in head[at : head.find(b"\r\n", at + 2)]
         elif (at := head.find(b"\r\ncontent-length:")) >= 0:
             length = head[at + 17 : head.find(b"\r\n", at + 17)].strip()
             if length.isdigit():
-                if len(length) > 18 or int(length) > self._largest:
+                if len(length) > 18 or int(length) > self._max_body_bytes:
                     raise self._too_large()
                 self._end += int(length)
-        self.expects = b"\r\nexpect:" in head and b" http/1.0\r\n" not in head
+        self.expects_continue = b"\r\nexpect:" in head and b" http/1.0\r\n" not in head
 
-    def _walk(self) -> bool:
-        """From chunk to chunk, on from where the last walk ended."""
+    def _walk_chunks(self) -> bool:
+        """Walk from chunk to chunk, on from where the last walk ended; True at the end of the body."""
         data = self.data
         while self._walked < len(data):
-            end = data.find(b"\r\n", self._walked, self._walked + LINE)
+            end = data.find(b"\r\n", self._walked, self._walked + MAX_CHUNK_LINE_BYTES)
             if end < 0:
-                return len(data) - self._walked >= LINE
-            size = bytes(data[self._walked : end]).partition(b";")[0].rstrip(b" \t")
-            if not _is_hex(size):
+                return len(data) - self._walked >= MAX_CHUNK_LINE_BYTES
+            digits = bytes(data[self._walked : end]).partition(b";")[0].rstrip(b" \t")
+            if not _is_hex(digits):
                 return True
-            if (size := int(size, 16)) == 0:  # trailers follow, or nothing
-                return data.find(b"\r\n\r\n", end) >= 0 or len(data) - end > MOST_HEAD
-            self._in_chunks += size
-            if self._in_chunks > self._largest:
+            size = int(digits, 16)
+            if size == 0:  # trailers follow, or nothing
+                return data.find(b"\r\n\r\n", end) >= 0 or len(data) - end > MAX_HEAD_BYTES
+            self._chunk_bytes += size
+            if self._chunk_bytes > self._max_body_bytes:
                 raise self._too_large()
-            if self._walked - self._body > MOST_HEAD + 2 * self._in_chunks:  # more is said about them than is in them
+            if self._walked - self._body > MAX_HEAD_BYTES + 2 * self._chunk_bytes:  # more framing than content
                 raise EarlyResponse(400, "The chunks of the body are too small. Send larger ones, or a Content-Length.")
             self._walked = end + 2 + size + 2
         return False
 
     def _too_large(self) -> EarlyResponse:
-        return EarlyResponse(413, TOO_LARGE.format(self._largest_mb))
+        return EarlyResponse(413, TOO_LARGE.format(self._max_body_mb))
 
-    def start_over(self, now: float) -> bool:
-        """The request was answered; has what follows it come already?"""
-        rest = self.take_buffered() + self.data[self._given :]
-        self.data, self._given, self.since = rest, 0, now
+    def next_request(self, now: float) -> bool:
+        """Begin with the next request after a response; True when some of it is here already."""
+        rest = self.take_buffered() + self.data[self._parsed_bytes :]
+        self.data, self._parsed_bytes, self.since = rest, 0, now
         self._begin()
         return bool(rest)
 
     @property
     def head(self) -> bytes:
-        """What a whole request says before its body."""
+        """The head of a whole request."""
         return bytes(self.data[: self._body])
 
     @property
     def body(self) -> bytes | None:
-        """The body of a whole request, when it is all that follows the head, as it is."""
+        """The body of a whole request; None when it is chunked or another request follows it."""
         return None if self._chunked or len(self.data) != self._end else bytes(self.data[self._body :])
 
-    def take(self):
-        """Take the whole request from here, as the parser would."""
+    def clear(self):
+        """Remove the whole request, as the parser would by reading it."""
         self.data = b""
 
-    # The parser, in a thread
+    # in a thread, for the parser
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """What the parser has not had yet, or some of it."""
-        data, size = self.data, min(max(size_hint or 0, PIECE), VISIT)
-        if not self._given and len(data) <= size:
+        """Return the next bytes that the parser has not read."""
+        data, size = self.data, min(max(size_hint or 0, READ_BYTES), MAX_READ_BYTES)
+        if not self._parsed_bytes and len(data) <= size:
             self.data = b""
             return bytes(data)
         with memoryview(data) as view:
-            piece = bytes(view[self._given : self._given + size])
-        self._given += len(piece)
-        if self._given >= len(data):
-            self.data, self._given = b"", 0
-        return piece
+            part = bytes(view[self._parsed_bytes : self._parsed_bytes + size])
+        self._parsed_bytes += len(part)
+        if self._parsed_bytes >= len(data):
+            self.data, self._parsed_bytes = b"", 0
+        return part

@@ -8,31 +8,32 @@ from mlops_nb.serving.http.claim import ResponseClaim
 
 
 class BufferedSocket(socket.socket):
-    """A connection that never waits: an answer is kept until it is whole, and what the client does not take, longer."""
+    """A connection that never blocks: it keeps a response until it is whole, and the rest until the client reads it."""
 
     def __init__(self, accepted: socket.socket):
         super().__init__(accepted.family, accepted.type, accepted.proto, accepted.detach())
         super().setblocking(False)
-        self.turn: ResponseClaim | None = None  # Of its request, when a thread may write the answer
-        self.sent, self.since = 0, 0.0  # Bytes of an answer that it does not take at once, and since when
-        self._kept: list = []
+        self.claim: ResponseClaim | None = None  # of the current request, when a thread may write the response
+        self.sent_bytes = 0  # of a response that the client did not read at once
+        self.waiting_since = 0.0  # when the client began not to read; 0: it reads
+        self._kept: list[bytes | memoryview] = []
 
     def setblocking(self, flag: bool):
-        """Stay as it is, whatever Gunicorn says."""
+        """Stay non-blocking, whatever Gunicorn asks for."""
 
     def settimeout(self, value: float | None):
-        """Stay as it is, whatever Gunicorn says."""
+        """Stay without a timeout, whatever Gunicorn asks for."""
 
-    def send(self, data: bytes, flags: int = 0) -> int:
-        """Drop what Gunicorn sends of itself: the `100 Continue` that the client got before its body."""
+    def send(self, data: bytes, flags: int = 0) -> int:  # type: ignore[override]
+        """Drop what Gunicorn sends itself: the `100 Continue` that the client got before its body."""
         return len(data)
 
-    def sendall(self, data: bytes, flags: int = 0):
-        """Keep a part of an answer."""
+    def sendall(self, data: bytes, flags: int = 0):  # type: ignore[override]
+        """Keep a part of a response."""
         self._kept.append(data)
 
     def flush(self) -> bool:
-        """Send what is kept, as far as the client takes it: all?"""
+        """Send what is kept as far as the client reads it; True when nothing is left."""
         if not self._kept:
             return True
         data = self._kept[0] if len(self._kept) == 1 else b"".join(self._kept)
@@ -40,26 +41,26 @@ class BufferedSocket(socket.socket):
             sent = super().send(data)
         except BlockingIOError:
             sent = 0
-        self.sent += sent
+        self.sent_bytes += sent
         self._kept = [memoryview(data)[sent:]] if sent < len(data) else []
         return not self._kept
 
     @property
-    def unsent(self) -> int:
-        """Bytes of it that the client has not taken."""
+    def unsent_bytes(self) -> int:
+        """Bytes of a response that the client has not read."""
         return sum(map(len, self._kept))
 
-    def say_continue(self):
-        """Ask for the body."""
+    def send_continue(self):
+        """Ask the client for the body."""
         super().send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 class CallQueue(PollableMethodQueue):
-    """What threads want the main loop to do."""
+    """Calls that threads leave to the main loop."""
 
     closed = False
 
     def close(self):
-        """Take no more: the number of its file may soon be that of another."""
+        """Accept no more calls: the number of the queue's file may soon be that of another file."""
         self.closed = True
         super().close()

@@ -1,7 +1,7 @@
-"""The access log: one line of JSON a request, on stdout.
+"""The access log: one line of JSON for each request, on stdout.
 
-A system call for each line would cost a request more than the line itself, so lines are written some at a time, ten
-times a second. What a worker has not written yet is lost when it is killed with -9, not when it ends.
+A system call for each line would cost a request more than the line itself, so lines are written in batches, ten times a
+second. What a worker has not written yet is lost when it is killed with SIGKILL, not when it stops.
 """
 
 import os
@@ -16,86 +16,84 @@ from datetime import UTC, datetime
 import orjson
 
 from mlops_nb.serving.http.periodic import PeriodicThread
-from mlops_nb.serving.inference.infer import InferenceResult
+from mlops_nb.serving.telemetry.request_record import RequestRecord
 
-PERIOD = 0.1  # Seconds between two writings
-MOST = 100_000  # Lines that wait while nobody takes the log; the oldest go
+WRITE_SECONDS = 0.1  # between two batches
+MAX_PENDING_LINES = 100_000  # while nobody reads the log; the oldest are dropped
+STDOUT = 1  # file descriptor
 
 
 class AccessLog:
-    """What one worker answered; written at once until it is started."""
+    """The lines of one worker; each is written at once until `start()` and after `stop()`."""
 
     def __init__(self, on: bool = True):
         self._on = on
-        self._noted: deque[tuple] = deque(maxlen=MOST)
+        # when, the fields of a record without its result, and of the result: rows, model, version, role
+        self._pending: deque[tuple[float, tuple, tuple | None]] = deque(maxlen=MAX_PENDING_LINES)
         self._lock = threading.Lock()
         self._started = False
-        self._routine = PeriodicThread("access log", self._keep_writing)
+        self._thread = PeriodicThread("access log", self._write_batch)
 
     def start(self):
-        """Write by itself from now on."""
+        """Begin to write in batches."""
         self._started = True
-        self._routine.start()
+        self._thread.start()
 
     def stop(self):
-        """Write what is left, and each line at once from now on."""
+        """Write what is left."""
         self._started = False
-        self._routine.stop()
+        self._thread.stop()
         self.write()
 
-    def _keep_writing(self) -> float:
+    def _write_batch(self) -> float:
         self.write()
-        return PERIOD
+        return WRITE_SECONDS
 
-    def note(
-        self,
-        request_id: str,
-        method: str,
-        path: str,
-        rule: str | None,  # None: there is no such route
-        status: str,
-        seconds: float,
-        size: int | None,  # Bytes of the answer
-        said: InferenceResult | None,  # What the model said, if it was asked
-    ):
-        """Take down an answered request."""
+    def record(self, record: RequestRecord):
+        """Record a request that has its response; its rows and predictions are not kept."""
         if not self._on:
             return
-        facts = said and (len(said.predictions.prediction), said.predictor.name, said.predictor.version, said.role)
-        self._noted.append((time.time(), request_id, method, path, rule, status, seconds, size, facts))
+        result, model = record.result, None
+        if result is not None:
+            predictor = result.predictor
+            model = len(result.predictions.prediction), predictor.name, predictor.version, result.role
+        self._pending.append((time.time(), record[:-1], model))
         if not self._started:
             self.write()
 
     def write(self):
-        """Write what was taken down, in pieces that a pipe takes whole, so that lines of several workers do not mix."""
-        with self._lock, suppress(OSError):  # nobody may take the log
-            lines = [_line(*self._noted.popleft()) for _ in range(len(self._noted))]
-            for piece in _pieces(lines):
-                os.write(1, piece)
+        """Write the pending lines, in parts that a pipe takes whole, so that lines of several workers do not mix."""
+        with self._lock, suppress(OSError):  # nobody may read the log
+            lines = [_render(*self._pending.popleft()) for _ in range(len(self._pending))]
+            for part in _parts(lines):
+                os.write(STDOUT, part)
 
 
-def _line(at, request_id, method, path, rule, status, seconds, size, facts) -> bytes:
+def _render(at: float, fields: tuple, model: tuple | None) -> bytes:
+    """Return one line, of the fields of a record; `model` is rows, name, version and role."""
+    record = RequestRecord(*fields)
     line = {
         "at": datetime.fromtimestamp(at, UTC),
-        "id": request_id,
-        "method": method[:20],
-        "route": rule,
-        "status": int(status),
-        "ms": int(seconds * 1_000_000) / 1000,
-        "bytes": size,
+        "id": record.request_id,
+        "method": record.method[:20],
+        "route": record.route,
+        "status": int(record.status),
+        "ms": int(record.seconds * 1_000_000) / 1000,
+        "bytes": record.size,
     }
-    if rule is None:  # what was asked for that is not there
-        line["path"] = path[:100]
-    if facts is not None:
-        line |= zip(("rows", "model", "version", "role"), facts, strict=True)
+    if record.route is None:
+        line["path"] = record.path[:100]
+    if model is not None:
+        line |= zip(("rows", "model", "version", "role"), model, strict=True)
     return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def _pieces(lines: Iterable[bytes]) -> Iterator[bytes]:
-    piece = b""
+def _parts(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Join lines up to the size that a pipe takes whole."""
+    part = b""
     for line in lines:
-        if len(piece) + len(line) > select.PIPE_BUF:
-            yield piece
-            piece = b""
-        piece += line
-    yield piece
+        if len(part) + len(line) > select.PIPE_BUF:
+            yield part
+            part = b""
+        part += line
+    yield part

@@ -1,12 +1,13 @@
-"""GET /metrics: what Prometheus asks for, as one over all workers."""
+"""GET /metrics: counters, gauges and histograms for Prometheus, summed over all workers."""
 
-import collections
 import json
 import os
 import threading
 import time
-from collections import defaultdict
+from collections import Counter as Counts
+from collections import defaultdict, deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from flask import Blueprint, Response, current_app, request
@@ -17,140 +18,163 @@ from mlops_nb.model.predictor import Predictor
 from mlops_nb.serving.http.periodic import PeriodicThread
 from mlops_nb.serving.inference.live_model import LiveModel
 from mlops_nb.serving.telemetry.prediction_logger import PredictionLogger
-from mlops_nb.serving.inference.infer import InferenceResult
+from mlops_nb.serving.telemetry.request_record import RequestRecord
 
 routes = Blueprint("metrics", __name__)
 
-_LOG = {  # Facts of `mlops_nb.serving.telemetry.prediction_logger.Log`
-    "lost": "Requests that could not be recorded, and got no ids",
-    "refused": "Lines that no database takes, put aside",
+COUNT_SECONDS = 0.5  # between two additions of what was recorded
+_LOG_COUNTERS = {  # attributes of `mlops_nb.serving.telemetry.prediction_logger.PredictionLogger`
+    "dropped": "Requests that could not be recorded, and got no ids",
+    "dead_letters": "Lines that no database takes, put aside",
     "unmatched": "Labels given up, because no prediction has their id",
 }
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_DURATION_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds
 
 
 @routes.get("/metrics")
 def metrics() -> Response:
-    """Prometheus' text or OpenMetrics, compressed or not, as the client asks."""
-    answer = make_wsgi_app(current_app.extensions["metrics"].shown())
-    return Response.from_app(answer, request.environ, buffered=True)
+    """Return Prometheus' text or OpenMetrics, compressed or not, as the client accepts."""
+    app = make_wsgi_app(current_app.extensions["metrics"].collect())
+    return Response.from_app(app, request.environ, buffered=True)
 
 
 class Metrics:
-    """What one worker counts.
+    """The metrics of one worker, which are added to those of the others when they are scraped.
 
-    With `PROMETHEUS_MULTIPROC_DIR` in the environment, which serve/gunicorn.conf.py sets, workers write their values to
-    files there, and whichever is asked answers for all; without it an application answers for itself. Other modules add
-    their metrics with `registry=metrics.registry`. What is the same whoever looks, such as the length of a queue on
-    disk, is a collector in `metrics.collectors`, which each scrape asks.
+    With `PROMETHEUS_MULTIPROC_DIR` in the environment, which the service's Gunicorn configuration sets, workers write
+    their values to files there, and any of them responds for all; without it an application responds for itself. Other
+    modules add their metrics with `registry=metrics.registry`. What does not depend on a worker, such as the length of a
+    queue on disk, is a collector in `metrics.collectors`, which each scrape asks.
 
-    A value in such a file costs 2 µs, and a request has five: so they are only noted, and counted twice a second.
+    A value in such a file costs 2 µs, and a request has five: so requests are recorded, and counted twice a second.
     """
 
     def __init__(self):
-        own = {"registry": CollectorRegistry()}
-        self.registry, self.collectors = own["registry"], []
-        self.in_progress = set()  # Whatever stands for a request that is being answered
-        live = own | {"multiprocess_mode": "livesum"}
-        self._in_progress = Gauge("mlops_requests_in_progress", "Requests that are being answered", **live)
-        self._requests = Counter("mlops_requests", "Requests answered", ["route", "status"], **own)
-        what = "Seconds from a request to its answer"
-        self._seconds = _Histogram("mlops_request_duration_seconds", what, ["route"], buckets=_SECONDS, **own)
+        self.registry = CollectorRegistry()
+        self.collectors: list = []
+        self.in_progress: set[int] = set()  # a number for each request without a response
+        self.after_count: Callable = lambda requests: None  # given the new requests by route and status
+        self._pending: deque[RequestRecord] = deque()
+        self._values_of: dict[int, _Histogram] = {}  # by version
+        self._served_before: dict[str, tuple[int, int]] = {}  # role to version and identity of the predictor
+        self._seen = dict.fromkeys(["errors", *_LOG_COUNTERS], 0)  # values of the log's counters
+        self._lock = threading.Lock()
+        self._thread = PeriodicThread("metrics", self._count_pending)
+        self._make_request_metrics()
+        self._make_model_metrics()
+        self._make_log_metrics()
+
+    def _make_request_metrics(self):
+        own: dict[str, Any] = {"registry": self.registry}
+        what = "Requests without a response yet"
+        self._in_progress = Gauge("mlops_requests_in_progress", what, **own, multiprocess_mode="livesum")
+        self._requests = Counter("mlops_requests", "Requests with a response", ["route", "status"], **own)
+        what = "Seconds from a request to its response"
+        name = "mlops_request_duration_seconds"
+        self._seconds = _Histogram(name, what, ["route"], buckets=_DURATION_BUCKETS, **own)
         what = "Rows predicted, by class if there are classes"
         self._rows = Counter("mlops_predictions", what, ["version", "class"], **own)
         self._values = _Histogram("mlops_predicted_value", "Predicted values", ["version"], **own)
-        self._values_of = {}  # By version
-        live = own | {"multiprocess_mode": "livemax"}
-        of = ["model", "version", "role"]
-        self._served = Gauge("mlops_model_info", "1 for a version that answers, 0 for one that did", of, **live)
-        self._loaded = Gauge("mlops_model_loaded_timestamp_seconds", "When a version was last loaded", of, **live)
-        self._errors = Counter("mlops_database_errors", "Times that the database did not answer", **own)
-        self._log = {fact: Counter(f"mlops_log_{fact}", what, **own) for fact, what in _LOG.items()}
-        self._seen = dict.fromkeys(["errors", *_LOG], 0)  # Of the log
-        live = own | {"multiprocess_mode": "livesum"}
-        self._spool_bytes = Gauge("mlops_spool_bytes", "Predictions and labels that wait for the database", **live)
-        self._spool_age = Gauge("mlops_spool_age_seconds", "How long the oldest of them have waited", **live)
-        self.after_count: Callable = lambda requests: None  # Told how many there were, by route and status
-        self._answering = {}  # Role to version, and which object it is
-        self._noted = collections.deque()
-        self._lock = threading.Lock()
-        self._routine = PeriodicThread("metrics", self._keep_counting)
+
+    def _make_model_metrics(self):
+        live: dict[str, Any] = {"registry": self.registry, "multiprocess_mode": "livemax"}
+        labels = ["model", "version", "role"]
+        self._served = Gauge("mlops_model_info", "1 for a version that is served, 0 for one that was", labels, **live)
+        what = "When a version was last loaded"
+        self._loaded = Gauge("mlops_model_loaded_timestamp_seconds", what, labels, **live)
+
+    def _make_log_metrics(self):
+        own: dict[str, Any] = {"registry": self.registry}
+        self._errors = Counter("mlops_database_errors", "Errors of the database", **own)
+        self._log = {name: Counter(f"mlops_log_{name}", what, **own) for name, what in _LOG_COUNTERS.items()}
+        own["multiprocess_mode"] = "livesum"
+        self._spool_bytes = Gauge("mlops_spool_bytes", "Predictions and labels that wait for the database", **own)
+        self._spool_age = Gauge("mlops_spool_age_seconds", "How long the oldest of them have waited", **own)
 
     def start(self):
-        """Count by itself from now on, and not only when asked."""
-        self._routine.start()
+        """Begin to count by itself, not only when scraped."""
+        self._thread.start()
 
     def stop(self):
-        """Count what is left."""
-        self._routine.stop()
+        """Count the remaining requests."""
+        self._thread.stop()
         self.count()
 
-    def _keep_counting(self) -> float:
+    def _count_pending(self) -> float:
         self.count()
-        return 0.5
+        return COUNT_SECONDS
 
-    def shown(self) -> CollectorRegistry:
-        """What a scrape is answered with."""
+    def collect(self) -> CollectorRegistry:
+        """Return the metrics of all workers, for one scrape."""
         self.count()
-        shown = CollectorRegistry()
+        collected = CollectorRegistry()
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            MultiProcessCollector(shown)
+            MultiProcessCollector(collected)
         else:
-            shown.register(self.registry)
+            collected.register(self.registry)
         for collector in self.collectors:
-            shown.register(collector)
-        return shown
+            collected.register(collector)
+        return collected
 
     def requests(self) -> list[tuple[str, str, int]]:
-        """Route, status and how many requests, of all workers."""
-        families = (family for family in self.shown().collect() if family.name == "mlops_requests")
+        """Return (route, status, number of requests) of all workers."""
+        families = (family for family in self.collect().collect() if family.name == "mlops_requests")
         samples = (s for family in families for s in family.samples if s.name == "mlops_requests_total")
         return [(s.labels["route"], s.labels["status"], int(s.value)) for s in samples]
 
-    def note(self, route: str, status: str, seconds: float, said: InferenceResult | None = None):
-        """Take down an answered request, and what the model said to it."""
-        self._noted.append((route, status, seconds, said))
+    def record(self, record: RequestRecord):
+        """Record a request that has its response, to be counted later."""
+        self._pending.append(record)
 
     def count(self):
-        """Count what was taken down."""
+        """Count the recorded requests."""
         with self._lock:
-            noted = [self._noted.popleft() for _ in range(len(self._noted))]
-            requests, durations, rows, values = collections.Counter(), defaultdict(list), collections.Counter(), {}
-            for route, status, seconds, said in noted:
-                requests[route, status] += 1
-                durations[route].append(seconds)
-                if said is not None:
-                    version, prediction = said.predictor.version, said.predictions.prediction.tolist()
-                    if said.predictor.signature.classes is None:
-                        values.setdefault(version, (said.predictor, []))[1].extend(prediction)
-                        rows[version, ""] += len(prediction)
-                    else:
-                        rows.update((version, label) for label in prediction)
-            for labels, n in requests.items():
-                self._requests.labels(*labels).inc(n)
-            self.after_count(requests)
-            for route, seconds in durations.items():
-                self._seconds.labels(route).observe_all(seconds)
-            for labels, n in rows.items():
-                self._rows.labels(*labels).inc(n)
-            for predictor, predicted in values.values():
-                self._histogram_of(predictor).observe_all(predicted)
+            pending = [self._pending.popleft() for _ in range(len(self._pending))]
+            self._count_requests(pending)
+            self._count_predictions(pending)
             self._in_progress.set(len(self.in_progress))
 
+    def _count_requests(self, pending: list[RequestRecord]):
+        requests, durations = Counts(), defaultdict(list)
+        for record in pending:
+            route = record.route or "none"
+            requests[route, record.status] += 1
+            durations[route].append(record.seconds)
+        for labels, n in requests.items():
+            self._requests.labels(*labels).inc(n)
+        self.after_count(requests)
+        for route, seconds in durations.items():
+            self._seconds.labels(route).observe_all(seconds)
+
+    def _count_predictions(self, pending: list[RequestRecord]):
+        rows: Counts[tuple] = Counts()
+        values: dict[int, tuple[Predictor, list]] = {}
+        for result in (record.result for record in pending if record.result is not None):
+            version, prediction = result.predictor.version, result.predictions.prediction.tolist()
+            if result.predictor.signature.classes is None:
+                values.setdefault(version, (result.predictor, []))[1].extend(prediction)
+                rows[version, ""] += len(prediction)
+            else:
+                rows.update((version, label) for label in prediction)
+        for labels, n in rows.items():
+            self._rows.labels(*labels).inc(n)
+        for predictor, predicted in values.values():
+            self._histogram_of(predictor).observe_all(predicted)
+
     def _histogram_of(self, predictor: Predictor) -> "_Histogram":
-        """The values of a version, which says where its buckets end: all workers must say the same."""
+        """Return the histogram of a version's values; its buckets come from the bundle, the same in all workers."""
         if predictor.version not in self._values_of:
             self._values_of[predictor.version] = self._values.of(predictor.version, _bounds(predictor))
         return self._values_of[predictor.version]
 
-    def look(self, live: LiveModel):
-        """Take down what answers, after the registry was asked."""
+    def update_gauges(self, live: LiveModel):
+        """Update which versions are served, after the registry was read."""
         state = live.state
         if state.problem:
             self._errors.inc()
-        answering = {role: (predictor.version, id(predictor)) for role, predictor in state.predictors.items()}
-        for role in answering.keys() | self._answering.keys():
-            before, now = self._answering.get(role), answering.get(role)
+        served = {role: (predictor.version, id(predictor)) for role, predictor in state.predictors.items()}
+        for role in served.keys() | self._served_before.keys():
+            before, now = self._served_before.get(role), served.get(role)
             if before == now:
                 continue
             if before is not None:
@@ -158,30 +182,30 @@ class Metrics:
             if now is not None:
                 self._served.labels(live.name, now[0], role).set(1)
                 self._loaded.labels(live.name, now[0], role).set(time.time())
-        self._answering = answering
+        self._served_before = served
 
-    def look_at_log(self, log: PredictionLogger):
-        """Take down how the prediction log does, after it was tended."""
+    def update_log_metrics(self, log: PredictionLogger):
+        """Update the metrics of the prediction log, after its spool was maintained."""
         counters = {"errors": self._errors, **self._log}
-        for fact, before in self._seen.items():
-            counters[fact].inc(getattr(log, fact) - before)
-            self._seen[fact] = getattr(log, fact)
+        for name, before in self._seen.items():
+            counters[name].inc(getattr(log, name) - before)
+            self._seen[name] = getattr(log, name)
         size, age = log.backlog()
         self._spool_bytes.set(size)
         self._spool_age.set(age)
 
 
 class _Histogram(Histogram):
-    """A histogram that takes many values at a time, and has buckets of its own for each label."""
+    """A histogram that observes many values at a time, with buckets of its own for each label."""
 
     def of(self, label: int, bounds: list[float]) -> "_Histogram":
-        """The histogram of a label that is new."""
+        """Return the histogram of a new label, with its upper bounds."""
         self._kwargs["buckets"] = bounds
         return self.labels(label)
 
-    def observe_all(self, values: list[float]):
+    def observe_all(self, observed: list[float]):
         """Observe the finite values."""
-        values = np.array(values, dtype=np.float64)
+        values = np.array(observed, dtype=np.float64)
         values = values[np.isfinite(values)]
         if len(values):
             self._sum.inc(float(values.sum()))
@@ -191,7 +215,7 @@ class _Histogram(Histogram):
 
 
 def _bounds(predictor: Predictor) -> list[float]:
-    """Where the deciles of the reference data end."""
+    """Return the deciles of the reference data."""
     try:
         profile = json.loads((predictor.bundle.path / "profile.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # it was there when the model was loaded; what is served is in memory

@@ -20,11 +20,11 @@ from mlops_nb.serving.http.request_id import make_id
 from mlops_nb.serving.inference.infer import InferenceResult
 from mlops_nb.serving.telemetry.spool import SpoolShipper, Spool
 
-PAUSE = 0.25  # Seconds between two looks at the spool
-LOOK = 0.02  # The same, when all that is left to do is to end
-LONGEST_PAUSE = 5.0  # After several errors of the database
-TIDY = timedelta(minutes=10)  # Between two deletions of what is old
-FEW = 32  # Rows of a request up to which each is a line of its own, ready for the database
+STEP_SECONDS = 0.25  # Seconds between two looks at the spool
+STOP_POLL_SECONDS = 0.02  # The same, when all that is left to do is to end
+MAX_STEP_SECONDS = 5.0  # After several errors of the database
+PURGE_INTERVAL = timedelta(minutes=10)  # Between two deletions of what is old
+MAX_SPLIT_ROWS = 32  # Rows of a request up to which each is a line of its own, ready for the database
 DEAD_LETTERS = "refused.txt"  # Lines that the database will never take
 
 
@@ -34,23 +34,23 @@ class PredictionLogger:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.excluded = set(split_names(settings.log_exclude))
-        self.lost = 0  # Requests that could not be recorded
+        self.dropped = 0  # Requests that could not be recorded
         self.errors = 0  # Of the database
         self.unmatched = 0  # Labels that were given up
-        self.refused = 0  # Lines that the database will never take
-        self.ends = False  # Nothing is taken after the next step
+        self.dead_letters = 0  # Lines that the database will never take
+        self.stopping = False  # Nothing is taken after the next step
         self.after_step: Callable = lambda log: None  # Called when the spool was tended, with this
         self._spool = Spool(Path(settings.spool), int(settings.spool_mb * 2**20))
-        self._drain = SpoolShipper(Path(settings.spool))
+        self._shipper = SpoolShipper(Path(settings.spool))
         self._database: PredictionLog | None = None
         self._problem: str | None = None
-        self._tidied: datetime | None = None  # When, if this worker has
-        self._pause = PAUSE
-        self._routine = PeriodicThread("log", self._tend)
+        self._purged_at: datetime | None = None  # When, if this worker has
+        self._seconds_to_next = STEP_SECONDS
+        self._thread = PeriodicThread("log", self._maintain)
 
     def start(self):
         """Begin to ship."""
-        self._routine.start()
+        self._thread.start()
 
     def stop(self):
         """Ship what there is once more, if the database lets us, or see that another worker has.
@@ -58,15 +58,15 @@ class PredictionLogger:
         Who ships may have looked at our lines before the last of them came, and end as we do: so we do not end earlier
         than it does, unless it has shipped them.
         """
-        if not self._routine.stop():
+        if not self._thread.stop():
             return  # it waits for the database, and what it does not ship stays on disk
-        self.ends = True
+        self.stopping = True
         self.after_step(self)
         self._spool.close()
         until = time.monotonic() + STOP_SECONDS
-        while self._step() and not self._drain.leading and self._spool.is_left and time.monotonic() < until:
-            time.sleep(LOOK)
-        self._drain.close()
+        while self._step() and not self._shipper.leading and self._spool.is_left and time.monotonic() < until:
+            time.sleep(STOP_POLL_SECONDS)
+        self._shipper.close()
         self._close()
 
     # what a request does
@@ -93,7 +93,7 @@ class PredictionLogger:
         prediction, sure = answer.prediction.tolist(), answer.probability
         entry = PredictionRecord(key, now, *who, seconds * 1000, names, rows, prediction, sure)
         if not self._spool.append(_written(entry)):
-            self.lost += 1
+            self.dropped += 1
             return None
         return key
 
@@ -111,19 +111,19 @@ class PredictionLogger:
 
     # what the thread does
 
-    def _tend(self) -> float:
-        self._pause = PAUSE if self._step() else min(self._pause * 2, LONGEST_PAUSE)
+    def _maintain(self) -> float:
+        self._seconds_to_next = STEP_SECONDS if self._step() else min(self._seconds_to_next * 2, MAX_STEP_SECONDS)
         self.after_step(self)
-        return self._pause
+        return self._seconds_to_next
 
     def _step(self) -> bool:
         """Tend the spool, and ship if nobody else does; False when the database does not answer."""
         try:
-            self._spool.tend()
-            if self._drain.leads():
+            self._spool.maintain()
+            if self._shipper.leads():
                 self._open()
-                self._drain.ship(self._deliver)
-                self._tidy()
+                self._shipper.ship(self._deliver)
+                self._purge()
             self._problem = None
             return True
         except Exception as e:  # the thread that ships must outlive whatever happens to it
@@ -159,18 +159,18 @@ class PredictionLogger:
             self._put_aside(lines[0], e)
 
     def _put_aside(self, line: bytes, error: Exception):
-        self.refused += 1
+        self.dead_letters += 1
         with (Path(self.settings.spool) / DEAD_LETTERS).open("ab") as file:
             file.write(line)
         log(f"A line of the prediction log was put aside in {DEAD_LETTERS}: {type(error).__name__}.")
 
-    def _tidy(self):
+    def _purge(self):
         """Now and then: delete what is older than the settings say."""
         now = datetime.now(UTC)
-        if self._tidied is not None and abs(now - self._tidied) < TIDY:  # a clock may be set back
+        if self._purged_at is not None and abs(now - self._purged_at) < PURGE_INTERVAL:  # a clock may be set back
             return
-        given_up = self._database.forget(self.settings.log_days, self.settings.label_hours, now, self._tidied)
-        self._tidied = now
+        given_up = self._database.forget(self.settings.log_days, self.settings.label_hours, now, self._purged_at)
+        self._purged_at = now
         if given_up:
             self.unmatched += len(given_up)
             ids = ", ".join(given_up[:3]) + (", ..." if len(given_up) > 3 else "")
@@ -178,7 +178,7 @@ class PredictionLogger:
 
     def backlog(self) -> tuple[int, float]:
         """Bytes that wait for the database, and for how many seconds the oldest do; who does not ship knows of none."""
-        return self._drain.backlog() if self._drain.leading else (0, 0.0)
+        return self._shipper.backlog() if self._shipper.leading else (0, 0.0)
 
 
 _LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
@@ -193,7 +193,7 @@ def _loggable(
     """Floats as they are, many rows by column: a list of each row would take longer than the model."""
     if signature.is_float:
         return table if kept is None else table[:, kept]
-    if n_rows > FEW:
+    if n_rows > MAX_SPLIT_ROWS:
         columns = columns_of(signature, table)
         return {"columns": columns if kept is None else [columns[i] for i in kept]}
     rows = rows_of(signature, table)
@@ -203,7 +203,7 @@ def _loggable(
 def _written(entry: PredictionRecord) -> bytes:
     """The lines of a request: ready for the database if its rows are few, else one that takes the request less time."""
     sure = entry.probability
-    if len(entry.prediction) > FEW:
+    if len(entry.prediction) > MAX_SPLIT_ROWS:
         entry.probability = None if sure is None else sure.astype(np.float64)
         if not isinstance(entry.rows, np.ndarray):
             return orjson.dumps(entry, _plain, _LINE)

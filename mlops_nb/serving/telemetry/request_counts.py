@@ -12,7 +12,7 @@ from mlops_nb.monitor.prediction_log import RequestCount
 from mlops_nb.serving.http.request_id import make_id
 from mlops_nb.serving.telemetry.prediction_logger import PredictionLogger
 
-ASKED = frozenset(  # The routes that ask the model
+INFERENCE_ROUTES = frozenset(  # The routes that ask the model
     {
         "/predict",
         "/invocations",
@@ -21,7 +21,7 @@ ASKED = frozenset(  # The routes that ask the model
         "/v2/models/<name>/versions/<version>/infer",
     }
 )
-PERIOD = 5.0  # Seconds between two writings of what has grown
+WRITE_SECONDS = 5.0  # Seconds between two writings of what has grown
 
 
 class RequestCounter:
@@ -39,13 +39,13 @@ class RequestCounter:
         minute = int(time.time()) // 60
         with self._lock:
             for (route, status), n in requests.items():
-                if route in ASKED:
+                if route in INFERENCE_ROUTES:
                     self._counts[minute, status] += n
                     self._grown.add((minute, status))
 
     def write(self, log: PredictionLogger):
         """Leave what has grown to the log, now and then."""
-        if time.monotonic() - self._written < PERIOD and not log.ends:
+        if time.monotonic() - self._written < WRITE_SECONDS and not log.stopping:
             return
         self._written = time.monotonic()
         with self._lock:

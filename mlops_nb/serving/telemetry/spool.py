@@ -15,18 +15,18 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
-SEGMENT = 16 * 2**20  # Bytes after which a new file is begun
-PERIOD = 5.0  # Seconds after which a file that has something in it is closed, so that it can be deleted
-MEMORY = 16 * 2**20  # Most bytes that wait in memory while the disk refuses them
-CHUNK = 256 * 2**10  # Bytes that are delivered together
-_LINES, _NEW, _LEADER = ".jsonl", ".new", "leader.lock"
+SEGMENT_BYTES = 16 * 2**20  # Bytes after which a new file is begun
+SEGMENT_SECONDS = 5.0  # Seconds after which a file that has something in it is closed, so that it can be deleted
+MAX_MEMORY_BYTES = 16 * 2**20  # Most bytes that wait in memory while the disk refuses them
+BATCH_BYTES = 256 * 2**10  # Bytes that are delivered together
+_SUFFIX, _NEW_SUFFIX, _LEADER = ".jsonl", ".new", "leader.lock"
 
 
 class Spool:
     """Where a worker leaves its lines."""
 
-    def __init__(self, folder: Path, most_bytes: int):
-        self.folder, self.most_bytes = folder, most_bytes
+    def __init__(self, folder: Path, max_bytes: int):
+        self.folder, self.max_bytes = folder, max_bytes
         self.full = False  # More waits than may
         self._lock = threading.Lock()
         self._file: int | None = None
@@ -42,21 +42,21 @@ class Spool:
                 return False
             if self._write(line):
                 return True
-            if self._waiting_bytes + len(line) > MEMORY:
+            if self._waiting_bytes + len(line) > MAX_MEMORY_BYTES:
                 return False
             self._waiting.append(line)
             self._waiting_bytes += len(line)
             return True
 
-    def tend(self):
+    def maintain(self):
         """Now and then: write what had to wait, close what has grown old, see how much there is."""
         with self._lock:
             while self._waiting and self._write(self._waiting[0]):
                 self._waiting_bytes -= len(self._waiting.popleft())
-            old = self._size and time.monotonic() - self._begun > PERIOD
+            old = self._size and time.monotonic() - self._begun > SEGMENT_SECONDS
             if self._file is not None and (old or not _is_at(self._path, self._file)):
                 self._end()
-        self.full = sum(size for size, _ in segments(self.folder).values()) >= self.most_bytes
+        self.full = sum(size for size, _ in segments(self.folder).values()) >= self.max_bytes
 
     @property
     def waiting(self) -> int:
@@ -70,7 +70,7 @@ class Spool:
 
     def close(self):
         """Write what had to wait, and leave the rest to whoever ships."""
-        self.tend()
+        self.maintain()
         with self._lock:
             self._end()
 
@@ -78,7 +78,7 @@ class Spool:
         """The whole line, or nothing of it."""
         done = 0
         try:
-            if self._file is None or self._size >= SEGMENT:
+            if self._file is None or self._size >= SEGMENT_BYTES:
                 self._begin()
             while done < len(line):
                 done += os.write(self._file, line[done:])
@@ -99,8 +99,8 @@ class Spool:
         """A new file; it is locked before it gets the name under which it is found."""
         self._end()
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex}{_LINES}"
-        new = path.with_suffix(_NEW)
+        path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex}{_SUFFIX}"
+        new = path.with_suffix(_NEW_SUFFIX)
         file = os.open(new, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -182,7 +182,7 @@ class SpoolShipper:
         cut into lines where they end.
         """
         file.seek(self._delivered[path])
-        while piece := file.read(CHUNK) + file.readline():
+        while piece := file.read(BATCH_BYTES) + file.readline():
             whole = piece[: piece.rfind(b"\n") + 1]
             if whole:
                 yield BytesIO(whole).readlines()
@@ -194,7 +194,7 @@ def segments(folder: Path) -> dict[Path, tuple[int, float]]:
     """Files with lines, oldest first: their bytes, and when they were begun."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted((e.name, e.stat().st_size) for e in entries if e.name.endswith(_LINES))
+            found = sorted((e.name, e.stat().st_size) for e in entries if e.name.endswith(_SUFFIX))
     except FileNotFoundError:
         return {}
     return {folder / name: (size, int(name.split("-")[0]) / 1e9) for name, size in found}

@@ -382,7 +382,7 @@ def test_without_an_admin_key_nobody_moves_a_service_that_others_reach(client_wi
 
 
 def test_a_person_promotes_and_rolls_back_with_a_reason(client, registry, monkeypatch):
-    monkeypatch.setattr(dashboard_figures, "FRESH", 60.0)
+    monkeypatch.setattr(dashboard_figures, "FRESH_SECONDS", 60.0)
     assert client.get("/dashboard/data.json").get_json()["figures"]["previous_version"] is None
     body = {"version": 2, "expected": 1, "reason": " recall is better "}
     said = client.post("/admin/promote", json=body, headers=MOVE)
@@ -535,7 +535,7 @@ def test_many_who_look_ask_the_database_once(settings, monkeypatch):
     assert [board.look(1) for _ in range(20)] == [({"n": 1}, None)] * 20
     board.look(24)
     assert asked == [1, 24]
-    monkeypatch.setattr(dashboard_figures, "FRESH", 0.0)
+    monkeypatch.setattr(dashboard_figures, "FRESH_SECONDS", 0.0)
     board.forget()
     assert board.look(1)[0] == {"n": 3}
 
@@ -566,7 +566,7 @@ def test_database_that_is_slow_is_asked_less_often(settings, monkeypatch):
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_question_to_postgresql_ends_in_time(database_url, monkeypatch):
     open_database(database_url).dispose()
-    monkeypatch.setattr(dashboard_figures, "PATIENCE", 1)
+    monkeypatch.setattr(dashboard_figures, "STATEMENT_TIMEOUT_SECONDS", 1)
     engine = dashboard_figures._connect(database_url)
     began = time.monotonic()
     with engine.connect() as connection, pytest.raises(sa.exc.OperationalError, match="statement timeout"):

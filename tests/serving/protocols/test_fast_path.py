@@ -123,7 +123,7 @@ def test_both_ways_say_the_same(mixed, content):
     fast_path = service._fast_path
     quick = mixed.post("/predict", data=content, **JSON)
     try:
-        service._fast_path = SimpleNamespace(answer=lambda environ: None)
+        service._fast_path = SimpleNamespace(respond=lambda environ: None)
         slow = mixed.post("/predict", data=content, **JSON)
     finally:
         service._fast_path = fast_path

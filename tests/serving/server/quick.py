@@ -4,7 +4,7 @@ import threading
 
 from serve.wsgi import app
 
-_answer, _answer_known = app._fast_path.answer, app.answer_usual
+_answer, _handle_cached_head = app._fast_path.respond, app.fast_response
 
 
 def _answer_and_tell(environ):
@@ -15,8 +15,8 @@ def _answer_and_tell(environ):
 
 
 def _answer_known_and_tell(environ):
-    answer = _answer_known(environ)
+    answer = _handle_cached_head(environ)
     return answer and ([*answer[0], ("X-Known", "1")], answer[1])
 
 
-app._fast_path.answer, app.answer_usual = _answer_and_tell, _answer_known_and_tell
+app._fast_path.respond, app.fast_response = _answer_and_tell, _answer_known_and_tell

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from mlops_nb.serving.server.connections import MOST, ConnectionCounter
-from mlops_nb.serving.server.worker import COURTESY, SHORT, BoundedThreadWorker
+from mlops_nb.serving.server.connections import MAX_WORKERS, ConnectionCounter
+from mlops_nb.serving.server.worker import ACCEPT_BACKOFF_SECONDS, YIELD_SECONDS, BoundedThreadWorker
 from tests.factories import wait_for
 
 
@@ -55,7 +55,7 @@ def test_count_of_a_forked_worker_is_seen_by_the_others(make):
 
 
 def test_places_of_workers_that_are_gone_are_used_again(make):
-    for _ in range(2 * MOST):
+    for _ in range(2 * MAX_WORKERS):
         make().release()
     assert make().is_least()
 
@@ -67,7 +67,7 @@ def worker(make, monkeypatch):
     monkeypatch.setattr("mlops_nb.serving.server.worker.time.monotonic", lambda: clock.now)
     monkeypatch.setattr("gunicorn.workers.gthread.ThreadWorker.accept", lambda self, listener: told.append("accepts"))
     worker = BoundedThreadWorker.__new__(BoundedThreadWorker)
-    worker.connections, worker.alive, worker.sockets, worker._others_until = make(1), True, [], 0.0
+    worker.connections, worker.alive, worker.sockets, worker._accept_again_at = make(1), True, [], 0.0
     worker._accepting = True
     return SimpleNamespace(door=worker, clock=clock, told=told)
 
@@ -79,15 +79,15 @@ def test_worker_with_more_leaves_a_connection_to_others_for_a_moment_and_then_ta
     assert not door._accepting
     door.set_accept_enabled(True)
     assert not door._accepting, "not at once"
-    worker.clock.now += COURTESY
+    worker.clock.now += YIELD_SECONDS
     door.set_accept_enabled(True)
     door.accept(None)
     door.accept(None)
     assert door._accepting and worker.told == ["accepts"] * 2, "nobody came for them"
-    worker.clock.now += 3 * COURTESY
+    worker.clock.now += 3 * YIELD_SECONDS
     door.accept(None)
     assert len(worker.told) == 2, "others have their chance again"
-    worker.clock.now += 3 * COURTESY
+    worker.clock.now += 3 * YIELD_SECONDS
     other.count = 1
     door.set_accept_enabled(True)
     door.accept(None)
@@ -127,7 +127,7 @@ def test_worker_without_files_leaves_connections_to_others_for_a_while(worker, m
     worker.door.accept(None)
     assert worker.told == ["tries", "Too many open files"]
     assert not worker.door._accepting
-    worker.clock.now += SHORT
+    worker.clock.now += ACCEPT_BACKOFF_SECONDS
     worker.door.set_accept_enabled(True)
     assert worker.door._accepting
 

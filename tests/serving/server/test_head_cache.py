@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlops_nb.monitor.prediction_log import PredictionLog
-from mlops_nb.serving.server.head_cache import MOST, HeadCache
+from mlops_nb.serving.server.head_cache import MAX_HEADS, HeadCache
 from mlops_nb.settings import Settings
 from tests.factories import wait_for
 from tests.serving.server.test_limits import BODY, Answers, TellingService, answer, connect
@@ -18,7 +18,7 @@ def meet_twice(heads: HeadCache, head: bytes, environ: dict):
     """Which is how a head gets known."""
     for _ in range(2):
         assert heads.get(head) is None
-        heads.meet(head, environ, 3)
+        heads.add(head, environ, 3)
 
 
 def test_head_that_came_twice_is_known_by_every_byte_and_without_what_is_of_one_request():
@@ -39,10 +39,10 @@ def test_head_of_a_request_that_may_be_read_in_two_ways_is_not_remembered(odd):
 
 def test_no_more_than_so_many_are_remembered():
     heads = HeadCache()
-    for n in range(MOST + 1):
+    for n in range(MAX_HEADS + 1):
         meet_twice(heads, b"%d" % n, CGI)
-    assert len(heads._known) == len(heads._met) == 1
-    assert heads.get(b"%d" % MOST)
+    assert len(heads._environs) == len(heads._seen) == 1
+    assert heads.get(b"%d" % MAX_HEADS)
 
 
 KEY = b"k" * 16

@@ -84,14 +84,14 @@ def test_what_follows_a_request_is_kept_for_the_next():
     arrival = RequestBuffer(Pieces(WHOLE + CHUNKED + GET[:9], GET[9:]), 1)
     assert arrival.fill(0)
     assert parsed(arrival) == BODY
-    assert arrival.start_over(0)
+    assert arrival.next_request(0)
     assert arrival.is_whole()
     assert parsed(arrival) == BODY
-    assert arrival.start_over(0)
+    assert arrival.next_request(0)
     assert not arrival.is_whole()
     assert arrival.fill(0)
     assert parsed(arrival) == b""
-    assert not arrival.start_over(0)
+    assert not arrival.next_request(0)
 
 
 HOPELESS = {
@@ -146,7 +146,7 @@ def test_answer_that_nobody_takes_is_kept_and_comes_out_as_it_went_in():
             got += theirs.recv(2**20)
             client.flush()
         assert got == content
-        assert not client.unsent
+        assert not client.unsent_bytes
 
 
 # Who answers
@@ -164,13 +164,13 @@ def test_thread_and_main_loop_never_both_answer():
 
 @pytest.mark.parametrize("path", ["/predict", "/feedback", "/nowhere"])
 def test_answer_that_comes_too_late_leaves_no_trace(app, client, capfd, path):
-    turn = ResponseClaim(0)
-    turn.expire()
-    context = {"gunicorn.socket": SimpleNamespace(turn=turn)}
+    claim = ResponseClaim(0)
+    claim.expire()
+    context = {"gunicorn.socket": SimpleNamespace(claim=claim)}
     with pytest.raises(ClaimExpiredError):
         client.post(path, json={"features": [[1, 0]]}, environ_overrides=context)
     assert capfd.readouterr().out == ""
-    assert not app.metrics._noted
+    assert not app.metrics._pending
     assert len(logged(app).facts) == 0
 
 
@@ -179,24 +179,24 @@ def test_request_is_named_before_the_main_loop_may_answer_it(client):
         environ = property(lambda self: {}, lambda self, environ: named.append("serving.id" in environ))
 
     named = []
-    turn = Watched.__new__(Watched)
-    turn._answer, turn._taken = threading.Lock(), False
-    socket = SimpleNamespace(turn=turn)
+    claim = Watched.__new__(Watched)
+    claim._lock, claim._is_claimed = threading.Lock(), False
+    socket = SimpleNamespace(claim=claim)
     assert client.get("/health/live", environ_overrides={"gunicorn.socket": socket}).status_code == 200
     assert named == [True]
 
 
 def test_answer_that_is_recorded_is_sent(app, client, monkeypatch):
-    turn, record = ResponseClaim(0), app.extensions["log"].record
+    claim, record = ResponseClaim(0), app.extensions["log"].record
 
     def record_late(*given):
-        assert not turn.expire()
+        assert not claim.expire()
         return record(*given)
 
     monkeypatch.setattr(app.extensions["log"], "record", record_late)
-    context = {"gunicorn.socket": SimpleNamespace(turn=turn)}
+    context = {"gunicorn.socket": SimpleNamespace(claim=claim)}
     assert client.post("/predict", json={"features": [[1, 0]]}, environ_overrides=context).status_code == 200
-    assert len(app.metrics._noted) == len(logged(app).facts) == 1
+    assert len(app.metrics._pending) == len(logged(app).facts) == 1
 
 
 # The service

@@ -109,7 +109,7 @@ def test_log_that_cannot_be_written_fails_no_request(client, monkeypatch):
 
 
 def test_lines_are_written_some_at_a_time_and_the_rest_at_the_end(app, client, capfd, monkeypatch):
-    monkeypatch.setattr("mlops_nb.serving.telemetry.access_log.PERIOD", 3600)
+    monkeypatch.setattr("mlops_nb.serving.telemetry.access_log.WRITE_SECONDS", 3600)
     monkeypatch.setattr(os, "write", lambda file, piece: pieces.append(piece) or write(file, piece))
     app.access_log.start()
     pieces.clear()
@@ -134,10 +134,10 @@ def test_what_one_part_cannot_end_ends_all_others(settings, monkeypatch, capfd):
 
 
 def test_line_that_waits_keeps_no_row(app, client, monkeypatch):
-    monkeypatch.setattr("mlops_nb.serving.telemetry.access_log.PERIOD", 3600)
+    monkeypatch.setattr("mlops_nb.serving.telemetry.access_log.WRITE_SECONDS", 3600)
     app.access_log.start()
     client.post("/predict", **PREDICT)
-    kept = [value for line in app.access_log._noted for value in line]
+    kept = [value for _, fields, model in app.access_log._pending for value in (*fields, *model)]
     assert "/predict" in kept
     assert not [value for value in kept if isinstance(value, InferenceResult)]
 

@@ -22,6 +22,7 @@ from mlops_nb.model.signature import Input, Signature
 from mlops_nb.monitor.prediction_log import PredictionLog
 from mlops_nb.serving.service import live_model
 from mlops_nb.serving.telemetry.metrics import Metrics
+from mlops_nb.serving.telemetry.request_record import RequestRecord
 from mlops_nb.settings import Settings
 from mlops_nb.store.registry import Registry
 from serve.app import create_app
@@ -110,7 +111,7 @@ def test_what_the_prediction_log_does_is_counted(app, client, monkeypatch):
     log._step()
     log.after_step(log)
     said = scrape(client)
-    assert (said["mlops_spool_bytes",], said["mlops_log_lost_total",], said["mlops_database_errors_total",]) == (
+    assert (said["mlops_spool_bytes",], said["mlops_log_dropped_total",], said["mlops_database_errors_total",]) == (
         0,
         1,
         1,
@@ -152,7 +153,7 @@ def test_values_of_each_version_have_buckets_of_their_own(tmp_path):
 
     metrics = Metrics()
     for said in (says(1, [10, 20]), says(2, [15, 25])):  # a worker that begins with 2 has no other buckets for it
-        metrics.note("/predict", "200", 0.01, said)
+        metrics.record(RequestRecord("id", "POST", "/predict", "/predict", "200", 0.01, 10, said))
         metrics.count()
     samples = [s.labels for f in metrics.registry.collect() for s in f.samples if s.name.endswith("value_bucket")]
     edges = {v: [s["le"] for s in samples if s["version"] == v] for v in "12"}

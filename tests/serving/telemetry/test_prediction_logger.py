@@ -18,7 +18,7 @@ from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, Predicti
 from mlops_nb.serving.http import periodic as background
 from mlops_nb.serving.service import live_model
 from mlops_nb.serving.telemetry import spool as spools
-from mlops_nb.serving.telemetry.prediction_logger import DEAD_LETTERS, FEW, PredictionLogger
+from mlops_nb.serving.telemetry.prediction_logger import DEAD_LETTERS, MAX_SPLIT_ROWS, PredictionLogger
 from mlops_nb.serving.telemetry.spool import Spool, SpoolShipper, segments
 from mlops_nb.settings import Settings
 from mlops_nb.store.database import open_database, reading
@@ -225,13 +225,13 @@ def test_another_drain_leads_only_when_the_first_has_gone(tmp_path):
 
 
 def test_grown_and_old_files_are_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr(spools, "SEGMENT", 10)
+    monkeypatch.setattr(spools, "SEGMENT_BYTES", 10)
     spool, drain = Spool(tmp_path, 10**9), SpoolShipper(tmp_path)
     for _ in range(5):
         spool.append(b"12345\n")
     assert len(segments(tmp_path)) == 3
-    monkeypatch.setattr(spools, "PERIOD", 0)
-    spool.tend()
+    monkeypatch.setattr(spools, "SEGMENT_SECONDS", 0)
+    spool.maintain()
     assert len(shipped(drain)) == 5
     assert segments(tmp_path) == {}
 
@@ -249,11 +249,11 @@ def test_disk_that_refuses_tears_no_line_and_what_waited_in_memory_follows(tmp_p
     monkeypatch.setattr(spools.os, "write", full)
     assert spool.append(b"second\n")
     assert spool.waiting == 1
-    monkeypatch.setattr(spools, "MEMORY", 10)
+    monkeypatch.setattr(spools, "MAX_MEMORY_BYTES", 10)
     assert not spool.append(b"third\n"), "there is no room for it, and it must not be promised"
     monkeypatch.undo()
     spool.append(b"fourth\n")
-    spool.tend()
+    spool.maintain()
     assert sorted(shipped(drain)) == [b"first\n", b"fourth\n", b"second\n"]
     assert spool.waiting == 0
 
@@ -275,7 +275,7 @@ def test_line_that_was_read_before_its_write_was_taken_back_hides_none_that_foll
     assert spool.waiting == 1
     monkeypatch.undo()
     spool.append(b"fourth and so on\n")
-    spool.tend()
+    spool.maintain()
     got += shipped(drain)
     assert sorted(got) == [b"first\n", b"fourth and so on\n", b"second\n", b"second\n", b"third\n"]
 
@@ -283,18 +283,18 @@ def test_line_that_was_read_before_its_write_was_taken_back_hides_none_that_foll
 def test_spool_that_is_full_takes_nothing_until_it_was_shipped(tmp_path):
     spool, drain = Spool(tmp_path, 10), SpoolShipper(tmp_path)
     assert spool.append(b"123456789\n")
-    spool.tend()
+    spool.maintain()
     assert not spool.append(b"1\n")
     spool._end()
     shipped(drain)
-    spool.tend()
+    spool.maintain()
     assert spool.append(b"1\n")
 
 
 def test_folder_is_listed_while_lines_are_taken(tmp_path, monkeypatch):
     spool, listed = Spool(tmp_path, 10**9), []
     monkeypatch.setattr(spools, "segments", lambda folder: listed.append(spool.append(b"1\n")) or {})
-    tending = threading.Thread(target=spool.tend, daemon=True)
+    tending = threading.Thread(target=spool.maintain, daemon=True)
     tending.start()
     tending.join(10)
     assert listed == [True]
@@ -306,7 +306,7 @@ def test_folder_that_was_deleted_is_made_again(tmp_path):
     spool.append(b"1\n")
     assert drain.leads()
     shutil.rmtree(folder)
-    spool.tend()
+    spool.maintain()
     assert spool.append(b"2\n")
     assert shipped(drain) == [b"2\n"]
 
@@ -375,7 +375,7 @@ def test_defect_beside_the_shipping_is_logged_and_does_not_end_it(serving, monke
     log.after_step = after_step
     log.start()
     ids = app.test_client().post("/predict", json={"features": [[1, 0]]}).get_json()["ids"]
-    wait_for(lambda: len(calls) > 3 and log._drain.backlog() == (0, 0.0))
+    wait_for(lambda: len(calls) > 3 and log._shipper.backlog() == (0, 0.0))
     log.after_step = lambda _: None
     said = capfd.readouterr().err
     assert "OSError" in said
@@ -388,13 +388,13 @@ def test_log_that_ends_leaves_its_lines_to_no_other_that_ends(serving):
     app = serving()
     log, shipping = app.extensions["log"], PredictionLogger(app.extensions["settings"])
     assert shipping._step()
-    assert shipping._drain.leading
+    assert shipping._shipper.leading
     ids = app.test_client().post("/predict", json={"features": [[1, 0]]}).get_json()["ids"]  # too late for `shipping`
-    ending, leads, asked = threading.Thread(target=log.stop), log._drain.leads, []
-    log._drain.leads = lambda: asked.append(leads()) or asked[-1]
+    ending, leads, asked = threading.Thread(target=log.stop), log._shipper.leads, []
+    log._shipper.leads = lambda: asked.append(leads()) or asked[-1]
     ending.start()
     wait_for(lambda: asked)
-    shipping._drain.close()
+    shipping._shipper.close()
     ending.join(20)
     assert asked[0] is False
     assert not ending.is_alive()
@@ -406,14 +406,14 @@ def test_log_that_ends_does_not_wait_when_another_has_shipped_its_lines(serving)
     app = serving()
     log, shipping = app.extensions["log"], PredictionLogger(app.extensions["settings"])
     assert shipping._step()
-    assert shipping._drain.leading
+    assert shipping._shipper.leading
     app.test_client().post("/predict", json={"features": [[1, 0]]})
     ending = threading.Thread(target=log.stop)
     ending.start()
     wait_for(lambda: shipping._step() and not log._spool.is_left)
     ending.join(5)
     assert not ending.is_alive()
-    assert shipping._drain.leading
+    assert shipping._shipper.leading
     shipping.stop()
 
 
@@ -433,7 +433,7 @@ def test_log_that_ends_ships_nothing_beside_a_thread_that_still_does(serving, mo
     assert begun.wait(20)
     log.stop()
     goes_on.set()
-    log._routine._thread.join(20)
+    log._thread._thread.join(20)
     assert len(delivered) == 1
     assert len(delivered[0]) == 1
 
@@ -490,7 +490,7 @@ ALL = "age,income,home"
 def test_many_rows_are_logged_as_few_are(serving, kind, excluded):
     app = serving(kind, MLOPS_LOG_EXCLUDE=excluded)
     client, log = app.test_client(), app.extensions["log"]
-    rows = [[i / 7, -i] for i in range(FEW + 1)] if kind == "numbers" else [[i, i / 7, "own"] for i in range(FEW + 1)]
+    rows = [[i / 7, -i] for i in range(MAX_SPLIT_ROWS + 1)] if kind == "numbers" else [[i, i / 7, "own"] for i in range(MAX_SPLIT_ROWS + 1)]
     many = client.post("/predict", json={"features": rows}).get_json()
     few = [client.post("/predict", json={"features": [row], "probability": True}).get_json() for row in rows]
     assert len(spooled(app).splitlines()) == 1 + len(rows)
@@ -538,7 +538,7 @@ def test_prediction_is_answered_without_an_id_when_the_spool_takes_nothing(servi
     answer = client.post("/predict", json={"features": [[1, 0]]})
     assert answer.status_code == 200
     assert answer.get_json()["ids"] is None
-    assert app.extensions["log"].lost == 1
+    assert app.extensions["log"].dropped == 1
     answer = client.post("/feedback", json={"id": ID, "label": 1})
     assert (answer.status_code, answer.get_json()["code"]) == (503, "log_full")
 
@@ -553,7 +553,7 @@ def test_line_that_no_database_takes_is_put_aside_and_the_rest_passes(serving, c
     last = client.post("/predict", json={"features": [[1, 0]]}).get_json()["ids"]
     assert sorted(logged(app).facts.index) == sorted(first + last)
     assert (Path(app.extensions["settings"].spool) / DEAD_LETTERS).read_bytes() == b"".join(bad)
-    assert log.refused == len(bad)
+    assert log.dead_letters == len(bad)
     assert "put aside" in capfd.readouterr().err
 
 

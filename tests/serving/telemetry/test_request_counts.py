@@ -12,7 +12,7 @@ import pytest
 from mlops_nb.monitor.prediction_log import PredictionLog, RequestCount
 from mlops_nb.serving.telemetry import request_counts as counts
 from mlops_nb.serving.telemetry.prediction_logger import PredictionLogger
-from mlops_nb.serving.telemetry.request_counts import ASKED, RequestCounter
+from mlops_nb.serving.telemetry.request_counts import INFERENCE_ROUTES, RequestCounter
 from mlops_nb.settings import Settings
 from mlops_nb.store.database import open_database
 from tests.factories import Service, wait_for
@@ -36,13 +36,13 @@ def ask(client, right: int = 0, wrong: int = 0):
 
 def test_routes_that_ask_the_model_are_those_that_take_rows(app):
     posts = {rule.rule for rule in app.url_map.iter_rules() if "POST" in rule.methods}
-    assert posts - ASKED == {"/feedback", "/admin/promote", "/admin/rollback"}
-    assert not ASKED - posts
+    assert posts - INFERENCE_ROUTES == {"/feedback", "/admin/promote", "/admin/rollback"}
+    assert not INFERENCE_ROUTES - posts
 
 
 def test_counts_that_are_not_to_be_logged_are_forgotten(settings):
     counted, log = RequestCounter("toy"), PredictionLogger(replace(settings, log_share=0.0))
-    log.ends = True
+    log.stopping = True
     counted.add({("/predict", "200"): 1})
     counted.write(log)
     assert not counted._grown
@@ -76,19 +76,19 @@ def test_largest_count_of_an_id_stays_on_either_database(database_url):
 
 
 def test_what_is_refused_is_counted_and_the_last_at_the_end(settings, app, client, monkeypatch):
-    monkeypatch.setattr(counts, "PERIOD", 0.0)
+    monkeypatch.setattr(counts, "WRITE_SECONDS", 0.0)
     ask(client, right=2, wrong=1)
     client.get("/health/live")
     client.get("/nothing")
     app.extensions["metrics"].count()
-    app.extensions["log"]._tend()
-    app.extensions["log"]._tend()
+    app.extensions["log"]._maintain()
+    app.extensions["log"]._maintain()
     assert counted(settings) == {200: 2, 400: 1}
-    monkeypatch.setattr(counts, "PERIOD", 1e9)
+    monkeypatch.setattr(counts, "WRITE_SECONDS", 1e9)
     ask(client, right=3)
     app.extensions["metrics"].count()
-    app.extensions["log"]._tend()
-    app.extensions["log"]._tend()
+    app.extensions["log"]._maintain()
+    app.extensions["log"]._maintain()
     assert counted(settings) == {200: 2, 400: 1}, "now and then"
     app.stop()
     assert counted(settings) == {200: 5, 400: 1}
@@ -96,7 +96,7 @@ def test_what_is_refused_is_counted_and_the_last_at_the_end(settings, app, clien
 
 def test_count_that_found_no_room_is_written_later():
     class Full:
-        ends, room, taken = True, False, ()
+        stopping, room, taken = True, False, ()
 
         def count(self, entries):
             self.taken = [(entry.status, entry.requests) for entry in entries]
