@@ -132,7 +132,6 @@ def test_notebooks_import_only_names_that_the_library_has():
         ("flask", set()),
         ("wandb", {"runs.py"}),
         ("ploomber", {"dask.py"}),
-        ("click", {"main.py"}),
         ("skl2onnx", {"engine.py"}),
         ("onnxruntime", {"engine.py"}),
         ("pickle", set()),
@@ -146,8 +145,8 @@ def test_only_the_module_that_owns_a_dependency_imports_it(package, allowed):
     assert users <= allowed
 
 
-@pytest.mark.parametrize(("package", "folder"), [("flask", "serving"), ("gunicorn", "serving/server")])
-def test_server_libraries_are_imported_in_their_folder_alone(package, folder):
+@pytest.mark.parametrize(("package", "folder"), [("click", "cli"), ("flask", "serving"), ("gunicorn", "serving/server")])
+def test_library_of_a_folder_is_imported_there_alone(package, folder):
     users = {p for p in MODULES if any(name.split(".")[0] == package for name in imports(p))}
     assert users
     assert users <= {*(ROOT / "mlops_nb" / folder).rglob("*.py")}

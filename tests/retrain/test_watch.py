@@ -337,7 +337,7 @@ def test_watch_that_is_stopped_in_the_middle_of_a_build_ends_it(world, start, nu
 
 
 def test_terms_of_the_command_are_those_of_the_library():
-    from mlops_nb.cli.main import _terms
+    from mlops_nb.cli.retrain import _terms
 
     window, terms = _terms(None, None, "production", 0.5, 0.3, 300, "10m", "ploomber-engine")
     assert window == {"last": None, "rows": None}
