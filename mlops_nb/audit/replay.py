@@ -37,7 +37,7 @@ BATCH = 512  # Rows that are asked together
 class ReplayedRows:
     "What one version says about rows."
 
-    answered: np.ndarray  # `(n_rows,)` whether it took them
+    accepted: np.ndarray  # `(n_rows,)` whether the version accepts the row
     predictions: Predictions  # Of those that it took
     refused: dict[str, int]  # Reason to how many rows
 
@@ -231,21 +231,21 @@ def _compare(
     if champion.signature.task != challenger.signature.task:
         raise DataError(f"{champion.signature.task} and {challenger.signature.task} cannot be compared.")
     before = replay_rows(champion, [row.inputs for row in rows])
-    rows = [row for row, answered in zip(rows, before.answered, strict=True) if answered]
+    rows = [row for row, answered in zip(rows, before.accepted, strict=True) if answered]
     if not rows:
-        raise DataError(f"Production refuses all {len(before.answered)} logged rows: {next(iter(before.refused))}.")
+        raise DataError(f"Production refuses all {len(before.accepted)} logged rows: {next(iter(before.refused))}.")
     after = replay_rows(challenger, [row.inputs for row in rows])
-    answers = before.predictions.take(after.answered), after.predictions
+    answers = before.predictions.take(after.accepted), after.predictions
     other, change_threshold = changed_predictions(*answers)
     changed = np.zeros(len(rows), dtype=bool)
-    changed[after.answered] = other
-    known = after.answered & _is_known([row.label for row in rows], answers)
-    metrics = _scores(answers, rows, after.answered, known, _metrics(spec, challenger))
+    changed[after.accepted] = other
+    known = after.accepted & _is_known([row.label for row in rows], answers)
+    metrics = _scores(answers, rows, after.accepted, known, _metrics(spec, challenger))
     masks, missing = _masks(spec, champion, rows)
     scorer = list(metrics)[:1]
     slices = {
-        name: _slice(mask, after.answered, changed, known)
-        | _flat(_scores(answers, rows, after.answered, known & mask, scorer))
+        name: _slice(mask, after.accepted, changed, known)
+        | _flat(_scores(answers, rows, after.accepted, known & mask, scorer))
         for name, mask in masks.items()
     }
     return ReplayReport(
@@ -256,7 +256,7 @@ def _compare(
         rows[-1].at,
         len(rows),
         after.refused,
-        len(before.answered) - len(rows),
+        len(before.accepted) - len(rows),
         int(changed.sum()),
         change_threshold,
         _changes(*answers, other),
@@ -264,7 +264,7 @@ def _compare(
         int(known.sum()),
         metrics,
         slices,
-        _alone(champion, challenger, [r.inputs for r, both in zip(rows, after.answered, strict=True) if both]),
+        _alone(champion, challenger, [r.inputs for r, both in zip(rows, after.accepted, strict=True) if both]),
         dict(spec.gates.replay) if spec else {},
         [*notes, *missing],
     )

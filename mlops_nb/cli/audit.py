@@ -22,7 +22,7 @@ from .output import as_json, print_facts, print_json, print_table
 @as_json
 def diff(name, first, second, logged, as_json):
     "What changed between the versions FIRST and SECOND of NAME: data, parameters, code, metrics, answers."
-    from mlops_nb.audit.reproduce import diff_versions
+    from mlops_nb.audit.diff import diff_versions
 
     found = diff_versions(name, first, second, logged=logged)
     print_json(found.to_dict()) if as_json else _print_diff(found, first, second)
@@ -38,8 +38,8 @@ def _print_diff(found, first: str, second: str):
     if found.commits:
         click.echo(f"Commits (< only in {first}, > only in {second}):")
         click.echo("".join(f"  {line}\n" for line in found.commits))
-    if found.answers:
-        click.echo(f"Predictions: {found.said}.")
+    if found.predictions:
+        click.echo(f"Predictions: {found.summary}.")
     for note in found.notes:
         click.echo(note, err=True)
 

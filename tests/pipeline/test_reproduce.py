@@ -89,7 +89,7 @@ def rewrite(project: Project, change, version: int = 2):
 
 def differing(found: dict) -> dict[str, dict]:
     assert found["verdict"] == "differs"
-    return {d["what"]: d for d in found["differences"]}
+    return {d["subject"]: d for d in found["differences"]}
 
 
 def test_version_is_identical_where_nobody_trained_it_and_nothing_is_left_behind(elsewhere):
@@ -150,8 +150,8 @@ def test_version_that_was_retrained_on_a_made_table_is_made_again_from_its_snaps
 def test_other_seed_in_the_manifest_differs_and_says_that_the_rows_are_others(elsewhere):
     rewrite(elsewhere, lambda manifest: manifest.update(seed=7))
     found = differing(reproduce(elsewhere, "2", code=2)[0])
-    assert "are other rows" in found["golden rows"]["said"]
-    assert "split" in found["data"]["said"]
+    assert "are other rows" in found["golden rows"]["summary"]
+    assert "split" in found["data"]["summary"]
     assert "identity" in found
 
 
@@ -228,7 +228,7 @@ def test_what_is_not_there_is_said_before_anything_is_built(elsewhere, change, m
 def test_uncommitted_changes_are_said_and_applied_only_when_asked_for(elsewhere):
     said = reproduce(elsewhere, "3", code=1)[1]
     assert "was made from a tree with uncommitted changes: toy.py (kept in " in said
-    assert "files that git did not know were not kept: note.txt. --with-diff applies the changes" in said
+    assert "untracked files were not kept: note.txt. --with-diff applies the changes" in said
     found, said = reproduce(elsewhere, "3", "--with-diff", code=0)
     assert found["notes"][0] == "toy.py changed as the run's diff says."
     assert "note.txt" in found["notes"][1]
@@ -280,7 +280,7 @@ def test_diff_of_versions_is_grouped_and_falls_back_to_golden_rows(elsewhere):
     shown = elsewhere.run("mlops-nb", "models", "diff", "toy", "1", "2").stdout
     headings = re.findall(r"^(\w+)(?:\:| \()", shown, re.MULTILINE)
     assert headings == ["Data", "Parameters", "Code", "Metrics", "Slices", "Build", "Commits", "Predictions"]
-    assert "Predictions: on 20 golden rows of version 2, 20 of 20 answers differ" in shown
+    assert "Predictions: on 20 golden rows of version 2, 20 of 20 predictions differ" in shown
 
 
 @pytest.mark.soak
