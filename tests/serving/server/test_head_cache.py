@@ -84,7 +84,7 @@ def talk(keyed):
 
 
 def is_known(got: SimpleNamespace) -> bool:
-    """As tests.serving.server.quick says."""
+    """As tests.serving.server.tracing_app says."""
     return "X-Known" in got.headers
 
 

@@ -23,7 +23,7 @@ from mlops_nb.serving.server.sockets import BufferedSocket
 from mlops_nb.settings import Settings
 from tests.factories import Service, logged, wait_for
 
-SLOW = 777  # As tests.serving.server.slow says
+SLOW = 777  # As tests.serving.server.slow_app says
 LIMITS = {"MLOPS_ARRIVAL_SECONDS": "3", "MLOPS_REQUEST_SECONDS": "2", "MLOPS_QUEUE_SECONDS": "1"}
 LIMITS |= {"MLOPS_MAX_BODY_MB": "1"}
 BODY = b'{"features": [[1, 0]]}'
@@ -203,7 +203,7 @@ def test_answer_that_is_recorded_is_sent(app, client, monkeypatch):
 
 
 class SlowService(Service):
-    app = "tests.serving.server.slow:app"
+    app = "tests.serving.server.slow_app:app"
 
 
 @contextmanager
@@ -458,7 +458,7 @@ def test_no_more_than_so_much_is_held_of_answers_that_nobody_takes(homes, tmp_pa
 
 
 class TellingService(Service):
-    app = "tests.serving.server.quick:app"
+    app = "tests.serving.server.tracing_app:app"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The service, with a model that takes as long as a row of `SLOW` and a number of seconds says."""
+"""Helper, no test: a service whose model takes as long as a row of `SLOW` and a number of seconds says."""
 
 import time
 
