@@ -16,10 +16,10 @@ import pandas as pd
 from ..errors import NotFoundError, PipelineError
 from ..model.profile import name_of, text_lengths, to_days
 from ..model.signature import Signature
+from ..model.statistics import exact_interval
 from ..monitor.alerts import Alert, list_alerts
 from ..monitor.drift import ColumnDrift
 from ..monitor.health import latest_health, subject_of
-from ..monitor.performance import exact_interval
 from ..monitor.prediction_log import LogWindow
 from ..settings import Settings
 from ..store.registry import Registry

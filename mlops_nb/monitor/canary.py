@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .drift import psi
+from ..model.statistics import psi
 
 # %% ../../nbs/monitor/02_canary.ipynb #00000004
 @dataclass(frozen=True)

@@ -25,16 +25,10 @@ from ..errors import InputError, MlopsError, SpecError
 from ..model.bundle import Bundle, check_hashes, read_manifest
 from ..model.profile import name_of
 from ..model.signature import Predictions, Signature
+from ..model.statistics import exact_interval
 from .alerts import Alert, Finding, list_alerts, notify, update_alerts
 from .drift import ColumnDrift, DriftReport, measure_drift
-from mlops_nb.monitor.performance import (
-    Estimate,
-    MetricResult,
-    Performance,
-    estimate_performance,
-    exact_interval,
-    measure_performance,
-)
+from .performance import Estimate, MetricResult, Performance, estimate_performance, measure_performance
 from .prediction_log import LogWindow, PredictionLog
 from ..settings import Settings
 from ..spec import ModelSpec

@@ -8,7 +8,6 @@ import pandas as pd
 import pandera.pandas as pa
 import pytest
 from hypothesis import strategies as st
-from scipy import stats
 
 from mlops_nb.errors import DataError
 from mlops_nb.model.evaluate import score
@@ -17,11 +16,8 @@ from mlops_nb.model.signature import Predictions
 from mlops_nb.monitor.performance import (
     Estimate,
     Performance,
-    _scorer,
-    bootstrap_interval,
     calibrated_probability,
     estimate_performance,
-    exact_interval,
     measure_performance,
 )
 from mlops_nb.spec import Gates, ModelSpec
@@ -52,70 +48,6 @@ def logistic(rng, n, sharpness=1.0, spread=1.5):
     truth = (rng.random(n) < 1 / (1 + np.exp(-x))).astype(int)
     yes = 1 / (1 + np.exp(-sharpness * x))
     return Predictions((yes > 0.5).astype(int), np.column_stack([1 - yes, yes]), (0, 1)), truth
-
-
-# Intervals
-
-
-@hypothesis.given(st.integers(1, 400), st.data())
-def test_exact_interval_is_scipys(rows, data):
-    right = data.draw(st.integers(0, rows))
-    truth = stats.binomtest(right, rows).proportion_ci(0.95, method="exact")
-    assert np.allclose(exact_interval(right, rows), [truth.low, truth.high])
-
-
-@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
-def test_exact_interval_holds_the_truth_in_at_least_95_percent(share):
-    right = np.random.default_rng(0).binomial(200, share, 5000)
-    inside = {k: (i := exact_interval(k, 200))[0] <= share <= i[1] for k in set(right.tolist())}
-    assert np.mean([inside[k] for k in right.tolist()]) >= 0.945
-
-
-@pytest.mark.slow
-def test_bootstrap_interval_holds_the_truth_in_about_95_percent():
-    rng, truth, held = np.random.default_rng(0), stats.norm.cdf(1 / np.sqrt(2)), 0
-    for _ in range(40):
-        y = rng.integers(2, size=200)
-        yes = 1 / (1 + np.exp(-rng.normal(y)))
-        answer = Predictions((yes > 0.5).astype(int), np.column_stack([1 - yes, yes]), (0, 1))
-        low, high = bootstrap_interval(answer, y, "roc_auc")
-        held += low <= truth <= high
-    assert held >= 35
-
-
-def test_bootstrap_gives_the_same_interval_for_the_same_seed():
-    answer, y = logistic(np.random.default_rng(0), 100)
-    assert bootstrap_interval(answer, y, "roc_auc") == bootstrap_interval(answer, y, "roc_auc", seed=0)
-    assert bootstrap_interval(answer, y, "roc_auc") != bootstrap_interval(answer, y, "roc_auc", seed=1)
-
-
-CLASSES = [(0, 1), ("no", "yes"), (False, True), ("a", "b", "c"), ("only",)]
-METRICS = [(classes, metric) for classes in CLASSES for metric in ("accuracy", "balanced_accuracy", "roc_auc")]
-METRICS += [(None, metric) for metric in ("neg_mean_absolute_error", "neg_root_mean_squared_error", "r2")]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("classes", "metric"), METRICS)
-@hypothesis.settings(max_examples=25)
-@hypothesis.given(st.integers(1, 40), st.integers(1, 9), st.integers(0))
-def test_metric_of_many_draws_is_scikit_learns(classes, metric, n, steps, seed):
-    rng = np.random.default_rng(seed)
-    if classes is None:
-        answer, y = Predictions(rng.normal(size=n)), rng.normal(size=n)
-    else:
-        sure = rng.integers(1, steps + 1, size=(n, len(classes))).astype(float)  # with ties
-        sure /= sure.sum(axis=1, keepdims=True)
-        answer = Predictions(np.array(classes)[sure.argmax(axis=1)], sure, classes)
-        y = np.array(classes)[rng.integers(len(classes), size=n)]
-    rows = rng.integers(n, size=n)
-    wanted = score(answer.take(rows), y[rows], [metric])[metric]
-    assert _scorer(answer, metric)(rows, y[rows]) == pytest.approx(wanted, nan_ok=True)
-
-
-def test_metric_of_many_draws_is_not_defined_where_scikit_learns_is_not():
-    answer = Predictions(np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]]), (0, 1))
-    assert np.isnan(_scorer(answer, "roc_auc")(np.array([1, 2]), np.array([1, 1])))
-    assert _scorer(answer, "roc_auc")(np.array([0, 1]), np.array([0, 1])) == 1
 
 
 # The measure
