@@ -13,12 +13,12 @@ import click
 
 # %% ../../nbs/cli/05_serve.ipynb #1a198e89
 @click.command()
-@click.option("--model", help="The model to serve (default: MLOPS_MODEL, else that of the spec).")
+@click.option("--model", help="Model to serve (default: MLOPS_MODEL, else that of the spec).")
 @click.option("--spec", help="Module of a ModelSpec: serve its model.")
 @click.option("--host", help="Address to listen on (default: MLOPS_HOST, 127.0.0.1).")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on (default: MLOPS_PORT, 5000).")
 @click.option("--workers", type=click.IntRange(1), help="Worker processes (default: MLOPS_WORKERS, 2).")
-@click.option("--check", is_flag=True, help="Only say whether it could listen there.")
+@click.option("--check", is_flag=True, help="Only check whether it could listen there.")
 def serve(model, spec, host, port, workers, check):
     "Serve the production version of a model over HTTP."
     from mlops_nb.settings import Settings, require_keys, template_folder
@@ -44,8 +44,8 @@ def serve(model, spec, host, port, workers, check):
 def check_port(
     host: str,
     port: int,
-):
-    "Raise an error that says what to do when nobody could listen there."
+) -> None:
+    "Raise a `SettingsError` that names a way out when the port cannot be listened on."
     import errno
     import socket
 

@@ -68,7 +68,7 @@ def test_report_of_nothing_says_so(project):
 
 def test_person_goes_on_from_an_alert_in_a_notebook(watched):
     done = watched.run("mlops-nb", "monitor", "toy", "--rows", "1000", "--investigate")
-    assert done.returncode == 2 and "to go on: mlops-nb investigate toy" in done.stdout, done.stderr
+    assert done.returncode == 2 and "next: mlops-nb investigate toy" in done.stdout, done.stderr
     (made,) = (watched.path / "products" / "monitor" / "toy").glob("investigate-*.ipynb")
     assert f"The executed notebook is {made}" in done.stderr
     shown = shown_in(made)

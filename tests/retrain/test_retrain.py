@@ -382,7 +382,7 @@ def test_command_prints_what_was_decided_and_exits_with_what_became_of_it(world)
     done = run()
     assert (done.returncode, done.stdout) == (0, "sides: nothing (champion 1)\n  version 1 is healthy in 1,000 rows\n")
     world.serve(world.draw("drift", 1000, 1))
-    assert run("--least", "5000").returncode == 3
+    assert run("--min-labelled-rows", "5000").returncode == 3
     done = run()
     assert done.returncode == 0 and done.stdout.startswith("sides: promoted (champion 1, challenger 2)\n"), done.stderr
     assert "On the newest 300 labelled rows, which neither had seen:" in done.stdout

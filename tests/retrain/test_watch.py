@@ -336,9 +336,9 @@ def test_watch_that_is_stopped_in_the_middle_of_a_build_ends_it(world, start, nu
     assert "promoted" in start(world.settings, "--rows", "1000", "--engine", "ploomber-engine").saw("promoted").actions
 
 
-def test_terms_of_the_command_are_those_of_the_library():
-    from mlops_nb.cli.retrain import _terms
+def test_options_of_the_command_make_the_policy_of_the_library():
+    from mlops_nb.cli.retrain import _parse_options
 
-    window, terms = _terms(None, None, "production", 0.5, 0.3, 300, "10m", "ploomber-engine")
+    window, terms = _parse_options(None, None, "production", 0.5, 0.3, 300, "10m", "ploomber-engine")
     assert window == {"last": None, "rows": None}
     assert terms == FAST
