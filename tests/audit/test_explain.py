@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,12 +11,9 @@ import pandas as pd
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
-from sklearn.compose import make_column_transformer
-from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LinearRegression
-from sklearn.pipeline import make_pipeline
 
-from mlops_nb.audit.explain import contributions, explain, plot_contributions, reproduce
+from mlops_nb.audit.explain import explain, plot_contributions, reproduce
 from mlops_nb.cli.main import main
 from mlops_nb.errors import NotFoundError
 from mlops_nb.model.bundle import write_bundle
@@ -260,39 +256,3 @@ def test_explanation_shows_itself(settings, request_):
     assert found.verdict in html
     assert "The bundle does not say" in html
     assert len(plot_contributions(found).axes[0].patches) == 3
-
-
-def test_contributions_are_exact_for_two_columns_that_only_matter_together(tmp_path):
-    """Of `x` and `y` that give 1 only together each has half: by hand (f(xy) - f(bb)) / 2 on a background of zeros."""
-    grid = pd.DataFrame([[a, b] for a in (0.0, 1.0) for b in (0.0, 1.0)] * 30, columns=["x", "y"])
-    signature = Signature((Input("x"), Input("y"), Input("z", required=False)), "classification", "both", (0, 1))
-    forest = RandomForestClassifier(50, bootstrap=False, random_state=0)
-    model = make_pipeline(make_column_transformer(("passthrough", ["x", "y"])), forest)
-    model.fit(grid.assign(z=np.nan), (grid.sum(axis=1) == 2).astype(int))
-    zeros = pd.DataFrame({"x": [0.0] * 20, "y": [0.0] * 20, "z": [np.nan] * 20})
-    bundle = write_bundle(tmp_path / "b", "both", model, signature, zeros, zeros, {"evaluation": None})
-    predictor = Predictor.load(bundle.path)
-    found, mean = contributions(predictor, {"x": 1.0, "y": 1.0, "z": None})
-    predictor.close()
-    effects = {c.column: c.effect for c in found}
-    assert mean == pytest.approx(0)
-    assert effects == pytest.approx({"x": 0.5, "y": 0.5, "z": 0})
-
-
-@pytest.mark.slow
-def test_thirty_columns_take_less_than_a_second(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    frame = pd.DataFrame(rng.normal(size=(200, 30)), columns=[f"c{i:02d}" for i in range(30)])
-    model = RandomForestClassifier(100, random_state=0).fit(frame, (frame["c07"] > 0).astype(int))
-    signature = Signature(tuple(map(Input, frame)), "classification", "y", (0, 1))
-    bundle = write_bundle(tmp_path / "b", "wide", model, signature, frame, frame, {"evaluation": None})
-    predictor, asked = Predictor.load(bundle.path, engine="scikit-learn"), []
-    answer = predictor.predict
-    monkeypatch.setattr(predictor, "predict", lambda table: asked.append(len(table)) or answer(table))
-    began = time.process_time()
-    found, _ = contributions(predictor, frame.iloc[0].to_dict())
-    seconds = time.process_time() - began
-    predictor.close()
-    assert found[0].column == "c07"
-    assert seconds < 1
-    assert sum(asked) <= 10_000
