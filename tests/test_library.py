@@ -130,7 +130,8 @@ def test_notebooks_import_only_names_that_the_library_has():
     [
         ("serve", set()),
         ("flask", set()),
-        ("wandb", {"runs.py"}),
+        ("wandb", {"wandb.py"}),
+        ("fcntl", {"file_lock.py"}),
         ("ploomber", {"dask.py"}),
         ("skl2onnx", {"engine.py"}),
         ("onnxruntime", {"engine.py"}),

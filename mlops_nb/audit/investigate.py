@@ -22,8 +22,8 @@ from ..monitor.drift import ColumnDrift
 from ..monitor.health import latest_health, subject_of
 from ..monitor.prediction_log import LogWindow
 from ..settings import Settings
+from ..store.privacy import redact
 from ..store.registry import Registry
-from ..store.runs import redact
 
 # %% ../../nbs/audit/02_investigate.ipynb #9cde5094
 def rows_behind(

@@ -21,8 +21,9 @@ from ..errors import NotFoundError, ReproductionError
 from ..model.bundle import Bundle, check_hashes, read_manifest
 from ..settings import Settings
 from ..store.artifacts import open_artifacts
+from ..store.privacy import REDACTED
 from ..store.registry import Registry, Version
-from ..store.runs import REDACTED, Run, RunStore
+from ..store.runs import Run, RunStore
 
 # %% ../../nbs/audit/03_provenance.ipynb #da604227
 def run_git(

@@ -7,7 +7,6 @@ __all__ = ['Runner', 'BatchRequest', 'Job', 'Jobs', 'ChunkResult', 'Sink', 'Tabl
            'Progress', 'predict_batch', 'head']
 
 # %% ../../nbs/batch/02_jobs.ipynb #00000002
-import fcntl
 import hashlib
 import json
 import os
@@ -40,9 +39,10 @@ from ..model.signature import Signature, label_text, rows_of
 from ..monitor.prediction_log import PredictionLog, PredictionRecord
 from ..settings import Settings, split_names
 from ..store.database import batch_chunks, batch_jobs, connect, in_utc, reading, writing
+from ..store.file_lock import lock_file
 from ..store.lock import Lock, LockedError
+from ..store.privacy import redact
 from ..store.registry import Registry
-from ..store.runs import redact
 
 # %% ../../nbs/batch/02_jobs.ipynb #00000004
 @dataclass(frozen=True)
@@ -660,11 +660,10 @@ def _alone(settings: Settings, order: BatchRequest, engine: Engine) -> Iterator[
     place.parent.mkdir(parents=True, exist_ok=True)
     busy = f"Another process is writing to {order.place} now"
     with ExitStack() as held:
+        if not lock_file(held.enter_context(place.open("w"))):
+            raise BatchError(f"{busy}.")
         try:
-            fcntl.flock(held.enter_context(place.open("w")), fcntl.LOCK_EX | fcntl.LOCK_NB)
             held.enter_context(Lock(engine, f"batch {digest}"))
-        except BlockingIOError:
-            raise BatchError(f"{busy}.") from None
         except LockedError as e:
             raise BatchError(f"{busy}: {e}") from None
         yield

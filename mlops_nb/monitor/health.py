@@ -34,7 +34,7 @@ from ..settings import Settings
 from ..spec import ModelSpec
 from ..store.database import health, reading, writing
 from ..store.registry import Registry, Version, load_spec_of_version
-from ..store.runs import log_health_to_wandb
+from ..store.wandb import log_health_to_wandb
 
 # %% ../../nbs/monitor/05_health.ipynb #00000004
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ __all__ = ['task_fingerprint', 'data_fingerprint', 'registry_fingerprint', 'note
            'on_failure', 'run_facts', 'redact_notebooks', 'StoppedError', 'build']
 
 # %% ../../nbs/orchestration/01_hooks.ipynb #00000002
-import fcntl
 import hashlib
 import json
 import os
@@ -28,17 +27,11 @@ from ..errors import PipelineError, known_names
 from .fingerprint import code_fingerprint
 from ..settings import Settings, find_project
 from ..spec import import_from, load_spec
-from mlops_nb.store.runs import (
-    BUILD_PID_VARIABLE,
-    RUN_ID_VARIABLE,
-    Run,
-    RunStore,
-    current_run_id,
-    git_state,
-    log_to_wandb,
-    package_versions,
-    redact,
-)
+from ..store.file_lock import is_locked, lock_file
+from ..store.git import git_state
+from ..store.privacy import redact
+from ..store.runs import BUILD_PID_VARIABLE, RUN_ID_VARIABLE, Run, RunStore, current_run_id, package_versions
+from ..store.wandb import log_to_wandb
 
 if TYPE_CHECKING:
     from ploomber import DAG
@@ -135,49 +128,40 @@ def env_of(
     return own if own.is_file() else pipeline.with_name("env.yaml")
 
 # %% ../../nbs/orchestration/01_hooks.ipynb #c1b07e42
-_LOCK = "build.lock"  # Beside the products; says which process builds
-_HELD: dict[Path, IO] = {}  # Open until this process ends
+_LOCK_NAME = "build.lock"  # beside the products; holds the process id of the build
+_HELD_LOCKS: dict[Path, IO] = {}  # open until this process ends
 
 
-def _take(folder: Path):
-    "Keep other builds out of the products of one spec."
-    place = folder.resolve() / _LOCK
-    if place in _HELD:
+def _lock_products(folder: Path):
+    "Keep other builds out of the products of one spec until this process ends."
+    path = folder.resolve() / _LOCK_NAME
+    if path in _HELD_LOCKS:
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    file = place.open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+", encoding="utf-8")
+    if not lock_file(file):
         with file:
             file.seek(0)
             raise PipelineError(
                 f"Another build (process {file.read() or 'unknown'}) is writing into {_relative(folder)}. "
                 "Wait until it has ended, or give this one a folder of its own: --env--products FOLDER."
-            ) from None
+            )
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
-    _HELD[place] = file
+    _HELD_LOCKS[path] = file
 
 
 def _is_building(folder: Path) -> bool:
-    "Does another process write these products now?"
-    place = folder.resolve() / _LOCK
-    if place in _HELD or not place.exists():
-        return False
-    with place.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    "Whether another process writes these products now."
+    path = folder.resolve() / _LOCK_NAME
+    return path not in _HELD_LOCKS and is_locked(path)
 
 
 def _run_alone(run: Callable, dag: "DAG", show_progress: bool) -> list:
-    "What an executor does, alone if there is a task to run."
+    "Run an executor; with the products locked if there is a task to run."
     if any(task.exec_status.name != "Skipped" for task in dag.values()):
-        _take(_folder(dag))
+        _lock_products(_folder(dag))
     return run(dag=dag, show_progress=show_progress)
 
 # %% ../../nbs/orchestration/01_hooks.ipynb #0000000d
@@ -249,7 +233,7 @@ def on_finish(dag: "DAG", report):
     facts = run_facts(products)
     run.finish(seconds=round(sum(elapsed.values()), 3), task_seconds=elapsed, ran=ran, **facts)
     redact_notebooks(products)
-    run.keep_notebooks(products / f"{name}.ipynb" for name in _TASKS)
+    run.save_notebooks(products / f"{name}.ipynb" for name in _TASKS)
     copy_to_wandb(run, products, facts.get("aliases", []))
     print(f"Run {run.id}: {facts.get('summary', 'finished')}", file=sys.stderr)
 
@@ -274,7 +258,7 @@ def on_failure(dag: "DAG", traceback: Mapping):
     errors = [line for text in traceback.values() for line in text.splitlines() if line.strip()]
     run.finish("failed", error="\n".join(errors[-30:]))
     redact_notebooks(_folder(dag))
-    run.keep_notebooks(_folder(dag) / f"{name}.ipynb" for name in _TASKS)
+    run.save_notebooks(_folder(dag) / f"{name}.ipynb" for name in _TASKS)
     print(f"Run {run.id} failed; the executed notebooks are in {run.folder / 'notebooks'}", file=sys.stderr)
 
 # %% ../../nbs/orchestration/01_hooks.ipynb #0000000f
@@ -341,7 +325,7 @@ def _relative(folder: Path) -> str:
 class StoppedError(PipelineError):
     "A build that was ended because its caller was."
 
-    task_fingerprint = "stopped"
+    code = "stopped"
 
 
 def build(

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import ArtifactError, BundleError, SettingsError
 from ..settings import Settings, find_project, split_names
-from ..store.runs import package_versions, redact, wandb_mode
+from ..store.privacy import redact
+from ..store.runs import package_versions
+from ..store.wandb import wandb_mode
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

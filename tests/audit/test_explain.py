@@ -23,8 +23,9 @@ from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, Predicti
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from mlops_nb.store.database import predictions, writing
+from mlops_nb.store.git import GitState
 from mlops_nb.store.registry import Registry
-from mlops_nb.store.runs import GitState, RunStore
+from mlops_nb.store.runs import RunStore
 from serve.app import create_app
 from tests.factories import SIGNATURE, logged, package
 
@@ -46,7 +47,7 @@ def settings(database_url, bundles, tmp_path) -> Settings:
     run.start("toy", GitState("c" * 40, "main", False, "", ()))
     notebook = tmp_path / "train.ipynb"
     notebook.write_text("{}")
-    run.keep_notebooks([notebook])
+    run.save_notebooks([notebook])
     registry = Registry.open(settings)
     registry.register(bundles[0], run.id)
     registry.register(bundles[1])

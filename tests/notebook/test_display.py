@@ -7,8 +7,9 @@ from bs4 import BeautifulSoup
 from mlops_nb.model.evaluate import Evaluation, GateResult
 from mlops_nb.monitor.report import plot_traffic
 from mlops_nb.store.database import open_database
+from mlops_nb.store.git import GitState
 from mlops_nb.store.registry import Registry
-from mlops_nb.store.runs import Differences, GitState, RunStore
+from mlops_nb.store.runs import Differences, RunStore
 from tests.factories import package
 
 

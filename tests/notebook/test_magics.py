@@ -23,8 +23,9 @@ from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, Predicti
 from mlops_nb.orchestration.fingerprint import project_modules
 from mlops_nb.settings import Settings
 from mlops_nb.spec import load_spec
+from mlops_nb.store.git import GitState
 from mlops_nb.store.registry import Registry
-from mlops_nb.store.runs import GitState, RunStore
+from mlops_nb.store.runs import RunStore
 from tests.factories import package
 from tests.pipeline.conftest import copy_project
 

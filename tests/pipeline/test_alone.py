@@ -20,7 +20,7 @@ def products(tmp_path, monkeypatch):
     monkeypatch.setenv("MLOPS_HOME", str(tmp_path))
     monkeypatch.setattr(hooks, "find_project", lambda: tmp_path)
     held = {}
-    monkeypatch.setattr(hooks, "_HELD", held)
+    monkeypatch.setattr(hooks, "_HELD_LOCKS", held)
     yield tmp_path / "products" / "toy"
     for file in held.values():
         file.close()

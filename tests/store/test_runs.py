@@ -12,7 +12,10 @@ from nbformat import v4
 
 from mlops_nb.errors import NotFoundError
 from mlops_nb.orchestration.hooks import redact_notebooks
-from mlops_nb.store.runs import REDACTED, GitState, Run, RunStore, git_state, log_to_wandb, redact, secret_values
+from mlops_nb.store.git import GitState, git_state
+from mlops_nb.store.privacy import REDACTED, redact, secret_values
+from mlops_nb.store.runs import Run, RunStore
+from mlops_nb.store.wandb import log_to_wandb
 
 CLEAN = GitState("a" * 40, "main", False, "", ())
 
@@ -106,7 +109,7 @@ def test_notebooks_are_kept_without_secrets(store, tmp_path, monkeypatch):
     monkeypatch.setenv("API_TOKEN", "token-of-the-team")
     (tmp_path / "a.ipynb").write_text(json.dumps({"output": "token-of-the-team"}))
     run = Run(store.folder / "r")
-    run.keep_notebooks([tmp_path / "a.ipynb", tmp_path / "absent.ipynb"])
+    run.save_notebooks([tmp_path / "a.ipynb", tmp_path / "absent.ipynb"])
     assert [p.name for p in (run.folder / "notebooks").iterdir()] == ["a.ipynb"]
     assert "token-of-the-team" not in (run.folder / "notebooks/a.ipynb").read_text()
 
@@ -125,7 +128,7 @@ def test_secret_is_found_however_python_json_and_notebooks_write_it(store, tmp_p
     (tmp_path / "ascii.ipynb").write_text(json.dumps(notebook))
     nbformat.write(notebook, tmp_path / "ingest.ipynb")
     run = Run(store.folder / "r")
-    run.keep_notebooks(tmp_path.glob("*.ipynb"))
+    run.save_notebooks(tmp_path.glob("*.ipynb"))
     redact_notebooks(tmp_path)
     monkeypatch.delenv("DB_PASSWORD")
     for path in (*tmp_path.glob("*.ipynb"), *run.folder.glob("notebooks/*.ipynb")):

@@ -5,7 +5,6 @@ file that can be locked has no writer any more: when all of it has been delivere
 """
 
 import contextlib
-import fcntl
 import os
 import threading
 import time
@@ -14,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+
+from mlops_nb.store.file_lock import lock_file
 
 SEGMENT_BYTES = 16 * 2**20  # Bytes after which a new file is begun
 SEGMENT_SECONDS = 5.0  # Seconds after which a file that has something in it is closed, so that it can be deleted
@@ -103,7 +104,7 @@ class Spool:
         new = path.with_suffix(_NEW_SUFFIX)
         file = os.open(new, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file)  # nobody else knows the new name
             new.rename(path)
         except OSError:
             os.close(file)
@@ -132,7 +133,7 @@ class SpoolShipper:
         self.close()
         self.folder.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        if not _lock(file):
+        if not lock_file(file):
             os.close(file)
             return False
         self._leader = file
@@ -158,7 +159,7 @@ class SpoolShipper:
                     count += len(lines)
                     if self._delivered[path] >= size:
                         break
-                if _lock(file.fileno()) and next(self._lines(path, file), None) is None:
+                if lock_file(file) and next(self._lines(path, file), None) is None:
                     path.unlink()
                     del self._delivered[path]
         return count
@@ -198,15 +199,6 @@ def segments(folder: Path) -> dict[Path, tuple[int, float]]:
     except FileNotFoundError:
         return {}
     return {folder / name: (size, int(name.split("-")[0]) / 1e9) for name, size in found}
-
-
-def _lock(file: int) -> bool:
-    """Lock an open file, unless somebody has."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _is_at(path: Path, file: int) -> bool:

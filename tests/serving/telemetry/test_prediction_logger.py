@@ -313,7 +313,7 @@ def test_folder_that_was_deleted_is_made_again(tmp_path):
 
 def test_new_file_is_never_seen_without_its_lock(tmp_path, monkeypatch):
     seen, flock = [], fcntl.flock
-    monkeypatch.setattr(spools.fcntl, "flock", lambda *a: (seen.append(segments(tmp_path)), flock(*a)))
+    monkeypatch.setattr(fcntl, "flock", lambda *a: (seen.append(segments(tmp_path)), flock(*a)))
     Spool(tmp_path, 10**9).append(b"1\n")
     assert seen == [{}]
 
