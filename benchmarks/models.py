@@ -10,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 
 from mlops_nb.data.tables import load_table, validate
 from mlops_nb.model.bundle import write_bundle
-from mlops_nb.model.signature import Input, Signature, rows_of, signature_of, to_table
+from mlops_nb.model.columns import rows_of, to_table
+from mlops_nb.model.signature import Input, Signature, signature_of
 from mlops_nb.model.train import fit
 from mlops_nb.settings import Settings
 from mlops_nb.spec import load_spec

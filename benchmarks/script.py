@@ -6,9 +6,10 @@ from pathlib import Path
 import skops.io
 
 from mlops_nb.data.tables import load_table, split, validate
+from mlops_nb.model.columns import to_table
 from mlops_nb.model.engine import SklearnEngine
 from mlops_nb.model.evaluate import evaluate
-from mlops_nb.model.signature import signature_of, to_table
+from mlops_nb.model.signature import signature_of
 from mlops_nb.model.train import fit
 from mlops_nb.spec import load_spec
 

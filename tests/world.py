@@ -10,8 +10,8 @@ import pandas as pd
 
 from mlops_nb.data.tables import snapshot
 from mlops_nb.model.bundle import read_manifest
+from mlops_nb.model.columns import rows_of, to_table
 from mlops_nb.model.evaluate import score
-from mlops_nb.model.signature import rows_of, to_table
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
 from mlops_nb.retrain.retrain import RetrainPolicy, retrain
 from mlops_nb.settings import Settings

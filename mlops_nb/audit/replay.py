@@ -21,9 +21,10 @@ import pandas as pd
 
 from .explain import load_version, spec_of
 from ..errors import DataError, InputError, NotFoundError, RegistryError
+from ..model.columns import to_frame
 from ..model.evaluate import GateResult, default_metrics, nulls, score
 from ..model.predictor import Predictor
-from ..model.signature import Predictions, to_frame
+from ..model.signature import Predictions
 from ..monitor.prediction_log import LoggedPrediction, PredictionLog
 from ..settings import Settings
 from ..spec import ModelSpec, load_spec

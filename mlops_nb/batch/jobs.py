@@ -34,8 +34,9 @@ from sqlalchemy.engine import Connection, Engine
 from .sources import ChunkData, Source, open_source
 from ..data.tables import expand_source, is_database
 from ..errors import BatchError, DataError, known_names
+from ..model.columns import rows_of
 from ..model.predictor import PartialPredictions, Predictor
-from ..model.signature import Signature, label_text, rows_of
+from ..model.signature import Signature, label_text
 from ..monitor.prediction_log import PredictionLog, PredictionRecord
 from ..settings import Settings, split_names
 from ..store.database import batch_chunks, batch_jobs, connect, in_utc, reading, writing

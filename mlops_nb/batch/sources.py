@@ -26,7 +26,8 @@ from pyarrow import csv as arrow_csv
 
 from ..data.tables import csv_dialect, expand_source, is_database
 from ..errors import DataError
-from ..model.signature import InvalidRowsError, Signature
+from ..model.columns import InvalidRowsError
+from ..model.signature import Signature
 
 # %% ../../nbs/batch/00_sources.ipynb #00000004
 @dataclass(frozen=True)

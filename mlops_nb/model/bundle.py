@@ -22,9 +22,11 @@ import numpy as np
 import pandas as pd
 
 from ..errors import BundleError, MlopsError
+from .columns import to_table
 from .engine import TOLERANCE, OnnxEngine, SklearnEngine, compare, convert, make_engine
+from .parser import InputParser
 from .profile import make_profile
-from .signature import InputParser, Predictions, Signature, to_table
+from .signature import Predictions, Signature
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from .columns import Table
 from .predictor import Predictor
-from .signature import Predictions, Table
+from .signature import Predictions
 
 # %% ../../nbs/model/11_contributions.ipynb #00000004
 @dataclass(frozen=True)

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import BundleError
-from .signature import InputParser, Predictions, Signature, Table, rows_of, to_frame
+from .columns import Table, rows_of, to_frame
+from .parser import InputParser
+from .signature import Predictions, Signature
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator

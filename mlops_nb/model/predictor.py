@@ -16,7 +16,9 @@ import pandas as pd
 import pyarrow
 
 from .bundle import Bundle, load_engine
-from .signature import InputParser, InvalidRowsError, Predictions, Signature, Table, to_table
+from .columns import InvalidRowsError, Table, to_table
+from .parser import InputParser
+from .signature import Predictions, Signature
 
 # %% ../../nbs/model/10_predictor.ipynb #00000004
 class Predictor:

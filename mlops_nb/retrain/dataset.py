@@ -17,7 +17,9 @@ from pandas.api.extensions import ExtensionDtype
 
 from ..data.tables import LINEAGE, Snapshot, fits_schema, load_table, snapshot, validate
 from ..errors import DataError, InputError
-from ..model.signature import InputParser, Signature, to_frame
+from ..model.columns import to_frame
+from ..model.parser import InputParser
+from ..model.signature import Signature
 from ..monitor.prediction_log import LoggedPrediction
 from ..store.artifacts import FolderStore, RemoteStore
 

@@ -18,7 +18,8 @@ import pytest
 from benchmarks.models import FACTS
 from mlops_nb.data.tables import load_table, validate
 from mlops_nb.model.bundle import write_bundle
-from mlops_nb.model.signature import rows_of, signature_of, to_table
+from mlops_nb.model.columns import rows_of, to_table
+from mlops_nb.model.signature import signature_of
 from mlops_nb.model.train import fit
 from mlops_nb.monitor.prediction_log import PredictionLog
 from mlops_nb.project.scaffold import vendor_wheel

@@ -25,9 +25,10 @@ from sklearn.svm import LinearSVC
 from mlops_nb.errors import BundleError
 from mlops_nb.model import bundle as module
 from mlops_nb.model.bundle import load_engine, publish_directory, read_manifest, sha256_of, write_bundle
+from mlops_nb.model.columns import to_table
 from mlops_nb.model.engine import SklearnEngine, compare, convert
 from mlops_nb.model.predictor import Predictor
-from mlops_nb.model.signature import Input, Signature, to_table
+from mlops_nb.model.signature import Input, Signature
 from tests.factories import package
 
 FACTS = {"params": {}, "seed": 0, "data": {}, "python": "", "packages": {}, "evaluation": None}

@@ -9,7 +9,8 @@ from flask import current_app, request
 
 from mlops_nb.errors import TooManyRowsError
 from mlops_nb.model.predictor import Predictor
-from mlops_nb.model.signature import Predictions, Table
+from mlops_nb.model.signature import Predictions
+from mlops_nb.model.columns import Table
 from mlops_nb.serving.http.errors import RequestError
 from mlops_nb.serving.http.claim import claim_response
 

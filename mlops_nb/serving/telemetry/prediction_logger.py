@@ -14,7 +14,8 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 from mlops_nb.errors import MlopsError
 from mlops_nb.monitor.prediction_log import RequestCount, LabelRecord, PredictionRecord, PredictionLog, lines_of
 from mlops_nb.settings import Settings, split_names
-from mlops_nb.model.signature import Signature, Table, columns_of, rows_of
+from mlops_nb.model.signature import Signature
+from mlops_nb.model.columns import Table, columns_of, rows_of
 from mlops_nb.serving.http.periodic import STOP_SECONDS, PeriodicThread, log
 from mlops_nb.serving.http.request_id import make_id
 from mlops_nb.serving.inference.infer import InferenceResult

@@ -15,7 +15,9 @@ from pandera.engines.pandas_engine import DateTime
 
 from mlops_nb.data.tables import validate
 from mlops_nb.errors import InputError, SpecError
-from mlops_nb.model.signature import Input, InputParser, Signature, make_signature, rows_of, to_frame, to_table
+from mlops_nb.model.columns import rows_of, to_frame, to_table
+from mlops_nb.model.parser import InputParser
+from mlops_nb.model.signature import Input, Signature, make_signature
 
 settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=150)
 settings.load_profile("same")
