@@ -6,12 +6,13 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from mlops_nb.simulate.demo import DemoReport, demo, lines
+from mlops_nb.simulate.demo import demo
+from mlops_nb.simulate.demo_report import DemoReport, format_report
 
 PICTURE, SIZE = Path(__file__).with_name("dashboard.png"), {"width": 1400, "height": 930}
 
 
-def shoot(story: DemoReport, url: str):
+def shoot(_report: DemoReport, url: str):
     """The first screen of the dashboard, drawn to its end."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
@@ -24,6 +25,6 @@ def shoot(story: DemoReport, url: str):
 
 
 if __name__ == "__main__":
-    story = demo("loans", report=lambda text: print(text, file=sys.stderr), then=shoot)
-    print("\n".join(lines(story)))
-    sys.exit(0 if story.told else "The demo did not show what it should.")
+    report = demo("loans", log=lambda text: print(text, file=sys.stderr), on_end=shoot)
+    print("\n".join(format_report(report)))
+    sys.exit(0 if report.succeeded else "The demo did not show what it should.")

@@ -65,16 +65,17 @@ def traffic(name, scenario, rows, rate, label_delay, no_labels, seed, url, as_js
 @json_option
 def play_demo(name, scenario, windows, rate, keep, as_json):
     "Play the whole loop for NAME on this screen: train, serve, drift, alert, retrain, promote; leaves nothing behind."
-    from mlops_nb.simulate.demo import demo, lines
+    from mlops_nb.simulate.demo import demo
+    from mlops_nb.simulate.demo_report import format_report
 
-    def show(story, url):
-        print_json(story.to_dict()) if as_json else click.echo("\n".join(["", *lines(story)]))
+    def show(report, url):
+        print_json(report.to_dict()) if as_json else click.echo("\n".join(["", *format_report(report)]))
         if keep:
             click.echo(f"The dashboard is at {url} (Ctrl+C ends it and removes all)", err=True)
             _wait_for_interrupt()
 
-    story = demo(name, scenario, windows, rate or None, lambda text: click.echo(text, err=True), show)
-    sys.exit(0 if story.told else 1)
+    report = demo(name, scenario, windows, rate or None, log=lambda text: click.echo(text, err=True), on_end=show)
+    sys.exit(0 if report.succeeded else 1)
 
 
 def _wait_for_interrupt() -> None:

@@ -148,7 +148,7 @@ def retrain(
         attempt = _Attempt(registry, settings, terms, health, lock, report, now, stop)
         decision = attempt.decide(if_needed, PredictionLog(registry.engine), last, rows)
         save_decision(registry.engine, decision)
-        attempt.tell(decision.at)
+        attempt.notify(decision.at)
     return decision
 
 # %% ../../nbs/retrain/01_retrain.ipynb #4540a321

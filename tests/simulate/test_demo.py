@@ -14,7 +14,9 @@ import pytest
 
 from mlops_nb.errors import NotFoundError, PipelineError
 from mlops_nb.settings import Settings
-from mlops_nb.simulate.demo import DemoReport, _end, _WithoutAlerts, find_spec, lines, temporary_project
+from mlops_nb.simulate.demo import _WithoutAlerts, find_spec
+from mlops_nb.simulate.demo_report import DemoReport, format_report
+from mlops_nb.simulate.sandbox import stop_service, temporary_project
 from tests.factories import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -53,9 +55,9 @@ def _yours() -> list[str]:
 
 
 def played(process: subprocess.Popen) -> dict:
-    said, problems = process.communicate(timeout=900)
-    assert process.returncode == 0, said + problems
-    return json.loads(said)
+    output, problems = process.communicate(timeout=900)
+    assert process.returncode == 0, output + problems
+    return json.loads(output)
 
 
 def wait_until_told(process: subprocess.Popen, words: str) -> str:
@@ -72,40 +74,41 @@ def wait_until_told(process: subprocess.Popen, words: str) -> str:
 @pytest.mark.parametrize("name", GAIN)
 def test_model_that_the_world_has_left_behind_is_noticed_replaced_and_well_again(command, name):
     process = command(name, "--json", "--rate", "0", "--keep")
-    said = wait_until_told(process, "The dashboard is at ")
-    with urlopen(said.partition(" at ")[2].split()[0], timeout=30) as answer:
+    line = wait_until_told(process, "The dashboard is at ")
+    with urlopen(line.partition(" at ")[2].split()[0], timeout=30) as answer:
         assert b"Version 2</b> answers" in answer.read()
     process.send_signal(signal.SIGINT)
-    story = played(process)
-    assert story["told"]
-    assert story["problems"] == []
-    assert [(m["what"], m["version"]) for m in story["timeline"]] == [
+    report = played(process)
+    assert report["succeeded"]
+    assert report["problems"] == []
+    assert [(step["event"], step["version"]) for step in report["timeline"]] == [
         ("trained", 1),
-        ("the world as it was", 1),
-        ("the world has changed", 1),
+        ("reference traffic", 1),
+        ("drifted traffic", 1),
         ("retrained", 2),
-        ("the service follows", 2),
-        ("fresh rows of that world", 2),
+        ("service updated", 2),
+        ("fresh drifted traffic", 2),
     ]
-    assert [story["timeline"][i]["says"] for i in (1, -1)] == ["healthy", "healthy"]
-    assert {a["kind"] for a in story["alerts"]} == {"drift", "performance"}
-    assert all(a["opened_at"] < a["closed_at"] for a in story["alerts"])
-    (decision,) = story["decisions"]
+    assert [report["timeline"][i]["outcome"] for i in (1, -1)] == ["healthy", "healthy"]
+    assert {a["kind"] for a in report["alerts"]} == {"drift", "performance"}
+    assert all(a["opened_at"] < a["closed_at"] for a in report["alerts"])
+    (decision,) = report["decisions"]
     assert (decision["action"], decision["champion"], decision["challenger"]) == ("promoted", 1, 2)
     assert {g["gate"] for g in decision["figures"]["gates"]} == {"minimum", "baseline", "champion"}
-    old, new = (story["fresh"][version][story["metric"]] for version in ("old", "new"))
-    assert story["fresh"]["rows"] == 1000 and new > old + GAIN[name], (old, new)
+    old, new = (report["comparison"][version][report["metric"]] for version in ("old", "new"))
+    assert report["comparison"]["rows"] == 1000
+    assert new > old + GAIN[name], (old, new)
 
 
 @pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.parametrize(("name", "windows"), [("loans", 20), ("demand", 3)])
 def test_nothing_happens_when_nothing_should(command, name, windows):
-    story = played(command(name, "--scenario", "good", "--windows", str(windows), "--json", "--rate", "0"))
-    assert story["told"]
-    assert story["alerts"] == []
-    assert [d["action"] for d in story["decisions"]] == ["nothing"] * windows
-    assert [(m["version"], m["says"]) for m in story["timeline"][1:]] == [(1, "healthy")] * windows
+    report = played(command(name, "--scenario", "good", "--windows", str(windows), "--json", "--rate", "0"))
+    assert report["succeeded"]
+    assert report["alerts"] == []
+    assert [d["action"] for d in report["decisions"]] == ["nothing"] * windows
+    assert [(step["version"], step["outcome"]) for step in report["timeline"][1:]] == [(1, "healthy")] * windows
 
 
 @pytest.mark.slow
@@ -127,10 +130,10 @@ def test_what_has_no_such_model_or_scenario_or_is_no_project_says_so(command, tm
         (["loans", "--scenario", "fire"], "no scenario 'fire'"),
     ]:
         process = command(*words)
-        _, said = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=120)
         assert process.returncode == 1
-        assert problem in said
-        assert "Traceback" not in said
+        assert problem in errors
+        assert "Traceback" not in errors
     with pytest.raises(PipelineError, match="inside a project"), temporary_project(tmp_path, "loans"):
         pass
 
@@ -160,30 +163,41 @@ def test_model_is_found_in_a_project_of_ones_own_and_among_the_reference_models(
         find_spec(own, "churm")
 
 
-def test_stage_has_the_files_of_the_project_and_neither_its_store_nor_its_settings(own, monkeypatch):
+def fail_inside(project: Path, act):
+    """A temporary project whose block acts and then fails."""
+    with temporary_project(project, "churn") as settings:
+        act(settings)
+        raise KeyError("the block failed")
+
+
+def test_temporary_project_has_the_files_of_the_project_and_neither_its_store_nor_its_settings(own, monkeypatch):
     monkeypatch.setenv("MLOPS_ALERT_URLS", "json://127.0.0.1:9")
     (own / "store").mkdir()
     (own / ".venv").mkdir()
     before, path = dict(os.environ), [*sys.path]
-    with pytest.raises(KeyError), temporary_project(own, "churn") as settings:
-        names = {p.name for p in settings.home.iterdir()}
-        assert names == {"shop_of_a_demo", "settings.ini", "pipeline.yaml"}
+    homes = []
+
+    def look(settings):
+        homes.append(settings.home)
+        assert {p.name for p in settings.home.iterdir()} == {"shop_of_a_demo", "settings.ini", "pipeline.yaml"}
         assert not (settings.home / "pipeline.yaml").is_symlink(), "Ploomber would follow it"
         assert (settings.alert_urls, settings.model, os.environ["WANDB_MODE"]) == ("", "churn", "disabled")
         assert settings == Settings.read()
         assert str(own) not in settings.database_url
-        raise KeyError
-    assert not settings.home.exists()
+
+    with pytest.raises(KeyError, match="the block failed"):
+        fail_inside(own, look)
+    assert not homes[0].exists()
     assert (own / "shop_of_a_demo" / "churn.py").is_file()
     assert (dict(os.environ), sys.path) == (before, path)
 
 
-def test_process_that_nobody_has_in_his_hands_ends_with_the_stage(own):
-    with pytest.raises(KeyError), temporary_project(own, "churn"):
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-        raise KeyError
-    assert not psutil.pid_exists(child.pid)
-    child.wait(10)
+def test_process_that_the_block_lost_ends_with_the_temporary_project(own):
+    children, command = [], [sys.executable, "-c", "import time; time.sleep(600)"]
+    with pytest.raises(KeyError, match="the block failed"):
+        fail_inside(own, lambda _: children.append(subprocess.Popen(command, start_new_session=True)))
+    assert not psutil.pid_exists(children[0].pid)
+    children[0].wait(10)
 
 
 def test_service_that_does_not_end_in_peace_is_killed_with_its_workers(tmp_path):
@@ -193,7 +207,7 @@ def test_service_that_does_not_end_in_peace_is_killed_with_its_workers(tmp_path)
     wait_for(lambda: len([*tmp_path.iterdir()]) == 2)
     pids = [int(p.name) for p in tmp_path.iterdir()]
     began = time.monotonic()
-    _end(process, patience=0.3)
+    stop_service(process, grace_seconds=0.3)
     assert time.monotonic() - began < 20
     wait_for(lambda: not any(psutil.pid_exists(i) and psutil.Process(i).status() != "zombie" for i in pids))
 
@@ -205,8 +219,8 @@ def test_lines_of_alerts_are_left_out_and_all_others_go_on(capsys):
     assert capsys.readouterr().err == "The alerts could not be sent\n"
 
 
-def test_story_that_is_not_as_it_should_be_says_so():
-    story = DemoReport("loans", "drift", "roc_auc", problems=["no version was promoted"])
-    assert not story.told
-    assert [*lines(story)][-1] == "NOT AS IT SHOULD BE: no version was promoted"
-    assert DemoReport("loans", "good", "roc_auc").told
+def test_problem_of_a_demo_is_in_its_report():
+    report = DemoReport("loans", "drift", "roc_auc", problems=["no version was promoted"])
+    assert not report.succeeded
+    assert [*format_report(report)][-1] == "UNEXPECTED: no version was promoted"
+    assert DemoReport("loans", "good", "roc_auc").succeeded
