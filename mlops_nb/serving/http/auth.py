@@ -1,4 +1,4 @@
-"""Who may ask for what: keys, and the level of every route."""
+"""API keys, and the level of access that each route needs."""
 
 import hmac
 from hashlib import sha256
@@ -8,7 +8,7 @@ from flask import request
 from mlops_nb.errors import MlopsError
 from mlops_nb.settings import Settings, is_loopback, split_keys
 
-# Anybody; who has a key; who has an admin key. A route that is not here is for admins
+# open to anybody, to any key, to an admin key; a route that is not listed needs an admin key
 LEVELS = {
     "open": {
         "/health/live",
@@ -52,42 +52,42 @@ LEVELS = {
 
 
 class UnauthorizedError(MlopsError):
-    """A request without the key that it needs."""
+    """A request lacks the key that it needs."""
 
     code = "unauthorized"
 
 
 class ForbiddenError(MlopsError):
-    """A request with a key that is not for it."""
+    """A request has a key of a lower level than it needs."""
 
     code = "forbidden"
 
 
 class ApiKeys:
-    """The keys of the service, and what may be asked without one."""
+    """The keys of a service, and the level of each route."""
 
     def __init__(self, settings: Settings):
         self.levels = {rule: level for level, rules in LEVELS.items() for rule in rules}  # a project adds its own
-        keys = _digests(split_keys(settings.api_keys, "MLOPS_API_KEYS"))
-        self._admin = _digests(split_keys(settings.admin_keys, "MLOPS_ADMIN_KEYS"))
+        keys = _hash_keys(split_keys(settings.api_keys, "MLOPS_API_KEYS"))
+        self._admin = _hash_keys(split_keys(settings.admin_keys, "MLOPS_ADMIN_KEYS"))
         self._any = keys + self._admin
-        self._free = {"open"}
+        self._free_levels = {"open"}
         if not keys and (settings.allow_anonymous or not self._admin):
-            self._free.add("key")
+            self._free_levels.add("key")
         if not self._any and not settings.allow_anonymous and is_loopback(settings.host):
-            self._free.add("admin")
+            self._free_levels.add("admin")
 
     @property
     def has_any(self) -> bool:
-        """Is there any key?"""
+        """Whether the service has any key."""
         return bool(self._any)
 
     def is_required(self, rule: str) -> bool:
-        """Does a route need one?"""
-        return self.levels.get(rule, "admin") not in self._free
+        """Whether a route needs a key."""
+        return self.levels.get(rule, "admin") not in self._free_levels
 
     def is_allowed(self, rule: str, environ: dict) -> bool:
-        """May this request have what is at the route?"""
+        """Whether a request has the key that a route needs."""
         try:
             self.require(rule, environ)
         except (UnauthorizedError, ForbiddenError):
@@ -95,38 +95,38 @@ class ApiKeys:
         return True
 
     def check(self):
-        """Refuse the request if it needs a key that it does not have."""
+        """Raise an error where the current request lacks the key that its route needs."""
         rule = request.url_rule
         if rule is not None:
             self.require(rule.rule, request.environ)
 
     def require(self, rule: str, environ: dict):
-        """Refuse a request of a route that needs a key that it does not have."""
+        """Raise `UnauthorizedError` without a key that the route needs, `ForbiddenError` with a wrong one."""
         if not self.is_required(rule):
             return
-        key = _given(environ)
+        key = _key_of(environ)
         if not key:
             raise UnauthorizedError("A key is needed; send Authorization: Bearer KEY, or X-API-Key: KEY.")
-        if not _has(self._any, key):
+        if not _is_known(self._any, key):
             raise ForbiddenError("The key is not one of this service's.")
-        if self.levels.get(rule, "admin") == "admin" and not _has(self._admin, key):
+        if self.levels.get(rule, "admin") == "admin" and not _is_known(self._admin, key):
             raise ForbiddenError("The key is not for administration; send one of MLOPS_ADMIN_KEYS.")
 
 
-def _given(environ: dict) -> bytes:
-    """The key that the request carries."""
+def _key_of(environ: dict) -> bytes:
+    """Return the key that a request sends, empty where it sends none."""
     scheme, _, key = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() != "bearer":
         key = environ.get("HTTP_X_API_KEY", "")
     return key.strip().encode("latin-1", "replace")
 
 
-def _digests(keys: list[str]) -> list[bytes]:
+def _hash_keys(keys: list[str]) -> list[bytes]:
     return [sha256(key.encode()).digest() for key in keys]
 
 
-def _has(digests: list[bytes], key: bytes) -> bool:
-    """Is it one of them? The time that this takes says nothing about how near it is."""
+def _is_known(digests: list[bytes], key: bytes) -> bool:
+    """Whether a key is known; compares in constant time."""
     digest, found = sha256(key).digest(), False
     for other in digests:
         found |= hmac.compare_digest(digest, other)

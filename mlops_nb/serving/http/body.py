@@ -1,8 +1,9 @@
-"""The body of a request: unpacked, within the limits, as a JSON object."""
+"""The body of a request: decompressed, within its limit, as a JSON object."""
 
 import json
 import zlib
 from collections.abc import Mapping
+from typing import cast
 
 import orjson
 from flask import request
@@ -13,7 +14,7 @@ from mlops_nb.serving.http.errors import MediaTypeError, RequestError
 
 
 def read_object(example: str = '{"features": [[...], ...]}') -> dict:
-    """The JSON object in the body of the request."""
+    """Return the JSON object in the body of the current request."""
     kind = request.mimetype
     if kind != "application/json" and not kind.endswith("+json"):
         raise MediaTypeError(f"The body must be application/json, got {kind[:100] or 'no Content-Type'}.")
@@ -21,70 +22,75 @@ def read_object(example: str = '{"features": [[...], ...]}') -> dict:
 
 
 def read_body() -> bytes:
-    """The body of the request, unpacked, within the limit."""
-    length = request.content_length
+    """Return the body of the current request, decompressed; raise an error where it is over the limit."""
+    length, limit = request.content_length, _max_bytes()
     if length is None:
         content = request.stream.read()
-        if len(content) >= request.max_content_length:
-            raise RequestEntityTooLarge()  # a body sent in chunks is cut off at the limit, without a word
+        if len(content) >= limit:
+            raise RequestEntityTooLarge()  # Flask cuts a chunked body off at the limit, silently
     else:
-        content = request.stream.read(length)  # in one piece, which is faster for a large one
+        content = request.stream.read(length)  # in one read, which is faster for a large body
         while len(content) < length and (more := request.stream.read(length - len(content))):
             content += more
         if len(content) < length:
             raise RequestError(f"The body ended after {len(content)} of its {length} bytes.")
-    packed = request.environ.get("HTTP_CONTENT_ENCODING")
-    return content if packed is None else _unpack(content, packed.strip().lower())
+    encoding = request.environ.get("HTTP_CONTENT_ENCODING")
+    return content if encoding is None else _decompress(content, encoding.strip().lower(), limit)
 
 
-def _unpack(content: bytes, encoding: str) -> bytes:
-    """A compressed body, never more of it than a body may have."""
+def _max_bytes() -> int:
+    """Return the limit of a body, which the service always sets."""
+    return cast(int, request.max_content_length)
+
+
+def _decompress(content: bytes, encoding: str, limit: int) -> bytes:
+    """Decompress a body, at most to the limit."""
     if encoding in ("identity", ""):
         return content
     if encoding not in ("gzip", "deflate"):
         raise MediaTypeError(f"The Content-Encoding must be gzip or deflate, got {encoding[:100]!r}.")
     stream = zlib.decompressobj(31 if encoding == "gzip" else 15)
     try:
-        unpacked = stream.decompress(content, request.max_content_length + 1)
+        whole = stream.decompress(content, limit + 1)
     except zlib.error:
         raise RequestError(f"The body is not {encoding}, as its Content-Encoding says.") from None
-    if len(unpacked) > request.max_content_length:
+    if len(whole) > limit:
         raise RequestEntityTooLarge()
     if not stream.eof or stream.unused_data:
         raise RequestError(f"The body is not one whole {encoding} stream, as its Content-Encoding says.")
-    return unpacked
+    return whole
 
 
 def parse_object(content: bytes, example: str) -> dict:
-    """A JSON object."""
+    """Return the JSON object in a body; `example` is what an error shows."""
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError as e:
-        body = _lenient(content, e)
+        body = _parse_leniently(content, e)
     if not isinstance(body, dict):
         raise RequestError(f"The body must be a JSON object; send {example}.")
     return body
 
 
-def _lenient(content: bytes, error: ValueError):
-    """JSON as Python writes it, with NaN and Infinity: then the row and the column can be named."""
+def _parse_leniently(content: bytes, error: ValueError):
+    """Return JSON as Python writes it, with NaN and Infinity, so that an error can name the row and column."""
     try:
-        body = json.loads(content, parse_int=_whole)
-        json.dumps(body, ensure_ascii=False).encode()  # half a character, "\ud800", can be neither used nor answered
+        body = json.loads(content, parse_int=_parse_integer)
+        json.dumps(body, ensure_ascii=False).encode()  # half a character, "\ud800", is no text
     except (ValueError, RecursionError):
         reason = "the body is empty" if not content.strip() else str(error)
         raise RequestError(f"The body is not JSON: {reason}.") from None
     return body
 
 
-def _whole(digits: str) -> int | float:
-    """A whole number that 64 bits hold, or else the nearest float, which may be infinite."""
+def _parse_integer(digits: str) -> int | float:
+    """Return a 64-bit integer, or the nearest float, which may be infinite."""
     number = int(digits) if len(digits) <= 20 else 2**64
     return number if -(2**63) <= number < 2**64 else float(digits)
 
 
 def reject_unknown_keys(body: Mapping, known: set[str], what: str = "The body"):
-    """Refuse a key that nobody knows: it was meant for something."""
+    """Reject unknown keys of a request object."""
     if not body.keys() <= known:
         unknown = min(body.keys() - known)
         raise RequestError(f"{what} has an unknown key {unknown!r}. {known_names(unknown, known)}")

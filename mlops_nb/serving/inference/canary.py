@@ -1,4 +1,4 @@
-"""A canary beside production: who answers which request, and what each of them did."""
+"""The trial of a canary beside production: which of them gets a request, and how each of them did."""
 
 import random
 import time
@@ -15,33 +15,34 @@ from mlops_nb.settings import Settings
 from mlops_nb.serving.http.periodic import log
 from mlops_nb.serving.inference.infer import InferenceResult
 
-MAX_REMEMBERED_REQUESTS = 1000  # How many requests of each are remembered, unless more are needed to judge
+MAX_REMEMBERED_REQUESTS = 1000  # of each version, unless the comparison needs more
 
 
 class CanaryTrial:
-    """One version as the canary of another: as many requests as it answers are watched in production too."""
+    """A version as the canary of another; as many requests of production are recorded as the canary gets."""
 
     def __init__(self, name: str, production: Predictor, canary: Predictor, settings: Settings):
         self.name, self.production, self.canary = name, production, canary
         self.share, self.limits = settings.canary_share, limits_of(settings)
         last = max(MAX_REMEMBERED_REQUESTS, self.limits.min_requests)
-        self.calls = {role: deque(maxlen=last) for role in ("production", "canary")}  # None: it failed
-        self.failures: Counter[str] = Counter()  # Kinds of what the canary raised
+        # seconds and first prediction of a request; None: it failed
+        self.calls: dict[str, deque] = {role: deque(maxlen=last) for role in ("production", "canary")}
+        self.failures: Counter[str] = Counter()  # exceptions of the canary, by class
 
     def counts(self) -> dict:
-        """What the canary did so far, for people."""
-        figures = {"requests": len(self.calls["canary"]), "failures": dict(self.failures)}
-        return {"version": self.canary.version, "share": self.share, **figures}
+        """Return the requests and failures of the canary so far."""
+        counts = {"requests": len(self.calls["canary"]), "failures": dict(self.failures)}
+        return {"version": self.canary.version, "share": self.share, **counts}
 
     def window(self, role: str) -> CanaryWindow:
-        """What one of the two did with its last requests."""
+        """Return the last requests of one version."""
         calls = list(self.calls[role])
-        answered = [call for call in calls if call is not None]
-        seconds, predictions = zip(*answered, strict=True) if answered else ((), ())
-        return CanaryWindow(len(calls) - len(answered), np.array(seconds), np.array(predictions))
+        succeeded = [call for call in calls if call is not None]
+        seconds, predictions = zip(*succeeded, strict=True) if succeeded else ((), ())
+        return CanaryWindow(len(calls) - len(succeeded), np.array(seconds), np.array(predictions))
 
     def reasons(self) -> list[str]:
-        """Why the canary must not go on; none when it may."""
+        """Return why the canary must be rolled back; an empty list when it may go on."""
         if min(map(len, self.calls.values())) < self.limits.min_requests:
             return []
         try:
@@ -50,57 +51,57 @@ class CanaryTrial:
             return ["its predictions are no labels or numbers that could be compared with production's"]
         return [*found, f"it raised {', '.join(sorted(self.failures))}"] if found and self.failures else found
 
-    def ask(self, rows, probability: bool, key: str | None) -> InferenceResult:
-        """What one of the two says; what the canary cannot answer, production does."""
-        place = place_of(self.name, key) if key else random.random()
-        if place < self.share:
+    def infer(self, rows, probability: bool, key: str | None) -> InferenceResult:
+        """Predict with one of the two; with production where the canary fails."""
+        position = position_of(self.name, key) if key else random.random()
+        if position < self.share:
             return self._from_canary(rows, probability)
-        if place < 1 - self.share:
+        if position < 1 - self.share:
             return InferenceResult.from_rows(self.production, rows)
-        return self._watched(rows)
+        return self._from_production(rows)
 
     def _from_canary(self, rows, probability: bool) -> InferenceResult:
-        """Whatever the canary raises, the client gets an answer; it counts if production had one."""
+        """Predict with the canary, or with production when it raises; that counts where production does not raise."""
         begin = time.perf_counter()
         try:
-            said = InferenceResult.from_rows(self.canary, rows, "canary")
-            if probability and said.predictions.probability is None:
+            result = InferenceResult.from_rows(self.canary, rows, "canary")
+            if probability and result.predictions.probability is None:
                 raise InputError("It has no probabilities.")
         except Exception as e:
-            said = InferenceResult.from_rows(self.production, rows)
-            self._failed(type(e).__name__)
-            return said
-        self._note(said, begin)
-        return said
+            result = InferenceResult.from_rows(self.production, rows)
+            self._record_failure(type(e).__name__)
+            return result
+        self._record(result, begin)
+        return result
 
-    def _watched(self, rows) -> InferenceResult:
-        """An answer of production that the canary's are compared with; what the client did wrong does not count."""
+    def _from_production(self, rows) -> InferenceResult:
+        """Predict with production, to be compared with the canary; a client error does not count."""
         begin = time.perf_counter()
         try:
-            said = InferenceResult.from_rows(self.production, rows)
+            result = InferenceResult.from_rows(self.production, rows)
         except InputError:
             raise
         except Exception:
             self.calls["production"].append(None)
             raise
-        self._note(said, begin)
-        return said
+        self._record(result, begin)
+        return result
 
-    def _note(self, said: InferenceResult, begin: float):
-        self.calls[said.role].append((time.perf_counter() - begin, said.predictions.prediction[0]))
+    def _record(self, result: InferenceResult, begin: float):
+        self.calls[result.role].append((time.perf_counter() - begin, result.predictions.prediction[0]))
 
-    def _failed(self, kind: str):
+    def _record_failure(self, kind: str):
         if kind not in self.failures:
             log(f"{self.name} version {self.canary.version} failed as the canary: {kind}")
         self.failures[kind] += 1
         self.calls["canary"].append(None)
 
 
-def place_of(name: str, key: str) -> float:
-    """Where a key stands between 0 and 1: the same in every worker and service, another for another model."""
+def position_of(name: str, key: str) -> float:
+    """Return a number from 0 to 1 for a key: the same in every worker and service, another for another model."""
     return int.from_bytes(blake2b(f"{name}/{key}".encode(), digest_size=7).digest()) / 2**56
 
 
 def limits_of(settings: Settings) -> CanaryLimits:
-    """How much worse than production a canary may be."""
+    """Return how much worse than production a canary may be."""
     return CanaryLimits(**{f.name: getattr(settings, f"canary_{f.name}") for f in fields(CanaryLimits)})

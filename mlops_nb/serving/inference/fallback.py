@@ -1,4 +1,4 @@
-"""The last good bundles, on the disk of this machine: what is served when a worker starts and the registry is away."""
+"""Copies of the last good bundles on local disk, served when a worker starts while the registry is unavailable."""
 
 import shutil
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from mlops_nb.serving.http.periodic import log
 
 @dataclass(frozen=True)
 class Cached:
-    """A copy of a bundle with what the registry said of it."""
+    """A copy of a bundle, with its fields in the registry."""
 
     name: str
     version: int
@@ -22,22 +22,22 @@ class Cached:
 
 
 class BundleFallback:
-    """What one model was served with, the last of it first."""
+    """The bundles that one model was served with, the latest first."""
 
     def __init__(self, settings: Settings, name: str):
         self.name = name
         self._copies = None if settings.cache == "off" else BundleCache(settings.cache)
-        self._last: str | None = None  # Digest of what was kept last
+        self._last: str | None = None  # digest of the latest copy
 
     def versions(self) -> list[Cached]:
-        """What is there, the last first."""
+        """Return the copies, the latest first."""
         if self._copies is None:
             return []
         served = self._copies.served(self.name)
         return [Cached(self.name, number, digest, self._copies.local_path(self.name, digest)) for number, digest in served]
 
     def keep(self, found: Version):
-        """Keep a version that was proven and is served; failing at it disturbs nobody."""
+        """Keep a copy of a verified version that is served; a failure is logged."""
         if self._copies is None or found.digest == self._last:
             return
         try:

@@ -1,14 +1,15 @@
-"""Which model a worker answers with: it follows the registry, and believes nothing that it has not proven."""
+"""The models that a worker serves: it follows the registry, and serves only what it has verified."""
 
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_nb.errors import MlopsError, RegistryError
 from mlops_nb.model.predictor import Predictor
-from mlops_nb.store.registry import Registry
+from mlops_nb.store.registry import Registry, Version
 from mlops_nb.settings import Settings, split_names
 from mlops_nb.spec import default_model
 from mlops_nb.serving.http.periodic import PeriodicThread, log
@@ -17,51 +18,55 @@ from mlops_nb.serving.inference.canary import CanaryTrial
 from mlops_nb.serving.inference.loading import LoadResult, runs_inline, load_verified
 from mlops_nb.serving.inference.shadow import Shadow
 
-_ACTOR = "service"  # In the registry's history
+_ACTOR = "service"  # actor in the registry's history
+
+
+FIRST_MODEL_SECONDS = 20.0  # that a starting worker waits for its model; Gunicorn allows 60
 
 
 class NoModelError(MlopsError):
-    """There is no model to answer with."""
+    """No model is loaded."""
 
     code = "no_model"
 
 
 @dataclass(frozen=True)
 class ServingState:
-    """All that a request may want to know, at one moment: never changed, only replaced as a whole."""
+    """What is served at one moment; replaced as a whole, never changed."""
 
-    production: Predictor | None = None  # Who answers
-    trial: CanaryTrial | None = None  # Of a canary, which answers some of the requests
-    shadow: Predictor | None = None  # Who is asked beside the requests
-    aliases: Mapping[str, int] = field(default_factory=dict)  # Where they point, as far as we know
-    refused: Mapping[int, str] = field(default_factory=dict)  # Version to why its files are not believed
-    answers_quickly: bool = False  # Production does, see `mlops_nb.serving.inference.loading.runs_inline`
-    from_cache: bool = False  # Production is the last good bundle on this disk, until the registry answers
+    production: Predictor | None = None  # serves the requests
+    trial: CanaryTrial | None = None  # of a canary, which serves some of the requests
+    shadow: Predictor | None = None  # predicts the same rows beside the requests
+    aliases: Mapping[str, int] = field(default_factory=dict)  # alias to version, when the registry was last read
+    refused: Mapping[int, str] = field(default_factory=dict)  # version to why its bundle is not served
+    is_fast: bool = False  # whether production is, see `mlops_nb.serving.inference.loading.runs_inline`
+    from_cache: bool = False  # whether production is the fallback on local disk, until the registry is read
     rolled_back: Mapping | None = None  # The last canary that was worse than production: version, reason
     problem: str | None = "The first load is not over yet."  # Why the registry could not be asked
 
     @property
     def runs_inline(self) -> bool:
-        """Is an answer sooner there than a thread to give it? A canary is asked by chance, and may be slow."""
-        return self.answers_quickly and self.trial is None
+        """Whether a row takes less time than waking a thread; not during a trial, because a canary may be slow."""
+        return self.is_fast and self.trial is None
 
     @property
     def predictors(self) -> dict[str, Predictor]:
-        """Who has which role."""
-        found = {"production": self.production, "canary": self.trial and self.trial.canary, "shadow": self.shadow}
+        """The predictor of each role."""
+        canary = None if self.trial is None else self.trial.canary
+        found = {"production": self.production, "canary": canary, "shadow": self.shadow}
         return {role: predictor for role, predictor in found.items() if predictor is not None}
 
     @property
     def roles(self) -> dict[str, int]:
-        """Which version has which role."""
-        return {role: predictor.version for role, predictor in self.predictors.items()}
+        """The version of each role."""
+        return {role: cast(int, predictor.version) for role, predictor in self.predictors.items()}
 
 
 class LiveModel:
     """The models of a worker, replaced when the aliases move or the files of their bundles change.
 
-    `state` is what requests read, once each: a request that began with a predictor ends with it, and the
-    predictor is let go when the last such request is through. Everything else belongs to the watching thread.
+    A request reads `state` once, so it ends with the predictor with which it began; a predictor is released after the
+    last such request. Everything else belongs to the thread that follows the registry.
     """
 
     def __init__(self, settings: Settings, record: Callable):
@@ -70,37 +75,37 @@ class LiveModel:
         self.trusted = split_names(settings.trusted_types)
         self.state = ServingState()
         self.shadow = Shadow(record)
-        self.after_refresh: Callable = lambda live: None  # Called when the registry was asked, with this
+        self.after_refresh: Callable = lambda live: None  # given this, after the registry was read
         self._registry: Registry | None = None
-        self._aliases: dict[str, int] | None = None  # What the last decision was made on
-        self._looks: dict[int, LoadResult] = {}  # What it looked at, by version
-        self._cache = BundleFallback(settings, self.name)
-        self._cached: Predictor | None = None  # From the cache, and not yet confirmed by the registry
-        self._worse: int | None = None  # A canary that has to be cleared
-        self._first = threading.Event()  # The registry was asked once
-        self._routine = PeriodicThread("live-model", self._watch)
+        self._aliases: dict[str, int] | None = None  # at the last decision
+        self._loads: dict[int, LoadResult] = {}  # by version
+        self._fallback = BundleFallback(settings, self.name)
+        self._cached: Predictor | None = None  # from the fallback, and not yet confirmed by the registry
+        self._failed_canary: int | None = None  # version of a canary whose alias has to be cleared
+        self._is_read = threading.Event()  # set when the registry was read once
+        self._thread = PeriodicThread("live-model", self._watch)
 
-    def start(self, patience: float = 20):
-        """Begin to follow the registry; wait for the first model, but not until Gunicorn ends the worker."""
-        self._routine.start()
-        self._first.wait(patience)
+    def start(self, timeout_seconds: float = FIRST_MODEL_SECONDS):
+        """Begin to follow the registry; wait for the first model, but not until Gunicorn kills the worker."""
+        self._thread.start()
+        self._is_read.wait(timeout_seconds)
 
     def stop(self):
-        """Stop following, and let the models go."""
-        self._routine.stop()
+        """Stop following the registry, and release the models."""
+        self._thread.stop()
         self.shadow.stop()
-        self.state, self._looks, self._cached = ServingState(), {}, None
+        self.state, self._loads, self._cached = ServingState(), {}, None
         if self._registry is not None:
             self._registry.close()
             self._registry = None
 
     @property
     def predictor(self) -> Predictor | None:
-        """What answers as production."""
+        """The predictor of production."""
         return self.state.production
 
     def loaded(self, state: ServingState | None = None) -> Predictor:
-        """The predictor of a state, by default the one now; a `NoModelError` that says what to do without one."""
+        """Return the predictor of a state, by default the current one; raise `NoModelError` without one."""
         state = state or self.state
         if state.production is not None:
             return state.production
@@ -115,44 +120,46 @@ class LiveModel:
         )
 
     def _watch(self) -> float:
-        if not self._first.is_set():
-            self._begin_with_cache()
+        if not self._is_read.is_set():
+            self._load_fallback()
         self.refresh()
-        self._first.set()
+        self._is_read.set()
         return self.settings.poll_seconds
 
-    def _begin_with_cache(self):
-        """Prove what this disk has, to have something to serve if the registry should be away."""
+    def _load_fallback(self):
+        """Serve the latest copy on local disk that can be verified, until the registry is read."""
         try:
-            for kept in self._cache.versions():
-                self._looks[kept.version] = load_verified(kept, self.trusted)
-                self._cached = self._looks[kept.version].predictor
+            for kept in self._fallback.versions():
+                self._loads[kept.version] = load_verified(kept, self.trusted)
+                self._cached = self._loads[kept.version].predictor
                 if self._cached is not None:
                     break
         except OSError as e:
             log(f"MLOPS_CACHE cannot be read: {type(e).__name__}.")
-        cached, refused = self._cached, _refused(self._looks)
-        facts = {"refused": refused, "answers_quickly": runs_inline(cached), "from_cache": cached is not None}
-        self.state = replace(self.state, production=cached, **facts)
+        cached, refused = self._cached, _refused(self._loads)
+        self.state = replace(
+            self.state, production=cached, refused=refused, is_fast=runs_inline(cached), from_cache=cached is not None
+        )
 
     def refresh(self):
-        """Look where the aliases are, and follow if one moved or if files that were looked at changed."""
+        """Read the aliases, and load what they name if one moved or the files of a bundle changed."""
         try:
             if self._registry is None:
                 self._registry = Registry.open(self.settings)
-            self._judge()
-            aliases = self._registry.aliases(self.name)
-            if aliases != self._aliases or any(look.outdated for look in self._looks.values()):
-                self._decide(aliases)
+            registry = self._registry
+            self._evaluate_canary(registry)
+            aliases = registry.aliases(self.name)
+            if aliases != self._aliases or any(load.outdated for load in self._loads.values()):
+                self._load(registry, aliases)
                 self._aliases = aliases
             elif self.state.problem:
                 self.state = replace(self.state, problem=None)
-        except Exception as e:  # the thread that follows the registry must outlive whatever happens to it
+        except Exception as e:  # the thread that follows the registry must survive any exception
             self._report(e)
         self.after_refresh(self)
 
     def _report(self, error: Exception):
-        """Say a new problem once."""
+        """Log a new problem once."""
         expected = isinstance(error, MlopsError | SQLAlchemyError | OSError)
         problem = f"The registry cannot be asked: {type(error).__name__}."
         if isinstance(error, MlopsError):
@@ -161,91 +168,93 @@ class LiveModel:
             log(f"{problem} ({error})" if expected else problem)
         self.state = replace(self.state, problem=problem)
 
-    def _decide(self, aliases: Mapping[str, int]):
-        """Serve what is in production if it can be proven; otherwise what was there before, the newest first.
+    def _load(self, registry: Registry, aliases: Mapping[str, int]):
+        """Serve the version in production if it can be verified, else an earlier one, the newest first.
 
-        Canary and shadow come after it, so that they never keep it from answering.
+        Canary and shadow are loaded after it, so that they never delay it.
         """
-        found = {v.version: v for v in self._registry.versions(self.name)}
-        looks = {}
+        found = {v.version: v for v in registry.versions(self.name)}
+        loads: dict[int, LoadResult] = {}
 
-        def look(version: int) -> Predictor | None:
-            if version not in looks:
-                looks[version] = load_verified(found[version], self.trusted, self._looks.get(version), self._registry.fetch)
-            return looks[version].predictor
+        def load(version: int) -> Predictor | None:
+            if version not in loads:
+                earlier = self._loads.get(version)
+                loads[version] = load_verified(found[version], self.trusted, earlier, registry.fetch)
+            return loads[version].predictor
 
         kept = None if self.state.from_cache else self.state.production
-        production = next(filter(None, map(look, self._candidates(aliases))), kept)
+        production = next(filter(None, map(load, self._candidates(registry, aliases))), kept)
         before = self.state
         if production is not before.production:
-            self.state = ServingState(production, aliases=aliases, refused=_refused(looks), problem=None)
-        quick = before.answers_quickly if production is before.production else runs_inline(production)
-        canary, shadow = (look(aliases[role]) if role in aliases else None for role in ("canary", "shadow"))
+            self.state = ServingState(production, aliases=aliases, refused=_refused(loads), problem=None)
+        is_fast = before.is_fast if production is before.production else runs_inline(production)
+        canary, shadow = (load(aliases[role]) if role in aliases else None for role in ("canary", "shadow"))
         shadow = None if shadow is production else shadow
-        proven = next((lk.version for lk in looks.values() if lk.predictor is production and not lk.refused), None)
-        if proven is not None or production is not self._cached:
+        verified = next((one.version for one in loads.values() if one.predictor is production and not one.refused), None)
+        if verified is not None or production is not self._cached:
             self._cached = None
         self.state = ServingState(
-            production,
-            self._trial(production, canary),
-            shadow,
-            aliases,
-            _refused(looks),
-            quick,
+            production=production,
+            trial=self._trial(production, canary),
+            shadow=shadow,
+            aliases=aliases,
+            refused=_refused(loads),
+            is_fast=is_fast,
             from_cache=self._cached is not None,
-            rolled_back=self._rolled_back(aliases),
+            rolled_back=self._rolled_back(registry, aliases),
             problem=None,
         )
-        self._looks = looks
-        if proven is not None:
-            self._cache.keep(proven)
+        self._loads = loads
+        if isinstance(verified, Version):
+            self._fallback.keep(verified)
 
     def _trial(self, production: Predictor | None, canary: Predictor | None) -> CanaryTrial | None:
-        """The trial of a canary: the one that goes on, or a new one."""
-        if production is None or canary in (None, production) or canary.version == self._worse:
+        """Return the trial of a canary: the current one if it goes on, or a new one."""
+        if production is None or canary in (None, production) or canary.version == self._failed_canary:
             return None
         now = self.state.trial
         if now is not None and (now.production, now.canary) == (production, canary):
             return now
         return CanaryTrial(self.name, production, canary, self.settings)
 
-    def _judge(self):
-        """Roll back a canary that is worse: here at once, for everybody through the registry, which lets one do it."""
+    def _evaluate_canary(self, registry: Registry):
+        """Roll back a canary that is worse: here at once, for all workers through the registry, by the first of them."""
         trial = self.state.trial
         reasons = [] if trial is None else trial.reasons()
-        if reasons:
+        if trial is not None and reasons:
             version, reason = trial.canary.version, "; ".join(reasons)
-            self._worse = version
+            self._failed_canary = version
             self.state = replace(self.state, trial=None, rolled_back={"version": version, "reason": reason})
             log(f"{self.name} version {version} rolled back as the canary: {reason}")
-        if self._worse is None:
+        if self._failed_canary is None:
             return
         try:
-            self._registry.clear(self.name, "canary", self.state.rolled_back["reason"], _ACTOR, expected=self._worse)
+            reason = (self.state.rolled_back or {})["reason"]
+            registry.clear(self.name, "canary", reason, _ACTOR, expected=self._failed_canary)
         except RegistryError:
             pass  # another worker was faster, or a person
         except SQLAlchemyError as e:
             if reasons:
                 log(f"The alias of the canary cannot be cleared: {type(e).__name__}; it is tried again.")
             return
-        self._worse, self._aliases = None, None
+        self._failed_canary, self._aliases = None, None
 
-    def _rolled_back(self, aliases: Mapping[str, int]) -> dict | None:
-        """What the registry says of the last canary, if a service cleared it and nobody tried one since."""
+    def _rolled_back(self, registry: Registry, aliases: Mapping[str, int]) -> Mapping | None:
+        """Return the last canary if a service cleared it and nobody has tried another since."""
         if "canary" in aliases:
-            return self.state.rolled_back if self._worse is not None else None
-        last = self._registry.history(self.name, "canary")[-1:]
+            return self.state.rolled_back if self._failed_canary is not None else None
+        last = registry.history(self.name, "canary")[-1:]
         if not last or (last[0].action, last[0].actor) != ("clear", _ACTOR):
             return None
         return {"version": last[0].from_version, "reason": last[0].reason}
 
-    def _candidates(self, aliases: Mapping[str, int]) -> list[int]:
-        """The version in production, then those that were there before, newest first."""
+    def _candidates(self, registry: Registry, aliases: Mapping[str, int]) -> list[int]:
+        """Return the version in production, then earlier ones, the newest first."""
         if "production" not in aliases:
             return []
-        moves = self._registry.history(self.name, "production")
-        return list(dict.fromkeys([aliases["production"], *(m.to_version for m in reversed(moves))]))
+        changes = registry.history(self.name, "production")
+        return list(dict.fromkeys([aliases["production"], *(c.to_version for c in reversed(changes) if c.to_version)]))
 
 
-def _refused(looks: Mapping[int, LoadResult]) -> dict[int, str]:
-    return {version: look.refused for version, look in looks.items() if look.refused}
+def _refused(loads: Mapping[int, LoadResult]) -> dict[int, str]:
+    return {version: load.refused for version, load in loads.items() if load.refused}

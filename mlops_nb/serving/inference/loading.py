@@ -1,4 +1,4 @@
-"""From a version in the registry to a proven predictor; what cannot be proven is refused, and it is said why."""
+"""From a version in the registry to a verified predictor, or to the reason why it is refused."""
 
 import os
 import time
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from mlops_nb.serving.inference.fallback import Cached
 
 
-INLINE_SECONDS = 0.001  # Seconds of CPU that a row may take, for the main loop of a worker to wait for it
-FETCH_RETRY_SECONDS = 5.0  # Seconds until an artifact store that did not answer is asked again
+INLINE_SECONDS = 0.001  # CPU time of a row up to which a worker's main loop predicts it
+FETCH_RETRY_SECONDS = 5.0  # after which an artifact store that failed is asked again
 
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What a look at the files of a version found."""
+    """The result of loading a version, or of verifying it again."""
 
     version: "Version | Cached"
-    stamp: tuple  # Of the files
-    predictor: Predictor | None  # Proven by this look or by an earlier one
-    refused: str | None  # Why the files must not be believed
-    again_at: float | None = None  # When to ask the artifact store again, which did not answer (monotonic)
+    stamp: tuple  # of the files, `stamp_of`
+    predictor: Predictor | None  # verified now or earlier
+    refused: str | None  # why the files are not served
+    again_at: float | None = None  # when to ask an artifact store again that failed, `time.monotonic()`
 
     @property
     def outdated(self) -> bool:
-        """Is there anything new to see?"""
+        """Whether the files changed, or the artifact store is to be asked again."""
         if self.again_at is not None:
             return time.monotonic() >= self.again_at
         return stamp_of(self.version.path) != self.stamp
@@ -44,9 +44,9 @@ def load_verified(
     found: "Version | Cached",
     trusted: Iterable[str],
     before: LoadResult | None = None,
-    fetch: Callable[["Version"], Path] | None = None,  # Brings the files of a version to this disk
+    fetch: Callable[["Version"], Path] | None = None,  # copies the files of a version to local disk
 ) -> LoadResult:
-    """Load a version, or look again at one that is in memory; where nothing changed, nothing is done."""
+    """Load and verify a version, or verify again one that is in memory; do nothing where nothing changed."""
     predictor = None
     if before is not None and before.version.digest == found.digest:
         if before.version.path == found.path and not before.outdated:
@@ -55,14 +55,14 @@ def load_verified(
     stamp = stamp_of(found.path)
     try:
         if fetch is not None:
-            fetch(found)
+            fetch(found)  # type: ignore[arg-type] (only versions of the registry are fetched)
             stamp = stamp_of(found.path)
         if predictor is None:
             predictor = Predictor.load(found.path, found.version, found.digest, trusted)
             log(f"{found.name} version {found.version} loaded, answers with {predictor.engine.name}")
         else:
             check_hashes(read_manifest(found.path), found.digest)
-    except Exception as e:  # whatever a bundle does to those who load it, it is refused
+    except Exception as e:  # whatever loading a bundle raises, the bundle is refused
         reason = str(e) if isinstance(e, MlopsError) else f"Its files cannot be loaded: {type(e).__name__}."
         if before is None or before.refused != reason:
             log(f"{found.name} version {found.version} refused: {reason}")
@@ -72,23 +72,23 @@ def load_verified(
 
 
 def runs_inline(predictor: Predictor | None) -> bool:
-    """Does a row take less than `QUICK`? Only where nobody's code can make it take longer: in an ONNX graph."""
+    """Whether a row takes less than `INLINE_SECONDS`, in an ONNX graph: Python code may at times take longer."""
     if predictor is None or predictor.engine.name != OnnxEngine.name:
         return False
     try:
         rows = predictor.bundle.golden()["features"][:1]
-    except (OSError, ValueError):  # it was there when the model was loaded; what is served is in memory
+    except (OSError, ValueError):  # deleted since the model was loaded
         return False
     took = []
     for _ in range(5):
-        began = time.thread_time()
+        begin = time.thread_time()
         predictor.predict_rows(rows)
-        took.append(time.thread_time() - began)
+        took.append(time.thread_time() - begin)
     return min(took) < INLINE_SECONDS
 
 
 def stamp_of(path: Path) -> tuple:
-    """Changes when a file of a bundle is replaced, written or removed; costs a stat a file."""
+    """Return a value that changes when a file of a bundle is replaced, written or removed."""
     try:
         with os.scandir(path) as entries:
             return tuple(sorted((e.name, e.stat().st_mtime_ns, e.stat().st_size, e.inode()) for e in entries))

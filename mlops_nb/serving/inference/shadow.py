@@ -1,4 +1,4 @@
-"""A shadow is asked what production was asked, beside the requests; nobody waits for what it says."""
+"""A shadow version predicts the rows of production's requests in a thread of its own; no request waits for it."""
 
 import threading
 import time
@@ -8,24 +8,25 @@ from queue import SimpleQueue
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.serving.inference.infer import InferenceResult
 
-MAX_WAITING_REQUESTS, MAX_ROWS = 100, 1000  # Most requests that wait, and most rows of each
+MAX_WAITING_REQUESTS = 100  # others are dropped
+MAX_ROWS = 1000  # of a request; a larger one is dropped
 
 
 class Shadow:
-    """A bounded queue and one thread; what does not fit is dropped and counted."""
+    """A bounded queue and one thread; requests that do not fit are dropped and counted."""
 
     def __init__(
         self,
-        record: Callable,  # `mlops_nb.serving.telemetry.prediction_logger.Log.record`: given what the shadow said, how long it took, and the key
+        record: Callable,  # `PredictionLogger.record`: given the result, its seconds and its key
     ):
         self.record = record
         self.counts = {"answered": 0, "failed": 0, "dropped": 0}
-        self._queue = SimpleQueue()
+        self._queue: SimpleQueue = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._lock, self._stop = threading.Lock(), threading.Event()
 
     def offer(self, predictor: Predictor, rows, n: int, key: str):
-        """Have the shadow asked about `n` rows when there is time; this never waits."""
+        """Queue `n` rows for the shadow; this never blocks."""
         if self._queue.qsize() >= MAX_WAITING_REQUESTS or n > MAX_ROWS:
             with self._lock:
                 self.counts["dropped"] += 1
@@ -35,7 +36,7 @@ class Shadow:
             self._start()
 
     def stop(self):
-        """Leave what still waits."""
+        """Stop the thread; what still waits is dropped."""
         self._stop.set()
         self._queue.put(None)
         if self._thread is not None:
@@ -48,20 +49,20 @@ class Shadow:
                 self._thread.start()
 
     def _run(self):
-        while self._answer_next():
+        while self._predict_next():
             pass
 
-    def _answer_next(self) -> bool:
-        """A function of its own, so that no predictor outlives its answer."""
+    def _predict_next(self) -> bool:
+        """Predict the next request; a function of its own, so that it keeps no predictor while it waits."""
         item = self._queue.get()
         if self._stop.is_set():
             return False
         predictor, rows, key = item
-        began = time.perf_counter()
+        begin = time.perf_counter()
         try:
-            said = InferenceResult.from_rows(predictor, rows, "shadow")
-            self.record(said, time.perf_counter() - began, f"{key}-shadow")
+            result = InferenceResult.from_rows(predictor, rows, "shadow")
+            self.record(result, time.perf_counter() - begin, f"{key}-shadow")
             self.counts["answered"] += 1
-        except Exception:  # it is only a shadow: whatever it raises is counted
+        except Exception:  # whatever a shadow raises is counted, and harms no request
             self.counts["failed"] += 1
         return True

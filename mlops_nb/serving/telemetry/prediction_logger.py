@@ -1,11 +1,13 @@
-"""The prediction log as the service keeps it: a request writes a line to disk, a thread ships the lines."""
+"""The service's side of the prediction log: a request appends lines to a local spool, a thread ships them."""
 
 import random
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import orjson
@@ -21,46 +23,47 @@ from mlops_nb.serving.http.request_id import make_id
 from mlops_nb.serving.inference.infer import InferenceResult
 from mlops_nb.serving.telemetry.spool import SpoolShipper, Spool
 
-STEP_SECONDS = 0.25  # Seconds between two looks at the spool
-STOP_POLL_SECONDS = 0.02  # The same, when all that is left to do is to end
-MAX_STEP_SECONDS = 5.0  # After several errors of the database
-PURGE_INTERVAL = timedelta(minutes=10)  # Between two deletions of what is old
-MAX_SPLIT_ROWS = 32  # Rows of a request up to which each is a line of its own, ready for the database
-DEAD_LETTERS = "refused.txt"  # Lines that the database will never take
+STEP_SECONDS = 0.25  # between two steps of the thread that maintains and ships the spool
+STOP_POLL_SECONDS = 0.02  # between two steps while the worker stops
+MAX_STEP_SECONDS = 5.0  # between two steps after several errors of the database
+PURGE_INTERVAL = timedelta(minutes=10)  # between two deletions of old predictions
+MAX_SPLIT_ROWS = 32  # of a request up to which each row is a line of its own, ready for the database
+DEAD_LETTERS = "dead-letters.txt"  # file for lines that the database never takes
+_OLD_DEAD_LETTERS = "refused.txt"  # its name in earlier versions
 
 
 class PredictionLogger:
-    """Records predictions and labels; in one worker of all, ships them."""
+    """Records predictions, labels and request counts of one worker; in one of the workers, ships those of all."""
 
     def __init__(self, settings: Settings):
         self.settings = settings
         self.excluded = set(split_names(settings.log_exclude))
-        self.dropped = 0  # Requests that could not be recorded
-        self.errors = 0  # Of the database
-        self.unmatched = 0  # Labels that were given up
-        self.dead_letters = 0  # Lines that the database will never take
-        self.stopping = False  # Nothing is taken after the next step
-        self.after_step: Callable = lambda log: None  # Called when the spool was tended, with this
+        self.dropped = 0  # requests that could not be recorded
+        self.errors = 0  # of the database
+        self.unmatched = 0  # labels without a prediction, given up
+        self.dead_letters = 0  # lines that the database never takes
+        self.stopping = False  # whether the next step is the last
+        self.after_step: Callable = lambda log: None  # given this, after each step
         self._spool = Spool(Path(settings.spool), int(settings.spool_mb * 2**20))
         self._shipper = SpoolShipper(Path(settings.spool))
         self._database: PredictionLog | None = None
         self._problem: str | None = None
-        self._purged_at: datetime | None = None  # When, if this worker has
+        self._purged_at: datetime | None = None  # when this worker purged last
         self._seconds_to_next = STEP_SECONDS
         self._thread = PeriodicThread("log", self._maintain)
 
     def start(self):
-        """Begin to ship."""
+        """Start the thread that ships."""
         self._thread.start()
 
     def stop(self):
-        """Ship what there is once more, if the database lets us, or see that another worker has.
+        """Ship the remaining lines if the database is available, or wait until another worker has.
 
-        Who ships may have looked at our lines before the last of them came, and end as we do: so we do not end earlier
-        than it does, unless it has shipped them.
+        The shipping worker may have read this worker's lines before the last of them, and stop at the same time: so
+        this one stops no earlier than that one, unless its lines were shipped.
         """
         if not self._thread.stop():
-            return  # it waits for the database, and what it does not ship stays on disk
+            return  # the thread waits for the database; what it does not ship stays on disk
         self.stopping = True
         self.after_step(self)
         self._spool.close()
@@ -70,47 +73,56 @@ class PredictionLogger:
         self._shipper.close()
         self._close()
 
-    # what a request does
+    # in a request
 
     def record(
         self,
-        said: InferenceResult,
-        seconds: float,  # From the request to its answer
-        key: str | None = None,  # A new one by default
-    ) -> str | None:  # The key; row i has the id `{key}-{i}`. None: it is not in the log
-        """Write down what a request was answered, before it is."""
+        result: InferenceResult,
+        seconds: float,  # from the request to its response
+        key: str | None = None,  # a new one by default
+    ) -> str | None:  # the key; row i has the id `{key}-{i}`. None: it is not in the log
+        """Record the predictions of a request, before its response is sent."""
         share = self.settings.log_share
         if share < 1 and random.random() >= share:
             return None
         now = time.time()
         key = key or make_id()
-        predictor, answer = said.predictor, said.predictions
+        predictor, predictions = result.predictor, result.predictions
         names, kept = predictor.signature.names, None
         if self.excluded:
             kept = [i for i, name in enumerate(names) if name not in self.excluded]
             names = [names[i] for i in kept]
-        rows = _loggable(predictor.signature, said.table, len(answer.prediction), kept)
-        who = (predictor.name, predictor.version, said.role)
-        prediction, sure = answer.prediction.tolist(), answer.probability
-        entry = PredictionRecord(key, now, *who, seconds * 1000, names, rows, prediction, sure)
+        rows = _loggable(predictor.signature, result.table, len(predictions.prediction), kept)
+        entry = PredictionRecord(
+            id=key,
+            at=now,
+            name=predictor.name,
+            version=cast(int, predictor.version),
+            role=result.role,
+            ms=seconds * 1000,
+            columns=names,
+            rows=rows,
+            prediction=predictions.prediction.tolist(),
+            probability=predictions.probability,
+        )
         if not self._spool.append(_written(entry)):
             self.dropped += 1
             return None
         return key
 
     def label(self, labels: Sequence[tuple[str, object]]) -> bool:
-        """Write down what was true; False when there is no room."""
+        """Record true labels by the ids of their predictions; False when the spool is full."""
         now = time.time()
         lines = [orjson.dumps(LabelRecord(key, value, now), option=orjson.OPT_APPEND_NEWLINE) for key, value in labels]
         return self._spool.append(b"".join(lines))
 
     def count(self, counts: Sequence[RequestCount]) -> bool:
-        """Write down how many requests there were, if anything is to be logged; False when there is no room."""
+        """Record counts of requests, if anything is to be logged; False when the spool is full."""
         if not self.settings.log_share:
             return True
         return self._spool.append(b"".join(orjson.dumps(c, option=orjson.OPT_APPEND_NEWLINE) for c in counts))
 
-    # what the thread does
+    # in the thread
 
     def _maintain(self) -> float:
         self._seconds_to_next = STEP_SECONDS if self._step() else min(self._seconds_to_next * 2, MAX_STEP_SECONDS)
@@ -118,16 +130,16 @@ class PredictionLogger:
         return self._seconds_to_next
 
     def _step(self) -> bool:
-        """Tend the spool, and ship if nobody else does; False when the database does not answer."""
+        """Maintain the spool, and ship if no other worker does; False when the database is unavailable."""
         try:
             self._spool.maintain()
             if self._shipper.leads():
-                self._open()
-                self._shipper.ship(self._deliver)
-                self._purge()
+                database = self._open()
+                self._shipper.ship(partial(self._deliver, database))
+                self._purge(database)
             self._problem = None
             return True
-        except Exception as e:  # the thread that ships must outlive whatever happens to it
+        except Exception as e:  # the thread that ships must survive any exception
             self._close()
             self.errors += isinstance(e, SQLAlchemyError)
             problem = f"The prediction log waits: {_reason(e)}"
@@ -136,26 +148,28 @@ class PredictionLogger:
             self._problem = problem
             return False
 
-    def _open(self):
+    def _open(self) -> PredictionLog:
         if self._database is None:
+            self._rename_old_dead_letters()
             self._database = PredictionLog.open(self.settings)
+        return self._database
 
     def _close(self):
         if self._database is not None:
             self._database.close()
             self._database = None
 
-    def _deliver(self, lines: list[bytes]):
-        """Into the database; what it will never take is put aside, so that the rest can pass."""
+    def _deliver(self, database: PredictionLog, lines: list[bytes]):
+        """Add lines to the database; put those aside that it never takes, so that the rest can pass."""
         try:
             rows = [line for line in lines if line.startswith(b"[")]
-            self._database.add((_parse(line) for line in lines if not line.startswith(b"[")), rows)
+            database.add((_parse(line) for line in lines if not line.startswith(b"[")), rows)
         except (StatementError, ValueError, TypeError, KeyError) as e:
             if isinstance(e, DBAPIError) and not isinstance(e, DataError | IntegrityError):
-                raise  # the database is away or not well: later
+                raise  # the database is unavailable: later
             if len(lines) > 1:
                 for line in lines:
-                    self._deliver([line])
+                    self._deliver(database, [line])
                 return
             self._put_aside(lines[0], e)
 
@@ -165,12 +179,19 @@ class PredictionLogger:
             file.write(line)
         log(f"A line of the prediction log was put aside in {DEAD_LETTERS}: {type(error).__name__}.")
 
-    def _purge(self):
-        """Now and then: delete what is older than the settings say."""
+    def _rename_old_dead_letters(self):
+        """Give a file of an earlier version today's name, unless there is one."""
+        old, new = (Path(self.settings.spool) / name for name in (_OLD_DEAD_LETTERS, DEAD_LETTERS))
+        if old.is_file() and not new.exists():
+            old.rename(new)
+            log(f"The prediction log has lines that an earlier version put aside; they are in {DEAD_LETTERS}.")
+
+    def _purge(self, database: PredictionLog):
+        """Delete what is older than the settings say, every `PURGE_INTERVAL`."""
         now = datetime.now(UTC)
         if self._purged_at is not None and abs(now - self._purged_at) < PURGE_INTERVAL:  # a clock may be set back
             return
-        given_up = self._database.forget(self.settings.log_days, self.settings.label_hours, now, self._purged_at)
+        given_up = database.forget(self.settings.log_days, self.settings.label_hours, now, self._purged_at)
         self._purged_at = now
         if given_up:
             self.unmatched += len(given_up)
@@ -178,7 +199,7 @@ class PredictionLogger:
             log(f"{len(given_up)} labels had ids that no prediction has, and were given up: {ids}")
 
     def backlog(self) -> tuple[int, float]:
-        """Bytes that wait for the database, and for how many seconds the oldest do; who does not ship knows of none."""
+        """Return the bytes that wait for the database, and for how many seconds the oldest have; zeros unless it ships."""
         return self._shipper.backlog() if self._shipper.leading else (0, 0.0)
 
 
@@ -189,10 +210,10 @@ def _loggable(
     signature: Signature,
     table: Table,
     n_rows: int,
-    kept: list[int] | None,  # Numbers of the columns; None: all
-) -> np.ndarray | dict[str, list] | list[list]:
-    """Floats as they are, many rows by column: a list of each row would take longer than the model."""
-    if signature.is_float:
+    kept: list[int] | None,  # numbers of the columns; None: all
+) -> Any:
+    """Return floats as an array, many rows by column: a list of each row would take longer than the model."""
+    if isinstance(table, np.ndarray):
         return table if kept is None else table[:, kept]
     if n_rows > MAX_SPLIT_ROWS:
         columns = columns_of(signature, table)
@@ -202,17 +223,18 @@ def _loggable(
 
 
 def _written(entry: PredictionRecord) -> bytes:
-    """The lines of a request: ready for the database if its rows are few, else one that takes the request less time."""
-    sure = entry.probability
+    """Return the lines of a request: one a row, ready for the database, or one that takes less time for many rows."""
+    rows: Any = entry.rows
+    probability: Any = entry.probability
     if len(entry.prediction) > MAX_SPLIT_ROWS:
-        entry.probability = None if sure is None else sure.astype(np.float64)
-        if not isinstance(entry.rows, np.ndarray):
+        entry.probability = None if probability is None else probability.astype(np.float64)
+        if not isinstance(rows, np.ndarray):
             return orjson.dumps(entry, _plain, _LINE)
-        floats, entry.rows = b64encode(np.ascontiguousarray(entry.rows)), None
-        return orjson.dumps(entry, _plain, _LINE).replace(_NO_ROWS, b'"rows":"%b"' % floats, 1)  # it escapes nothing
-    entry.probability = None if sure is None else sure.tolist()
-    if isinstance(entry.rows, np.ndarray):
-        entry.rows = entry.rows.tolist()
+        floats, entry.rows = b64encode(np.ascontiguousarray(rows)), None  # type: ignore[assignment]
+        return orjson.dumps(entry, _plain, _LINE).replace(_NO_ROWS, b'"rows":"%b"' % floats, 1)  # base64 needs no escapes
+    entry.probability = None if probability is None else probability.tolist()
+    if isinstance(rows, np.ndarray):
+        entry.rows = rows.tolist()
     return b"".join(lines_of(entry))
 
 
@@ -220,14 +242,14 @@ _NO_ROWS = b'"rows":null'
 
 
 def _plain(array: np.ndarray) -> list:
-    """What orjson does not write itself."""
+    """Return a list of an array that orjson does not write itself."""
     return array.tolist()
 
 
 def _parse(line: bytes) -> PredictionRecord | LabelRecord | RequestCount:
     values = orjson.loads(line)
     rows = values.get("rows")
-    if isinstance(rows, str):  # floats, as they are in memory
+    if isinstance(rows, str):  # floats as in memory
         values["rows"] = np.frombuffer(b64decode(rows)).reshape(len(values["prediction"]), -1).tolist()
     elif isinstance(rows, dict):
         values["rows"] = list(zip(*rows["columns"], strict=True)) or [()] * len(values["prediction"])
@@ -236,5 +258,5 @@ def _parse(line: bytes) -> PredictionRecord | LabelRecord | RequestCount:
 
 
 def _reason(error: Exception) -> str:
-    """Why, without an address or a value."""
+    """Return why, without an address or a value."""
     return str(error) if isinstance(error, MlopsError) else f"{type(error).__name__}."

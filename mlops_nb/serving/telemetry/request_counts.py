@@ -1,6 +1,6 @@
-"""How many requests the model had, minute by minute and by status, into the database.
+"""Counts of the model's requests, by minute and status, for the database.
 
-A request that fails leaves no prediction, and who monitors a model reads the database.
+A request that fails leaves no prediction, and monitoring reads only the database.
 """
 
 import threading
@@ -12,7 +12,8 @@ from mlops_nb.monitor.prediction_log import RequestCount
 from mlops_nb.serving.http.request_id import make_id
 from mlops_nb.serving.telemetry.prediction_logger import PredictionLogger
 
-INFERENCE_ROUTES = frozenset(  # The routes that ask the model
+# routes that predict
+INFERENCE_ROUTES = frozenset(
     {
         "/predict",
         "/invocations",
@@ -21,21 +22,21 @@ INFERENCE_ROUTES = frozenset(  # The routes that ask the model
         "/v2/models/<name>/versions/<version>/infer",
     }
 )
-WRITE_SECONDS = 5.0  # Seconds between two writings of what has grown
+WRITE_SECONDS = 5.0  # between two records of the counts that grew
 
 
 class RequestCounter:
-    """What one worker counted; of an id the largest count stays, so one may be written any number of times."""
+    """The counts of one worker; the largest count of an id stays, so a count may be recorded any number of times."""
 
     def __init__(self, name: str):
         self._name, self._worker = name, make_id()
-        self._counts: Counter[tuple[int, str]] = Counter()  # Minute and status
+        self._counts: Counter[tuple[int, str]] = Counter()  # by minute and status
         self._grown: set[tuple[int, str]] = set()
         self._lock = threading.Lock()
         self._written = time.monotonic()
 
     def add(self, requests: Mapping[tuple[str, str], int]):
-        """Count answered requests by route and status."""
+        """Add requests by route and status."""
         minute = int(time.time()) // 60
         with self._lock:
             for (route, status), n in requests.items():
@@ -44,7 +45,7 @@ class RequestCounter:
                     self._grown.add((minute, status))
 
     def write(self, log: PredictionLogger):
-        """Leave what has grown to the log, now and then."""
+        """Record the counts that grew in the log, every `WRITE_SECONDS`."""
         if time.monotonic() - self._written < WRITE_SECONDS and not log.stopping:
             return
         self._written = time.monotonic()

@@ -1,7 +1,7 @@
-"""Lines on disk on their way to the database: every worker appends to files of its own, one of them ships all.
+"""Lines on disk on their way to the database: every worker appends to files of its own, one worker ships all.
 
-A file is locked by who writes it, and the kernel lets go of the lock when that process is gone, however it went. So a
-file that can be locked has no writer any more: when all of it has been delivered, it is deleted.
+A file is locked by its writer, and the kernel releases the lock when that process ends, however it ends. So a file that
+can be locked has no writer any more, and is deleted when all of it has been delivered.
 """
 
 import contextlib
@@ -16,19 +16,19 @@ from pathlib import Path
 
 from mlops_nb.store.file_lock import lock_file
 
-SEGMENT_BYTES = 16 * 2**20  # Bytes after which a new file is begun
-SEGMENT_SECONDS = 5.0  # Seconds after which a file that has something in it is closed, so that it can be deleted
-MAX_MEMORY_BYTES = 16 * 2**20  # Most bytes that wait in memory while the disk refuses them
-BATCH_BYTES = 256 * 2**10  # Bytes that are delivered together
+SEGMENT_BYTES = 16 * 2**20  # after which a new file is begun
+SEGMENT_SECONDS = 5.0  # after which a file with lines is closed, so that it can be deleted
+MAX_MEMORY_BYTES = 16 * 2**20  # that wait in memory while the disk is full
+BATCH_BYTES = 256 * 2**10  # delivered together
 _SUFFIX, _NEW_SUFFIX, _LEADER = ".jsonl", ".new", "leader.lock"
 
 
 class Spool:
-    """Where a worker leaves its lines."""
+    """The files to which one worker appends its lines."""
 
     def __init__(self, folder: Path, max_bytes: int):
         self.folder, self.max_bytes = folder, max_bytes
-        self.full = False  # More waits than may
+        self.full = False  # whether the folder has more than `max_bytes`
         self._lock = threading.Lock()
         self._file: int | None = None
         self._path = folder
@@ -37,7 +37,7 @@ class Spool:
         self._waiting_bytes = 0
 
     def append(self, line: bytes) -> bool:
-        """Keep a line; False when it cannot be kept, and nobody must be told that it was."""
+        """Append a line; False when it cannot be kept."""
         with self._lock:
             if self.full:
                 return False
@@ -50,7 +50,7 @@ class Spool:
             return True
 
     def maintain(self):
-        """Now and then: write what had to wait, close what has grown old, see how much there is."""
+        """Write the lines in memory, close an old file, measure the folder; called again and again."""
         with self._lock:
             while self._waiting and self._write(self._waiting[0]):
                 self._waiting_bytes -= len(self._waiting.popleft())
@@ -61,43 +61,44 @@ class Spool:
 
     @property
     def waiting(self) -> int:
-        """Lines that only memory has."""
+        """Number of lines that are only in memory."""
         return len(self._waiting)
 
     @property
     def is_left(self) -> bool:
-        """Is the file that was begun last still there, with lines or without?"""
+        """Whether the latest file is still there, with lines or without."""
         return self._path.is_file()
 
     def close(self):
-        """Write what had to wait, and leave the rest to whoever ships."""
+        """Write the lines in memory, and leave the files to the shipper."""
         self.maintain()
         with self._lock:
             self._end()
 
     def _write(self, line: bytes) -> bool:
-        """The whole line, or nothing of it."""
+        """Write the whole line, or nothing of it and return False."""
         done = 0
         try:
-            if self._file is None or self._size >= SEGMENT_BYTES:
-                self._begin()
+            file = self._file
+            if file is None or self._size >= SEGMENT_BYTES:
+                file = self._begin()
             while done < len(line):
-                done += os.write(self._file, line[done:])
+                done += os.write(file, line[done:])
         except OSError:
-            if done:
-                self._take_back()
+            if done and self._file is not None:
+                self._take_back(self._file)
             return False
         self._size += len(line)
         return True
 
-    def _take_back(self):
-        """Cut off what was written of it, and write no more here: some of it may have been read already."""
-        with contextlib.suppress(OSError):  # then half a line stays at the end, which nobody reads
-            os.ftruncate(self._file, self._size)
+    def _take_back(self, file: int):
+        """Cut off a part of a line and end the file: the shipper may have read the part already."""
+        with contextlib.suppress(OSError):  # then a part of a line stays at the end, and is not read
+            os.ftruncate(file, self._size)
         self._end()
 
-    def _begin(self):
-        """A new file; it is locked before it gets the name under which it is found."""
+    def _begin(self) -> int:
+        """Begin a new file; it is locked before it gets the name by which the shipper finds it."""
         self._end()
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex}{_SUFFIX}"
@@ -109,7 +110,9 @@ class Spool:
         except OSError:
             os.close(file)
             raise
-        self._file, self._path, self._size, self._begun = file, path, 0, time.monotonic()
+        self._file, self._path = file, path
+        self._size, self._begun = 0, time.monotonic()
+        return file
 
     def _end(self):
         if self._file is not None:
@@ -118,15 +121,15 @@ class Spool:
 
 
 class SpoolShipper:
-    """Takes the lines of all workers, those of dead ones too; of several drains of a folder one leads."""
+    """Delivers the lines of all workers, those of killed ones too; of several shippers of a folder one leads."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._leader: int | None = None
-        self._delivered: dict[Path, int] = {}  # Bytes of a file
+        self._delivered: dict[Path, int] = {}  # bytes of each file
 
     def leads(self) -> bool:
-        """Is this the one that ships? Whoever asks first is, until it is gone."""
+        """Whether this shipper leads: the first that asks does, until its process ends."""
         path = self.folder / _LEADER
         if self._leader is not None and _is_at(path, self._leader):
             return True
@@ -141,13 +144,13 @@ class SpoolShipper:
 
     @property
     def leading(self) -> bool:
-        """Did it lead when that was last asked?"""
+        """Whether it led when `leads()` was last called."""
         return self._leader is not None
 
     def ship(self, deliver: Callable[[list[bytes]], None]) -> int:
-        """Deliver what there is, oldest first; what was delivered when `deliver` fails is delivered again later.
+        """Deliver the lines in all files, the oldest first; lines that `deliver` raised on are delivered again later.
 
-        What is written meanwhile is for the next time, or a file that goes on growing would keep the others waiting.
+        Lines that are appended meanwhile wait for the next call, else a growing file would keep the others waiting.
         """
         count, found = 0, segments(self.folder)
         self._delivered = {path: self._delivered.get(path, 0) for path in found}
@@ -165,34 +168,33 @@ class SpoolShipper:
         return count
 
     def backlog(self) -> tuple[int, float]:
-        """Bytes that are not delivered yet, and for how many seconds the oldest file has waited."""
+        """Return the bytes that are not delivered yet, and for how many seconds the oldest file has waited."""
         found = {path: (size - self._delivered.get(path, 0), at) for path, (size, at) in segments(self.folder).items()}
         left = [(size, at) for size, at in found.values() if size > 0]
         return sum(size for size, _ in left), max((time.time() - at for _, at in left), default=0.0)
 
     def close(self):
-        """Let another lead."""
+        """Let another shipper lead."""
         if self._leader is not None:
             os.close(self._leader)
             self._leader = None
 
     def _lines(self, path: Path, file) -> Iterator[list[bytes]]:
-        """Whole lines that were not delivered yet, some at a time.
+        """Yield batches of whole lines that were not delivered yet.
 
-        The last one may be half written, and the other half there a moment later: so all that was read is one piece,
-        cut into lines where they end.
+        The last line may be incomplete, and complete a moment later: so what was read is split where its lines end.
         """
         file.seek(self._delivered[path])
-        while piece := file.read(BATCH_BYTES) + file.readline():
-            whole = piece[: piece.rfind(b"\n") + 1]
+        while batch := file.read(BATCH_BYTES) + file.readline():
+            whole = batch[: batch.rfind(b"\n") + 1]
             if whole:
                 yield BytesIO(whole).readlines()
-            if len(whole) < len(piece):
+            if len(whole) < len(batch):
                 return
 
 
 def segments(folder: Path) -> dict[Path, tuple[int, float]]:
-    """Files with lines, oldest first: their bytes, and when they were begun."""
+    """Return the files with lines, the oldest first: their bytes, and when they were begun."""
     try:
         with os.scandir(folder) as entries:
             found = sorted((e.name, e.stat().st_size) for e in entries if e.name.endswith(_SUFFIX))
@@ -202,7 +204,7 @@ def segments(folder: Path) -> dict[Path, tuple[int, float]]:
 
 
 def _is_at(path: Path, file: int) -> bool:
-    """Is the open file still the one at its path?"""
+    """Whether the open file is still the one at its path."""
     try:
         return os.path.samestat(path.stat(), os.fstat(file))
     except FileNotFoundError:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from mlops_nb.errors import InputError
 from mlops_nb.model.signature import Predictions
-from mlops_nb.serving.inference.canary import CanaryTrial, place_of
+from mlops_nb.serving.inference.canary import CanaryTrial, position_of
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from serve.app import create_app
@@ -40,7 +40,7 @@ def live(app, registry):
 def key_of(role: str, share: float = 0.1) -> dict:
     """A header whose key belongs to the canary, or to the requests that it is compared with."""
     wanted = {"canary": lambda x: x < share, "production": lambda x: x >= 1 - share}[role]
-    return {"X-Canary-Key": next(k for k in map(str, range(1000)) if wanted(place_of("toy", k)))}
+    return {"X-Canary-Key": next(k for k in map(str, range(1000)) if wanted(position_of("toy", k)))}
 
 
 def version_for(client, key: str | None = None) -> int:
@@ -48,12 +48,12 @@ def version_for(client, key: str | None = None) -> int:
 
 
 def test_keys_are_spread_evenly_and_stand_where_they_stood():
-    places = [place_of("toy", f"customer-{i}") for i in range(20_000)]
+    places = [position_of("toy", f"customer-{i}") for i in range(20_000)]
     for share in (0.01, 0.1, 0.5):
         got = sum(place < share for place in places)
         assert abs(got - 20_000 * share) < 5 * (20_000 * share * (1 - share)) ** 0.5
-    assert place_of("toy", "ada") == pytest.approx(PLACE_OF_ADA)
-    assert place_of("toy", "ada") != place_of("other", "ada")
+    assert position_of("toy", "ada") == pytest.approx(PLACE_OF_ADA)
+    assert position_of("toy", "ada") != position_of("other", "ada")
 
 
 PLACE_OF_ADA = 0.283841311331659

@@ -153,7 +153,7 @@ def test_registry_that_hangs_at_the_start_does_not_hang_the_worker(settings, reg
     monkeypatch.setattr(Registry, "open", lambda settings: answers.wait(60) and opened(settings))
     app = create_app(settings)
     live, client = live_model(app), app.test_client()
-    live.start(patience=0.05)
+    live.start(timeout_seconds=0.05)
     said = client.post("/predict", json={"features": [[1, 0]]})
     assert (said.status_code, said.get_json()["code"]) == (503, "no_model")
     assert "The first load is not over yet. The service tries again by itself." in said.get_json()["error"]

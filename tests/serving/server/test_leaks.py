@@ -133,7 +133,7 @@ def test_service_without_a_model_says_nothing_of_where_it_looked(app, settings, 
         broken.unlink()
         if problem == "manifest":
             broken.mkdir()
-        live._looks.clear()
+        live._loads.clear()
         live._aliases = None
     live.refresh()
     answer = app.test_client().get("/health/ready")

@@ -422,7 +422,7 @@ def test_log_that_ends_ships_nothing_beside_a_thread_that_still_does(serving, mo
     app = serving()
     log, begun, goes_on, delivered = app.extensions["log"], threading.Event(), threading.Event(), []
 
-    def deliver(lines):
+    def deliver(database, lines):
         delivered.append(lines)
         begun.set()
         goes_on.wait(20)
@@ -598,3 +598,14 @@ def test_labels_that_were_given_up_are_said(serving, capfd):
     assert (
         "1 labels had ids that no prediction has, and were given up: 000" in capfd.readouterr().err
     )
+
+
+def test_dead_letters_of_an_earlier_version_are_noticed(serving, capfd):
+    app = serving()
+    log, spool = app.extensions["log"], Path(app.extensions["settings"].spool)
+    spool.mkdir(parents=True, exist_ok=True)
+    (spool / "refused.txt").write_bytes(b"a line\n")
+    assert log._step()
+    assert (spool / DEAD_LETTERS).read_bytes() == b"a line\n"
+    assert not (spool / "refused.txt").exists()
+    assert "put aside" in capfd.readouterr().err
