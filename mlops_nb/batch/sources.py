@@ -24,7 +24,8 @@ import pyarrow
 from pyarrow import compute, parquet
 from pyarrow import csv as arrow_csv
 
-from ..data.tables import csv_dialect, expand_source, is_database
+from ..data.dialect import csv_dialect
+from ..data.tables import expand_source, is_database
 from ..errors import DataError
 from ..model.columns import InvalidRowsError
 from ..model.signature import Signature

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSIFICATION_METRICS', 'BINARY_METRICS', 'MULTICLASS_METRICS', 'REGRESSION_METRICS', 'default_metrics', 'score',
-           'baseline', 'GateResult', 'check_gates', 'slice_table', 'plot', 'Evaluation', 'nulls', 'evaluate']
+           'baseline', 'GateResult', 'check_gates', 'slice_table', 'Evaluation', 'nulls', 'evaluate']
 
 # %% ../../nbs/model/03_evaluate.ipynb #00000002
 import math
@@ -19,8 +19,6 @@ from ..errors import GateError, known_names
 from .signature import Predictions
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from mlops_nb.spec import ModelSpec
 
 # %% ../../nbs/model/03_evaluate.ipynb #00000004
@@ -193,58 +191,6 @@ def slice_table(
             raise GateError(f"Slice {name!r} must give one true or false a row: {len(X)}, got shape {mask.shape}.")
         rows[name] = {"rows": int(mask.sum()), **(score(answer.take(mask), y[mask], metrics) if mask.any() else {})}
     return pd.DataFrame(rows).T.astype({"rows": int}).rename_axis("slice")
-
-# %% ../../nbs/model/03_evaluate.ipynb #00000012
-def plot(
-    spec: "ModelSpec",
-    y: Sequence,  # The truth
-    answer: Predictions,  # What the model says
-) -> "Figure":
-    "ROC, confusion matrix and calibration of a classifier; truth and residuals of a regression."
-    return (
-        _plot_regression(np.asarray(y), answer) if spec.task == "regression" else _plot_classes(np.asarray(y), answer)
-    )
-
-
-def _plot_classes(y: np.ndarray, answer: Predictions) -> "Figure":
-    from matplotlib.figure import Figure
-    from sklearn.calibration import CalibrationDisplay
-    from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
-
-    figure = Figure(figsize=(13, 4), layout="constrained")
-    roc, confusion, calibration = figure.subplots(1, 3)
-    labels = np.asarray(answer.classes)
-    ConfusionMatrixDisplay.from_predictions(
-        y, answer.prediction, labels=labels, ax=confusion, colorbar=False, cmap="Blues"
-    )
-    shown = range(1, 2) if len(labels) == 2 else range(len(labels))
-    for i in shown if answer.probability is not None else ():
-        truth, probability = y == labels[i], answer.probability[:, i]
-        RocCurveDisplay.from_predictions(
-            truth, probability, ax=roc, name=str(labels[i]), plot_chance_level=i == shown[-1]
-        )
-        CalibrationDisplay.from_predictions(
-            truth, probability, n_bins=5, strategy="quantile", ax=calibration, name=str(labels[i])
-        )
-    roc.set(title="ROC", xlabel="False positive rate", ylabel="True positive rate")
-    confusion.set(title="Confusion matrix, rows")
-    calibration.set(title="Calibration", xlabel="Predicted probability", ylabel="Share of rows")
-    for axes in (roc, calibration) if answer.probability is not None else ():
-        axes.legend(loc="lower right")
-    return figure
-
-
-def _plot_regression(y: np.ndarray, answer: Predictions) -> "Figure":
-    from matplotlib.figure import Figure
-    from sklearn.metrics import PredictionErrorDisplay
-
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, kind in ((left, "actual_vs_predicted"), (right, "residual_vs_predicted")):
-        PredictionErrorDisplay.from_predictions(y, answer.prediction, kind=kind, ax=axes, scatter_kwargs={"alpha": 0.5})
-    left.set(title="Truth and prediction")
-    right.set(title="Residuals")
-    return figure
 
 # %% ../../nbs/model/03_evaluate.ipynb #00000016
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..data.dialect import csv_dialect
 from ..data.explore import TableSummary, explore
-from ..data.tables import csv_dialect, load_table
+from ..data.tables import load_table
 from ..errors import DataError, PipelineError, SpecError
 from .draft import BaselineComparison, TableSource, draft_notebook, try_estimators
 from ..settings import template_folder

@@ -12,7 +12,8 @@ from sklearn import metrics as sk
 
 from mlops_nb.errors import GateError, SpecError, TrainingError
 from mlops_nb.examples.signals import spec as signals
-from mlops_nb.model.evaluate import Evaluation, check_gates, default_metrics, evaluate, plot, score
+from mlops_nb.model.evaluate import Evaluation, check_gates, default_metrics, evaluate, score
+from mlops_nb.model.plots import plot_evaluation
 from mlops_nb.model.signature import Predictions
 from mlops_nb.model.train import fit, make_estimator
 from mlops_nb.spec import Gates, ModelSpec
@@ -126,8 +127,8 @@ def test_gate_that_is_no_number_is_refused_when_the_spec_is_made(terms):
 @pytest.mark.parametrize("probability", [True, False])
 def test_plots_are_drawn_for_classifiers_with_and_without_probabilities(probability):
     answer = BINARY if probability else Predictions(BINARY.prediction, None, (0, 1))
-    assert len(plot(spec(), Y, answer).axes) == 3
-    assert len(plot(spec(task="regression"), P, Predictions(P)).axes) == 2
+    assert len(plot_evaluation(spec(), Y, answer).axes) == 3
+    assert len(plot_evaluation(spec(task="regression"), P, Predictions(P)).axes) == 2
 
 
 def test_training_twice_gives_the_same_model_to_the_last_bit():
