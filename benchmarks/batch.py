@@ -86,10 +86,11 @@ def _plain(home: Path) -> float:
 
 def _job(home: Path) -> float:
     """The job, as the command runs it, with its set-up."""
-    from mlops_nb.batch.jobs import BatchRequest, predict_batch
+    from mlops_nb.batch.jobs import predict_batch
+    from mlops_nb.batch.requests import BatchRequest
 
-    order = BatchRequest("bench", str(home / "rows.parquet"), str(home / "scores"), chunk_rows=STEP)
-    return predict_batch(order, again=True).seconds
+    request = BatchRequest("bench", str(home / "rows.parquet"), str(home / "scores"), chunk_rows=STEP)
+    return predict_batch(request, again=True).seconds
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from sklearn.ensemble import RandomForestClassifier
 
 from benchmarks.measure import environment, median
 from benchmarks.models import put_into_production
-from mlops_nb.batch.jobs import BatchRequest, predict_batch
+from mlops_nb.batch.jobs import predict_batch
+from mlops_nb.batch.requests import BatchRequest
 from mlops_nb.model.train import fit
 from mlops_nb.orchestration.dask import cluster, fits_on_cluster, runs_on
 from mlops_nb.settings import Settings
@@ -98,9 +99,9 @@ def _workers(number: int, home: Path) -> Iterator[str]:
 
 def _job(scheduler: str, home: Path, warm: bool = False):
     name, chunk = ("few", 50) if warm else ("rows", CHUNK)
-    order = BatchRequest("bench", str(home / f"{name}.parquet"), str(home / f"{name}-scores"), chunk_rows=chunk)
+    request = BatchRequest("bench", str(home / f"{name}.parquet"), str(home / f"{name}-scores"), chunk_rows=chunk)
     with cluster(scheduler) as client:
-        predict_batch(order, again=True, settings=Settings.read({"MLOPS_HOME": str(home)}), run=runs_on(client))
+        predict_batch(request, again=True, settings=Settings.read({"MLOPS_HOME": str(home)}), run=runs_on(client))
 
 
 def _search(scheduler: str, home: Path, warm: bool = False):

@@ -32,7 +32,7 @@ def compare_predictions(
     classes = before.classes is not None
     numbers = (before.probability, after.probability) if classes else (np.array(one), np.array(two))
     gap = np.zeros(len(one))
-    if numbers[0] is not None and np.shape(numbers[0]) == np.shape(numbers[1]):
+    if numbers[0] is not None and numbers[1] is not None and np.shape(numbers[0]) == np.shape(numbers[1]):
         gap = np.abs(np.asarray(numbers[1], dtype=float) - numbers[0]).reshape(len(one), -1).max(axis=1, initial=0)
     rows = np.flatnonzero(changed | (gap > 0))
     return {
@@ -83,7 +83,7 @@ def compare_bundles(
     measured = [manifest.get("evaluation") or {} for manifest in (was, now)]
     found = [_difference("data", *data), *(_difference(k, {k: was.get(k)}, {k: now.get(k)}) for k in _FACTS)]
     found += [_difference(key, *({key: m.get(key)} for m in measured)) for key in _MEASURED]
-    found.append(_golden_difference(*golden, old, new))
+    found.append(_golden_difference(golden[0], golden[1], old, new))
     neutral = {k: was.get(k) for k in ("python", "packages", *(["data"] if data[0] == data[1] else []))}
     if identity(was, golden[0]) != identity({**now, **neutral}, golden[1]):
         found.append(Difference("identity", "it is another model", {}))

@@ -119,7 +119,7 @@ def _uncommitted(version: Version, run: Run | None, with_diff: bool) -> tuple[Pa
         kept = f"{changed} (kept in {patch})" if changed else ""
         effect = "applies the changes to the commit and goes on" if changed else "goes on without them"
         raise ReproductionError(f"{made}: {'; '.join(filter(None, [kept, lost]))}. --with-diff {effect}.")
-    notes = [f"{changed} changed as the run's diff has it."] if changed else []
+    notes = [f"Uncommitted changes: {changed}."] if changed else []
     notes += [f"{lost[0].upper()}{lost[1:]}."] if lost else []
     return (patch if changed else None), notes
 
@@ -165,11 +165,9 @@ def find_provenance(
     "Collect what a version was made from; a `ReproductionError` names what is missing."
     bundle = read_manifest(registry.fetch(version))
     check_hashes(bundle, version.digest)
-    code, run, notes = bundle.manifest.get("code") or {}, run_of_version(version, settings), []
+    code, run = bundle.manifest.get("code") or {}, run_of_version(version, settings)
     _check_code(version, code, settings)
-    patch = None
-    if code.get("dirty"):
-        patch, notes = _uncommitted(version, run, with_diff)
+    patch, notes = _uncommitted(version, run, with_diff) if code.get("dirty") else (None, [])
     data = bundle.manifest.get("data") or {}
     params = pipeline_params(version, run)
     if not params:

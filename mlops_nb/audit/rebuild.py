@@ -53,7 +53,8 @@ def rebuild(
 
 def _follow(process: subprocess.Popen, say: Callable[[str], None]) -> list[str]:
     "Report each task of a build as it begins; return the last lines of its output."
-    tail, task = [], None
+    tail: list[str] = []
+    task = None
     assert process.stdout is not None
     for line in process.stdout:  # the progress bar's carriage returns end lines too
         tail = [*tail, line.rstrip()][-LOG_TAIL_LINES:]

@@ -15,7 +15,7 @@ from .models import open_registry
 from .output import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from mlops_nb.batch.jobs import Job
+    from mlops_nb.batch.requests import Job
 
 # %% ../../nbs/cli/06_predict.ipynb #275283a8
 @click.command()
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 @json_option
 def predict(name, input, output, max_rejects, again, restart, list_jobs, as_json, key, **options):
     "Predict for a table with NAME; a job that was killed resumes when it is started again."
-    from mlops_nb.batch.jobs import BatchRequest, Progress, predict_batch
+    from mlops_nb.batch.jobs import Progress, predict_batch
+    from mlops_nb.batch.requests import BatchRequest
     from mlops_nb.orchestration.dask import batch_runner
 
     if list_jobs:
@@ -50,10 +51,10 @@ def predict(name, input, output, max_rejects, again, restart, list_jobs, as_json
         return
     if not (name and input and output):
         raise click.UsageError("Give NAME, --input and --output; or --list.")
-    order = BatchRequest(name, input, output, key=key, **options)
-    watcher = Progress(lambda text: click.echo(text, err=True), lambda total, done: _row_bar(total, done, as_json))
+    request = BatchRequest(name, input, output, key=key, **options)
+    progress = Progress(lambda text: click.echo(text, err=True), lambda total, done: _row_bar(total, done, as_json))
     with batch_runner() as run:
-        job = predict_batch(order, max_rejects, again, restart, run=run, watcher=watcher)
+        job = predict_batch(request, max_rejects, again, restart, run=run, progress=progress)
     if as_json:
         print_json(_job_row(job))
     else:
@@ -72,7 +73,7 @@ JOB_COLUMNS = ["id", "name", "version", "state", "rows", "rejected", "seconds", 
 
 
 def _print_jobs(name: str | None, as_json: bool) -> None:
-    from mlops_nb.batch.jobs import Jobs
+    from mlops_nb.batch.requests import Jobs
 
     with open_registry() as registry:
         jobs = [_job_row(job) for job in Jobs(registry.engine).list(name)]

@@ -25,7 +25,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from mlops_nb.batch.jobs import BatchRequest, Jobs, head, predict_batch
+from mlops_nb.batch.jobs import head, predict_batch
+from mlops_nb.batch.requests import BatchRequest, Jobs
 from mlops_nb.batch.sources import open_source
 from mlops_nb.cli.main import main
 from mlops_nb.errors import BatchError, DataError, InputError, NotFoundError
@@ -149,10 +150,10 @@ def test_every_source_goes_to_every_target(source, target, settings, tmp_path):
     given, query = _write_source(source, table, tmp_path / f"{source}-{target}")
     output = {"parquet": f"{tmp_path}/scores", "csv": f"{tmp_path}/scores.csv", "table": f"sqlite:///{tmp_path}/out.db"}
     output["url"] = f"memory://{source}/scores.csv"
-    order = BatchRequest(
+    batch_request = BatchRequest(
         "loans", given, output[target], query, "scores" if target == "table" else None, probability=True
     )
-    job = predict_batch(replace(order, chunk_rows=60), settings=settings)
+    job = predict_batch(replace(batch_request, chunk_rows=60), settings=settings)
     assert (job.state, job.rows, job.rejected, job.version) == ("finished", 250, 0, 1)
     written, wanted = _written(target, output[target]).sort_values("id", ignore_index=True), expected(settings, table)
     pd.testing.assert_frame_equal(written[list(wanted)], wanted, check_dtype=False)
@@ -172,8 +173,8 @@ def test_rows_go_into_a_table_of_postgresql_with_their_types(settings, postgres_
     table["ok"] = pd.array([True, None] * 25, dtype="boolean")
     table.loc[3, "id"] = None
     table.to_parquet(tmp_path / "in.parquet")
-    order = BatchRequest("loans", str(tmp_path / "in.parquet"), postgres_url, table="scores", chunk_rows=20)
-    predict_batch(order, settings=settings)
+    batch_request = BatchRequest("loans", str(tmp_path / "in.parquet"), postgres_url, table="scores", chunk_rows=20)
+    predict_batch(batch_request, settings=settings)
     written = rows_in(postgres_url, "scores").sort_values("id", ignore_index=True)
     assert written["id"].dropna().tolist() == sorted(table["id"].dropna())
     assert len(written) == 50
@@ -193,21 +194,21 @@ def test_exact_numbers_of_a_query_stay_exact_as_keys_and_are_floats_for_the_mode
             connection.execute(sa.text(f"UPDATE people SET id = {value}, income = income + 0.1 WHERE row = {row}"))
     engine.dispose()
     query = "SELECT id, age, income, home, income AS paid FROM people WHERE row < {} ORDER BY row"
-    order = BatchRequest("loans", postgres_url, f"{tmp_path}/scores", query.format(3), chunk_rows=2)
-    predict_batch(order, settings=settings)
+    batch_request = BatchRequest("loans", postgres_url, f"{tmp_path}/scores", query.format(3), chunk_rows=2)
+    predict_batch(batch_request, settings=settings)
     written = pd.read_parquet(tmp_path / "scores")
     assert written["id"].tolist() == ids
     assert written["id"].dtype == "int64"
     assert written["paid"].tolist() == (people(4)["income"].head(3) + 0.1).round(3).tolist()
     for output in (f"sqlite:///{tmp_path}/out.db", postgres_url):
-        predict_batch(replace(order, output=output, table="scores"), settings=settings)
+        predict_batch(replace(batch_request, output=output, table="scores"), settings=settings)
         assert sorted(rows_in(output, "scores")["id"]) == sorted(ids)
-    order = replace(order, query=query.format(4), key=("id",))
-    predict_batch(order, settings=settings)
+    batch_request = replace(batch_request, query=query.format(4), key=("id",))
+    predict_batch(batch_request, settings=settings)
     assert [int(i) for i in pd.read_parquet(tmp_path / "scores")["id"]] == [*ids, large]
-    predict_batch(replace(order, output=f"{tmp_path}/scores.csv"), settings=settings)
+    predict_batch(replace(batch_request, output=f"{tmp_path}/scores.csv"), settings=settings)
     assert pd.read_csv(tmp_path / "scores.csv", dtype=str)["id"].tolist() == [str(i) for i in [*ids, large]]
-    predict_batch(replace(order, output=postgres_url, table="large"), settings=settings)
+    predict_batch(replace(batch_request, output=postgres_url, table="large"), settings=settings)
     as_text = rows_in(postgres_url, "(SELECT CAST(id AS text) AS id FROM large) AS large")
     assert sorted(map(int, as_text["id"])) == sorted([*ids, large])
 
@@ -217,9 +218,9 @@ def test_exact_numbers_of_parquet_stay_exact_in_sqlite(settings, tmp_path):
     table = pyarrow.Table.from_pandas(people(2)).set_column(0, "id", ids)
     paid = pyarrow.array([1.3, 70.0]).cast(pyarrow.decimal128(5, 2))
     parquet.write_table(table.append_column("paid", paid), tmp_path / "in.parquet")
-    order = BatchRequest("loans", str(tmp_path / "in.parquet"), f"sqlite:///{tmp_path}/out.db", table="scores")
-    predict_batch(order, settings=settings)
-    written = rows_in(order.output, "scores")
+    batch_request = BatchRequest("loans", str(tmp_path / "in.parquet"), f"sqlite:///{tmp_path}/out.db", table="scores")
+    predict_batch(batch_request, settings=settings)
+    written = rows_in(batch_request.output, "scores")
     assert written["id"].tolist() == [9007199254740992, 9007199254740993]
     assert written["paid"].tolist() == [1.3, 70]
 
@@ -228,19 +229,19 @@ def test_times_go_into_a_table_of_sqlite_in_utc_and_in_microseconds(settings, tm
     hours = pd.date_range("2025-10-26 00:30", periods=2, freq="h", tz="UTC").tz_convert("Europe/Berlin")  # 2:30 twice
     nanoseconds = pd.to_datetime([1735689600123456789, 1], unit="ns")
     people(2).assign(at=hours, exact=nanoseconds).to_parquet(tmp_path / "in.parquet")
-    order = BatchRequest("loans", str(tmp_path / "in.parquet"), f"sqlite:///{tmp_path}/out.db", table="scores")
-    predict_batch(order, settings=settings)
-    written = rows_in(order.output, "scores")
+    batch_request = BatchRequest("loans", str(tmp_path / "in.parquet"), f"sqlite:///{tmp_path}/out.db", table="scores")
+    predict_batch(batch_request, settings=settings)
+    written = rows_in(batch_request.output, "scores")
     assert written["at"].tolist() == ["2025-10-26 00:30:00.000000", "2025-10-26 01:30:00.000000"]
     assert written["exact"].tolist() == ["2025-01-01 00:00:00.123456", "1970-01-01 00:00:00.000000"]
 
 
 def test_a_key_can_be_chosen_and_is_the_row_number_where_nothing_else_is_left(settings, tmp_path):
     people(5).drop(columns="id").to_csv(tmp_path / "in.csv", index=False)
-    order = BatchRequest("loans", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), chunk_rows=2)
-    predict_batch(order, settings=settings)
+    batch_request = BatchRequest("loans", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), chunk_rows=2)
+    predict_batch(batch_request, settings=settings)
     assert pd.read_csv(tmp_path / "out.csv")["row"].tolist() == [0, 1, 2, 3, 4]
-    predict_batch(replace(order, key=("age",)), settings=settings)
+    predict_batch(replace(batch_request, key=("age",)), settings=settings)
     written = pd.read_csv(tmp_path / "out.csv")
     assert written["age"].tolist() == people(5)["age"].tolist()
     assert "row" not in written
@@ -277,12 +278,8 @@ def test_rows_that_break_the_signature_are_rejected_each_with_its_reason(source,
     assert (job.rows, job.rejected) == (100 - len(reasons), len(reasons))
     read = pd.read_csv if target.endswith(".csv") else pd.read_parquet
     rejects, rows = read(tmp_path / f"{target}.rejects"), read(tmp_path / target)
-    assert (
-        rejects["row"].tolist() == sorted(reasons)
-    )
-    assert (
-        rejects["id"].tolist() == table["id"][sorted(reasons)].tolist()
-    )
+    assert rejects["row"].tolist() == sorted(reasons)
+    assert rejects["id"].tolist() == table["id"][sorted(reasons)].tolist()
     assert all(reasons[row] in reason for row, reason in zip(rejects["row"], rejects["reason"], strict=True))
     assert sorted([*rows["id"], *rejects["id"]]) == table["id"].tolist()
 
@@ -291,8 +288,8 @@ def test_a_row_of_a_csv_file_with_too_many_values_is_rejected_and_the_others_kee
     lines = people(6).drop(columns="id").to_csv(index=False).splitlines()
     lines[2] += ",1"
     (tmp_path / "in.csv").write_text("\n".join([*lines[:4], "", *lines[4:]]) + "\n\n")
-    order = BatchRequest("loans", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"))
-    predict_batch(order, 0.5, settings=settings)
+    batch_request = BatchRequest("loans", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"))
+    predict_batch(batch_request, 0.5, settings=settings)
     assert pd.read_csv(tmp_path / "out.csv")["row"].tolist() == [0, 2, 3, 4, 5]
     assert pd.read_csv(tmp_path / "out.csv.rejects")["reason"][0] == "the row has 4 values, the table has 3 columns."
 
@@ -320,9 +317,9 @@ def test_rejected_one_by_one_or_together_it_is_the_same(settings):
 def test_too_many_rejects_stop_the_job_and_show_it_and_it_can_go_on(settings, tmp_path):
     table, _ = _hurt(people(100))
     table.to_csv(tmp_path / "in.csv", index=False)
-    order = BatchRequest("loans", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), chunk_rows=10)
+    batch_request = BatchRequest("loans", str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), chunk_rows=10)
     with pytest.raises(BatchError, match=r"3 of 100 rows do not fit the model, more than the share of 0.02"):
-        predict_batch(order, 0.02, settings=settings)
+        predict_batch(batch_request, 0.02, settings=settings)
     assert len(pd.read_csv(tmp_path / "out.csv.rejects")) == 3
     assert not (tmp_path / "out.csv").exists()
     registry = Registry.open(settings)
@@ -330,7 +327,7 @@ def test_too_many_rejects_stop_the_job_and_show_it_and_it_can_go_on(settings, tm
     assert (stopped.state, stopped.rows) == ("stopped", 7)
     assert "--max-rejects" in stopped.error
     registry.close()
-    job = predict_batch(order, 0.1, settings=settings)
+    job = predict_batch(batch_request, 0.1, settings=settings)
     assert job.id == stopped.id
     assert (job.rows, job.rejected) == (95, 5)
     assert len(pd.read_csv(tmp_path / "out.csv.rejects")) == 5
@@ -339,9 +336,9 @@ def test_too_many_rejects_stop_the_job_and_show_it_and_it_can_go_on(settings, tm
 @pytest.mark.parametrize("max_rejects", [0.0, 1.0])
 def test_when_no_row_fits_there_is_no_prediction(max_rejects, settings, tmp_path):
     people(20).assign(age=-1).to_parquet(tmp_path / "in.parquet")
-    order = BatchRequest("loans", str(tmp_path / "in.parquet"), f"sqlite:///{tmp_path}/out.db", table="scores")
+    batch_request = BatchRequest("loans", str(tmp_path / "in.parquet"), f"sqlite:///{tmp_path}/out.db", table="scores")
     with suppress(BatchError) if max_rejects == 0 else pytest.MonkeyPatch.context():
-        assert predict_batch(order, max_rejects, settings=settings).rejected == 20
+        assert predict_batch(batch_request, max_rejects, settings=settings).rejected == 20
     assert len(rows_in(f"sqlite:///{tmp_path}/out.db", "scores")) == 0
     assert len(rows_in(f"sqlite:///{tmp_path}/out.db", "scores_rejects")) == 20
 
@@ -362,64 +359,64 @@ def _cut_after(n: int):
     return run
 
 
-def _begun(order: BatchRequest, settings: Settings, chunks: int = 2):
+def _begun(batch_request: BatchRequest, settings: Settings, chunks: int = 2):
     with pytest.raises(PowerCut):
-        predict_batch(order, settings=settings, run=_cut_after(chunks))
+        predict_batch(batch_request, settings=settings, run=_cut_after(chunks))
 
 
 @pytest.fixture
-def order(tmp_path):
+def batch_request(tmp_path):
     people(100).to_parquet(tmp_path / "in.parquet")
     return BatchRequest("loans", str(tmp_path / "in.parquet"), str(tmp_path / "scores"), chunk_rows=10)
 
 
-def test_a_job_keeps_its_version_when_production_moves_meanwhile(order, settings, tmp_path):
-    _begun(order, settings)
+def test_a_job_keeps_its_version_when_production_moves_meanwhile(batch_request, settings, tmp_path):
+    _begun(batch_request, settings)
     wanted = expected(settings, people(100))["prediction"].tolist()
     put_into_production(settings, tmp_path, seed=5)
     assert expected(settings, people(100))["prediction"].tolist() != wanted
-    job = predict_batch(order, settings=settings)
+    job = predict_batch(batch_request, settings=settings)
     scores = pd.read_parquet(tmp_path / "scores")
     assert job.version == 1
     assert set(scores["model_version"]) == {1}
     assert scores["prediction"].tolist() == wanted
-    assert predict_batch(order, settings=settings).version == 2, "done with version 1, so another job"
+    assert predict_batch(batch_request, settings=settings).version == 2, "done with version 1, so another job"
 
 
-def test_a_chunk_that_is_done_is_not_scored_again(order, settings):
-    _begun(order, settings, chunks=3)
+def test_a_chunk_that_is_done_is_not_scored_again(batch_request, settings):
+    _begun(batch_request, settings, chunks=3)
     seen = []
 
     def run(score, numbers):
         seen.extend(numbers)
         return map(score, numbers)
 
-    assert predict_batch(order, settings=settings, run=run).rows == 100
+    assert predict_batch(batch_request, settings=settings, run=run).rows == 100
     assert seen == [3, 4, 5, 6, 7, 8, 9]
 
 
-def test_chunks_may_be_scored_in_any_order(order, settings, tmp_path):
-    predict_batch(order, settings=settings, run=lambda score, numbers: map(score, reversed(numbers)))
+def test_chunks_may_be_scored_in_any_order(batch_request, settings, tmp_path):
+    predict_batch(batch_request, settings=settings, run=lambda score, numbers: map(score, reversed(numbers)))
     assert pd.read_parquet(tmp_path / "scores")["id"].tolist() == people(100)["id"].tolist()
 
 
-def test_a_changed_input_is_refused_until_the_job_is_restarted(order, settings, tmp_path):
-    _begun(order, settings)
+def test_a_changed_input_is_refused_until_the_job_is_restarted(batch_request, settings, tmp_path):
+    _begun(batch_request, settings)
     people(100, seed=3).to_parquet(tmp_path / "in.parquet")
     with pytest.raises(BatchError, match=r"in.parquet was changed since job .* began. --restart"):
-        predict_batch(order, settings=settings)
-    job = predict_batch(order, settings=settings, restart=True)
+        predict_batch(batch_request, settings=settings)
+    job = predict_batch(batch_request, settings=settings, restart=True)
     wanted = expected(settings, people(100, seed=3))["prediction"].tolist()
     assert pd.read_parquet(tmp_path / "scores")["prediction"].tolist() == wanted
     assert job.rows == 100
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_an_input_that_is_replaced_while_it_is_read_gives_no_output(kind, order, settings, tmp_path):
+def test_an_input_that_is_replaced_while_it_is_read_gives_no_output(kind, batch_request, settings, tmp_path):
     file = tmp_path / f"in.{kind}"
     write = pd.DataFrame.to_parquet if kind == "parquet" else pd.DataFrame.to_csv
     write(people(100), file, index=False)
-    order = replace(order, input=str(file))
+    batch_request = replace(batch_request, input=str(file))
 
     def run(score, numbers):
         for number in numbers:
@@ -429,58 +426,58 @@ def test_an_input_that_is_replaced_while_it_is_read_gives_no_output(kind, order,
                 (tmp_path / "new").replace(file)
 
     with pytest.raises(BatchError, match=rf"in.{kind} was changed since job .* began. --restart"):
-        predict_batch(order, settings=settings, run=run)
-    assert not Path(order.output).exists()
-    assert predict_batch(order, settings=settings, restart=True).rows == 100
-    assert len(pd.read_parquet(order.output)) == 100
+        predict_batch(batch_request, settings=settings, run=run)
+    assert not Path(batch_request.output).exists()
+    assert predict_batch(batch_request, settings=settings, restart=True).rows == 100
+    assert len(pd.read_parquet(batch_request.output)) == 100
 
 
-def test_other_options_are_refused_while_a_job_is_unfinished(order, settings):
-    _begun(order, settings)
+def test_other_options_are_refused_while_a_job_is_unfinished(batch_request, settings):
+    _begun(batch_request, settings)
     with pytest.raises(BatchError, match=r"was begun with probability False, not True\. --restart begins anew"):
-        predict_batch(replace(order, probability=True), settings=settings)
+        predict_batch(replace(batch_request, probability=True), settings=settings)
     with pytest.raises(BatchError, match="was begun with version 'production', not '1'"):
-        predict_batch(replace(order, version="1"), settings=settings)
+        predict_batch(replace(batch_request, version="1"), settings=settings)
 
 
-def test_a_restarted_job_leaves_nothing_of_the_first_in_a_table(order, settings, tmp_path):
-    order = replace(order, output=f"sqlite:///{tmp_path}/out.db", table="scores")
-    _begun(order, settings)
-    job = predict_batch(order, settings=settings, restart=True)
-    written = rows_in(order.output, "scores")
+def test_a_restarted_job_leaves_nothing_of_the_first_in_a_table(batch_request, settings, tmp_path):
+    batch_request = replace(batch_request, output=f"sqlite:///{tmp_path}/out.db", table="scores")
+    _begun(batch_request, settings)
+    job = predict_batch(batch_request, settings=settings, restart=True)
+    written = rows_in(batch_request.output, "scores")
     assert set(written["job"]) == {job.id}
     assert written["id"].is_unique
     assert len(written) == 100
 
 
-def test_the_same_job_again_does_nothing_unless_it_is_told_to(order, settings, tmp_path):
-    first = predict_batch(order, settings=settings)
+def test_the_same_job_again_does_nothing_unless_it_is_told_to(batch_request, settings, tmp_path):
+    first = predict_batch(batch_request, settings=settings)
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "scores").iterdir()}
-    assert predict_batch(order, settings=settings) == first
+    assert predict_batch(batch_request, settings=settings) == first
     assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "scores").iterdir()} == before
-    assert predict_batch(order, settings=settings, again=True).id != first.id
+    assert predict_batch(batch_request, settings=settings, again=True).id != first.id
     assert len(pd.read_parquet(tmp_path / "scores")) == 100
 
 
-def test_a_smaller_job_leaves_no_part_of_a_larger_one(order, settings, tmp_path):
-    predict_batch(order, settings=settings)
+def test_a_smaller_job_leaves_no_part_of_a_larger_one(batch_request, settings, tmp_path):
+    predict_batch(batch_request, settings=settings)
     people(25).to_parquet(tmp_path / "in.parquet")
-    predict_batch(order, settings=settings)
+    predict_batch(batch_request, settings=settings)
     assert len(pd.read_parquet(tmp_path / "scores")) == 25
 
 
 def test_a_query_is_asked_once_a_job_and_its_change_is_seen(settings, tmp_path):
     source, query = _write_source("sql", people(100), tmp_path / "db")
-    order = BatchRequest("loans", source, str(tmp_path / "scores.csv"), query, chunk_rows=10)
-    _begun(order, settings)
+    batch_request = BatchRequest("loans", source, str(tmp_path / "scores.csv"), query, chunk_rows=10)
+    _begun(batch_request, settings)
     engine = sa.create_engine(source)
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE people SET income = 0"))
-    assert predict_batch(order, settings=settings).rows == 100
+    assert predict_batch(batch_request, settings=settings).rows == 100
     wanted = expected(settings, people(100))["prediction"].tolist()
     assert pd.read_csv(tmp_path / "scores.csv")["prediction"].tolist() == wanted, "the rows that it began with"
-    assert predict_batch(order, settings=settings).rows == 100
-    assert set(pd.read_csv(order.output)["prediction"]) == {"no"}, "and then those that there are"
+    assert predict_batch(batch_request, settings=settings).rows == 100
+    assert set(pd.read_csv(batch_request.output)["prediction"]) == {"no"}, "and then those that there are"
     engine.dispose()
     kept = [p for p in Path(settings.batch).iterdir() if p.suffix != ".lock"]
     assert kept == []
@@ -488,43 +485,44 @@ def test_a_query_is_asked_once_a_job_and_its_change_is_seen(settings, tmp_path):
 
 def test_what_was_kept_of_a_query_goes_when_no_job_begins(settings, tmp_path):
     source, query = _write_source("sql", people(100), tmp_path / "db")
-    order = BatchRequest("loans", source, str(tmp_path / "scores"), query)
+    batch_request = BatchRequest("loans", source, str(tmp_path / "scores"), query)
 
     def kept():
         return [p.name for p in Path(settings.batch).rglob("*") if p.suffix != ".lock"]
 
     with pytest.raises(DataError, match="Column 'age' is missing"):
-        predict_batch(replace(order, query="SELECT id FROM people"), settings=settings)
-    assert kept() == [], "the order was wrong"
-    job = predict_batch(order, settings=settings)
-    assert predict_batch(order, settings=settings) == job and kept() == [], "there was nothing to do"
+        predict_batch(replace(batch_request, query="SELECT id FROM people"), settings=settings)
+    assert kept() == [], "the request was wrong"
+    job = predict_batch(batch_request, settings=settings)
+    assert predict_batch(batch_request, settings=settings) == job
+    assert kept() == [], "there was nothing to do"
 
 
 @pytest.mark.parametrize("step", ["_join", "touch", "clear"])
-def test_publishing_that_is_killed_is_done_again(step, order, settings, tmp_path, monkeypatch):
-    from mlops_nb.batch.jobs import FileSink
+def test_publishing_that_is_killed_is_done_again(step, batch_request, settings, tmp_path, monkeypatch):
+    from mlops_nb.batch.file_sink import FileSink
 
     def die(*args, **kwargs):
         raise PowerCut
 
-    order = replace(order, output=str(tmp_path / "scores.csv"))
+    batch_request = replace(batch_request, output=str(tmp_path / "scores.csv"))
     with monkeypatch.context() as patched:
         where = fsspec.implementations.local.LocalFileSystem if step == "touch" else FileSink
         patched.setattr(where, step, die)
         with pytest.raises(PowerCut):
-            predict_batch(order, settings=settings)
-    job = predict_batch(order, settings=settings)
+            predict_batch(batch_request, settings=settings)
+    job = predict_batch(batch_request, settings=settings)
     assert job.state == "finished"
     assert pd.read_csv(tmp_path / "scores.csv")["id"].tolist() == people(100)["id"].tolist()
 
 
 @pytest.mark.parametrize("output", ["{tmp_path}/scores.csv", "memory://{tmp_path.name}/scores"])
-def test_tidying_up_that_is_killed_takes_nothing_from_the_output(output, order, settings, tmp_path, monkeypatch):
-    order = replace(order, output=output.format(tmp_path=tmp_path))
-    filesystem, path = fsspec.core.url_to_fs(order.output)
+def test_clearing_that_is_killed_takes_nothing_from_the_output(output, batch_request, settings, tmp_path, monkeypatch):
+    batch_request = replace(batch_request, output=output.format(tmp_path=tmp_path))
+    filesystem, path = fsspec.core.url_to_fs(batch_request.output)
     first_to_go, rm = (f"{path}.parts/{name}" for name in ("published", "rows/part-000003.parquet")), filesystem.rm
 
-    def die(path, **more):  # a folder goes file by file, in any order
+    def die(path, **more):  # a folder goes file by file, in any batch_request
         for name in first_to_go:
             if name.startswith(path) and filesystem.exists(name):
                 rm(name)
@@ -533,10 +531,10 @@ def test_tidying_up_that_is_killed_takes_nothing_from_the_output(output, order, 
     with monkeypatch.context() as patched:
         patched.setattr(filesystem, "rm", die)
         with pytest.raises(PowerCut):
-            predict_batch(order, settings=settings)
-    job = predict_batch(order, settings=settings)
-    parts = [path] if order.output.endswith(".csv") else filesystem.ls(path, detail=False)
-    read = pd.read_csv if order.output.endswith(".csv") else pd.read_parquet
+            predict_batch(batch_request, settings=settings)
+    job = predict_batch(batch_request, settings=settings)
+    parts = [path] if batch_request.output.endswith(".csv") else filesystem.ls(path, detail=False)
+    read = pd.read_csv if batch_request.output.endswith(".csv") else pd.read_parquet
     ids = [name for part in sorted(parts) for name in read(filesystem.open(part))["id"]]
     assert job.state == "finished"
     assert ids == people(100)["id"].tolist()
@@ -544,98 +542,98 @@ def test_tidying_up_that_is_killed_takes_nothing_from_the_output(output, order, 
 
 
 @pytest.mark.parametrize("name", ["data [v2]/scores", "data [v2]/scores.csv"])
-def test_an_output_may_have_any_name(name, order, settings, tmp_path):
-    order = replace(order, output=str(tmp_path / name))
-    _begun(order, settings)
-    assert predict_batch(order, settings=settings).rows == 100
+def test_an_output_may_have_any_name(name, batch_request, settings, tmp_path):
+    batch_request = replace(batch_request, output=str(tmp_path / name))
+    _begun(batch_request, settings)
+    assert predict_batch(batch_request, settings=settings).rows == 100
     read = (
         pd.read_csv if name.endswith(".csv") else lambda path: pd.concat(map(pd.read_parquet, sorted(path.iterdir())))
     )
     assert read(tmp_path / name)["id"].tolist() == people(100)["id"].tolist()
-    assert head(order)["id"].tolist() == people(10)["id"].tolist()
+    assert head(batch_request)["id"].tolist() == people(10)["id"].tolist()
 
 
-def test_a_part_that_was_not_on_the_disk_when_the_power_went_is_scored_again(order, settings, tmp_path):
-    _begun(order, settings)
+def test_a_part_that_was_not_on_the_disk_when_the_power_went_is_scored_again(batch_request, settings, tmp_path):
+    _begun(batch_request, settings)
     (tmp_path / "scores.parts" / "rows" / "part-000001.parquet").write_bytes(b"")
-    predict_batch(order, settings=settings)
+    predict_batch(batch_request, settings=settings)
     assert pd.read_parquet(tmp_path / "scores")["id"].tolist() == people(100)["id"].tolist()
 
 
-def test_a_second_process_is_told_that_the_job_runs(order, settings):
+def test_a_second_process_is_told_that_the_job_runs(batch_request, settings):
     def run(score, numbers):
         with pytest.raises(BatchError, match="Another process is writing to"):
-            predict_batch(order, settings=settings)
+            predict_batch(batch_request, settings=settings)
         return map(score, numbers)
 
-    predict_batch(order, settings=settings, run=run)
+    predict_batch(batch_request, settings=settings, run=run)
 
 
-def test_another_machine_is_told_that_the_job_runs(order, settings, tmp_path):
+def test_another_machine_is_told_that_the_job_runs(batch_request, settings, tmp_path):
     elsewhere = replace(settings, batch=str(tmp_path / "elsewhere"))
 
     def run(score, numbers):
         with pytest.raises(BatchError, match=rf"Another process is writing to .*scores now: .*:{os.getpid()} since "):
-            predict_batch(order, settings=elsewhere)
+            predict_batch(batch_request, settings=elsewhere)
         return map(score, numbers)
 
-    predict_batch(order, settings=settings, run=run)
-    assert predict_batch(order, settings=elsewhere, again=True).rows == 100
+    predict_batch(batch_request, settings=settings, run=run)
+    assert predict_batch(batch_request, settings=elsewhere, again=True).rows == 100
 
 
 @pytest.mark.parametrize("step", ["makedirs", "pipe_file"])
-def test_a_job_that_is_killed_as_it_begins_goes_on(step, order, settings, tmp_path, monkeypatch):
+def test_a_job_that_is_killed_as_it_begins_goes_on(step, batch_request, settings, tmp_path, monkeypatch):
     def die(*_, **more):
         raise PowerCut
 
     with monkeypatch.context() as patched:
         patched.setattr(fsspec.implementations.local.LocalFileSystem, step, die)
         with pytest.raises(PowerCut):
-            predict_batch(order, settings=settings)
-    assert predict_batch(order, settings=settings).rows == 100
+            predict_batch(batch_request, settings=settings)
+    assert predict_batch(batch_request, settings=settings).rows == 100
 
 
-def test_two_workers_that_score_the_same_chunk_leave_it_once(order, settings, tmp_path):
-    order = replace(order, output=f"sqlite:///{tmp_path}/out.db", table="scores")
+def test_two_workers_that_score_the_same_chunk_leave_it_once(batch_request, settings, tmp_path):
+    batch_request = replace(batch_request, output=f"sqlite:///{tmp_path}/out.db", table="scores")
     predict_batch(
-        order, settings=settings, run=lambda score, numbers: map(score, [n for n in numbers for _ in "12"][1:])
+        batch_request, settings=settings, run=lambda score, numbers: map(score, [n for n in numbers for _ in "12"][1:])
     )
-    assert len(rows_in(order.output, "scores")) == 100
+    assert len(rows_in(batch_request.output, "scores")) == 100
 
 
-def test_what_no_job_wrote_is_not_written_over(order, settings, tmp_path):
+def test_what_no_job_wrote_is_not_written_over(batch_request, settings, tmp_path):
     (tmp_path / "scores").mkdir()
     (tmp_path / "scores" / "mine.txt").write_text("mine")
     with pytest.raises(BatchError, match="exists, and no job that is known here wrote it"):
-        predict_batch(order, settings=settings)
+        predict_batch(batch_request, settings=settings)
     assert (tmp_path / "scores" / "mine.txt").read_text() == "mine"
     (tmp_path / "scores").rename(tmp_path / "other.rejects")
     with pytest.raises(BatchError, match=r"other\.rejects exists, and no job that is known here wrote it"):
-        predict_batch(replace(order, output=str(tmp_path / "other")), settings=settings)
+        predict_batch(replace(batch_request, output=str(tmp_path / "other")), settings=settings)
     assert (tmp_path / "other.rejects" / "mine.txt").read_text() == "mine"
     with sa.create_engine(f"sqlite:///{tmp_path}/out.db").begin() as connection:
         connection.execute(sa.text("CREATE TABLE scores (other INT)"))
         connection.engine.dispose()
     with pytest.raises(BatchError, match="The table 'scores' has no column 'id'"):
-        predict_batch(replace(order, output=f"sqlite:///{tmp_path}/out.db", table="scores"), settings=settings)
+        predict_batch(replace(batch_request, output=f"sqlite:///{tmp_path}/out.db", table="scores"), settings=settings)
 
 
 # The prediction log
 
 
-def test_logged_predictions_have_the_same_ids_when_a_chunk_is_scored_again(order, settings):
-    order = replace(order, log=True)
+def test_logged_predictions_have_the_same_ids_when_a_chunk_is_scored_again(batch_request, settings):
+    batch_request = replace(batch_request, log=True)
     log = PredictionLog.open(settings)
 
     def run(score, numbers):
         score(numbers[0])
-        (Path(f"{order.output}.parts") / "rows" / "part-000000.parquet").unlink()
+        (Path(f"{batch_request.output}.parts") / "rows" / "part-000000.parquet").unlink()
         raise PowerCut
 
     with pytest.raises(PowerCut):
-        predict_batch(order, settings=settings, run=run)
+        predict_batch(batch_request, settings=settings, run=run)
     assert log.count("loans") == 10
-    job = predict_batch(order, settings=settings)
+    job = predict_batch(batch_request, settings=settings)
     window = log.read("loans", roles=["batch"])
     assert len(window) == 100
     assert set(window.facts["role"]) == {"batch"}
@@ -644,9 +642,9 @@ def test_logged_predictions_have_the_same_ids_when_a_chunk_is_scored_again(order
     log.close()
 
 
-def test_logged_predictions_are_watched_apart_from_those_of_the_service(order, settings, tmp_path):
+def test_logged_predictions_are_watched_apart_from_those_of_the_service(batch_request, settings, tmp_path):
     people(500).to_parquet(tmp_path / "in.parquet")
-    predict_batch(replace(order, log=True), settings=settings)
+    predict_batch(replace(batch_request, log=True), settings=settings)
     assert monitor("loans", settings, rows=1000).rows == 0
     looked = monitor("loans", settings, rows=1000, roles=["batch"])
     assert looked.rows == 500
@@ -667,7 +665,7 @@ def test_logged_predictions_are_watched_apart_from_those_of_the_service(order, s
         ({"input": "in.docx"}, DataError, "Cannot tell how to read in.docx"),
         ({"input": "few.csv"}, DataError, "Column 'income' is missing in few.csv"),
         ({"input": "open.csv"}, DataError, r"Cannot read open.csv: .* is a quote missing\? Write it as Parquet"),
-        ({"input": "taken.csv"}, BatchError, "has a column 'prediction', as the output has. Say with --key"),
+        ({"input": "taken.csv"}, BatchError, "has a column 'prediction', as the output has. Choose with --key"),
         ({"input": "sqlite:///x.db"}, DataError, "is a database: say what to read with a query"),
         ({"input": "sqlite:///x.db", "query": "SELECT 1 FROM no"}, DataError, "no such table: no"),
         ({"input": "postgresql://u:secret@h/db", "query": "SELECT 1"}, DataError, "a password in plain text"),
@@ -677,7 +675,7 @@ def test_logged_predictions_are_watched_apart_from_those_of_the_service(order, s
         ({"output": "out.xlsx"}, BatchError, "Cannot tell how to write out.xlsx"),
     ],
 )
-def test_what_cannot_be_done_is_said_at_once(changed, error, message, order, settings, tmp_path, monkeypatch):
+def test_what_cannot_be_done_is_said_at_once(changed, error, message, batch_request, settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, text in {
         "empty.csv": "",
@@ -690,7 +688,7 @@ def test_what_cannot_be_done_is_said_at_once(changed, error, message, order, set
     people(3).assign(prediction=1).to_csv("taken.csv", index=False)
     Path("broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(error, match=message):
-        predict_batch(replace(order, **changed), settings=settings)
+        predict_batch(replace(batch_request, **changed), settings=settings)
     registry = Registry.open(settings)
     assert Jobs(registry.engine).list() == []
     registry.close()
@@ -706,13 +704,13 @@ def test_what_cannot_be_done_is_said_at_once(changed, error, message, order, set
     ],
 )
 def test_a_key_that_the_output_has_no_values_for_is_refused(
-    kind, value, places, order, settings, postgres_url, tmp_path
+    kind, value, places, batch_request, settings, postgres_url, tmp_path
 ):
-    table = parquet.read_table(order.input).append_column("more", pyarrow.array([value] * 100, kind))
-    parquet.write_table(table, order.input)
-    outputs = {"parquet": order, "csv": replace(order, output=str(tmp_path / "scores.csv"))}
+    table = parquet.read_table(batch_request.input).append_column("more", pyarrow.array([value] * 100, kind))
+    parquet.write_table(table, batch_request.input)
+    outputs = {"parquet": batch_request, "csv": replace(batch_request, output=str(tmp_path / "scores.csv"))}
     for name, url in {"sqlite": f"sqlite:///{tmp_path}/out.db", "postgresql": postgres_url}.items():
-        outputs[name] = replace(order, output=url, table="scores")
+        outputs[name] = replace(batch_request, output=url, table="scores")
     for name in places:
         with pytest.raises(BatchError, match=r"no values for the column 'more', which is .* --key, or write Parquet"):
             predict_batch(outputs[name], settings=settings)
@@ -726,15 +724,16 @@ def test_a_secret_is_neither_stored_nor_printed(settings, postgres_url, tmp_path
     monkeypatch.setenv("DB_PASSWORD", "hunter2secret")
     people(30).to_csv(tmp_path / "in.csv", index=False)
     url = postgres_url.replace("postgres@", "postgres:${DB_PASSWORD}@")
-    order = BatchRequest("loans", str(tmp_path / "in.csv"), url, table="scores")
-    predict_batch(order, settings=settings)
+    batch_request = BatchRequest("loans", str(tmp_path / "in.csv"), url, table="scores")
+    predict_batch(batch_request, settings=settings)
     assert len(rows_in(postgres_url, "scores")) == 30
     content = b"".join(p.read_bytes() for p in (tmp_path / "store").glob("mlops.db*"))
     assert b"${DB_PASSWORD}" in content
     assert b"hunter2secret" not in content
     unreachable = "postgresql+psycopg://postgres:${DB_PASSWORD}@127.0.0.1:1/no"
     with pytest.raises(DataError) as caught:
-        predict_batch(replace(order, input=unreachable, query="SELECT 1", output=f"{tmp_path}/o.csv", table=None),
+        predict_batch(
+            replace(batch_request, input=unreachable, query="SELECT 1", output=f"{tmp_path}/o.csv", table=None),
                       settings=settings)  # fmt: skip
     assert "hunter2secret" not in str(caught.value)
 
@@ -742,7 +741,7 @@ def test_a_secret_is_neither_stored_nor_printed(settings, postgres_url, tmp_path
 # The command
 
 
-def test_the_command_scores_lists_and_fails_with_its_exit_code(order, settings, tmp_path, monkeypatch):
+def test_the_command_scores_lists_and_fails_with_its_exit_code(batch_request, settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     call = ["predict", "loans", "--input", "in.parquet", "--output", "scores.csv"]
     done = CliRunner().invoke(main, [*call, "--probability", "--json"])
@@ -750,15 +749,9 @@ def test_the_command_scores_lists_and_fails_with_its_exit_code(order, settings, 
     job = json.loads(done.stdout)
     assert (job["state"], job["rows"], job["version"]) == ("finished", 100, 1)
     again = CliRunner().invoke(main, [*call, "--probability"])
-    assert (
-        again.exit_code == 0
-    )
-    assert (
-        "Nothing to do: job" in again.stderr
-    )
-    assert (
-        "100 rows scored, 0 rejected" in again.stdout
-    )
+    assert again.exit_code == 0
+    assert "Nothing to do: job" in again.stderr
+    assert "100 rows scored, 0 rejected" in again.stdout
     listed = json.loads(CliRunner().invoke(main, ["predict", "--list", "--json"]).stdout)
     assert [j["id"] for j in listed] == [job["id"]]
     assert job["id"] in CliRunner().invoke(main, ["predict", "loans", "--list"]).stdout
@@ -795,25 +788,26 @@ def test_the_line_for_cron_works_without_an_environment(settings, tmp_path):
 # Killed
 
 
-def _start(order: BatchRequest, home: Path) -> subprocess.Popen:
+def _start(batch_request: BatchRequest, home: Path) -> subprocess.Popen:
     env = {k: v for k, v in os.environ.items() if not k.startswith("MLOPS_")} | {"MLOPS_HOME": str(home)}
-    command = [BIN / "mlops-nb", "predict", order.name, "--input", order.input, "--output", order.output]
-    command += ["--chunk-rows", str(order.chunk_rows), *(["--table", order.table] if order.table else [])]
+    wanted = batch_request
+    command = [BIN / "mlops-nb", "predict", wanted.name, "--input", wanted.input, "--output", wanted.output]
+    command += ["--chunk-rows", str(wanted.chunk_rows), *(["--table", wanted.table] if wanted.table else [])]
     return subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def _kill_at_random(order: BatchRequest, settings: Settings, times: int, rng: random.Random):
+def _kill_at_random(batch_request: BatchRequest, settings: Settings, times: int, rng: random.Random):
     """Start the command, and kill it when it has done a few more chunks, somewhere within the next."""
     registry = Registry.open(settings)
     jobs, kills = Jobs(registry.engine), 0
-    chunks = parquet.read_metadata(order.input).num_rows // order.chunk_rows
+    chunks = parquet.read_metadata(batch_request.input).num_rows // batch_request.chunk_rows
     for number in range(times):
-        process = _start(order, settings.home)
-        wanted = rng.uniform(number, number + 1) / times * chunks * order.chunk_rows
+        process = _start(batch_request, settings.home)
+        wanted = rng.uniform(number, number + 1) / times * chunks * batch_request.chunk_rows
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
-            found = jobs.list(order.name, 1)
-            if found and found[0].output == order.place and found[0].rows >= wanted:
+            found = jobs.list(batch_request.name, 1)
+            if found and found[0].output == batch_request.destination and found[0].rows >= wanted:
                 time.sleep(rng.uniform(0, 0.05))  # anywhere within a chunk: this is the random moment itself
                 break
             time.sleep(0.002)
@@ -823,7 +817,7 @@ def _kill_at_random(order: BatchRequest, settings: Settings, times: int, rng: ra
         process.communicate()
     registry.close()
     assert kills == times, "it was finished before it could be killed as often"
-    process = _start(order, settings.home)
+    process = _start(batch_request, settings.home)
     assert process.communicate(timeout=300)[1] is not None
     assert process.returncode == 0
 
@@ -929,7 +923,7 @@ def test_a_csv_file_is_cut_where_its_rows_end(seed, tmp_path):
     signature = Signature((Input("age"),), "regression", "y")
     pieces = [source.read(c, signature, ["id"]) for c in source.chunks]
     assert [v for p in pieces for v in p.table["id"].to_pylist()] == [row[1] or None for row in rows]
-    assert [n for p in pieces for n in p.numbers] == list(range(len(rows)))
+    assert [n for p in pieces for n in p.row_numbers] == list(range(len(rows)))
 
 
 def test_a_predictor_that_has_all_rows_refused_has_no_answer(made):

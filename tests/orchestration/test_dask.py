@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from distributed import get_task_stream
 from sklearn.ensemble import RandomForestClassifier
 
-from mlops_nb.batch.jobs import BatchRequest, predict_batch
+from mlops_nb.batch.jobs import predict_batch
+from mlops_nb.batch.requests import BatchRequest
 from mlops_nb.cli.main import main
 from mlops_nb.errors import BatchError, ScaleError
 from mlops_nb.model.train import fit
@@ -111,13 +112,13 @@ def test_batch_job_of_two_workers_of_which_one_is_killed_gives_the_rows_of_one_m
     for name in ("here", "there"):
         output = f"sqlite:///{tmp_path}/{name}.db" if kind == "table" else f"{tmp_path}/{name}/"
         outputs.append(output)
-        order = BatchRequest("loans", str(tmp_path / "in.parquet"), output, table="scored" if kind == "table" else None,
+        request = BatchRequest("loans", str(tmp_path / "in.parquet"), output, table="scored" if kind == "table" else None,
                       probability=True, log=True, chunk_rows=200)  # fmt: skip
         if name == "here":
-            predict_batch(order, settings=settings)
+            predict_batch(request, settings=settings)
             continue
         with cluster(dask.address) as client:
-            job = predict_batch(order, settings=settings, run=_killing(dask, client))
+            job = predict_batch(request, settings=settings, run=_killing(dask, client))
         assert (job.state, job.rows, job.rejected) == ("finished", 20_000, 0)
     here, there = (rows_in(o, "scored") if kind == "table" else pd.read_parquet(o) for o in outputs)
     pd.testing.assert_frame_equal(_answers(here), _answers(there))
@@ -142,10 +143,10 @@ def _killing(dask: Cluster, client):
 
 def test_job_that_is_stopped_takes_back_what_nobody_has_begun(settings, tmp_path, dask):  # noqa: F811
     people(2000).assign(age=999).to_parquet(tmp_path / "in.parquet")
-    order = BatchRequest("loans", str(tmp_path / "in.parquet"), f"{tmp_path}/out/", chunk_rows=50)
+    request = BatchRequest("loans", str(tmp_path / "in.parquet"), f"{tmp_path}/out/", chunk_rows=50)
     with cluster(dask.address) as client:
         with pytest.raises(BatchError, match=r"do not fit the model, more than the share of 0.01"):
-            predict_batch(order, settings=settings, run=runs_on(client))
+            predict_batch(request, settings=settings, run=runs_on(client))
         wait_for(lambda: not client.processing() or not any(client.processing().values()))
 
 

@@ -230,7 +230,7 @@ def test_uncommitted_changes_are_said_and_applied_only_when_asked_for(elsewhere)
     assert "was made from a tree with uncommitted changes: toy.py (kept in " in said
     assert "untracked files were not kept: note.txt. --with-diff applies the changes" in said
     found, said = reproduce(elsewhere, "3", "--with-diff", code=0)
-    assert found["notes"][0] == "toy.py changed as the run's diff says."
+    assert found["notes"][0] == "Uncommitted changes: toy.py."
     assert "note.txt" in found["notes"][1]
 
 
