@@ -1,4 +1,4 @@
-"""`%load_ext mlops_nb` in a real IPython: production, what it was asked and what was true."""
+"""`%load_ext mlops_nb` in a real IPython: production, its predictions and their labels."""
 
 import json
 import os
@@ -56,11 +56,11 @@ spec = ModelSpec(
 
 
 def build(settings: Settings, name: str, seed: int, given: bool = False) -> pd.DataFrame:
-    """What a build does, without its notebooks; answers with the rows that it was judged on: set aside, or given."""
+    """What a build does, without its notebooks; returns the test set: split off, or given."""
     spec = load_spec(MODULES[name])
     table = validate(load_table(spec.load), spec.schema)
     train, test = split(table, spec.target, 0.3, seed, spec.time, spec.task == "classification")
-    kept, apart = (snapshot(some, Path(settings.artifacts) / "data") for some in (train if given else table, test))
+    kept, apart = (snapshot(rows, Path(settings.artifacts) / "data") for rows in (train if given else table, test))
     data = {"sha256": kept.sha256} | ({"holdout": {"source": "test", "sha256": apart.sha256}} if given else {})
     run = RunStore(Path(settings.runs)).new()
     run.start(name, GitState(None, None, False, "", ()), params={"test_size": 0.3, "seed": seed})
@@ -79,7 +79,7 @@ def build(settings: Settings, name: str, seed: int, given: bool = False) -> pd.D
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A home with two models, and the rows that their production versions were judged on."""
+    """A home with two models, and the test sets of their production versions."""
     home = tmp_path_factory.mktemp("made")
     settings = Settings.read({"MLOPS_HOME": str(home)})
     (home / "tides_of_magics.py").write_text(TIDES)
@@ -117,7 +117,7 @@ def shell(home, tmp_path, monkeypatch):
     shell.restore_sys_module_state()
 
 
-def test_rows_of_production_are_those_that_it_was_judged_on(shell, made):
+def test_rows_of_production_are_its_test_set(shell, made):
     table = shell.run_line_magic("production", "diagnosis")
     rows, spec = made[1]["diagnosis"], load_spec("mlops_nb.examples.diagnosis")
     assert type(table) is pd.DataFrame
@@ -128,16 +128,16 @@ def test_rows_of_production_are_those_that_it_was_judged_on(shell, made):
     assert table["probability"].between(0.5, 1).all(), "of the class that was predicted, of two"
 
 
-def test_predictor_is_at_hand_and_it_is_said(shell, capsys):
+def test_predictor_is_at_hand_and_printed(shell, capsys):
     table = shell.run_line_magic("production", "diagnosis")
-    said = f"production: Predictor of diagnosis version 1, proven\n{len(table)} rows of the test set\n"
-    assert capsys.readouterr().out == said
+    printed = f"production: Predictor of diagnosis version 1, verified\n{len(table)} rows of the test set\n"
+    assert capsys.readouterr().out == printed
     production = shell.user_ns["production"]
     assert isinstance(production, Predictor)
     assert production.predict_frame(table).prediction.tolist() == table["prediction"].tolist()
 
 
-def test_table_knows_model_version_and_run_and_last_rows_can_be_asked_for(shell, home):
+def test_table_knows_model_version_and_run_and_last_rows_can_be_chosen(shell, home):
     shell.run_cell("t = %production diagnosis --last 4\nhead = t.head(2)").raise_error()
     all_rows = shell.run_line_magic("production", "diagnosis")
     assert shell.user_ns["t"].equals(all_rows.tail(4))
@@ -166,7 +166,7 @@ def test_version_that_moved_is_followed(shell, home):
 
 
 @pytest.mark.parametrize("line", ["diagnosis", "diagnosis --test"])
-def test_version_that_was_judged_on_given_rows_shows_those(shell, home, line):
+def test_version_with_a_test_set_of_its_own_shows_that(shell, home, line):
     settings = Settings.read({"MLOPS_HOME": str(home)})
     rows = build(settings, "diagnosis", seed=7, given=True)
     registry = Registry.open(settings)
@@ -178,12 +178,12 @@ def test_version_that_was_judged_on_given_rows_shows_those(shell, home, line):
     assert table[[*spec.inputs, spec.target]].equals(rows[[*spec.inputs, spec.target]])
 
 
-def ask(home: Path, name: str, rows: list, said: list, sure: list | None, at: float = 1e9, version: int = 1):
+def log_predictions(home: Path, name: str, rows: list, predictions: list, probability: list | None, **more):
     """Put into the log what a service would, with the key of its time."""
-    names = load_spec(MODULES[name]).inputs
-    entry = PredictionRecord(f"{at:.0f}", at, name, version, "production", 0.5, [*map(str, names)], rows, said, sure)
+    names, at, version = load_spec(MODULES[name]).inputs, more.get("at", 1e9), more.get("version", 1)
+    values = [*map(str, names)], rows, predictions, probability
     log = PredictionLog.open(Settings.read({"MLOPS_HOME": str(home)}))
-    log.add([entry])
+    log.add([PredictionRecord(f"{at:.0f}", at, name, version, "production", 0.5, *values)])
     log.close()
 
 
@@ -199,11 +199,11 @@ def logged(shell, home) -> pd.DataFrame:
     table = shell.run_line_magic("production", "diagnosis").head(5)
     production, names = shell.user_ns["production"], load_spec(MODULES["diagnosis"]).inputs
     answer = production.predict_frame(table)
-    said, sure = answer.prediction.tolist(), answer.probability.tolist()
+    predictions, probability = answer.prediction.tolist(), answer.probability.tolist()
     production.close()
-    ask(home, "diagnosis", table[names].to_numpy().tolist(), said, sure)
-    other = next(c for c in production.signature.classes if c != said[1])
-    label(home, _1000000000_0=said[0], _1000000000_1=other)
+    log_predictions(home, "diagnosis", table[names].to_numpy().tolist(), predictions, probability)
+    other = next(c for c in production.signature.classes if c != predictions[1])
+    label(home, _1000000000_0=predictions[0], _1000000000_1=other)
     return table
 
 
@@ -211,15 +211,15 @@ def test_rows_of_the_log_come_before_those_of_the_test_set(shell, logged, capsys
     capsys.readouterr()
     table, spec = shell.run_line_magic("production", "diagnosis"), load_spec(MODULES["diagnosis"])
     assert capsys.readouterr().out.endswith("5 rows of the prediction log\n")
-    columns = [*spec.inputs, spec.target, "prediction", "probability", "correct", "asked_at"]
+    columns = [*spec.inputs, spec.target, "prediction", "probability", "correct", "requested_at"]
     assert (list(table.columns), table.attrs["rows"]) == (columns, "prediction log")
     assert table.index.tolist() == [f"1000000000-{i}" for i in range(5)]
     assert table["correct"].tolist() == [True, False, None, None, None]
-    asked, probability = table.reset_index(drop=True), logged["probability"].tolist()
+    requested, probability = table.reset_index(drop=True), logged["probability"].tolist()
     pd.testing.assert_frame_equal(
-        asked[spec.inputs], logged[spec.inputs].reset_index(drop=True), check_column_type=False
+        requested[spec.inputs], logged[spec.inputs].reset_index(drop=True), check_column_type=False
     )
-    assert asked["probability"].tolist() == pytest.approx(probability)
+    assert requested["probability"].tolist() == pytest.approx(probability)
     assert shell.user_ns["production"].predict_frame(table).prediction.tolist() == table["prediction"].tolist()
     shell.user_ns["production"].close()
     assert len(shell.run_line_magic("production", "diagnosis --test")) > 5
@@ -235,15 +235,15 @@ def test_mistakes_are_those_whose_truth_is_known(shell, logged):
 
 
 def test_last_are_the_newest_of_the_version_that_is_in_production(shell, logged, home):
-    row, sure = logged.iloc[:1, :30].to_numpy().tolist(), [[0.5, 0.5]]
-    ask(home, "diagnosis", row, logged["prediction"].tolist()[:1], sure, at=2e9)
-    ask(home, "diagnosis", row, logged["prediction"].tolist()[:1], sure, at=3e9, version=2)
+    row, probability = logged.iloc[:1, :30].to_numpy().tolist(), [[0.5, 0.5]]
+    log_predictions(home, "diagnosis", row, logged["prediction"].tolist()[:1], probability, at=2e9)
+    log_predictions(home, "diagnosis", row, logged["prediction"].tolist()[:1], probability, at=3e9, version=2)
     assert shell.run_line_magic("production", "diagnosis --last 2").index.tolist() == ["1000000000-4", "2000000000-0"]
 
 
 def test_worst_errors_of_a_regression_come_first(shell, home):
     label(home, _1000000000_0=1.0, _1000000000_2=-5.0)
-    ask(home, "tides", [[1.0], [2.0], [3.0]], [2.0, 2.5, 3.0], None)
+    log_predictions(home, "tides", [[1.0], [2.0], [3.0]], [2.0, 2.5, 3.0], None)
     table = shell.run_line_magic("production", "tides")
     assert table["error"].tolist()[::2] == [1.0, 8.0]
     assert table["error"].isna().tolist() == [False, True, False]
@@ -252,7 +252,7 @@ def test_worst_errors_of_a_regression_come_first(shell, home):
 
 
 def test_no_label_yet_is_no_mistake_and_not_the_test_set(shell, home):
-    ask(home, "tides", [[1.0]], [2.0], None)
+    log_predictions(home, "tides", [[1.0]], [2.0], None)
     assert not len(shell.run_line_magic("production", "tides --wrong"))
 
 
@@ -276,10 +276,10 @@ def test_words_that_mean_nothing_are_a_usage_error(shell, line):
 def test_snapshot_that_is_gone_or_changed(shell, home):
     for path in (home / "store/artifacts/data").iterdir():
         path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(DataError, match=r"version 1 of 'diagnosis' was judged on is not known\. The data was changed"):
+    with pytest.raises(DataError, match=r"version 1 of 'diagnosis' is not known\. The data was changed"):
         shell.run_line_magic("production", "diagnosis")
     shutil.rmtree(home / "store/artifacts/data")
-    with pytest.raises(DataError, match=r"version 1 of 'diagnosis' was judged on is not known\. The data is gone"):
+    with pytest.raises(DataError, match=r"The test set of version 1 of 'diagnosis' is not known\. The data is gone"):
         shell.run_line_magic("production", "diagnosis")
     assert "production" not in shell.user_ns
 
@@ -287,10 +287,10 @@ def test_snapshot_that_is_gone_or_changed(shell, home):
 def test_run_that_is_gone_or_never_was(shell, home):
     shutil.rmtree(home / "store/runs")
     with pytest.raises(
-        DataError, match=r"Which rows version 1 of 'diagnosis' was judged on is not known: its run 2\d+"
+        DataError, match=r"The test set of version 1 of 'diagnosis' is not known: its run 2\d+"
     ):
         shell.run_line_magic("production", "diagnosis")
-    with pytest.raises(DataError, match="'toy' was judged on is not known: it was registered without a run"):
+    with pytest.raises(DataError, match="'toy' is not known: it was registered without a run"):
         shell.run_line_magic("production", "toy")
 
 
@@ -299,7 +299,7 @@ def test_spec_that_splits_otherwise_now_is_refused(shell, home):
         record = json.loads(path.read_text())
         record["params"]["seed"] += 1
         path.write_text(json.dumps(record))
-    with pytest.raises(DataError, match="cannot be made again: its spec splits the data otherwise now"):
+    with pytest.raises(DataError, match="cannot be rebuilt: its spec splits the data differently now"):
         shell.run_line_magic("production", "diagnosis")
 
 
@@ -321,7 +321,7 @@ def test_extension_costs_nothing_before_it_is_loaded_and_no_build_depends_on_it(
     assert "mlops_nb.notebook.magics" not in modules
 
 
-ASK = """
+SHOW_PRODUCTION = """
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell()
 shell.run_cell("%load_ext mlops_nb").raise_error()
@@ -339,9 +339,9 @@ def test_rows_of_production_survive_a_later_build_of_another_version(tmp_path):
     rows = pd.read_parquet(project.products / "test.parquet")["x"].tolist()
     project.build("--env--seed", "8", "--env--auto_promote", "false")
     assert pd.read_parquet(project.products / "test.parquet")["x"].tolist() != rows
-    asked = [sys.executable, "-W", "ignore", "-c", ASK]
+    command = [sys.executable, "-W", "ignore", "-c", SHOW_PRODUCTION]
     done = subprocess.run(
-        asked, cwd=tmp_path / "nbs", env=project.environment(IPYTHONDIR=str(tmp_path / "ipython")),
+        command, cwd=tmp_path / "nbs", env=project.environment(IPYTHONDIR=str(tmp_path / "ipython")),
         capture_output=True, text=True, check=False, timeout=100,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1:] == [f"1 {rows}"], done.stderr
