@@ -11,7 +11,7 @@ import nbformat
 import pytest
 import yaml
 
-from mlops_nb.orchestration.hooks import check_parameters, env_of, notebook_parameters
+from mlops_nb.orchestration.parameters import check_parameters, env_of, notebook_parameters
 from mlops_nb.spec import load_spec
 
 ROOT = Path(__file__).parents[1]

@@ -182,7 +182,7 @@ def _unloadable_classes(cells: list[Cell]) -> Iterator[tuple[Cell, int, str, str
 # %% ../../nbs/project/00_lint.ipynb #0000000b
 def _pipeline_rules(path: Path, project: Path, cells: list[Cell]) -> Iterator[tuple[Cell, int, str, str]]:
     "Definitions, a lost tag, parameters that `pipeline.yaml` and the notebook do not agree about."
-    from mlops_nb.orchestration.hooks import notebook_parameters
+    from mlops_nb.orchestration.parameters import notebook_parameters
 
     for cell in cells:
         for node in cell.tree.body:

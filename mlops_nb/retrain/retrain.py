@@ -22,7 +22,8 @@ from ..model.signature import Signature
 from ..monitor.alerts import Finding, notify, update_alerts
 from ..monitor.health import LAST, ROWS, HealthReport, monitor
 from ..monitor.prediction_log import PredictionLog
-from ..orchestration.hooks import StoppedError, build, copy_to_wandb
+from ..orchestration.build import StoppedError, build
+from ..orchestration.hooks import copy_to_wandb
 from mlops_nb.retrain.dataset import (
     LabelledRows,
     count_unseen,

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import MlopsError
-from ..orchestration.hooks import StoppedError
+from ..orchestration.build import StoppedError
 from .retrain import RetrainPolicy, retrain
 from ..settings import Settings
 from ..store.database import open_database

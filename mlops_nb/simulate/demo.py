@@ -29,7 +29,7 @@ from ..monitor.alerts import list_alerts
 from ..monitor.health import HealthReport, monitor
 from ..monitor.performance import MetricResult
 from ..monitor.timeseries import display_name
-from ..orchestration.hooks import build
+from ..orchestration.build import build
 from ..retrain.retrain import RetrainPolicy, retrain
 from ..settings import Settings, find_project
 from .demo_report import DemoReport, DemoStep, format_metric

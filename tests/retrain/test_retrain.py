@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from mlops_nb.monitor.alerts import list_alerts
-from mlops_nb.orchestration.hooks import StoppedError
+from mlops_nb.orchestration.build import StoppedError
 from mlops_nb.retrain.retrain import reason_to_wait
 from mlops_nb.settings import Settings
 from mlops_nb.store.decisions import FIRST, Decision, list_decisions, save_decision
