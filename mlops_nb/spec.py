@@ -13,14 +13,18 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ForwardRef
 
 from .errors import SpecError, known_names
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import pandera.pandas as pa
+    from pandas import DataFrame
+    from pandera.pandas import DataFrameSchema
     from sklearn.base import BaseEstimator
+else:
+    DataFrame = ForwardRef("pandas.DataFrame")
+    DataFrameSchema = ForwardRef("pandera.DataFrameSchema")
+    BaseEstimator = ForwardRef("sklearn.base.BaseEstimator")
 
 # %% ../nbs/02_spec.ipynb #00000004
 _NAME = re.compile(r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?")
@@ -68,18 +72,18 @@ class ModelSpec:
     "One model, from its data to what it must reach; immutable, and nothing runs when it is made."
 
     name: str  # Folder, URL and registry name: see `check_name`
-    load: "Callable[[], pd.DataFrame] | str"  # A function that returns the table, or a source for `read_table`
+    load: "Callable[[], DataFrame] | str"  # A function that returns the table, or a source for `read_table`
     target: str  # The column to predict
-    schema: "pa.DataFrameSchema"  # What the table must look like, target included
+    schema: DataFrameSchema  # What the table must look like, target included
     make_estimator: "Callable[[dict], BaseEstimator]"  # Parameters to an unfitted estimator with all feature steps
     scorer: str = "accuracy"  # The metric that decides: a scikit-learn scorer name
     task: str = "classification"  # Or "regression"
     metrics: Sequence[str] = ()  # Further scorers to record
     gates: Gates = field(default_factory=Gates)  # What it must reach
-    slices: "Mapping[str, Callable[[pd.DataFrame], Any]]" = field(
+    slices: "Mapping[str, Callable[[DataFrame], Any]]" = field(
         default_factory=dict
     )  # Name to a row mask `(n_rows,)`
-    scenarios: "Mapping[str, Callable[[int, int], pd.DataFrame]]" = field(
+    scenarios: "Mapping[str, Callable[[int, int], DataFrame]]" = field(
         default_factory=dict
     )  # Name to a draw of `n` rows with a seed, as the world may send them: "good", "drift"
     time: str | None = None  # A column to split by: the newest rows are the test set; None splits at random

@@ -1,19 +1,23 @@
 """The rules of the framework itself: who imports whom, what is documented, what the wheel holds."""
 
 import ast
+import inspect
 import json
 import re
 import shutil
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from nbdev.showdoc import show_doc
 
 from mlops_nb.project.lint import _cells
 from mlops_nb.project.scaffold import template_files
 from mlops_nb.settings import Settings, settings_table
+from mlops_nb.spec import ModelSpec
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -123,6 +127,21 @@ def test_notebooks_import_only_names_that_the_library_has():
                 except ImportError as e:
                     missing.append(f"{notebook.name}: {e}")
     assert missing == []
+
+
+def test_show_doc_has_every_public_function_and_class():
+    """Types that are imported under TYPE_CHECKING alone are a NameError where nbdev evaluates the annotations."""
+    library = [p for p in MODULES if p.name != "__init__.py" and not {"serving", "notebook"} & {*p.parts}]
+    failed = []
+    for module in map(import_module, map(module_of, library)):
+        public = [getattr(module, name) for name in getattr(module, "__all__", [])]
+        for symbol in filter(lambda s: inspect.isclass(s) or inspect.isfunction(s), public):
+            try:
+                show_doc(symbol)
+            except NameError as e:
+                failed.append(f"{module.__name__}.{symbol.__name__}: {e}")
+    assert failed == []
+    assert "make_estimator" in str(show_doc(ModelSpec))
 
 
 @pytest.mark.parametrize(

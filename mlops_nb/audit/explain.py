@@ -10,7 +10,7 @@ __all__ = ['Reproduction', 'reproduce', 'Explanation', 'explain', 'find_predicti
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ForwardRef
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,8 @@ from ..store.runs import Run, RunStore
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+else:
+    Figure = ForwardRef("matplotlib.figure.Figure")
 
 # %% ../../nbs/audit/00_explain.ipynb #00000004
 @dataclass(frozen=True)
@@ -277,7 +279,7 @@ def _sources(
 def plot_contributions(
     explanation: Explanation,
     most: int = 12,  # How many columns to show
-) -> "Figure":
+) -> Figure:
     "What moved the answer, the largest effect on top, with the error of the estimate."
     from matplotlib.figure import Figure
 

@@ -11,7 +11,7 @@ __all__ = ['FEW', 'SAMPLE', 'LEAST_ROWS', 'LEAST_OF_A_CLASS', 'MOST_CLASSES', 'L
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ForwardRef
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,8 @@ from ..errors import DataError, known_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+else:
+    Figure = ForwardRef("matplotlib.figure.Figure")
 
 # %% ../../nbs/data/02_explore.ipynb #00000005
 @dataclass(frozen=True)
@@ -339,7 +341,7 @@ def plot_columns(
     target: str,
     columns: Sequence[str] | None = None,  # All but the target by default
     across: int = 4,  # Plots in a row
-) -> "Figure":
+) -> Figure:
     "The distribution of every column, by target."
     from matplotlib.figure import Figure
 

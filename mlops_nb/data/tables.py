@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ForwardRef
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,9 @@ from .dialect import csv_dialect
 from ..errors import DataError, SchemaError, known_names
 
 if TYPE_CHECKING:
-    import pandera.pandas as pa
+    from pandera.pandas import DataFrameSchema
+else:
+    DataFrameSchema = ForwardRef("pandera.DataFrameSchema")
 
 # %% ../../nbs/data/00_tables.ipynb #00000004
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -146,7 +148,7 @@ def load_table(
 # %% ../../nbs/data/00_tables.ipynb #00000010
 def validate(
     table: pd.DataFrame,  # The rows to check
-    schema: "pa.DataFrameSchema",  # What they must look like
+    schema: DataFrameSchema,  # What they must look like
     show: int = 3,  # Offending rows to show a rule
 ) -> pd.DataFrame:  # The columns of the schema, in its order, converted where the schema says `coerce`
     "Check every row against the schema; raise one `SchemaError` that says all that is wrong."
@@ -177,7 +179,7 @@ def _broken_rules(cases: pd.DataFrame, table: pd.DataFrame, show: int) -> list[s
 
 def fits_schema(
     table: pd.DataFrame,
-    schema: "pa.DataFrameSchema",
+    schema: DataFrameSchema,
 ) -> np.ndarray:  # `(n_rows,)`
     "Which rows keep every rule; none where a whole column breaks one."
     import pandera.errors
@@ -191,7 +193,7 @@ def fits_schema(
 
 # %% ../../nbs/data/00_tables.ipynb #00000014
 def schema_table(
-    schema: "pa.DataFrameSchema",
+    schema: DataFrameSchema,
 ) -> pd.DataFrame:  # Index: column; type, rules, whether it may be missing
     "What each column must look like."
     rows = {}

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ForwardRef
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,8 @@ from .signature import Predictions, Signature
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
+else:
+    BaseEstimator = ForwardRef("sklearn.base.BaseEstimator")
 
 # %% ../../nbs/model/09_bundle.ipynb #00000004
 FORMAT = 1
@@ -121,7 +123,7 @@ def sha256_of(path: Path) -> str:
 def write_bundle(
     path: str | Path,  # Where it shall appear; an earlier build's bundle there is replaced
     name: str,  # Of the model
-    estimator: "BaseEstimator",  # Fitted
+    estimator: BaseEstimator,  # Fitted
     signature: Signature,
     test: pd.DataFrame,  # Rows that training never saw, with their target if it is known
     reference: pd.DataFrame,  # Rows for the profile
@@ -305,7 +307,7 @@ def audit_types(
 def load_estimator(
     model: str | Path,  # A .skops file
     trusted: Iterable[str] = (),  # Beyond TRUSTED_TYPES
-) -> "BaseEstimator":
+) -> BaseEstimator:
     "Steps 3 and 4 for the scikit-learn model."
     import skops.io
 

@@ -9,7 +9,7 @@ __all__ = ['MATRIX', 'TOLERANCE', 'ODD', 'SklearnEngine', 'OnnxEngine', 'Convers
 import itertools
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ForwardRef
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from .signature import Predictions, Signature
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
+else:
+    BaseEstimator = ForwardRef("sklearn.base.BaseEstimator")
 
 # %% ../../nbs/model/05_engine.ipynb #00000004
 class SklearnEngine:
@@ -27,7 +29,7 @@ class SklearnEngine:
 
     name = "scikit-learn"
 
-    def __init__(self, estimator: "BaseEstimator", signature: Signature):
+    def __init__(self, estimator: BaseEstimator, signature: Signature):
         self.estimator, self.signature = estimator, signature
 
     def predict(self, table: Table) -> Predictions:
@@ -102,7 +104,7 @@ class Conversion:
 
 
 def convert(
-    estimator: "BaseEstimator",  # Fitted
+    estimator: BaseEstimator,  # Fitted
     signature: Signature,
     table: Table,  # The test rows: the proof is only as good as they are many
 ) -> Conversion:
@@ -203,7 +205,7 @@ def compare(
 # %% ../../nbs/model/05_engine.ipynb #0000000e
 def make_engine(
     name: str,  # "onnxruntime" or "scikit-learn", as the manifest says
-    model: "bytes | BaseEstimator",
+    model: bytes | BaseEstimator,
     signature: Signature,
 ) -> SklearnEngine | OnnxEngine:
     "The engine of a bundle."

@@ -10,16 +10,13 @@ __all__ = ['CLASSIFICATION_METRICS', 'BINARY_METRICS', 'MULTICLASS_METRICS', 'RE
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from ..errors import GateError, known_names
 from .signature import Predictions
-
-if TYPE_CHECKING:
-    from mlops_nb.spec import ModelSpec
+from ..spec import ModelSpec
 
 # %% ../../nbs/model/03_evaluate.ipynb #00000004
 CLASSIFICATION_METRICS = ("accuracy", "balanced_accuracy", "f1_macro", "neg_log_loss")
@@ -29,7 +26,7 @@ REGRESSION_METRICS = ("r2", "neg_mean_absolute_error", "neg_root_mean_squared_er
 
 
 def default_metrics(
-    spec: "ModelSpec",
+    spec: ModelSpec,
     n_classes: int | None = None,  # Of a classifier
 ) -> list[str]:  # Scorer names, the spec's own first
     "Which metrics a model of this task is described by."
@@ -89,7 +86,7 @@ def _repeat(answer: Predictions):
 
 # %% ../../nbs/model/03_evaluate.ipynb #00000009
 def baseline(
-    spec: "ModelSpec",
+    spec: ModelSpec,
     y_train: Sequence,  # What the Dummy may learn from: the targets alone
     n_rows: int,  # How many rows to answer
 ) -> Predictions:
@@ -141,7 +138,7 @@ _FORMER_REPLAY_METRICS = {
 
 
 def check_gates(
-    spec: "ModelSpec",
+    spec: ModelSpec,
     metrics: Mapping[str, float],  # Of the model, on the test rows
     baseline: Mapping[str, float],  # Of the Dummy estimator, on the same rows
     champion: Mapping[str, float] | None = None,  # Of the version in production, on the same rows; None: there is none
@@ -171,7 +168,7 @@ def _value(metrics: Mapping[str, float], name: str, whose: str) -> float:
 
 # %% ../../nbs/model/03_evaluate.ipynb #0000000f
 def slice_table(
-    spec: "ModelSpec",
+    spec: ModelSpec,
     X: pd.DataFrame,  # The test rows
     y: Sequence,  # Their truth
     answer: Predictions,  # What the model says of them
@@ -247,7 +244,7 @@ def nulls(value):
 
 
 def evaluate(
-    spec: "ModelSpec",
+    spec: ModelSpec,
     X: pd.DataFrame,  # The test rows, which training never saw
     y: Sequence,  # Their truth
     y_train: Sequence,  # The targets trained on, for the baseline

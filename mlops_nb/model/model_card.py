@@ -8,18 +8,15 @@ __all__ = ['model_card']
 # %% ../../nbs/model/08_model_card.ipynb #00000002
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ..display import format_number
 from .evaluate import Evaluation
 from .signature import Input, Signature
-
-if TYPE_CHECKING:
-    from mlops_nb.spec import ModelSpec
+from ..spec import ModelSpec
 
 # %% ../../nbs/model/08_model_card.ipynb #00000004
 def model_card(
-    spec: "ModelSpec",
+    spec: ModelSpec,
     signature: Signature,
     evaluation: Evaluation,
     facts: Mapping,  # Of the manifest: params, seed, data, code

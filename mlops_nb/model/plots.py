@@ -7,7 +7,7 @@ __all__ = ['plot_evaluation']
 
 # %% ../../nbs/model/04_plots.ipynb #00000002
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ForwardRef
 
 import numpy as np
 
@@ -16,19 +16,21 @@ from ..spec import ModelSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+else:
+    Figure = ForwardRef("matplotlib.figure.Figure")
 
 # %% ../../nbs/model/04_plots.ipynb #00000004
 def plot_evaluation(
     spec: ModelSpec,
     y: Sequence,  # `(n_rows,)` true values
     answer: Predictions,  # Of the same rows
-) -> "Figure":
+) -> Figure:
     "Plot ROC curve, confusion matrix and calibration of a classifier, or truth and residuals of a regression."
     plot = _plot_regression if spec.task == "regression" else _plot_classes
     return plot(np.asarray(y), answer)
 
 
-def _plot_classes(y: np.ndarray, answer: Predictions) -> "Figure":
+def _plot_classes(y: np.ndarray, answer: Predictions) -> Figure:
     from matplotlib.figure import Figure
     from sklearn.calibration import CalibrationDisplay
     from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
@@ -56,7 +58,7 @@ def _plot_classes(y: np.ndarray, answer: Predictions) -> "Figure":
     return figure
 
 
-def _plot_regression(y: np.ndarray, answer: Predictions) -> "Figure":
+def _plot_regression(y: np.ndarray, answer: Predictions) -> Figure:
     from matplotlib.figure import Figure
     from sklearn.metrics import PredictionErrorDisplay
 

@@ -9,7 +9,7 @@ __all__ = ['BINS', 'GRID', 'DISTINCT', 'COMMON', 'RARE', 'TOP', 'WORDS', 'profil
 
 # %% ../../nbs/model/06_profile.ipynb #00000002
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ForwardRef
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,8 @@ from .signature import Input, Predictions, Signature
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+else:
+    Figure = ForwardRef("matplotlib.figure.Figure")
 
 # %% ../../nbs/model/06_profile.ipynb #00000004
 BINS, GRID = 10, 100  # Bins between deciles; steps of the grid of quantiles
@@ -261,7 +263,7 @@ _BEGIN = pd.Timestamp("1970-01-01")  # `Timestamp(0)` counts nanoseconds, which 
 def plot_profile(
     profile: Mapping,  # From `make_profile`
     most: int = 12,  # How many inputs to show
-) -> "Figure":
+) -> Figure:
     "The distribution of the first inputs; of a text, its length."
     from matplotlib.figure import Figure
 

@@ -9,19 +9,22 @@ __all__ = ['KINDS', 'Input', 'Signature', 'Predictions', 'label_text', 'make_sig
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ForwardRef
 
 import numpy as np
 import orjson
 import pyarrow
 
 from ..errors import SpecError
+from ..spec import ModelSpec
 
 if TYPE_CHECKING:
-    import pandera.pandas as pa
+    from pandera.pandas import Column, DataFrameSchema
     from sklearn.base import BaseEstimator
-
-    from mlops_nb.spec import ModelSpec
+else:
+    Column = ForwardRef("pandera.Column")
+    DataFrameSchema = ForwardRef("pandera.DataFrameSchema")
+    BaseEstimator = ForwardRef("sklearn.base.BaseEstimator")
 
 # %% ../../nbs/model/00_signature.ipynb #00000004
 KINDS = ("float", "int", "bool", "string", "datetime")
@@ -133,7 +136,7 @@ def label_text(
 
 # %% ../../nbs/model/00_signature.ipynb #00000009
 def make_signature(
-    schema: "pa.DataFrameSchema",  # Of the spec
+    schema: DataFrameSchema,  # Of the spec
     inputs: Sequence[str],  # Which of its columns the model is given, in order
     target: str,
     task: str = "classification",  # Or "regression"
@@ -148,8 +151,8 @@ def make_signature(
 
 
 def signature_of(
-    spec: "ModelSpec",
-    estimator: "BaseEstimator",  # Fitted
+    spec: ModelSpec,
+    estimator: BaseEstimator,  # Fitted
 ) -> Signature:
     "The signature of a fitted model."
     classes, probability = getattr(estimator, "classes_", None), hasattr(estimator, "predict_proba")
@@ -158,7 +161,7 @@ def signature_of(
     return make_signature(spec.schema, spec.inputs, spec.target, spec.task, classes, probability, ignored)
 
 
-def _input_of(name: str, column: "pa.Column") -> Input:
+def _input_of(name: str, column: Column) -> Input:
     "The Input that a pandera column describes."
     facts = {}
     for check in column.checks:
@@ -189,7 +192,7 @@ def _input_of(name: str, column: "pa.Column") -> Input:
     return Input(name, kind, required=not column.nullable, unseen=unseen, **facts)
 
 
-def _kind_of(name: str, column: "pa.Column") -> str:
+def _kind_of(name: str, column: Column) -> str:
     "Which of KINDS the dtype of a pandera column is."
     dtype = str(column.dtype).lower()
     beginnings_of = {"float": ("float",), "int": ("int", "uint"), "bool": ("bool",), "datetime": ("datetime",)}

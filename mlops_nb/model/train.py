@@ -9,24 +9,25 @@ __all__ = ['make_estimator', 'Training', 'fit']
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ForwardRef
 
+import numpy as np
 import pandas as pd
 
 from ..errors import TrainingError
+from ..spec import ModelSpec
 
 if TYPE_CHECKING:
-    import numpy as np
     from sklearn.base import BaseEstimator
-
-    from mlops_nb.spec import ModelSpec
+else:
+    BaseEstimator = ForwardRef("sklearn.base.BaseEstimator")
 
 # %% ../../nbs/model/02_train.ipynb #00000004
 def make_estimator(
-    spec: "ModelSpec",
+    spec: ModelSpec,
     params: Mapping,  # Given to `spec.make_estimator`
     seed: int = 0,  # Set as every `random_state` inside
-) -> "BaseEstimator":  # Unfitted
+) -> BaseEstimator:  # Unfitted
     "The estimator of a spec, with its parameters and its seed."
     try:
         estimator = spec.make_estimator(dict(params))
@@ -40,7 +41,7 @@ def make_estimator(
 class Training:
     "A fitted estimator and how it came to be."
 
-    estimator: "BaseEstimator"
+    estimator: BaseEstimator
     params: dict  # What it was made with, the search's best included
     scores: pd.DataFrame  # One row a fold: `fold`, `score` of the spec's scorer on the held-out rows
     search: pd.DataFrame | None  # One row a candidate: its parameters, `mean`, `std`, `rank`; None without a space
@@ -49,7 +50,7 @@ class Training:
 
 
 def fit(
-    spec: "ModelSpec",
+    spec: ModelSpec,
     X: pd.DataFrame,  # `(n_rows, n_inputs)`
     y: pd.Series,  # `(n_rows,)`
     params: Mapping | None = None,  # Given to `spec.make_estimator`
@@ -84,7 +85,7 @@ def _check_form(params, space, folds):
         raise TrainingError(f"folds must be a whole number such as 5, got {folds!r}.")
 
 # %% ../../nbs/model/02_train.ipynb #00000009
-def _folds(spec: "ModelSpec", folds: int, seed: int):
+def _folds(spec: ModelSpec, folds: int, seed: int):
     "How the rows are cut for cross-validation."
     from sklearn.model_selection import KFold, StratifiedKFold, TimeSeriesSplit
 

@@ -8,7 +8,7 @@ __all__ = ['HISTOGRAM', 'OTHER', 'UNSEEN', 'ColumnDrift', 'DriftReport', 'measur
 # %% ../../nbs/monitor/01_drift.ipynb #00000002
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ForwardRef
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..model.profile import RARE, count_values, split_words, text_lengths, to_days, unseen_share
+from ..model.signature import Predictions
 from mlops_nb.model.statistics import (
     benjamini_hochberg,
     chi_square,
@@ -27,8 +28,8 @@ from mlops_nb.model.statistics import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from mlops_nb.model.signature import Predictions
+else:
+    Figure = ForwardRef("matplotlib.figure.Figure")
 
 # %% ../../nbs/monitor/01_drift.ipynb #00000017
 @dataclass(frozen=True)
@@ -313,7 +314,7 @@ class DriftReport:
         self,
         names: Sequence[str] | None = None,  # Which columns; those that drifted by default
         most: int = 8,  # How many of them
-    ) -> "Figure":
+    ) -> Figure:
         "Reference and window over each other."
         from matplotlib.figure import Figure
 
@@ -372,7 +373,7 @@ def _draw(axes, c: ColumnDrift):
 def measure_drift(
     profile: Mapping,  # Of a bundle: `profile.json`
     inputs: pd.DataFrame,  # The rows of a window; a column an input
-    answers: "Predictions | None" = None,  # What the model said of them
+    answers: Predictions | None = None,  # What the model said of them
     alpha: float = 0.005,  # Expected share of false alarms among the alarms
     effect: float = 0.05,  # The least share of rows that matters
 ) -> DriftReport:
@@ -415,7 +416,7 @@ def _deciding(compared: list[_Comparison], effect: float) -> _Comparison | None:
     return min(matters or compared, key=lambda c: c.p_value, default=None)
 
 
-def _outputs(profile: Mapping, answers: "Predictions") -> list[tuple]:
+def _outputs(profile: Mapping, answers: Predictions) -> list[tuple]:
     "The prediction, and the probabilities: of two, which say the same, the second."
     columns = [("prediction", "prediction", profile["output"], pd.Series(answers.prediction))]
     classes = list((profile.get("probability") or {}).items())

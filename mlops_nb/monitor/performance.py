@@ -9,7 +9,7 @@ __all__ = ['DRAWS', 'MetricResult', 'Performance', 'measure_performance', 'Estim
 # %% ../../nbs/monitor/03_performance.ipynb #00000002
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ForwardRef
 
 import numpy as np
 import pandas as pd
@@ -19,11 +19,12 @@ from ..model.evaluate import score
 from ..model.profile import name_of
 from ..model.signature import Predictions
 from ..model.statistics import bootstrap_interval, exact_interval, subset_scorer
+from ..spec import ModelSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from mlops_nb.spec import ModelSpec
+else:
+    Figure = ForwardRef("matplotlib.figure.Figure")
 
 # %% ../../nbs/monitor/03_performance.ipynb #0000000c
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Performance:
     def from_dict(cls, d: Mapping) -> "Performance":
         return cls(d["rows"], d["confidence"], [MetricResult(**r) for r in d["results"]])
 
-    def plot(self) -> "Figure":
+    def plot(self) -> Figure:
         "Value and interval of each slice, gate and release; a picture a metric."
         from matplotlib.figure import Figure
 
@@ -108,7 +109,7 @@ def _draw(axes, results: list[MetricResult]):
 
 # %% ../../nbs/monitor/03_performance.ipynb #0000000d
 def measure_performance(
-    spec: "ModelSpec",
+    spec: ModelSpec,
     inputs: pd.DataFrame,  # The labelled rows of a window
     y: Sequence,  # `(n_rows,)` what was true
     answer: Predictions,  # What the model said
@@ -134,7 +135,7 @@ def measure_performance(
     return Performance(len(y), confidence, results)
 
 
-def _gates(spec: "ModelSpec", release: Mapping) -> dict[str, float]:
+def _gates(spec: ModelSpec, release: Mapping) -> dict[str, float]:
     "The least value of each metric: the spec's minimum, or more if the baseline had more at release."
     gates = dict(spec.gates.minimum)
     for gate in release.get("gates", ()):

@@ -10,7 +10,7 @@ __all__ = ['PARTS', 'PART', 'BARS', 'Summary', 'alert_table', 'readable', 'Listi
 import html
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ForwardRef
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,9 @@ from ..store.database import health, in_utc, reading
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas.io.formats.style import Styler
+else:
+    Figure = ForwardRef("matplotlib.figure.Figure")
+    Styler = ForwardRef("pandas.io.formats.style.Styler")
 
 # %% ../../nbs/monitor/07_report.ipynb #75aa99e1
 _COLORS = {"healthy": "#1a7f4b", "alert": "#c0392b", "unknown": "#8a6d00"}
@@ -66,7 +69,6 @@ class Summary:
         )
         return f'{head}<div style="display:flex;flex-wrap:wrap;margin:12px 0">{cells}</div>'
 
-
 # %% ../../nbs/monitor/07_report.ipynb #bae30b79
 def alert_table(
     alerts: Sequence[Alert],
@@ -88,7 +90,7 @@ def alert_table(
 def readable(
     table: pd.DataFrame,
     formats: Mapping[str, str] | None = None,  # Of columns
-) -> "Styler":
+) -> Styler:
     "A table whose sentences begin on the left."
     texts = [c for c in table if table[c].dtype.kind not in "iuf"]
     left = [{"selector": "th", "props": "text-align: left; vertical-align: top"}]
@@ -110,7 +112,6 @@ class Listing:
         if not self.sentences:
             return f"<p>{html.escape(self.none)}</p>"
         return "<ul>" + "".join(f"<li>{html.escape(s)}</li>" for s in self.sentences) + "</ul>"
-
 
 # %% ../../nbs/monitor/07_report.ipynb #365b5dba
 PARTS, PART = 12, 100  # Parts at most; rows of one at least
@@ -137,7 +138,7 @@ def effects_over_time(
 def plot_effects(
     effects: pd.DataFrame,  # From `effects_over_time`
     since: datetime | None = None,  # Where the window begins
-) -> "Figure":
+) -> Figure:
     "A line a column, dark where it differed."
     from matplotlib.figure import Figure
 
@@ -160,14 +161,13 @@ def plot_effects(
     return figure
 
 
-def _empty(text: str) -> "Figure":
+def _empty(text: str) -> Figure:
     "A picture that says why there is none."
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 0.6))
     figure.text(0.02, 0.4, text, fontsize=10, color="#666")
     return figure
-
 
 # %% ../../nbs/monitor/07_report.ipynb #f83bcbef
 BARS = 48
@@ -178,7 +178,7 @@ def plot_traffic(
     requests: pd.DataFrame | None = None,  # From `PredictionLog.requests`
     since: datetime | None = None,  # Where the window of the look begins
     p95_ms: float | None = None,  # The limit
-) -> "Figure":
+) -> Figure:
     "Rows, latency and errors over time."
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
@@ -226,7 +226,6 @@ def _draw_errors(axes, requests: pd.DataFrame | None):
     axes.set_ylim(bottom=0, top=max(1, axes.get_ylim()[1]))
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
-
 # %% ../../nbs/monitor/07_report.ipynb #fe88640c
 def past_checks(
     engine: Engine,
@@ -242,7 +241,7 @@ def past_checks(
 
 def plot_checks(
     looks: Sequence[Mapping],  # From `past_looks`
-) -> "Figure":
+) -> Figure:
     "Each metric on all labelled rows, look by look, with interval, gate and release."
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
@@ -278,4 +277,3 @@ def _draw_checks(axes, points: Sequence[tuple]):
             axes.step(at, line, where="post", color=color, label={"gate": "gate", "release": "at release"}[key])
             axes.plot(at, line, "_", color=color, markersize=8)
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ForwardRef, TypeVar
 
 from ..errors import ScaleError
 from ..settings import Settings, find_project
@@ -19,6 +19,8 @@ from ..store.runs import BUILD_PID_VARIABLE, RUN_ID_VARIABLE
 
 if TYPE_CHECKING:
     from distributed import Client
+else:
+    Client = ForwardRef("distributed.Client")
 
 T = TypeVar("T")
 
@@ -75,7 +77,7 @@ def dask_executor(
     return DaskExecutor()
 
 
-def _build(dag, client: "Client") -> list:
+def _build(dag, client: Client) -> list:
     "Build the tasks as they become ready; the reports of those that ran."
     from distributed import wait
     from ploomber.constants import TaskStatus
@@ -107,12 +109,12 @@ def _build(dag, client: "Client") -> list:
     return reports
 
 # %% ../../nbs/orchestration/04_dask.ipynb #0000000b
-def _least_busy(client: "Client", busy: Sequence[str]) -> str:
+def _least_busy(client: Client, busy: Sequence[str]) -> str:
     "The worker that has the fewest tasks of this build."
     return min(client.nthreads(), key=busy.count)
 
 
-def _submit(task, client: "Client", worker: str):
+def _submit(task, client: Client, worker: str):
     "To this worker, or another if it goes."
     known = {name: os.environ[name] for name in (RUN_ID_VARIABLE, BUILD_PID_VARIABLE) if name in os.environ}
     key = f"{task.name}-{os.urandom(4).hex()}"
@@ -179,7 +181,7 @@ def _fit_here(tasks: Sequence[tuple]) -> list:
 
 # %% ../../nbs/orchestration/04_dask.ipynb #00000012
 def runs_on(
-    client: "Client",
+    client: Client,
 ) -> Callable:  # A `batch.Runner`
     "The runner of a cluster."
 

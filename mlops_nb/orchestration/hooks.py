@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, ForwardRef
 
 from ..data.tables import fingerprint
 from ..errors import PipelineError
@@ -38,6 +38,8 @@ from ..store.wandb import log_to_wandb
 
 if TYPE_CHECKING:
     from ploomber import DAG
+else:
+    DAG = ForwardRef("ploomber.DAG")
 
 # %% ../../nbs/orchestration/02_hooks.ipynb #00000004
 def task_fingerprint(

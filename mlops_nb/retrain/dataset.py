@@ -9,7 +9,6 @@ __all__ = ['UNFIT', 'LabelledRows', 'recent_table', 'hold_out', 'count_unseen', 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,10 +20,8 @@ from ..model.columns import to_frame
 from ..model.parser import InputParser
 from ..model.signature import Signature
 from ..monitor.prediction_log import LoggedPrediction
+from ..spec import ModelSpec
 from ..store.artifacts import FolderStore, RemoteStore
-
-if TYPE_CHECKING:
-    from mlops_nb.spec import ModelSpec
 
 # %% ../../nbs/retrain/00_dataset.ipynb #9fc15092
 UNFIT = 0.1  # Share of the labelled rows that may be left out
@@ -68,7 +65,7 @@ class LabelledRows:
 
 
 def recent_table(
-    spec: "ModelSpec",
+    spec: ModelSpec,
     signature: Signature,  # Of the version in production
     logged: Sequence[LoggedPrediction],  # Oldest first; rows without a label are not used
 ) -> LabelledRows:
@@ -120,7 +117,7 @@ def _takes(parser: InputParser, row: LoggedPrediction) -> bool:
     return True
 
 
-def _with_truth(spec: "ModelSpec", frame: pd.DataFrame, rows: Sequence[LoggedPrediction]) -> pd.DataFrame:
+def _with_truth(spec: ModelSpec, frame: pd.DataFrame, rows: Sequence[LoggedPrediction]) -> pd.DataFrame:
     "With the target, and with the time of the request where the schema wants a time that is no input."
     frame = frame.assign(**{spec.target: pd.Series([row.label for row in rows], index=frame.index)})
     if spec.time is not None and spec.time not in frame:
@@ -128,13 +125,13 @@ def _with_truth(spec: "ModelSpec", frame: pd.DataFrame, rows: Sequence[LoggedPre
     return frame[[c for c in spec.schema.columns if c in frame]]
 
 
-def _kinds(spec: "ModelSpec") -> dict[str, np.dtype | ExtensionDtype]:
+def _kinds(spec: ModelSpec) -> dict[str, np.dtype | ExtensionDtype]:
     "The types of the schema's columns of numbers and booleans, those among them that hold missing values too."
     kinds = {name: getattr(column.dtype, "type", None) for name, column in spec.schema.columns.items()}
     return {name: kind for name, kind in kinds.items() if getattr(kind, "kind", None) in tuple("iufb")}
 
 
-def _is_whole(spec: "ModelSpec", labels: pd.Series) -> np.ndarray:  # `(n_rows,)`
+def _is_whole(spec: ModelSpec, labels: pd.Series) -> np.ndarray:  # `(n_rows,)`
     "Which labels are whole numbers, where the schema wants such: a cast would make 0 of 0.5."
     kind = _kinds(spec).get(spec.target)
     if kind is None or kind.kind not in "iu":
@@ -143,7 +140,7 @@ def _is_whole(spec: "ModelSpec", labels: pd.Series) -> np.ndarray:  # `(n_rows,)
     return np.array(numbers == numbers.round())
 
 
-def _as_schema(table: pd.DataFrame, spec: "ModelSpec") -> pd.DataFrame:
+def _as_schema(table: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
     "Numbers of JSON as those of the schema, which need not say `coerce`."
     kinds = {
         name: kind
@@ -196,7 +193,7 @@ def join_rows(
 
 
 def reference_of(
-    spec: "ModelSpec",
+    spec: ModelSpec,
     manifest: Mapping,  # Of the version in production
     artifacts: FolderStore | RemoteStore,  # With its snapshot
 ) -> tuple[pd.DataFrame, str]:  # And its SHA-256

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import orjson
@@ -20,13 +19,11 @@ import pandas as pd
 
 from ..data.tables import load_table
 from ..errors import MlopsError, NotFoundError, known_names
-
-if TYPE_CHECKING:
-    from mlops_nb.spec import ModelSpec
+from ..spec import ModelSpec
 
 # %% ../../nbs/simulate/00_traffic.ipynb #00000004
 def sample_scenario(
-    spec: "ModelSpec",
+    spec: ModelSpec,
     scenario: str,  # Name in `spec.scenarios`, or "good"
     n: int,  # Rows
     seed: int,

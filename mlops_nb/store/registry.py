@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -27,15 +26,13 @@ from mlops_nb.errors import (
     known_names,
 )
 from ..model.bundle import Bundle, check_hashes
+from ..model.evaluate import Evaluation
 from ..model.predictor import Predictor
 from ..settings import Settings
 from ..spec import ModelSpec, check_name, import_from, load_spec
 from .artifacts import FolderStore, RemoteStore, open_artifacts
 from .database import aliases, history, in_utc, models, open_database, reading, versions, writing
 from .runs import Differences, differences
-
-if TYPE_CHECKING:
-    from mlops_nb.model.evaluate import Evaluation
 
 # %% ../../nbs/store/07_registry.ipynb #00000004
 @dataclass(frozen=True)
@@ -440,7 +437,7 @@ class Promotion:
 def promote_if_passed(
     registry: Registry,
     version: Version,  # Of this build
-    evaluation: "Evaluation",  # Of this build
+    evaluation: Evaluation,  # Of this build
     auto_promote: bool = True,
     compared: bool = True,  # The evaluation looked for a champion
 ) -> Promotion:
