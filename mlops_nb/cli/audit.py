@@ -17,7 +17,7 @@ from .output import json_option, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
     from mlops_nb.audit.explain import Explanation
-    from mlops_nb.audit.replay import ReplayReport
+    from mlops_nb.audit.replay_report import ReplayReport
 
 # %% ../../nbs/cli/02_audit.ipynb #65a6e8c3
 @models.command()

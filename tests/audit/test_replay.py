@@ -121,7 +121,7 @@ def test_changes_refusals_slices_and_metrics_are_counted(settings):
     assert found.slices["tenants"] == tenants
     assert found.slices["under 30"]["changed"] == 0
     assert found.slices["nobody"]["rows"] == 0
-    assert found.notes == ["Slice 'in the north' cannot be seen in the log: 'region'"]
+    assert found.notes == ["Slice 'in the north' cannot be computed from the log: 'region'"]
 
 
 def test_production_and_its_log_stay_as_they_are(settings):
