@@ -1,10 +1,11 @@
-"""What the dashboard shows: asked of the database rarely, however many look at it, and never for long."""
+"""The figures of the dashboard: read from the database rarely, whatever the number of viewers, and with a timeout."""
 
 import bisect
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine, make_url
@@ -18,8 +19,20 @@ from mlops_nb.store.registry import Registry
 from mlops_nb.settings import Settings
 from mlops_nb.serving.http.periodic import PeriodicThread
 
-FRESH_SECONDS = 1.0  # Seconds that an answer of the database is good for; ten times as long as it took, if that is more
-STATEMENT_TIMEOUT_SECONDS = 5  # Seconds that PostgreSQL may take for a question, and 3 for a connection
+FRESH_SECONDS = 1.0  # that figures are cached; longer where they took more than a tenth of it to read
+STATEMENT_TIMEOUT_SECONDS = 5  # of PostgreSQL
+CONNECT_TIMEOUT_SECONDS = 3  # of PostgreSQL
+
+
+class CachedFigures(NamedTuple):
+    """Figures of a time range, and why newer ones could not be read."""
+
+    until: float  # when to read them again, `time.monotonic()`
+    figures: dict | None
+    problem: str | None
+
+
+_NOTHING = CachedFigures(0.0, None, None)
 
 
 class DashboardQueries:
@@ -29,51 +42,52 @@ class DashboardQueries:
         self.settings, self.name = settings, name
         self._engine: Engine | None = None
         self._lock = threading.Lock()
-        self._kept: dict[float, tuple[float, dict | None, str | None]] = {}  # By hours: until when, figures, problem
+        self._cached: dict[float, CachedFigures] = {}  # by hours
 
     @property
     def registry(self) -> Registry:
-        """The versions; nothing is asked yet."""
+        """The registry of the service's database; nothing is read yet."""
         if self._engine is None:
             self._engine = _connect(self.settings.database_url)
         return Registry(self._engine, open_artifacts(self.settings))
 
     def close(self):
-        """Let the connections go."""
+        """Close the connections."""
         if self._engine is not None:
             self._engine.dispose()
 
-    def forget(self):
-        """Ask anew the next time: something was changed."""
-        self._kept = {hours: (0.0, *rest) for hours, (_, *rest) in self._kept.items()}
+    def invalidate(self):
+        """Read anew the next time, because something changed."""
+        self._cached = {hours: cached._replace(until=0.0) for hours, cached in self._cached.items()}
 
-    def look(self, hours: float) -> tuple[dict | None, str | None]:
-        """The figures, and why the database could not be asked; then the figures are the last there were, or None."""
-        if (kept := self._fresh(hours)) is not None:
-            return kept
-        if not self._lock.acquire(blocking=hours not in self._kept):  # somebody asks already; the last will do
-            return self._kept[hours][1:]
+    def read(self, hours: float) -> CachedFigures:
+        """Return the figures of the last hours; where the database is unavailable, the latest ones or None, and why."""
+        if (fresh := self._fresh(hours)) is not None:
+            return fresh
+        if not self._lock.acquire(blocking=hours not in self._cached):  # another thread reads; the latest will do
+            return self._cached[hours]
         try:
-            return self._fresh(hours) or self._ask(hours)
+            return self._fresh(hours) or self._refresh(hours)
         finally:
             self._lock.release()
 
-    def _fresh(self, hours: float) -> tuple[dict | None, str | None] | None:
-        until, figures, problem = self._kept.get(hours, (0.0, None, None))
-        return (figures, problem) if time.monotonic() < until else None
+    def _fresh(self, hours: float) -> CachedFigures | None:
+        cached = self._cached.get(hours, _NOTHING)
+        return cached if time.monotonic() < cached.until else None
 
-    def _ask(self, hours: float) -> tuple[dict | None, str | None]:
-        began, problem = time.monotonic(), None
+    def _refresh(self, hours: float) -> CachedFigures:
+        begin, problem = time.monotonic(), None
+        figures: dict | None
         try:
-            figures = self._read(TimeBuckets(hours))
+            figures = self._query(TimeBuckets(hours))
         except (SQLAlchemyError, OSError, MlopsError) as e:
-            _, figures, _ = self._kept.get(hours, (0.0, None, None))
+            figures = self._cached.get(hours, _NOTHING).figures
             problem = f"The database does not answer ({type(e).__name__})."
         now = time.monotonic()
-        self._kept[hours] = (now + max(FRESH_SECONDS, 10 * (now - began)), figures, problem)
-        return figures, problem
+        self._cached[hours] = CachedFigures(now + max(FRESH_SECONDS, 10 * (now - begin)), figures, problem)
+        return self._cached[hours]
 
-    def _read(self, span: TimeBuckets) -> dict:
+    def _query(self, span: TimeBuckets) -> dict:
         registry, name = self.registry, self.name
         engine, found = registry.engine, version_overview(registry, name)
         manifest = found.pop("manifest")
@@ -93,63 +107,64 @@ class DashboardQueries:
 
 
 def _connect(url: str) -> Engine:
-    """An engine that gives up soon; nothing is opened yet."""
+    """Return an engine with short timeouts; nothing is opened yet."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "postgresql":
         return connect(url)
     if "connect_timeout" not in parsed.query:
-        parsed = parsed.update_query_dict({"connect_timeout": "3"})
+        parsed = parsed.update_query_dict({"connect_timeout": str(CONNECT_TIMEOUT_SECONDS)})
     engine = connect(parsed.render_as_string(hide_password=False))
-    sa.event.listen(engine, "connect", _hurry)
+    sa.event.listen(engine, "connect", _set_timeout)
     return engine
 
 
-def _hurry(connection, _):
+def _set_timeout(connection, _):
     connection.autocommit = True
     connection.cursor().execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT_SECONDS}s'")
     connection.autocommit = False
 
 
 class ErrorHistory:
-    """How many requests failed, minute by minute since this worker started, of all workers."""
+    """The number of failed requests of all workers, by minute since this worker started."""
 
     def __init__(self, requests: Callable):
-        self._requests = requests  # See `mlops_nb.serving.telemetry.metrics.Metrics.requests`
-        self._minutes: list[int] = []  # Beginnings, seconds since 1970
-        self._totals: list[tuple[int, int]] = []  # 4xx and 5xx, as the minute began
+        self._requests = requests  # `mlops_nb.serving.telemetry.metrics.Metrics.requests`
+        self._minutes: list[int] = []  # their beginnings, seconds since 1970
+        self._totals: list[tuple[int, int]] = []  # 4xx and 5xx at the beginning of each minute
         self._lock = threading.Lock()
-        self._routine = PeriodicThread("failures", self._keep)
+        self._thread = PeriodicThread("failures", self._record)
 
     def start(self):
-        """Note the counts each minute."""
-        self._routine.start()
+        """Start to record the counts each minute."""
+        self._thread.start()
 
     def stop(self):
-        """Note no more."""
-        self._routine.stop()
+        """Stop to record the counts."""
+        self._thread.stop()
 
-    def _keep(self) -> float:
+    def _record(self) -> float:
         self.count()
         return 60 - time.time() % 60
 
     def count(self) -> tuple[list[dict], tuple[int, int]]:
-        """Requests by route and status until now, without the dashboard's own, and how many were 4xx and 5xx."""
+        """Return the requests by route and status until now, without the dashboard's own, and the numbers of 4xx and 5xx."""
         rows = [row for row in self._requests() if row[0] != "/" and not row[0].startswith("/dashboard/")]
-        totals = tuple(sum(n for _, status, n in rows if status[0] == kind) for kind in "45")
+        client, server = (sum(n for _, status, n in rows if status[0] == kind) for kind in "45")
+        totals = client, server
         minute = int(time.time()) // 60 * 60
         with self._lock:
             if not self._minutes or self._minutes[-1] < minute:
                 self._minutes.append(minute)
                 self._totals.append(totals)
             del self._minutes[:-_MAX_MINUTES], self._totals[:-_MAX_MINUTES]
-        by_route = {}
+        by_route: dict[str, dict[str, int]] = {}
         for route, status, n in rows:
             by_route.setdefault(route, {})[status] = n
         routes = [{"route": r, "requests": sum(s.values()), "statuses": s} for r, s in by_route.items()]
         return sorted(routes, key=lambda r: -r["requests"]), totals
 
     def over(self, span: TimeBuckets) -> dict:
-        """4xx and 5xx a bucket; None where nobody counted."""
+        """Return the numbers of 4xx and 5xx in each bucket; None where they were not counted."""
         routes, now = self.count()
         ends = [*span.starts[1:], span.starts[-1] + span.seconds]
         with self._lock:
@@ -162,9 +177,9 @@ class ErrorHistory:
         return {"at": span.starts, "client": client, "server": server, "routes": routes}
 
     def _at(self, second: int, now: tuple[int, int]) -> tuple[int, int]:
-        """The counts as a minute began, or as counting did."""
+        """Return the counts at the beginning of a minute, or the first ones."""
         place = bisect.bisect_left(self._minutes, second)
         return now if place == len(self._minutes) else self._totals[place]
 
 
-_MAX_MINUTES = 7 * 24 * 60 + 1  # Minutes that are kept
+_MAX_MINUTES = 7 * 24 * 60 + 1  # a week of minutes, which are kept

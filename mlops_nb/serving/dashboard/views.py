@@ -1,4 +1,4 @@
-"""GET /: a page that says how the model does, the same as JSON, and the two moves that a person makes there."""
+"""GET /: the dashboard, its data as JSON, and promotion and rollback."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -25,9 +25,9 @@ from mlops_nb.serving.http.body import reject_unknown_keys, read_object
 
 routes = Blueprint("dashboard", __name__, template_folder="templates")
 
-ACTOR = "dashboard"  # In the registry's history
+ACTOR = "dashboard"  # in the registry's history
 _STATIC = Path(__file__).parent / "static"
-_HOURS = {str(hours): hours for hours in WINDOWS}  # As they are asked for
+_HOURS = {str(hours): hours for hours in WINDOWS}  # as in the query
 _FILES = {
     "style.css": ("dashboard.css", "text/css"),
     "script.js": ("dashboard.js", "text/javascript"),
@@ -40,44 +40,45 @@ for _path, (_name, _type) in _FILES.items():
 
 
 class NoDatabaseError(MlopsError):
-    """The database does not answer."""
+    """The database is unavailable."""
 
     code = "no_database"
 
 
 class Dashboard:
-    """What the page shows of an application."""
+    """The data of the dashboard of one application."""
 
     def __init__(self, settings: Settings, live: LiveModel, metrics: Metrics):
         self.live, self.figures, self.failures = live, DashboardQueries(settings, live.name), ErrorHistory(metrics.requests)
 
     def start(self):
-        """Begin to note the counts of errors."""
+        """Start to record the counts of errors."""
         self.failures.start()
 
     def stop(self):
-        """Let the database go."""
+        """Close the connections to the database."""
         self.failures.stop()
         self.figures.close()
 
     def view(self, hours: float) -> dict:
-        """All of it, as plain values."""
-        figures, problem = self.figures.look(hours)
+        """Return all that the page shows of the last hours, as plain values."""
+        cached = self.figures.read(hours)
         state, span = self.live.state, TimeBuckets(hours)
-        answering = state.production
+        predictor = state.production
         serving = {
-            "version": answering and answering.version,
-            "engine": answering and answering.engine.name,
-            "output": answering and answering.signature.output,
-            "task": answering and answering.signature.task,
+            "version": predictor and predictor.version,
+            "engine": predictor and predictor.engine.name,
+            "output": predictor and predictor.signature.output,
+            "task": predictor and predictor.signature.task,
             "roles": state.roles,
             "problem": state.problem,
             "from_cache": state.from_cache,
             "refused": [{"version": v, "reason": reason} for v, reason in sorted(state.refused.items())],
             "rolled_back": state.rolled_back,
         }
-        asked = {"model": self.live.name, "hours": hours, "bucket_seconds": span.seconds, "now": datetime.now(UTC)}
-        return {**asked, "problem": problem, "serving": serving, "errors": self.failures.over(span), "figures": figures}
+        query = {"model": self.live.name, "hours": hours, "bucket_seconds": span.seconds, "now": datetime.now(UTC)}
+        errors = self.failures.over(span)
+        return {**query, "problem": cached.problem, "serving": serving, "errors": errors, "figures": cached.figures}
 
 
 @routes.record_once
@@ -93,60 +94,60 @@ def _dashboard() -> Dashboard:
 
 @routes.get("/")
 def page() -> Response:
-    """The page; without a key that is needed, only the question for it."""
+    """Return the page; without a required key, only its form for the key."""
     keys, environ = current_app.extensions["keys"], request.environ
-    hours = _HOURS.get(request.args.get("hours"), DEFAULT_HOURS)
+    hours = _HOURS.get(request.args.get("hours", ""), DEFAULT_HOURS)
     allowed = keys.is_allowed(DASHBOARD_DATA, environ)
     view = _dashboard().view(hours) if allowed else None
     moves = allowed and keys.is_allowed("/admin/promote", environ)
-    shown = {"view": view, "hours": hours, "windows": WINDOWS, "moves": moves, "draw": draw, "ago": _ago, "at": _at}
-    text = render_template("dashboard.html", **shown, number=format_number)
+    context = {"view": view, "hours": hours, "windows": WINDOWS, "moves": moves, "draw": draw, "ago": _ago, "at": _at}
+    text = render_template("dashboard.html", **context, number=format_number)
     return Response(text, headers={**SECURITY_HEADERS, "Cache-Control": "no-store"}, content_type="text/html; charset=utf-8")
 
 
 @routes.get(DASHBOARD_DATA)
 def data() -> Response:
-    """What the page shows, in JSON."""
+    """Return what the page shows as JSON."""
     given = request.args.get("hours", str(DEFAULT_HOURS))
     if given not in _HOURS or request.args.keys() - {"hours"}:
-        raise RequestError(f"'hours' must be one of {', '.join(map(str, WINDOWS))}, and there is nothing else to ask.")
-    answer = to_json(_dashboard().view(_HOURS[given]))
-    answer.headers["Cache-Control"] = "no-store"
-    return answer
+        raise RequestError(f"'hours' must be one of {', '.join(map(str, WINDOWS))}, and is the only parameter.")
+    response = to_json(_dashboard().view(_HOURS[given]))
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 @routes.post("/admin/promote")
 def promote() -> Response:
-    """Point production to a version, if it still is where the person saw it."""
-    body = _move_of({"version", "expected", "reason"})
+    """Promote a version, if production is still the version that the person saw."""
+    body = _read_change({"version", "expected", "reason"})
     version = body["version"]
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise RequestError("'version' must be the number of a version.")
-    return _make(lambda registry, **facts: registry.promote(_dashboard().live.name, version, **facts), body)
+    return _apply(lambda registry, **why: registry.promote(_dashboard().live.name, version, **why), body)
 
 
 @routes.post("/admin/rollback")
 def rollback() -> Response:
-    """Point production to where it was before, if it still is where the person saw it."""
-    body = _move_of({"expected", "reason"})
-    return _make(lambda registry, **facts: registry.rollback(_dashboard().live.name, **facts), body)
+    """Roll production back, if it is still the version that the person saw."""
+    body = _read_change({"expected", "reason"})
+    return _apply(lambda registry, **why: registry.rollback(_dashboard().live.name, **why), body)
 
 
-def _make(move, body: dict) -> Response:
-    """Move, and show it at once."""
+def _apply(change, body: dict) -> Response:
+    """Change the alias, and show it at once."""
     figures = _dashboard().figures
     try:
-        made: AliasChange = move(figures.registry, actor=ACTOR, reason=body["reason"].strip(), expected=body["expected"])
+        made: AliasChange = change(figures.registry, actor=ACTOR, reason=body["reason"].strip(), expected=body["expected"])
     except SQLAlchemyError as e:
-        raise NoDatabaseError(f"The database does not answer ({type(e).__name__}); nothing was moved.") from e
+        raise NoDatabaseError(f"The database does not answer ({type(e).__name__}); nothing was changed.") from e
     finally:
-        figures.forget()
+        figures.invalidate()
     keys = ("alias", "action", "from_version", "to_version", "actor", "reason", "at")
     return to_json({key: getattr(made, key) for key in keys})
 
 
-def _move_of(keys: set[str]) -> dict:
-    """The body of a move that comes from the page itself, or from a program, and from no other site."""
+def _read_change(keys: set[str]) -> dict:
+    """Return the body of a change, which must come from the page itself or a program, and from no other site."""
     _refuse_other_sites()
     body = read_object('{"expected": 1, "reason": "..."}')
     reject_unknown_keys(body, keys)
@@ -154,35 +155,35 @@ def _move_of(keys: set[str]) -> dict:
         raise RequestError(f"The body has no {missing[0]!r}; it must have {', '.join(map(repr, sorted(keys)))}.")
     expected, reason = body["expected"], body["reason"]
     if expected is not None and (not isinstance(expected, int) or isinstance(expected, bool)):
-        raise RequestError("'expected' must be the version that is in production now, or null.")
+        raise RequestError("'expected' must be the version in production now, or null.")
     if not isinstance(reason, str) or not reason.strip() or len(reason) > MAX_REASON_LENGTH or "\0" in reason:
         raise RequestError(f"'reason' must be the reason, in 1 to {MAX_REASON_LENGTH} characters: it goes into the history.")
     return body
 
 
 def _refuse_other_sites():
-    """A browser that is led here by another site says so, or may not send the header."""
+    """Raise `ForbiddenError` for a request that another site may have caused."""
     headers, keys = request.headers, current_app.extensions["keys"]
     if headers.get(CSRF_HEADER) != "move":
-        raise ForbiddenError(f"A move needs the header {CSRF_HEADER}: move, which no other site can send.")
+        raise ForbiddenError(f"A change needs the header {CSRF_HEADER}: move, which no other site can send.")
     if (site := headers.get("Sec-Fetch-Site")) not in (None, "same-origin"):
-        raise ForbiddenError(f"A move is taken from this site alone; the browser says that it is {site[:20]!r}.")
+        raise ForbiddenError(f"A change is accepted from this site alone; the browser says that it is {site[:20]!r}.")
     origin = headers.get("Origin")
     if origin is not None and origin.lower().partition("://")[2] != request.host.lower():
         raise ForbiddenError(
-            "A move is taken from this site alone; Origin is another host than Host. A proxy must hand on Host."
+            "A change is accepted from this site alone; Origin is another host than Host. A proxy must hand on Host."
         )
-    # else a name of another site that was made to point here would do
+    # another site may make a name of its own point to this address
     if not keys.has_any and not is_loopback(_host_name(request.host)):
-        raise ForbiddenError("Without keys a move is taken at localhost alone. Set MLOPS_ADMIN_KEYS.")
+        raise ForbiddenError("Without keys a change is accepted at localhost alone. Set MLOPS_ADMIN_KEYS.")
 
 
 def _host_name(host: str) -> str:
-    """Host without its port."""
+    """Return the host without its port."""
     return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
 
 
-# how the page says things
+# formats of the page
 
 
 def _at(value: datetime) -> str:
@@ -190,7 +191,7 @@ def _at(value: datetime) -> str:
 
 
 def _ago(value: datetime) -> str:
-    """How long ago, in the largest unit that says something."""
+    """Return how long ago, in the largest unit of at least one."""
     seconds = max(0.0, (datetime.now(UTC) - value).total_seconds())
     for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= size:

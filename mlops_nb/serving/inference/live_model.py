@@ -75,7 +75,7 @@ class LiveModel:
         self.trusted = split_names(settings.trusted_types)
         self.state = ServingState()
         self.shadow = Shadow(record)
-        self.after_refresh: Callable = lambda live: None  # given this, after the registry was read
+        self.after_refresh: Callable = lambda _: None  # given this, after the registry was read
         self._registry: Registry | None = None
         self._aliases: dict[str, int] | None = None  # at the last decision
         self._loads: dict[int, LoadResult] = {}  # by version

@@ -1,7 +1,8 @@
-"""Tables as Arrow streams: what a client sends, and what it is answered."""
+"""Tables as Arrow streams, in requests and responses of `/predict`."""
 
 from collections.abc import Iterator
 from struct import unpack_from
+from typing import cast
 
 import numpy as np
 import pyarrow
@@ -21,13 +22,13 @@ _BROKEN = "The body is not one whole Arrow stream; `pyarrow.ipc.new_stream` writ
 
 
 def wants_arrow() -> bool:
-    """Would the client rather have a table than JSON?"""
+    """Whether the client prefers a table to JSON."""
     accepted = request.environ.get("HTTP_ACCEPT")
     return accepted is not None and ARROW in accepted and request.accept_mimetypes.best_match([JSON, ARROW]) == ARROW
 
 
 def read_table() -> pyarrow.Table:
-    """The table in the body, all batches of it; nothing in it is believed before it was checked."""
+    """Return the table in the body, all batches of it, validated."""
     content = read_body()
     try:
         for message in _messages(content):
@@ -35,11 +36,11 @@ def read_table() -> pyarrow.Table:
         reader, batches, n = ipc.open_stream(content, options=ipc.IpcReadOptions(use_threads=False)), [], 0
         for batch in reader:
             n += batch.num_rows
-            check_rows(n, "The table")  # a column of nulls is as long as it says, and costs nothing
+            check_rows(n, "The table")  # first: a column of nulls has any length and no bytes
             batches.append(batch)
         table = pyarrow.Table.from_batches(batches, reader.schema)
         table.validate(full=True)
-        return _unfold(table)
+        return _expand_views(table)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError):
         raise RequestError(_BROKEN) from None
 
@@ -52,7 +53,7 @@ def _messages(content: bytes) -> Iterator[ipc.Message]:
 
 
 def _refuse_compressed(message: ipc.Message):
-    """Batches say how large they will be, and nothing bounds what they say: a compressed body is bounded."""
+    """Refuse compressed batches, whose size nothing bounds; a body with Content-Encoding has a limit."""
     kind = message.type
     if kind in ("record batch", "dictionary"):
         batch = _inner(message.metadata, unpack_from("<I", message.metadata)[0], 2)  # Message.header
@@ -63,7 +64,7 @@ def _refuse_compressed(message: ipc.Message):
 
 
 def _field(buffer: pyarrow.Buffer, table: int, slot: int) -> int | None:
-    """Where a field of a table of FlatBuffers is, if it is there (https://flatbuffers.dev/internals)."""
+    """Return the offset of a field in a table of FlatBuffers, if it is there (https://flatbuffers.dev/internals)."""
     vtable = table - unpack_from("<i", buffer, table)[0]
     size, place = unpack_from("<H", buffer, vtable)[0], 4 + 2 * slot
     offset = unpack_from("<H", buffer, vtable + place)[0] if place < size else 0
@@ -77,14 +78,14 @@ def _inner(buffer: pyarrow.Buffer, table: int, slot: int) -> int:
     return place + unpack_from("<I", buffer, place)[0]
 
 
-def _unfold(table: pyarrow.Table) -> pyarrow.Table:
-    """Views of texts, which Polars sends, as texts; many rows may have the same bytes, so their sum is bounded."""
+def _expand_views(table: pyarrow.Table) -> pyarrow.Table:
+    """Return views of texts, which Polars sends, as texts; rows may share bytes, so the sum of their lengths is bounded."""
     size = 0
     for number, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
         are_views = arrow_types.is_string_view(column.type)
         chunks = [_without_missing(chunk) for chunk in column.chunks if len(chunk)] if are_views else ()
-        size += _length(column) + sum(int(views[:, 0].sum(dtype=np.int64)) for _, views in chunks)
-        if size > request.max_content_length:
+        size += _dictionary_bytes(column) + sum(int(views[:, 0].sum(dtype=np.int64)) for _, views in chunks)
+        if size > cast(int, request.max_content_length):
             raise RequestEntityTooLarge()
         if are_views:
             texts = pyarrow.chunked_array([chunk for chunk, _ in chunks], pyarrow.string_view()).cast("large_string")
@@ -92,33 +93,33 @@ def _unfold(table: pyarrow.Table) -> pyarrow.Table:
     return table
 
 
-def _length(column: pyarrow.ChunkedArray) -> int:
-    """Bytes of the texts that a column is, if it says them by their numbers."""
-    if not arrow_types.is_dictionary(column.type) or not _may_be_long(column.type.value_type):
+def _dictionary_bytes(column: pyarrow.ChunkedArray) -> int:
+    """Return the bytes of a column's texts, if it names them by their numbers in a dictionary."""
+    if not arrow_types.is_dictionary(column.type) or not _is_text(column.type.value_type):
         return 0
     lengths = [pc.binary_length(chunk.dictionary).take(chunk.indices) for chunk in column.chunks]
     return sum(pc.sum(each).as_py() or 0 for each in lengths)
 
 
-def _may_be_long(kind: pyarrow.DataType) -> bool:
+def _is_text(kind: pyarrow.DataType) -> bool:
     return arrow_types.is_string(kind) or arrow_types.is_large_string(kind) or arrow_types.is_string_view(kind)
 
 
 def _without_missing(chunk: pyarrow.Array) -> tuple[pyarrow.Array, np.ndarray]:
-    """Views `(n, 4)` and the array of them, with nothing where a text is missing: Arrow checks only what is there."""
+    """Return an array of views, and the views `(n, 4)`, zeroed where a text is missing: Arrow validates only the others."""
     validity, buffer, *texts = chunk.buffers()
     views = np.frombuffer(buffer, np.int32, 4 * len(chunk)).reshape(-1, 4).copy()
     views[np.asarray(chunk.is_null())] = 0
     return pyarrow.Array.from_buffers(chunk.type, len(chunk), [validity, pyarrow.py_buffer(views), *texts]), views
 
 
-def write_table(said: InferenceResult, model: str) -> Response:
-    """Prediction, id and probabilities as a table; model and version in the metadata of its schema."""
-    ids = pyarrow.array(said.ids or [None] * len(said.predictions.prediction), "string")
-    columns = said.predictions.columns()
+def write_table(result: InferenceResult, model: str) -> Response:
+    """Return predictions, ids and probabilities as a table, with model and version in its metadata."""
+    ids = pyarrow.array(result.ids or pyarrow.nulls(len(result.predictions.prediction)), "string")
+    columns = result.predictions.columns()
     columns = {"prediction": columns.pop("prediction"), "id": ids, **columns}
-    facts = {"model": model, "version": str(said.predictor.version)}
-    table = pyarrow.table(columns).replace_schema_metadata(facts)
+    metadata = {"model": model, "version": str(result.predictor.version)}
+    table = pyarrow.table(columns).replace_schema_metadata(metadata)
     sink = pyarrow.BufferOutputStream()
     with ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)

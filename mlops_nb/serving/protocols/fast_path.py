@@ -1,7 +1,6 @@
-"""The usual request, answered without Flask: its objects cost more than parsing, model and log together.
+"""The usual request without Flask, whose objects cost more than parsing, model and log together.
 
-Usual is a `POST /predict` of plain JSON that nothing is wrong with. Any other request is left to the routes of Flask,
-which begin from the beginning and know what to say.
+Usual is a valid `POST /predict` of plain JSON. Any other request is left to Flask, which handles it from the start.
 """
 
 from io import BytesIO
@@ -16,20 +15,20 @@ from mlops_nb.serving.inference.infer import run_inference
 
 ROUTE = "/predict"
 _REQUEST_LINE = f"POST {ROUTE} ".encode()
-MAX_INLINE_BYTES = 4 * 2**10  # Bytes of a request that is answered at once
-MAX_INLINE_BRACKETS = 4  # That open in it, of either kind: a row or two
-_DENSE_ENCODINGS = (b"content-encoding", b"arrow")  # In a request whose rows may be many, whatever its size
+MAX_INLINE_BYTES = 4 * 2**10  # of a request that runs inline
+MAX_INLINE_BRACKETS = 4  # opening brackets in it, [ and {: those of one row or two
+_DENSE_ENCODINGS = (b"content-encoding", b"arrow")  # in a small request that may have many rows
 _UNUSUAL_HEADERS = ("HTTP_CONTENT_ENCODING", "HTTP_TRANSFER_ENCODING")
 
 
 class FastPath:
-    """From the WSGI environment to the content of the answer."""
+    """From the WSGI environment to the body of the response."""
 
     def __init__(self, extensions: dict, keys: ApiKeys, max_body_bytes: int):
         self._extensions, self._keys, self._most_bytes = extensions, keys, max_body_bytes
 
     def respond(self, environ: dict) -> bytes | None:
-        """The content of the answer; None, and the request as it was, when Flask shall answer."""
+        """Return the body of a response; None, and the request as it was, when Flask shall respond."""
         if not self._is_usual(environ):
             return None
         length = int(environ["CONTENT_LENGTH"])
@@ -39,14 +38,14 @@ class FastPath:
                 raise RequestError("The body ended too early.")
             self._keys.require(ROUTE, environ)
             rows, probability = read_features(orjson.loads(content))
-            said = run_inference(environ, self._extensions, rows, probability=bool(probability))
-            return orjson.dumps(content_of(said, said.predictor.name, probability))
-        except Exception:  # whatever it is: the route meets it again, and answers it
+            result = run_inference(environ, self._extensions, rows, probability=bool(probability))
+            return orjson.dumps(content_of(result, result.predictor.name, probability))
+        except Exception:  # whatever it is: the route meets it again, and responds to it
             environ["wsgi.input"] = BytesIO(content)
             return None
 
     def runs_inline(self, request: bytes) -> bool:
-        """Can a whole request be answered in less time than it takes to give it to a thread?"""
+        """Whether a whole request takes less time than waking a thread for it."""
         return (
             len(request) <= MAX_INLINE_BYTES
             and request.startswith(_REQUEST_LINE)

@@ -1,4 +1,4 @@
-"""POST /feedback: what turned out to be true of earlier predictions."""
+"""POST /feedback: the true labels of earlier predictions."""
 
 import re
 
@@ -12,19 +12,19 @@ from mlops_nb.serving.http.body import reject_unknown_keys, read_object
 routes = Blueprint("feedback", __name__)
 
 _EXAMPLE = '{"labels": [{"id": "...", "label": ...}, ...]}'
-PATTERN = "^[0-9a-f]{28}-[0-9]{1,6}$"  # Of an id
+PATTERN = "^[0-9a-f]{28}-[0-9]{1,6}$"  # of the id of a row
 _ID = re.compile(PATTERN.replace("$", r"\Z"))
 
 
 class LogError(MlopsError):
-    """The prediction log takes nothing."""
+    """The prediction log is full."""
 
     code = "log_full"
 
 
 @routes.post("/feedback")
 def feedback() -> Response:
-    """The true label of one prediction, or of many; it may come before the prediction is in the database."""
+    """Record the true label of one prediction, or of many; the predictions need not be in the database yet."""
     live, log = current_app.extensions["live_model"], current_app.extensions["log"]
     signature = live.loaded().signature
     body = read_object(_EXAMPLE)
@@ -37,7 +37,7 @@ def feedback() -> Response:
 
 
 def _labels(body: dict) -> list:
-    """One label or many, as a list."""
+    """Return one label or many as a list."""
     if body.keys() & {"id", "label"}:
         reject_unknown_keys(body, {"id", "label"})
         return [body]
@@ -53,11 +53,11 @@ def _labels(body: dict) -> list:
 
 
 def _check(row: int, entry, signature: Signature):
-    """Is it an id of ours, and a value that the model could have answered?"""
+    """Raise `InputError` for what is no id, or no value that the model could predict."""
     if not isinstance(entry, dict) or entry.keys() != {"id", "label"}:
         raise InputError(f"Label {row} must be an object with 'id' and 'label'.", row=row)
     if not isinstance(entry["id"], str) or not _ID.match(entry["id"]):
-        raise InputError(f"Label {row}: 'id' must be one of the 'ids' that /predict answered.", row=row)
+        raise InputError(f"Label {row}: 'id' must be one of the 'ids' in a response of /predict.", row=row)
     label = entry["label"]
     if signature.classes is None:
         if isinstance(label, bool) or not isinstance(label, int | float) or not abs(label) < float("inf"):

@@ -1,4 +1,4 @@
-"""GET /health/live and GET /health/ready: the process answers, and it has something to answer with."""
+"""GET /health/live and GET /health/ready: liveness of the process, readiness of its model."""
 
 from flask import Blueprint, Response, current_app
 
@@ -10,13 +10,13 @@ routes = Blueprint("health", __name__, url_prefix="/health")
 
 @routes.get("/live")
 def live() -> Response:
-    """The process answers."""
+    """Return that the process is alive."""
     return to_json({"live": True})
 
 
 @routes.get("/ready")
 def ready() -> Response:
-    """A model is loaded that reproduced its golden rows; what is refused, and why."""
+    """Return whether a verified model is loaded, and which versions are refused, with reasons."""
     live = current_app.extensions["live_model"]
     now = live.state
     refused = [{"version": version, "reason": reason} for version, reason in sorted(now.refused.items())]

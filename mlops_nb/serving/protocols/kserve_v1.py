@@ -1,4 +1,4 @@
-"""KServe's first protocol, that of TensorFlow Serving: /v1/models."""
+"""KServe's V1 protocol, that of TensorFlow Serving: /v1/models."""
 
 from flask import Blueprint, Response, current_app
 
@@ -12,13 +12,13 @@ routes = Blueprint("kserve", __name__, url_prefix="/v1/models")
 
 @routes.get("")
 def names() -> Response:
-    """The one model of this service."""
+    """Return the name of the service's model."""
     return to_json({"models": [current_app.extensions["live_model"].name]})
 
 
 @routes.get("/<name>")
 def ready(name: str) -> Response:
-    """Is the model there, and can it answer?"""
+    """Return whether the model is loaded."""
     _check_name(name)
     current_app.extensions["live_model"].loaded()
     return to_json({"name": name, "ready": True})
@@ -26,15 +26,15 @@ def ready(name: str) -> Response:
 
 @routes.post("/<name>:predict")
 def predict(name: str) -> Response:
-    """Instances to predictions."""
+    """Return the predictions of instances."""
     _check_name(name)
     current_app.extensions["live_model"].loaded()
     body = read_object('{"instances": [[...], ...]}')
     reject_unknown_keys(body, {"instances", "signature_name"})
     if "instances" not in body:
         raise RequestError("The body has no 'instances'; send {\"instances\": [[...], ...]}.")
-    said = infer(body["instances"], "'instances'")
-    return to_json({"predictions": said.predictions.prediction.tolist()})
+    result = infer(body["instances"], "'instances'")
+    return to_json({"predictions": result.predictions.prediction.tolist()})
 
 
 def _check_name(name: str):

@@ -1,6 +1,7 @@
 """MLflow's scoring protocol: POST /invocations, GET /ping, GET /health, GET /version."""
 
 import csv
+from collections.abc import Callable
 from contextlib import suppress
 from io import StringIO
 from itertools import islice
@@ -23,26 +24,26 @@ _EXAMPLE = '{"dataframe_split": {"columns": [...], "data": [[...], ...]}}'
 @routes.get("/ping")
 @routes.get("/health")
 def ping() -> Response:
-    """Is there a model to answer with? 200, or 503 and why not."""
+    """Return whether a model is loaded: 200, or 503 with the reason."""
     predictor = current_app.extensions["live_model"].loaded()
     return to_json({"status": "ready", "version": predictor.version})
 
 
 @routes.get("/version")
 def version() -> Response:
-    """Of this software, as text."""
+    """Return the version of mlops_nb as text."""
     return Response(__version__, content_type="text/plain; charset=utf-8")
 
 
 @routes.post("/invocations")
 def invocations() -> Response:
-    """Predictions of a table in one of MLflow's four forms, or as CSV."""
+    """Return the predictions of a table in one of MLflow's four forms, or as CSV."""
     signature = current_app.extensions["live_model"].loaded().signature
-    said = infer(_read_csv(signature), "The table") if request.mimetype == CSV else _ask_json()
-    return to_json({"predictions": said.predictions.prediction.tolist()})
+    result = infer(_read_csv(signature), "The table") if request.mimetype == CSV else _infer_json()
+    return to_json({"predictions": result.predictions.prediction.tolist()})
 
 
-def _ask_json() -> InferenceResult:
+def _infer_json() -> InferenceResult:
     body = read_object(_EXAMPLE)
     reject_unknown_keys(body, {*_FORMS, "params"})
     if body.get("params") not in (None, {}):
@@ -54,8 +55,8 @@ def _ask_json() -> InferenceResult:
     return infer(_FORMS[given[0]](body[given[0]]), repr(given[0]))
 
 
-def _of_split(table) -> list:
-    """Rows of {"columns": [...], "data": [...]}; without columns they are in the signature's order."""
+def _rows_of_split(table) -> list:
+    """Return rows of {"columns": [...], "data": [...]}; without columns they are in the signature's order."""
     if not isinstance(table, dict) or not isinstance(table.get("data"), list):
         raise RequestError(f"'dataframe_split' must be an object with 'data', a list of rows; send {_EXAMPLE}.")
     reject_unknown_keys(table, {"columns", "data", "index"}, "'dataframe_split'")
@@ -74,8 +75,8 @@ def _of_split(table) -> list:
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def _of_inputs(inputs) -> list:
-    """Rows of a list, or of an object of columns."""
+def _rows_of_inputs(inputs) -> list:
+    """Return rows of a list, or of an object of columns."""
     if not isinstance(inputs, dict) or not all(isinstance(column, list) for column in inputs.values()):
         return inputs
     lengths = {name: len(column) for name, column in inputs.items()}
@@ -86,48 +87,49 @@ def _of_inputs(inputs) -> list:
 
 
 _FORMS = {
-    "dataframe_split": _of_split,
+    "dataframe_split": _rows_of_split,
     "dataframe_records": lambda rows: rows,
     "instances": lambda rows: rows,
-    "inputs": _of_inputs,
+    "inputs": _rows_of_inputs,
 }
 
 
 def _read_csv(signature: Signature) -> list[dict]:
-    """Rows of a table with names in its first line, each value as its column has it; an empty one is missing."""
+    """Return rows of a CSV table with a header, each value converted to its column's kind; an empty one is missing."""
     charset = request.mimetype_params.get("charset", "utf-8").lower()
     if charset not in ("utf-8", "utf8"):
         raise MediaTypeError(f"The charset of {CSV} must be utf-8, got {charset[:40]!r}.")
-    most = current_app.extensions["settings"].max_rows
+    max_rows = current_app.extensions["settings"].max_rows
     try:
         lines = csv.reader(StringIO(read_body().decode("utf-8-sig"), ""), strict=True)
-        names, *rows = islice(filter(None, lines), most + 2)
+        names, *rows = islice(filter(None, lines), max_rows + 2)
     except (UnicodeDecodeError, csv.Error) as e:
         raise RequestError(f"The body is not CSV: {e}.") from None
     except ValueError:
         raise RequestError("The body is empty; send a line with the names of the columns, and one a row.") from None
-    if len(rows) > most:
-        raise TooManyRowsError(f"The table has more than {most:,} rows, the most that are taken. Send them in parts.")
+    if len(rows) > max_rows:
+        raise TooManyRowsError(f"The table has more than {max_rows:,} rows, the limit. Send them in parts.")
     if "" in names or len({*names}) < len(names):
         raise RequestError("The first line must name each column once. (pandas: to_csv(index=False))")
     kinds = {i.name: i.kind for i in signature.inputs}
-    read = [_VALUES.get(kinds.get(name), str) for name in names]
+    converters = [_CONVERTERS.get(kinds.get(name, ""), str) for name in names]
     for number, row in enumerate(rows):
         if len(row) != len(names):
             raise RequestError(f"Row {number} has {len(row)} values; the first line names {len(names)}.", row=number)
-    return [{n: value(text) if text else None for n, value, text in zip(names, read, row, strict=True)} for row in rows]
+    return [{n: value(text) if text else None for n, value, text in zip(names, converters, row, strict=True)} for row in rows]
 
 
-def _number(text: str) -> int | float | str:
-    """A number, or the text as it is, which will be refused by row and column."""
+def _to_number(text: str) -> int | float | str:
+    """Return a number, or the text itself, which is refused later by row and column."""
     for kind in (int, float):
         with suppress(ValueError):
             return kind("" if "_" in text else text)
     return text
 
 
-def _truth(text: str) -> bool | str:
+def _to_bool(text: str) -> bool | str:
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
-_VALUES = {"float": _number, "int": _number, "bool": _truth}  # Of a kind of column; any other is text
+# of a kind of column; any other kind is text
+_CONVERTERS: dict[str, Callable] = {"float": _to_number, "int": _to_number, "bool": _to_bool}

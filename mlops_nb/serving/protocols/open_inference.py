@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, KServe's second and Triton's: /v2."""
+"""The Open Inference Protocol, KServe's V2 and Triton's: /v2."""
 
 import numpy as np
 import orjson
@@ -24,19 +24,19 @@ _PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "scikit-learn": "scikit-learn_s
 
 @routes.get("")
 def server() -> Response:
-    """What answers, and what it can do beyond the protocol."""
+    """Return the server and its extensions of the protocol."""
     return to_json({"name": "mlops-nb", "version": __version__, "extensions": ["binary_tensor_data"]})
 
 
 @routes.get("/health/live")
 def live() -> Response:
-    """The process answers."""
+    """Return that the process is alive."""
     return to_json({"live": True})
 
 
 @routes.get("/health/ready")
 def ready() -> Response:
-    """It has a proven model."""
+    """Return whether a verified model is loaded."""
     current_app.extensions["live_model"].loaded()
     return to_json({"ready": True})
 
@@ -44,19 +44,19 @@ def ready() -> Response:
 @routes.get("/models/<name>")
 @routes.get("/models/<name>/versions/<version>")
 def model(name: str, version: str | None = None) -> Response:
-    """What the model takes and answers, as tensors: one a column."""
+    """Return the inputs and outputs of the model as tensors, one a column."""
     predictor = _find(name, version)
     signature = predictor.signature
     inputs = [{"name": i.name, "datatype": INPUTS[i.kind], "shape": [-1]} for i in signature.inputs]
     outputs = [{"name": n, "datatype": datatype, "shape": s} for n, (datatype, s) in outputs_of(signature).items()]
-    said = {"name": name, "versions": [str(predictor.version)], "platform": _PLATFORMS[predictor.engine.name]}
-    return to_json({**said, "inputs": inputs, "outputs": outputs})
+    metadata = {"name": name, "versions": [str(predictor.version)], "platform": _PLATFORMS[predictor.engine.name]}
+    return to_json({**metadata, "inputs": inputs, "outputs": outputs})
 
 
 @routes.get("/models/<name>/ready")
 @routes.get("/models/<name>/versions/<version>/ready")
 def model_ready(name: str, version: str | None = None) -> Response:
-    """Can the model answer?"""
+    """Return whether the model is loaded."""
     _find(name, version)
     return to_json({"name": name, "ready": True})
 
@@ -64,22 +64,22 @@ def model_ready(name: str, version: str | None = None) -> Response:
 @routes.post("/models/<name>/infer")
 @routes.post("/models/<name>/versions/<version>/infer")
 def infer_tensors(name: str, version: str | None = None) -> Response:
-    """Tensors to tensors."""
+    """Return the predictions of tensors as tensors."""
     signature = _find(name, version).signature
     body, binary = _read()
-    wanted = _wanted(body, signature)
+    wanted = _requested_outputs(body, signature)
     rows = to_rows(read_tensors(body.get("inputs"), binary), signature.names)
-    said = infer(rows, "'inputs'", "probability" in wanted, canary=version is None)
-    _check_version(version, said.predictor)  # production may have moved meanwhile
-    return _answer(name, body.get("id"), wanted, said)
+    result = infer(rows, "'inputs'", "probability" in wanted, canary=version is None)
+    _check_version(version, result.predictor)  # production may have changed meanwhile
+    return _to_response(name, body.get("id"), wanted, result)
 
 
 def outputs_of(signature: Signature) -> dict[str, tuple[str, list[int]]]:
-    """Name to datatype and shape of what can be asked for."""
+    """Return the outputs that a request may name: datatype and shape by name."""
     label = "FP64" if signature.classes is None else _datatype(signature.classes[0])
     outputs = {"prediction": (label, [-1])}
     if signature.probability:
-        outputs["probability"] = ("FP64", [-1, len(signature.classes)])
+        outputs["probability"] = ("FP64", [-1, len(signature.classes or ())])
     return outputs | {"id": ("BYTES", [-1])}
 
 
@@ -88,7 +88,7 @@ def _datatype(label) -> str:
 
 
 def _find(name: str, version: str | None) -> Predictor:
-    """The predictor, if the name and the version are its own."""
+    """Return the predictor of this name and version; raise `NotFoundError` for any other."""
     live = current_app.extensions["live_model"]
     if name != live.name:
         raise NotFoundError(f"There is no model {name[:100]!r} here. There is: {live.name!r}.")
@@ -98,12 +98,12 @@ def _find(name: str, version: str | None) -> Predictor:
 
 
 def _check_version(version: str | None, predictor: Predictor):
-    if version not in (None, str(predictor.version)):
+    if version is not None and version != str(predictor.version):
         raise NotFoundError(f"Version {version[:100]!r} is not loaded here; '{predictor.version}' is.")
 
 
 def _read() -> tuple[dict, bytes]:
-    """The JSON of the body, and the bytes of the tensors behind it."""
+    """Return the JSON of the body, and the bytes of the tensors behind it."""
     content, length = read_body(), request.headers.get(HEADER)
     if length is None:
         size = len(content)
@@ -118,8 +118,8 @@ def _read() -> tuple[dict, bytes]:
     return body, content[size:]
 
 
-def _wanted(body: dict, signature: Signature) -> dict[str, bool]:
-    """Which outputs are asked for, and whether as bytes; all but the ids if nothing is said."""
+def _requested_outputs(body: dict, signature: Signature) -> dict[str, bool]:
+    """Return the requested outputs, and whether each as bytes; by default all but the ids."""
     known, binary = outputs_of(signature), _flag(body, "binary_data_output", False)
     asked, default = body.get("outputs", []), [{"name": name} for name in known if name != "id"]
     if not isinstance(asked, list) or not all(isinstance(output, dict) for output in asked):
@@ -138,25 +138,25 @@ def _wanted(body: dict, signature: Signature) -> dict[str, bool]:
 
 
 def _flag(holder: dict, name: str, default: bool) -> bool:
-    """A parameter that is true or false."""
+    """Return a parameter that is true or false."""
     parameters = holder.get("parameters", {})
     if not isinstance(parameters, dict) or not isinstance(parameters.get(name, default), bool):
         raise RequestError(f"'parameters' must be an object, and {name!r} in it true or false.")
     return parameters.get(name, default)
 
 
-def _answer(name: str, id: str | None, wanted: dict[str, bool], said: InferenceResult) -> Response:
-    """The outputs, those in JSON first read, the bytes of the others behind."""
-    answer, datatypes = said.predictions, outputs_of(said.predictor.signature)
+def _to_response(name: str, id: str | None, wanted: dict[str, bool], result: InferenceResult) -> Response:
+    """Return the outputs: JSON, and behind it the bytes of those that were requested so."""
+    predictions, datatypes = result.predictions, outputs_of(result.predictor.signature)
     values = {
-        "prediction": answer.prediction,
-        "probability": answer.probability,
-        "id": said.ids or [""] * len(answer.prediction),
+        "prediction": predictions.prediction,
+        "probability": predictions.probability,
+        "id": result.ids or [""] * len(predictions.prediction),
     }
     outputs = [write_tensor(n, datatypes[n][0], np.asarray(values[n]), binary) for n, binary in wanted.items()]
     entries = [entry for entry, _ in outputs]
     echo = {} if id is None else {"id": id}
-    content = {"model_name": name, "model_version": str(said.predictor.version), **echo, "outputs": entries}
+    content = {"model_name": name, "model_version": str(result.predictor.version), **echo, "outputs": entries}
     if not any(wanted.values()):
         return to_json(content)
     head = orjson.dumps(content)

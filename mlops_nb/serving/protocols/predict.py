@@ -1,5 +1,9 @@
-"""POST /predict."""
+"""POST /predict: predictions of rows as JSON or as an Arrow table."""
 
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
 from flask import Blueprint, Response, current_app, request
 
 from mlops_nb.model.signature import label_text
@@ -13,24 +17,20 @@ routes = Blueprint("predict", __name__)
 
 @routes.post("/predict")
 def predict() -> Response:
-    """One prediction and one id a row; with `"probability": true` the probabilities of the classes too."""
+    """Return a prediction and an id for each row; with `"probability": true` the probabilities of the classes too."""
     live = current_app.extensions["live_model"]
     live.loaded()
+    probability: bool | str
     if request.mimetype == ARROW:
-        said, probability = infer(read_table(), "The table"), False
+        result, probability = infer(read_table(), "The table"), False
     else:
-        said, probability = _ask_json()
-    return write_table(said, live.name) if wants_arrow() else to_json(content_of(said, live.name, probability))
-
-
-def _ask_json() -> tuple[InferenceResult, bool | str]:
-    """What the model says about the rows of a JSON body, and in which form the probabilities are wanted."""
-    rows, probability = read_features(read_object())
-    return infer(rows, probability=bool(probability)), probability
+        rows, probability = read_features(read_object())
+        result = infer(rows, probability=bool(probability))
+    return write_table(result, live.name) if wants_arrow() else to_json(content_of(result, live.name, probability))
 
 
 def read_features(body: dict) -> tuple[object, bool | str]:
-    """The rows, and in which form the probabilities are wanted."""
+    """Return the rows, and the form of the probabilities: False, True (lists) or "named"."""
     reject_unknown_keys(body, {"features", "probability"})
     if "features" not in body:
         raise RequestError(
@@ -42,17 +42,18 @@ def read_features(body: dict) -> tuple[object, bool | str]:
     return body["features"], probability
 
 
-def content_of(said: InferenceResult, model: str, probability: bool | str) -> dict:
-    """The answer in JSON."""
-    answer = said.predictions
+def content_of(result: InferenceResult, model: str, probability: bool | str) -> dict:
+    """Return the body of the response."""
+    predictions = result.predictions
     content = {
-        "prediction": answer.prediction.tolist(),
-        "ids": said.ids,
+        "prediction": predictions.prediction.tolist(),
+        "ids": result.ids,
         "model": model,
-        "version": said.predictor.version,
+        "version": result.predictor.version,
     }
     if probability:
-        rows, classes = answer.probability.tolist(), list(answer.classes)
+        rows = cast(np.ndarray, predictions.probability).tolist()
+        classes = list(cast(Sequence, predictions.classes))
         if probability == "named":
             names = list(map(label_text, classes))
             rows = [dict(zip(names, row, strict=True)) for row in rows]

@@ -24,11 +24,11 @@ class BufferedSocket(socket.socket):
     def settimeout(self, value: float | None):
         """Stay without a timeout, whatever Gunicorn asks for."""
 
-    def send(self, data: bytes, flags: int = 0) -> int:  # type: ignore[override]
+    def send(self, data: bytes, _flags: int = 0) -> int:  # type: ignore[override]
         """Drop what Gunicorn sends itself: the `100 Continue` that the client got before its body."""
         return len(data)
 
-    def sendall(self, data: bytes, flags: int = 0):  # type: ignore[override]
+    def sendall(self, data: bytes, _flags: int = 0):  # type: ignore[override]
         """Keep a part of a response."""
         self._kept.append(data)
 

@@ -266,7 +266,7 @@ class BoundedThreadWorker(ThreadWorker):
         """Whether the connection may be used again; the rest of the body is in memory, so nothing blocks."""
         return bool(keepalive and conn.parser.finish_body())
 
-    def handle_error(self, req, client: BufferedSocket, addr, exc: Exception):
+    def handle_error(self, req, client: BufferedSocket, addr, exc: Exception):  # noqa: ARG002 (Gunicorn's signature)
         """Respond to what the parser refuses, and to a failure of the application; in a thread."""
         if isinstance(exc, errors.ParseException) and not isinstance(exc, _APPLICATION_ERRORS):
             status = _STATUS_OF_ERROR.get(type(exc), 400)

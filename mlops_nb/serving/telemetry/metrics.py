@@ -53,7 +53,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.collectors: list = []
         self.in_progress: set[int] = set()  # a number for each request without a response
-        self.after_count: Callable = lambda requests: None  # given the new requests by route and status
+        self.after_count: Callable = lambda _: None  # given the new requests by route and status
         self._pending: deque[RequestRecord] = deque()
         self._values_of: dict[int, _Histogram] = {}  # by version
         self._served_before: dict[str, tuple[int, int]] = {}  # role to version and identity of the predictor

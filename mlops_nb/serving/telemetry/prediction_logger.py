@@ -43,7 +43,7 @@ class PredictionLogger:
         self.unmatched = 0  # labels without a prediction, given up
         self.dead_letters = 0  # lines that the database never takes
         self.stopping = False  # whether the next step is the last
-        self.after_step: Callable = lambda log: None  # given this, after each step
+        self.after_step: Callable = lambda _: None  # given this, after each step
         self._spool = Spool(Path(settings.spool), int(settings.spool_mb * 2**20))
         self._shipper = SpoolShipper(Path(settings.spool))
         self._database: PredictionLog | None = None

@@ -54,14 +54,14 @@ def bearer(key: str) -> dict:
 
 
 def figures(client, **query) -> dict:
-    client.application.extensions["dashboard"].figures.forget()
+    client.application.extensions["dashboard"].figures.invalidate()
     answer = client.get("/dashboard/data.json", query_string=query)
     assert answer.status_code == 200, answer.get_json()
     return answer.get_json()
 
 
 def page(client) -> str:
-    client.application.extensions["dashboard"].figures.forget()
+    client.application.extensions["dashboard"].figures.invalidate()
     answer = client.get("/")
     assert answer.status_code == 200
     return answer.get_data(as_text=True)
@@ -150,7 +150,7 @@ def test_page_says_what_it_knows_before_any_script_runs(app, client):
     logged(app)
     text = page(client)
     for words in (
-        "Version 1</b> answers with <i>side</i>",
+        "Version 1</b> predicts <i>side</i>",
         "No health report yet: run <code>mlops-nb monitor toy</code>",
         "<strong>0.75</strong><span>at least 0.95, 0.9 at release</span>",
         "promote production 1",
@@ -202,7 +202,7 @@ def test_drift_and_alerts_of_the_monitor_are_shown(app, client):
     assert "<details" not in text.partition('id="alerts"')[2].partition("</section>")[0], "one alert is said in full"
     for words in (
         "<strong>1 of 3</strong>",
-        "2 and above: 100.0% now",
+        "2 and above: 100.0% in the window",
         "below 1: 25.0% in the reference",
         "PSI 0.4",
         "2 other columns",
@@ -349,7 +349,7 @@ def test_page_is_open_and_what_it_shows_needs_the_key(client_with):
     assert client.get("/dashboard/data.json").status_code == 401
     locked = page(client)
     assert "toy" not in locked
-    assert "The service wants a key" in locked
+    assert "This service needs a key" in locked
     assert "<tbody>" not in locked
     assert client.get("/", headers=bearer("x" * 20)).get_data(as_text=True) == locked
     for key, buttons in ((KEY, False), (ADMIN, True)):
@@ -495,12 +495,12 @@ def test_no_answer_lets_another_site_read_or_ask(client):
 def test_page_says_that_the_database_is_away_and_comes_back(app, client, monkeypatch):
     board = app.extensions["dashboard"].figures
     assert figures(client)["problem"] is None
-    real = board._read
+    real = board._query
 
     def fail(span):
         raise sa.exc.OperationalError("SELECT secret", {}, Exception("/path/to/db"))
 
-    monkeypatch.setattr(board, "_read", fail)
+    monkeypatch.setattr(board, "_query", fail)
     said, text = figures(client), page(client)
     assert said["problem"] == "The database does not answer (OperationalError)."
     assert said["serving"]["version"] == 1
@@ -509,7 +509,7 @@ def test_page_says_that_the_database_is_away_and_comes_back(app, client, monkeyp
     assert "What is shown was true" in text
     assert "secret" not in text + str(said)
     assert "/path" not in text + str(said)
-    monkeypatch.setattr(board, "_read", real)
+    monkeypatch.setattr(board, "_query", real)
     assert figures(client)["problem"] is None
     assert 'id="problem"' not in page(client)
 
@@ -531,35 +531,35 @@ def test_page_of_a_service_whose_database_never_answered(settings, tmp_path):
 
 def test_many_who_look_ask_the_database_once(settings, monkeypatch):
     board, asked = DashboardQueries(settings, "toy"), []
-    monkeypatch.setattr(board, "_read", lambda span: asked.append(span.hours) or {"n": len(asked)})
-    assert [board.look(1) for _ in range(20)] == [({"n": 1}, None)] * 20
-    board.look(24)
+    monkeypatch.setattr(board, "_query", lambda span: asked.append(span.hours) or {"n": len(asked)})
+    assert [board.read(1)[1:] for _ in range(20)] == [({"n": 1}, None)] * 20
+    board.read(24)
     assert asked == [1, 24]
     monkeypatch.setattr(dashboard_figures, "FRESH_SECONDS", 0.0)
-    board.forget()
-    assert board.look(1)[0] == {"n": 3}
+    board.invalidate()
+    assert board.read(1).figures == {"n": 3}
 
 
 def test_who_looks_while_somebody_asks_gets_the_last_answer_at_once(settings, monkeypatch):
     board = DashboardQueries(settings, "toy")
-    monkeypatch.setattr(board, "_read", lambda span: {"n": 1})
-    board.look(1)
-    board.forget()
+    monkeypatch.setattr(board, "_query", lambda span: {"n": 1})
+    board.read(1)
+    board.invalidate()
     began = time.monotonic()
     with board._lock:  # somebody asks
-        assert board.look(1) == ({"n": 1}, None)
+        assert board.read(1)[1:] == ({"n": 1}, None)
     assert time.monotonic() - began < 2
 
 
 def test_database_that_is_slow_is_asked_less_often(settings, monkeypatch):
     board, clock = DashboardQueries(settings, "toy"), [0.0]
     monkeypatch.setattr("mlops_nb.serving.dashboard.queries.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr(board, "_read", lambda span: clock.__setitem__(0, clock[0] + 2) or {"at": clock[0]})
-    first = board.look(1)
+    monkeypatch.setattr(board, "_query", lambda span: clock.__setitem__(0, clock[0] + 2) or {"at": clock[0]})
+    first = board.read(1)
     clock[0] += 19
-    assert board.look(1) == first
+    assert board.read(1) == first
     clock[0] += 2
-    assert board.look(1) != first
+    assert board.read(1) != first
 
 
 @pytest.mark.slow

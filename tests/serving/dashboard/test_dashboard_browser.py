@@ -212,7 +212,7 @@ def test_key_is_asked_for_kept_in_the_tab_and_nowhere_else(open_page, settings, 
     service = Service(settings, tmp_path / "log", MLOPS_API_KEYS=KEY, MLOPS_ADMIN_KEYS=ADMIN)
     try:
         page = open_page(url := f"http://127.0.0.1:{service.port}")
-        expect(page.get_by_label("The service wants a key")).to_be_visible()
+        expect(page.get_by_label("This service needs a key")).to_be_visible()
         expect(page.locator("#board")).to_be_hidden()
         page.locator("#key").fill("x" * 20)
         page.keyboard.press("Enter")

@@ -111,7 +111,7 @@ def test_description_follows_the_model(app, registry):
 
 
 def test_kinds_of_columns_become_kinds_of_json():
-    from mlops_nb.serving.protocols.openapi import _input, _row
+    from mlops_nb.serving.protocols.schemas import input_schema, row_schema
 
     made = [
         (
@@ -123,8 +123,8 @@ def test_kinds_of_columns_become_kinds_of_json():
         (Input("c", "string", required=False, categories=("x",)), {"type": ["string", "null"], "enum": ["x", None]}),
         (Input("t", "datetime"), {"type": "string", "format": "date-time"}),
     ]
-    assert [_input(i) for i, _ in made] == [schema for _, schema in made]
-    row = _row(Signature((Input("a"), Input("b", required=False)), "regression", "y", ignored=("id", "y")))
+    assert [input_schema(i) for i, _ in made] == [schema for _, schema in made]
+    row = row_schema(Signature((Input("a"), Input("b", required=False)), "regression", "y", ignored=("id", "y")))
     assert row["required"] == ["a"]
     assert row["properties"]["id"] == {}
     assert row["additionalProperties"] is False

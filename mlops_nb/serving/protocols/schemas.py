@@ -1,0 +1,82 @@
+"""JSON schemas of a model's inputs and outputs, made from its signature."""
+
+import sys
+from typing import Any
+
+from mlops_nb.model.signature import Input, Signature
+
+_JSON_TYPES = {"float": "number", "int": "integer", "bool": "boolean", "string": "string", "datetime": "string"}
+
+
+def object_of(properties: dict, required: list[str] | None = None) -> dict:
+    """Return the schema of an object with these properties and no others; all are required by default."""
+    required = list(properties) if required is None else required
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def list_of(kind: str) -> dict:
+    """Return the schema of a list of one JSON type."""
+    return {"type": "array", "items": {"type": kind}}
+
+
+def non_empty_list(items: dict) -> dict:
+    """Return the schema of a list with at least one item."""
+    return {"type": "array", "items": items, "minItems": 1}
+
+
+def output_schema(signature: Signature) -> dict:
+    """Return the schema of one prediction."""
+    return {"type": "number"} if signature.classes is None else {"enum": list(signature.classes)}
+
+
+def input_schema(i: Input) -> dict:
+    """Return the schema of one column."""
+    kind = _JSON_TYPES[i.kind]
+    schema: dict[str, Any] = {"type": kind if i.required else [kind, "null"]}
+    limits = {"minimum": i.minimum, "maximum": i.maximum, "exclusiveMinimum": i.above, "exclusiveMaximum": i.below}
+    schema |= {word: value for word, value in limits.items() if value is not None}
+    if i.kind == "float":
+        schema = {"minimum": -sys.float_info.max, "maximum": sys.float_info.max} | schema
+    if i.kind == "int":
+        schema = {"exclusiveMinimum": -(2**63), "exclusiveMaximum": 2**63} | schema
+    if i.categories is not None and i.unseen == "error":
+        schema["enum"] = [*i.categories, *([] if i.required else [None])]
+    if i.kind == "datetime":
+        schema |= {"format": "date-time"} if i.format is None else {"description": f"ISO 8601, or as in {i.format}"}
+    return schema
+
+
+def flat_row_schema(signature: Signature) -> dict:
+    """Return the schema of one row as a list, in the signature's order."""
+    values = [input_schema(i) for i in signature.inputs]
+    return {"type": "array", "prefixItems": values, "items": False, "minItems": len(values)}
+
+
+def row_schema(signature: Signature) -> dict:
+    """Return the schema of one row as an object; columns that the model ignores may have any value."""
+    properties = {i.name: input_schema(i) for i in signature.inputs} | {name: {} for name in signature.ignored}
+    return object_of(properties, [i.name for i in signature.inputs if i.required])
+
+
+def rows_schema(signature: Signature) -> dict:
+    """Return the schema of rows: lists, objects, or one row as itself."""
+    flat = flat_row_schema(signature)
+    row = {"$ref": "#/components/schemas/Row"}
+    several = [{"type": "array", "items": kind, "minItems": 1} for kind in (row, flat)]
+    return {"anyOf": [*several, row, flat]}
+
+
+def split_schema(signature: Signature) -> dict:
+    """Return the schema of `dataframe_split`; that a row has one value a name, and its type, is beyond a schema."""
+    unnamed = object_of({"columns": {"type": "null"}, "data": non_empty_list(flat_row_schema(signature)), "index": {}}, ["data"])
+    required = [{"contains": {"const": i.name}} for i in signature.inputs if i.required]
+    names: dict[str, Any] = {"items": {"enum": [*signature.names, *signature.ignored]}, "uniqueItems": True}
+    names |= {"type": "array", "minItems": 1, "allOf": required or [True]}
+    named = object_of({"columns": names, "data": non_empty_list({"type": "array"}), "index": {}}, ["columns", "data"])
+    return {"anyOf": [unnamed, named]}
+
+
+def columns_schema(signature: Signature) -> dict:
+    """Return the schema of one list a column; that all have one length is beyond a schema."""
+    properties = {i.name: non_empty_list(input_schema(i)) for i in signature.inputs} | {name: non_empty_list({}) for name in signature.ignored}
+    return object_of(properties, [i.name for i in signature.inputs if i.required]) | {"minProperties": 1}
