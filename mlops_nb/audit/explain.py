@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ForwardRef
 import numpy as np
 import pandas as pd
 
+from ..display import format_html
 from ..errors import ArtifactError, InputError, MlopsError, NotFoundError, SpecError
 from ..model.contributions import Contribution, measure_contributions
 from ..model.engine import TOLERANCE
@@ -131,8 +132,8 @@ class Explanation:
         shown |= {"computed again": self.verdict, **{k: v for k, v in facts.items() if v}}
         shown = pd.Series({k: str(v) for k, v in shown.items() if v is not None}, name=logged.id).to_frame()
         moved = pd.DataFrame(self.contributions, columns=["column", "value", "effect", "error"])
-        missing = pd.DataFrame({"missing": self.missing}).to_html(index=False) if self.missing else ""
-        return shown.to_html() + moved.to_html(index=False) + missing
+        missing = format_html(pd.DataFrame({"missing": self.missing}), index=False) if self.missing else ""
+        return format_html(shown) + format_html(moved, index=False) + missing
 
 # %% ../../nbs/audit/00_explain.ipynb #0000000e
 def explain(

@@ -13,6 +13,7 @@ from datetime import datetime
 
 import pandas as pd
 
+from ..display import format_html
 from ..model.evaluate import GateResult, nulls
 
 # %% ../../nbs/audit/01_replay_report.ipynb #1a0b5c03
@@ -102,4 +103,4 @@ class ReplayReport:
         tables += [self.slice_table().round(4), self.table().round(4)]
         tables += [pd.DataFrame(self.gates)] if self.limits else []
         tables += [pd.DataFrame({"notes": self.notes})] if self.notes else []
-        return "".join(table.to_html() for table in tables)
+        return "".join(map(format_html, tables))

@@ -58,7 +58,7 @@ OPTIONS = [
     click.option("--engine", type=click.Choice(["papermill", "ploomber-engine"]), help="Of the pipeline (default: env.yaml)."),
 ]
 
-
+# %% ../../nbs/cli/08_retrain.ipynb #df12ea76
 def retrain_options(
     command: Callable,
 ) -> Callable:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ForwardRef
 import numpy as np
 import pandas as pd
 
+from ..display import format_html
 from ..errors import DataError, known_names
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ class TableSummary:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("column")
 
     def _repr_html_(self) -> str:
-        return self.table().to_html(na_rep="")
+        return format_html(self.table())
 
 
 def explore(

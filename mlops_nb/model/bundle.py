@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ForwardRef
 import numpy as np
 import pandas as pd
 
+from ..display import format_html
 from ..errors import BundleError, MlopsError
 from .columns import to_table
 from .engine import TOLERANCE, OnnxEngine, SklearnEngine, compare, convert, make_engine
@@ -106,7 +107,7 @@ class Bundle:
         metrics = pd.Series(
             (self.manifest.get("evaluation") or {}).get("metrics", {}), name="metric", dtype=float
         ).to_frame()
-        return facts.to_html() + metrics.round(4).to_html() + inputs.to_html(index=False)
+        return format_html(facts) + format_html(metrics) + format_html(inputs, index=False)
 
     @property
     def digest(self) -> str:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
+from ..display import format_html
 from ..errors import GateError, known_names
 from .signature import Predictions
 from ..spec import ModelSpec
@@ -221,8 +222,8 @@ class Evaluation:
         return pd.DataFrame(self.slices).T.astype({"rows": int}).rename_axis("slice")
 
     def _repr_html_(self) -> str:
-        gates = pd.DataFrame(self.gates).to_html(index=False)
-        return self.table().round(4).to_html() + gates + self.slice_table().round(4).to_html()
+        gates = format_html(pd.DataFrame(self.gates), index=False)
+        return format_html(self.table()) + gates + format_html(self.slice_table())
 
     def to_dict(self) -> dict:
         "Plain JSON values; a metric that is not defined is null."

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..display import format_html
 from ..model.profile import RARE, count_values, split_words, text_lengths, to_days, unseen_share
 from ..model.signature import Predictions
 from mlops_nb.model.statistics import (
@@ -298,7 +299,7 @@ class DriftReport:
 
     def _repr_html_(self) -> str:
         says = {True: f"{len(self.drifting)} of {len(self.columns)} drifted", False: "no drift", None: "cannot tell"}
-        table = self.table().to_html(float_format="{:.3g}".format, na_rep="")
+        table = format_html(self.table())
         return f"<p>{self.rows:,} rows: {says[self.drifted]}</p>{table}"
 
     def to_dict(self) -> dict:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ForwardRef
 import numpy as np
 import pandas as pd
 
+from ..display import format_html
 from ..errors import DataError
 from ..model.evaluate import score
 from ..model.profile import name_of
@@ -66,7 +67,7 @@ class Performance:
         return pd.DataFrame([asdict(r) for r in self.results]).set_index(["slice", "metric"])
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.rows:,} labelled rows</p>" + self.table().to_html(float_format="{:.3g}".format, na_rep="")
+        return f"<p>{self.rows:,} labelled rows</p>" + format_html(self.table())
 
     def to_dict(self) -> dict:
         "Plain JSON values."

@@ -42,7 +42,7 @@ class TrafficError(MlopsError):
 
     code = "service_unavailable"
 
-
+# %% ../../nbs/simulate/00_traffic.ipynb #f8bc5890
 MAX_ATTEMPTS = 10  # requests to an overloaded service before giving up
 TIMEOUT_SECONDS = 60
 
@@ -107,7 +107,7 @@ class TrafficReport:
     seconds: float
     refused: dict[str, int] = field(default_factory=dict)  # The service's reason to rows
 
-
+# %% ../../nbs/simulate/00_traffic.ipynb #bfc7d508
 ROWS_PER_REQUEST = 20  # at most
 
 
@@ -145,7 +145,7 @@ def send(
             labelled += client.send_labels(labels)
     return TrafficReport(len(rows), predicted, labelled, time.monotonic() - began, dict(refused))
 
-
+# %% ../../nbs/simulate/00_traffic.ipynb #70474c99
 def _sleep_until(due: float) -> None:
     time.sleep(max(0.0, due - time.monotonic()))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
+from ..display import format_html
 from mlops_nb.errors import (
     BundleError,
     ConflictError,
@@ -96,7 +97,7 @@ class Registry:
         columns = ("name", "version", "aliases", "gates_passed", "run_id", "created_at")
         found = [version for name in self.names() for version in self.versions(name)]
         rows = [{c: getattr(v, c) for c in columns} | {"aliases": ", ".join(v.aliases)} for v in found]
-        return pd.DataFrame(rows, columns=columns).to_html(index=False)
+        return format_html(pd.DataFrame(rows, columns=columns), index=False)
 
     # reading
 

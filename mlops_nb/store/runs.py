@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..display import format_html
 from ..errors import NotFoundError, known_names
 from .git import GitState
 from .privacy import redact
@@ -146,7 +147,7 @@ class RunStore:
 
         columns = ("id", "model", "state", "started", "seconds", "version")
         rows = [{c: record.get(c) for c in columns} for record in self.list()]
-        return pd.DataFrame(rows, columns=columns).to_html(index=False)
+        return format_html(pd.DataFrame(rows, columns=columns), index=False)
 
     def new(self) -> Run:
         "Return a run with an id that sorts by time; nothing is written yet."
@@ -223,7 +224,8 @@ class Differences(dict):
 
         if not self:
             return "<p>Nothing differs.</p>"
-        return pd.DataFrame.from_dict(self, orient="index", columns=["first", "second"]).to_html()
+        table = pd.DataFrame.from_dict(self, orient="index", columns=["first", "second"])
+        return format_html(table.map(str))  # rounded they might look equal
 
 
 def differences(
