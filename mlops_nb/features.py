@@ -28,11 +28,12 @@ class DateParts(TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        parts=("days", "month", "weekday"),  # Some of days, year, month, day, weekday, hour
+        parts=("days", "month", "weekday"),  # Any of days, year, month, day, weekday, hour
     ):
         self.parts = parts
 
     def fit(self, X: pd.DataFrame, y=None):
+        "Check the parts and remember the columns."
         unknown = [p for p in self.parts if p not in _PARTS]
         if unknown:
             raise ValueError(f"DateParts has no part {unknown[0]!r}; there is {', '.join(_PARTS)}.")
@@ -40,11 +41,13 @@ class DateParts(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: pd.DataFrame) -> np.ndarray:
+        "Return the parts of each column of times."
         check_is_fitted(self)
         columns = [pd.to_datetime(X[name]) for name in self.feature_names_in_]
         return np.column_stack([_PARTS[p](c).to_numpy(dtype=np.float64) for c in columns for p in self.parts])
 
     def get_feature_names_out(self, input_features=None) -> np.ndarray:
+        "Return the names of the output columns, `<column>_<part>`."
         return np.array([f"{name}_{part}" for name in self.feature_names_in_ for part in self.parts], dtype=object)
 
 # %% ../nbs/03_features.ipynb #0000000a
@@ -52,10 +55,12 @@ class FillText(TransformerMixin, BaseEstimator):
     "Turn one column of texts `(n_rows,)` into an array of strings, empty where the text is missing."
 
     def fit(self, X: pd.Series, y=None):
+        "Do nothing: there is nothing to learn."
         self.n_features_in_ = 1
         return self
 
     def transform(self, X: pd.Series) -> np.ndarray:
+        "Replace missing texts by empty ones."
         check_is_fitted(self)
         column = pd.Series(np.asarray(X, dtype=object).ravel())
         return column.where(column.notna(), "").astype(str).to_numpy(dtype=object)

@@ -19,7 +19,7 @@ from .errors import SettingsError, known_names
 def find_project(
     start: str | Path | None = None,  # Where to begin; the working directory by default
 ) -> Path:  # The nearest folder upwards that holds `settings.ini`, else `start` itself
-    "The folder of the project that `start` is in."
+    "Return the folder of the project that `start` is in."
     start = Path(start or Path.cwd()).resolve()
     return next((p for p in (start, *start.parents) if (p / "settings.ini").is_file()), start)
 
@@ -31,7 +31,7 @@ def template_folder() -> Path:  # In a wheel it is inside the package; in a chec
 
 # %% ../nbs/01_settings.ipynb #00000007
 def setting(default, doc: str, minimum: float | None = None, maximum: float | None = None, secret: bool = False):
-    "A dataclass field with the sentence that documents it; a secret is not shown."
+    "Return a dataclass field with its documentation; a secret is not shown."
     return field(default=default, repr=not secret, metadata={"doc": doc, "minimum": minimum, "maximum": maximum})
 
 
@@ -133,7 +133,7 @@ class Settings:
 
 # %% ../nbs/01_settings.ipynb #00000009
 def _convert(spec, text: str):
-    "The text of an environment variable as the type of its setting, within its limits."
+    "Convert the text of an environment variable into the type of its setting, within its limits."
     name, kind = f"MLOPS_{spec.name.upper()}", type(spec.default)
     if kind is bool:
         if text.lower() not in ("true", "false"):
@@ -153,7 +153,7 @@ def _convert(spec, text: str):
 def split_names(
     text: str,  # Comma-separated
 ) -> list[str]:
-    "What a setting names."
+    "Split a setting into names."
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -161,7 +161,7 @@ def split_keys(
     text: str,  # Comma-separated
     name: str,  # The setting that it comes from, for the error
 ) -> list[str]:
-    "The keys of a setting."
+    "Split a setting into keys."
     keys = split_names(text)
     for number, key in enumerate(keys, 1):
         if len(key) < 16 or not (key.isascii() and key.isprintable() and " " not in key):
@@ -186,7 +186,7 @@ def require_keys(
     settings: Settings,
     host: str,  # Where the service will listen
 ):
-    "Refuse to answer anybody who can reach the service, unless that was asked for."
+    "Raise an error if a service without keys would be reachable from other machines."
     if not (is_loopback(host) or settings.api_keys or settings.admin_keys or settings.allow_anonymous):
         raise SettingsError(
             f"At {host} the service would answer anybody who reaches it. Set MLOPS_API_KEYS (and MLOPS_ADMIN_KEYS) to "

@@ -34,7 +34,7 @@ def check_name(
     name: str,  # Lower-case letters, digits, `-` and `_`; at most 63 characters
     what: str = "a model",  # What the name is of, for the message
 ) -> str:  # The name, unchanged
-    "Refuse a name that could not be a folder, a URL and a database key at once."
+    "Check that a name can be a folder, a part of a URL and a database key."
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise SpecError(
             f"{name!r} is not a name for {what}: use lower-case letters, digits, '-' and '_', at most 63, "
@@ -48,7 +48,7 @@ REPLAY_LIMITS = ("max_changed_predictions", "max_refused_rows", "max_latency_rat
 
 @dataclass(frozen=True)
 class Gates:
-    "What a model must reach before it may go to production."
+    "Limits that a model must reach before it may go to production."
 
     minimum: Mapping[str, float] = field(default_factory=dict)  # Metric to the least value it may have
     over_baseline: float = 0.0  # The scorer must exceed the Dummy estimator's by more than this
@@ -69,7 +69,7 @@ class Gates:
 # %% ../nbs/02_spec.ipynb #0000000a
 @dataclass(frozen=True)
 class ModelSpec:
-    "One model, from its data to what it must reach; immutable, and nothing runs when it is made."
+    "Specification of one model, from its data to its gates; immutable, and nothing runs when it is made."
 
     name: str  # Folder, URL and registry name: see `check_name`
     load: "Callable[[], DataFrame] | str"  # A function that returns the table, or a source for `read_table`
@@ -105,7 +105,7 @@ class ModelSpec:
 
     @property
     def inputs(self) -> list[str]:
-        "The columns that the model is given, in order: the schema's, without target and (by default) time."
+        "Columns that the model is given, in order: the schema's, without target and (by default) time."
         other = {self.target} if self.time_is_input else {self.target, self.time}
         return [c for c in self.schema.columns if c not in other]
 
@@ -113,7 +113,7 @@ class ModelSpec:
 def import_from(
     project: Path,  # Its folder
 ):
-    "Let the modules of a project be imported, wherever the program was started."
+    "Add a project to the import path, wherever the program was started."
     if str(project) not in sys.path:
         sys.path.insert(0, str(project))
 
@@ -141,7 +141,7 @@ def load_spec(
 def default_model(
     project: Path,  # The folder with `env.yaml`
 ) -> str:  # The name of the default spec's model
-    "The model that is meant when nobody names one."
+    "Return the model that is used when none is named."
     path = project / "env.yaml"
     if not path.is_file():
         raise SpecError("Which model? There is no env.yaml to take the default from: set MLOPS_MODEL.")

@@ -53,7 +53,7 @@ def expand_source(
 def is_database(
     source: str,
 ) -> bool:
-    "Is it a SQLAlchemy URL?"
+    "Whether a source is a SQLAlchemy URL."
     return bool(_SQL.match(source))
 
 # %% ../../nbs/data/00_tables.ipynb #0000000a
@@ -82,7 +82,7 @@ def read_table(
 
 
 def _plain_types(table: pd.DataFrame) -> pd.DataFrame:
-    "Exact decimals as floats, days as times, categories as what they are categories of: what a model can take."
+    "Convert types that a model cannot take: decimals to floats, days to times, categories to their values."
     from datetime import date
     from decimal import Decimal
 
@@ -111,7 +111,7 @@ def _read_sql(url: str, query: str) -> pd.DataFrame:
 
 
 def _read_csv(location: str) -> pd.DataFrame:
-    "A text table in the dialect that its beginning is written in."
+    "Read a text table in the dialect of its beginning."
     dialect = csv_dialect(location)
     try:
         return pd.read_csv(location, **dialect)
@@ -120,7 +120,7 @@ def _read_csv(location: str) -> pd.DataFrame:
 
 
 def _reader_for(source: str) -> Callable[[str], pd.DataFrame]:
-    "The pandas reader for the file name of a source."
+    "Return the pandas reader for the file name of a source."
     name = source.lower().split("?")[0]
     for ending in (".gz", ".bz2", ".xz", ".zst", ".zip"):
         name = name.removesuffix(ending)
@@ -151,7 +151,7 @@ def validate(
     schema: DataFrameSchema,  # What they must look like
     show: int = 3,  # Offending rows to show a rule
 ) -> pd.DataFrame:  # The columns of the schema, in its order, converted where the schema says `coerce`
-    "Check every row against the schema; raise one `SchemaError` that says all that is wrong."
+    "Check every row against the schema; raise one `SchemaError` with all broken rules."
     import pandera.errors
 
     absent = [c for c, column in schema.columns.items() if column.required and c not in table]
@@ -166,7 +166,7 @@ def validate(
 
 
 def _broken_rules(cases: pd.DataFrame, table: pd.DataFrame, show: int) -> list[str]:
-    "One line a broken rule, and under it the first rows that break it."
+    "Return one line a broken rule, and below it the first rows that break it."
     lines = []
     for (column, rule), group in cases.groupby(["column", "check"], sort=False, dropna=False):
         rows = sorted({int(i) for i in group["index"].dropna()})
@@ -181,7 +181,7 @@ def fits_schema(
     table: pd.DataFrame,
     schema: DataFrameSchema,
 ) -> np.ndarray:  # `(n_rows,)`
-    "Which rows keep every rule; none where a whole column breaks one."
+    "Return which rows fit the schema; none if a whole column breaks a rule."
     import pandera.errors
 
     try:
@@ -195,7 +195,7 @@ def fits_schema(
 def schema_table(
     schema: DataFrameSchema,
 ) -> pd.DataFrame:  # Index: column; type, rules, whether it may be missing
-    "What each column must look like."
+    "Return the rules of each column as a table."
     rows = {}
     for name, column in schema.columns.items():
         rules = "; ".join(str(check.error or check.name) for check in column.checks)
@@ -205,7 +205,7 @@ def schema_table(
 # %% ../../nbs/data/00_tables.ipynb #00000017
 @dataclass(frozen=True)
 class Snapshot:
-    "A table as it was read, kept under its content hash."
+    "Table stored under its content hash."
 
     sha256: str  # Of the Parquet file; also its name
     path: Path
@@ -217,7 +217,7 @@ def snapshot(
     table: pd.DataFrame,  # What was read
     folder: str | Path,  # Where snapshots are kept
 ) -> Snapshot:
-    "Keep the table in `folder` as `<sha256>.parquet`, once; a file of that name that is damaged is written anew."
+    "Store the table in `folder` as `<sha256>.parquet`, once; replace a damaged file of that name."
     content = table.to_parquet()
     sha256 = hashlib.sha256(content).hexdigest()
     path = Path(folder) / f"{sha256}.parquet"
@@ -233,7 +233,7 @@ def snapshot(
 
 # %% ../../nbs/data/00_tables.ipynb #3cf7649d
 def _read_snapshot(location: str) -> pd.DataFrame:
-    "The table of a snapshot, with the types that it had."
+    "Read the table of a snapshot, with its original types."
     import fsspec
     import pyarrow.parquet as pq
 
@@ -253,7 +253,7 @@ def _read_snapshot(location: str) -> pd.DataFrame:
 def split(
     table: pd.DataFrame,  # Validated rows
     target: str,  # The column to predict
-    test_size: float = 0.2,  # Share of rows to judge on, between 0 and 1
+    test_size: float = 0.2,  # Share of rows to evaluate on, between 0 and 1
     seed: int = 0,  # Of the random split
     time: str | None = None,  # A column to split by; None splits at random
     stratify: bool = False,  # Keep the shares of the target's classes
@@ -294,7 +294,7 @@ def fingerprint(
     load: Callable[[], pd.DataFrame] | str,  # `ModelSpec.load`, or a source that replaces it
     query: str | None = None,  # The SQL to run, when it is a database
 ) -> str:  # Changes when, and only when, the content changed
-    "A hash of what `load_table` would return, without keeping it."
+    "Return a hash of what `load_table` would return."
     digest = hashlib.sha256()
     local = Path(load.removeprefix("file://")) if isinstance(load, str) else None
     if local is not None and local.is_file():
@@ -312,24 +312,24 @@ LINEAGE = "lineage"  # In the `attrs` of a table
 def lineage_of(
     table: pd.DataFrame,
 ) -> dict:  # {"lineage": ...}, empty for a table that was read as it is
-    "The lineage of a table."
+    "Return the lineage of a table."
     return {LINEAGE: table.attrs[LINEAGE]} if LINEAGE in table.attrs else {}
 
 
 def recent_rows(
     table: pd.DataFrame,
 ) -> pd.DataFrame:
-    "The rows of production in a table that was made of others; else all rows."
-    made = table.attrs.get(LINEAGE)
-    return table.tail(made["production"]["rows"]) if made else table
+    "Return the rows of production of a table with a lineage, else all rows."
+    lineage = table.attrs.get(LINEAGE)
+    return table.tail(lineage["production"]["rows"]) if lineage else table
 
 
 def row_weights(
     table: pd.DataFrame,
 ) -> np.ndarray | None:  # `(n_rows,)`; None: all count the same
-    "What each row counts in training."
-    made = table.attrs.get(LINEAGE)
-    if not made:
+    "Return the weight of each row in training."
+    lineage = table.attrs.get(LINEAGE)
+    if not lineage:
         return None
-    rows = made["production"]["rows"]
-    return np.concatenate([np.ones(len(table) - rows), np.full(rows, made["weight"])])
+    rows = lineage["production"]["rows"]
+    return np.concatenate([np.ones(len(table) - rows), np.full(rows, lineage["weight"])])

@@ -33,7 +33,7 @@ def fuel_price(
     n: int,  # Days
     shock: int | None = None,  # From this day on it is twice as high
 ) -> np.ndarray:  # `(n,)` euros a litre
-    "A slow random walk around 1.70, with a shock if one is asked for."
+    "Draw a slow random walk around 1.70, with an optional shock."
     walk = 1.7 * np.exp(np.cumsum(rng.normal(0, 0.008, n)) * 0.8)
     walk = 1.7 + (walk - walk.mean()).clip(-0.35, 0.35)
     return walk * np.where(np.arange(n) >= (n if shock is None else shock), 2.0, 1.0)
@@ -79,7 +79,7 @@ def requests(
 
 
 def load() -> pd.DataFrame:  # 5,475 rows: five products on 1,095 days
-    "The sales that the model is made from."
+    "Load the sales that the model is trained on."
     return simulate()
 
 # %% ../../nbs/examples/demand.ipynb #0000000a

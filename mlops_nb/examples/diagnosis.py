@@ -17,7 +17,7 @@ from ..spec import Gates, ModelSpec
 
 # %% ../../nbs/examples/diagnosis.ipynb #00000005
 def load() -> pd.DataFrame:  # 569 rows: 30 measurements and `malignant`
-    "The biopsies, with 1 for malignant."
+    "Load the biopsies, with 1 for malignant."
     bunch = load_breast_cancer(as_frame=True)
     return bunch.data.assign(malignant=1 - bunch.target)
 

@@ -79,7 +79,7 @@ def simulate(
 
 
 def load() -> pd.DataFrame:  # 3,000 simulated mails
-    "The mails that the model is made from."
+    "Load the mails that the model is trained on."
     return simulate()
 
 # %% ../../nbs/examples/emails.ipynb #0000000c

@@ -50,7 +50,7 @@ def decide(
     book: pd.DataFrame,  # Applications with all incomes
     abroad: bool = False,
 ) -> np.ndarray:  # `(n,)` 1 where the officer approved
-    "The officers' decisions, by the formula above."
+    "Draw the officers' decisions, by the formula above."
     rate = 0.06 / 12
     burden = book["amount"] * rate / (1 - (1 + rate) ** -book["term_months"]) / book["income"]
     weight, employment, home = (3, EMPLOYMENT_ABROAD, HOME_ABROAD) if abroad else (9, EMPLOYMENT, HOME)
@@ -77,7 +77,7 @@ def simulate(
 
 
 def load() -> pd.DataFrame:  # 5,000 simulated applications
-    "The book that the model is made from."
+    "Load the loans that the model is trained on."
     return simulate()
 
 # %% ../../nbs/examples/loans.ipynb #0000000d

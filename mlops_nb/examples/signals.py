@@ -18,7 +18,7 @@ signals = [f"x{i:02d}" for i in range(20)]
 
 
 def load() -> pd.DataFrame:  # 1,000 rows: 20 numbers and `label`
-    "The synthetic table; the same rows every time."
+    "Load the synthetic table; the same rows every time."
     X, y = make_classification(n_samples=1000, n_features=20, random_state=42)
     return pd.DataFrame(X, columns=signals).assign(label=y)
 
@@ -26,7 +26,7 @@ def load() -> pd.DataFrame:  # 1,000 rows: 20 numbers and `label`
 def make_estimator(
     params: dict,  # Of `LogisticRegression`
 ):
-    "The textbook's estimator."
+    "Make the textbook's estimator."
     return LogisticRegression(**({"solver": "liblinear"} | params))
 
 

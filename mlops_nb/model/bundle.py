@@ -35,8 +35,8 @@ else:
     BaseEstimator = ForwardRef("sklearn.base.BaseEstimator")
 
 # %% ../../nbs/model/09_bundle.ipynb #00000004
-FORMAT = 1
-GOLDEN_ROWS = 20
+FORMAT = 1  # version of the bundle's layout
+GOLDEN_ROWS = 20  # test rows that a service must reproduce before it serves
 
 # %% ../../nbs/model/09_bundle.ipynb #00000006
 TRUSTED_TYPES = (
@@ -68,46 +68,50 @@ def identity(
     manifest: Mapping,
     golden: Mapping,
 ) -> str:  # SHA-256, hex
-    "What two bundles of the same model have in common."
-    facts = {key: manifest.get(key) for key in _IDENTITY}
-    own = {k: facts["evaluation"].get(k) for k in ("metrics", "baseline")} if facts["evaluation"] else None
-    content = facts | {"evaluation": own, "golden": dict(golden)}
+    "Return the hash that is equal for bundles of the same model."
+    content = {key: manifest.get(key) for key in _IDENTITY}
+    evaluation = content["evaluation"]
+    own = {k: evaluation.get(k) for k in ("metrics", "baseline")} if evaluation else None
+    content |= {"evaluation": own, "golden": dict(golden)}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 # %% ../../nbs/model/09_bundle.ipynb #0000000a
 @dataclass(frozen=True)
 class Bundle:
-    "A packaged model on disk."
+    "Packaged model on disk."
 
     path: Path
     manifest: dict
 
     @property
     def name(self) -> str:
+        "Name of the model."
         return self.manifest["name"]
 
     @property
     def identity(self) -> str:
+        "Hash that is equal for bundles of the same model."
         return self.manifest["identity"]
 
     @property
     def signature(self) -> Signature:
+        "Inputs and outputs of the model."
         return Signature.from_dict(self.manifest["signature"])
 
     def golden(self) -> dict:
-        "Rows as a client would send them, and what the model must say to them, as `make_golden` made it."
+        "Read the golden rows and their predictions, as `make_golden` returned them."
         return json.loads((self.path / "golden.json").read_text(encoding="utf-8"))
 
     def _repr_html_(self) -> str:
         shown = {
             k: self.manifest.get(k) for k in ("name", "engine", "params", "seed", "data", "code", "run_id", "created")
         }
-        facts = pd.Series({k: str(v) for k, v in shown.items() if v is not None}, name="bundle").to_frame()
+        metadata = pd.Series({k: str(v) for k, v in shown.items() if v is not None}, name="bundle").to_frame()
         inputs = pd.DataFrame(self.manifest["signature"]["inputs"]).fillna("")
         metrics = pd.Series(
             (self.manifest.get("evaluation") or {}).get("metrics", {}), name="metric", dtype=float
         ).to_frame()
-        return format_html(facts) + format_html(metrics) + format_html(inputs, index=False)
+        return format_html(metadata) + format_html(metrics) + format_html(inputs, index=False)
 
     @property
     def digest(self) -> str:
@@ -116,13 +120,13 @@ class Bundle:
 
 
 def sha256_of(path: Path) -> str:
-    "SHA-256 of a file, hex."
+    "Return the SHA-256 of a file, hex."
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_bundle(
-    path: str | Path,  # Where it shall appear; an earlier build's bundle there is replaced
+    path: str | Path,  # Its place; an earlier bundle there is replaced
     name: str,  # Of the model
     estimator: BaseEstimator,  # Fitted
     signature: Signature,
@@ -178,7 +182,7 @@ def publish_directory(
     partial: Path,  # A complete directory
     path: Path,  # Its place, on the same file system
 ):
-    "Force a directory to disk, put it into its place by a rename, and force that too."
+    "Sync a directory to disk, rename it to its place, and sync the parent folder."
     for file in [*partial.iterdir(), partial]:
         fsync_path(file)
     if path.exists():
@@ -194,7 +198,7 @@ def publish_directory(
 
 
 def fsync_path(path: Path):
-    "A file or a directory to disk."
+    "Sync a file or a directory to disk."
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -207,7 +211,7 @@ def make_golden(
     rows: pd.DataFrame,  # Some test rows
     answer: Predictions,  # For these rows, and maybe more after them
 ) -> dict:  # {"features": [[...]], "prediction": [...], "probability": [[...]] or None}
-    "Rows as a client would send them, with the answers they must give."
+    "Return rows as a client would send them, with their predictions."
     columns = [[_json_value(v) for v in rows[name]] for name in signature.names]
     probability = None if answer.probability is None else answer.probability[: len(rows)].tolist()
     prediction = answer.prediction[: len(rows)].tolist()
@@ -219,7 +223,7 @@ def make_golden(
 
 
 def _json_value(value):
-    "A cell of a table as JSON; missing is null."
+    "Return a cell of a table as JSON; missing is null."
     if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and np.isnan(value)):
         return None
     if isinstance(value, pd.Timestamp):
@@ -233,7 +237,7 @@ _REQUIRED = {"name": str, "engine": str, "identity": str, "files": dict}  # Besi
 def read_manifest(
     path: str | Path,  # The directory of a bundle
 ) -> Bundle:
-    "Step 1: the format."
+    "Check the format and read the manifest (step 1)."
     path = Path(path)
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
@@ -258,18 +262,18 @@ def read_manifest(
 def check_digest(
     path: Path,  # The directory of a bundle
     name: str,  # Of the model
-    digest: str,  # Of the manifest, as the registry remembers it
+    digest: str,  # Of the manifest, as registered
 ):
-    "The manifest is the one that was registered."
+    "Check that the manifest is the registered one."
     if sha256_of(path / "manifest.json") != digest:
         raise BundleError(f"manifest.json of {name} is not the one that was registered: its SHA-256 differs.")
 
 
 def check_hashes(
     bundle: Bundle,
-    digest: str | None = None,  # Of the manifest, as the registry remembers it
+    digest: str | None = None,  # Of the manifest, as registered
 ):
-    "Step 2: every file is the one that was written."
+    "Check the hash of every file (step 2)."
     if digest is not None:
         check_digest(bundle.path, bundle.name, digest)
     expected = bundle.manifest["files"]
@@ -289,7 +293,7 @@ def audit_types(
     model: Path,  # A .skops file
     trusted: Iterable[str] = (),  # Beyond TRUSTED_TYPES
 ) -> list[str]:  # The types that the file needs beyond what skops trusts itself, all of them allowed
-    "Step 3: nothing is in the file that is not on the list."
+    "Check that all types in the file are on the allow-list (step 3)."
     import skops.io
 
     try:
@@ -309,7 +313,7 @@ def load_estimator(
     model: str | Path,  # A .skops file
     trusted: Iterable[str] = (),  # Beyond TRUSTED_TYPES
 ) -> BaseEstimator:
-    "Steps 3 and 4 for the scikit-learn model."
+    "Audit the types of the scikit-learn model and construct it (steps 3 and 4)."
     import skops.io
 
     needed = audit_types(Path(model), trusted)
@@ -321,11 +325,11 @@ def load_estimator(
 # %% ../../nbs/model/09_bundle.ipynb #00000010
 def load_engine(
     path: str | Path,  # The directory of a bundle
-    digest: str | None = None,  # Of its manifest, as the registry remembers it
+    digest: str | None = None,  # Of its manifest, as registered
     trusted: Iterable[str] = (),  # Types beyond TRUSTED_TYPES
     engine: str | None = None,  # Another engine than the manifest's
 ):  # (Bundle, engine)
-    "All four steps, then the golden rows."
+    "Load a bundle in four steps, then verify it by its golden rows."
     bundle = read_manifest(path)
     check_hashes(bundle, digest)
     name = engine or bundle.manifest["engine"]
@@ -345,14 +349,14 @@ def load_engine(
 
 
 def check_golden(bundle: Bundle, engine):
-    "The golden rows get the answers that they got when the bundle was written."
+    "Check that the golden rows have the predictions of when the bundle was written."
     golden = bundle.golden()
     probability = None if golden["probability"] is None else np.array(golden["probability"])
     expected = Predictions(np.array(golden["prediction"]), probability, bundle.signature.classes)
     try:
-        got = engine.predict(InputParser(bundle.signature).parse(golden["features"]))
+        predictions = engine.predict(InputParser(bundle.signature).parse(golden["features"]))
     except MlopsError as e:
         raise BundleError(f"{bundle.name} refuses its own golden rows: {e}") from e
-    problem, _ = compare(expected, got, TOLERANCE)
+    problem, _ = compare(expected, predictions, TOLERANCE)
     if problem:
         raise BundleError(f"{bundle.name} does not reproduce its golden rows: {problem}.")

@@ -30,7 +30,7 @@ def default_metrics(
     spec: ModelSpec,
     n_classes: int | None = None,  # Of a classifier
 ) -> list[str]:  # Scorer names, the spec's own first
-    "Which metrics a model of this task is described by."
+    "Return the metrics that describe a model of this task."
     usual = REGRESSION_METRICS
     if spec.task == "classification":
         usual = CLASSIFICATION_METRICS + (BINARY_METRICS if n_classes == 2 else MULTICLASS_METRICS)
@@ -42,7 +42,7 @@ def score(
     y: Sequence,  # `(n_rows,)` true labels or numbers
     metrics: Sequence[str],  # scikit-learn scorer names
 ) -> dict[str, float]:  # NaN where a metric is not defined for these rows, e.g. ROC of one class
-    "Score an answer against the truth."
+    "Score predictions against the true values."
     from sklearn.metrics import get_scorer, get_scorer_names
 
     unknown = [m for m in metrics if m not in get_scorer_names()]
@@ -53,7 +53,7 @@ def score(
 
 
 def _defined(scorer, estimator, rows, y) -> float:
-    "The value of a scorer, NaN where it has none."
+    "Return the value of a scorer, NaN where it is not defined."
     import warnings
 
     with warnings.catch_warnings():
@@ -65,7 +65,7 @@ def _defined(scorer, estimator, rows, y) -> float:
 
 
 def _repeat(answer: Predictions):
-    "A fitted estimator that answers row i with the i-th answer."
+    "Return a fitted estimator that predicts the i-th prediction for row i."
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
     class Repeat(RegressorMixin if answer.classes is None else ClassifierMixin, BaseEstimator):
@@ -91,7 +91,7 @@ def baseline(
     y_train: Sequence,  # What the Dummy may learn from: the targets alone
     n_rows: int,  # How many rows to answer
 ) -> Predictions:
-    "What a model would say that looks at no feature."
+    "Return the predictions of a model that uses no feature."
     from sklearn.dummy import DummyClassifier, DummyRegressor
 
     rows = np.zeros((n_rows, 1))
@@ -104,7 +104,7 @@ def baseline(
 # %% ../../nbs/model/03_evaluate.ipynb #0000000b
 @dataclass(frozen=True)
 class GateResult:
-    "One gate, decided."
+    "Result of one gate."
 
     gate: str  # "minimum", "baseline", "champion" or "replay"
     metric: str
@@ -160,7 +160,7 @@ def check_gates(
 
 
 def _value(metrics: Mapping[str, float], name: str, whose: str) -> float:
-    "A metric that must be there and be a number."
+    "Return a metric; raise an error if it is absent or not finite."
     if name not in metrics:
         raise GateError(f"A gate needs {name!r} of {whose}, which was not computed. {known_names(name, metrics)}")
     if not math.isfinite(metrics[name]):
@@ -175,7 +175,7 @@ def slice_table(
     answer: Predictions,  # What the model says of them
     metrics: Sequence[str],  # Which to show
 ) -> pd.DataFrame:  # Index: slice, "all" first; columns: rows, then the metrics; NaN where not defined
-    "Metrics of every slice of the spec."
+    "Return the metrics of every slice of the spec."
     y, rows = np.asarray(y), {}
     for name, mask_of in {"all": lambda X: np.ones(len(X), dtype=bool), **spec.slices}.items():
         try:
@@ -193,7 +193,7 @@ def slice_table(
 # %% ../../nbs/model/03_evaluate.ipynb #00000016
 @dataclass(frozen=True)
 class Evaluation:
-    "How good a model is, and whether that is enough."
+    "Metrics of a model beside baseline and champion, and its gates."
 
     metrics: dict[str, float]
     baseline: dict[str, float]
@@ -204,21 +204,23 @@ class Evaluation:
 
     @property
     def passed(self) -> bool:
+        "Whether all gates passed."
         return all(g.passed for g in self.gates)
 
     @property
     def failed(self) -> list[str]:
+        "Gates that failed, in words."
         return [str(g) for g in self.gates if not g.passed]
 
     def table(self) -> pd.DataFrame:  # Index: metric
-        "The metrics of model, baseline and champion beside each other."
+        "Return the metrics of model, baseline and champion, a column each."
         columns = {"model": self.metrics, "baseline": self.baseline}
         if self.champion is not None:
             columns[f"champion (version {self.champion_version})"] = self.champion
         return pd.DataFrame(columns).rename_axis("metric")
 
     def slice_table(self) -> pd.DataFrame:  # Index: slice
-        "The metrics of every slice."
+        "Return the metrics of every slice."
         return pd.DataFrame(self.slices).T.astype({"rows": int}).rename_axis("slice")
 
     def _repr_html_(self) -> str:
@@ -226,17 +228,18 @@ class Evaluation:
         return format_html(self.table()) + gates + format_html(self.slice_table())
 
     def to_dict(self) -> dict:
-        "Plain JSON values; a metric that is not defined is null."
+        "Return plain JSON values; a metric that is not defined is null."
         return nulls(asdict(self) | {"passed": self.passed})
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "Evaluation":
+        "Read an evaluation from its JSON values."
         values = {k: v for k, v in d.items() if k not in ("gates", "passed")}
         return cls(**values, gates=[GateResult.from_dict(g) for g in d["gates"]])
 
 
 def nulls(value):
-    "NaN as null, all the way down: JSON has no NaN."
+    "Replace NaN by None in nested values: JSON has no NaN."
     if isinstance(value, Mapping):
         return {k: nulls(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -253,9 +256,10 @@ def evaluate(
     champion: Predictions | None = None,  # Of the version in production, on the same rows
     champion_version: int | None = None,
 ) -> Evaluation:
-    "Metrics, baseline, champion, slices and gates."
+    "Evaluate a model: metrics, baseline, champion, slices and gates."
     names = default_metrics(spec, None if answer.classes is None else len(answer.classes))
     metrics, dummy = score(answer, y, names), score(baseline(spec, y_train, len(X)), y, names)
-    rival = None if champion is None else score(champion, y, names)
+    champion_metrics = None if champion is None else score(champion, y, names)
     slices = slice_table(spec, X, y, answer, names[:4]).to_dict("index")
-    return Evaluation(metrics, dummy, rival, champion_version, slices, check_gates(spec, metrics, dummy, rival))
+    gates = check_gates(spec, metrics, dummy, champion_metrics)
+    return Evaluation(metrics, dummy, champion_metrics, champion_version, slices, gates)

@@ -110,7 +110,7 @@ def _allowed(i: Input) -> str:
 
 
 def _lineage(made: Mapping | None) -> str:
-    "What a retrained model's rows were made of."
+    "Describe the lineage of a retrained model's data."
     if not made:
         return ""
     parent, rows = made["reference"], made["production"]

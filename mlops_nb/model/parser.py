@@ -145,7 +145,7 @@ MAX_SINGLE_CHECKS = 32  # rows up to which values are tested one by one
 def _plain_test(i: Input) -> Callable[[Any], bool]:
     "Return a test of one value of an input."
     if i.kind == "datetime" or (i.kind != "string" and i.categories is not None):
-        return lambda value: False
+        return lambda _value: False
     types, optional = JSON_TYPES[i.kind], not i.required
     if i.kind == "string":
         known = None if i.categories is None or i.unseen == "ignore" else frozenset(i.categories)

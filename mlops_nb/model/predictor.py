@@ -22,7 +22,7 @@ from .signature import Predictions, Signature
 
 # %% ../../nbs/model/10_predictor.ipynb #00000004
 class Predictor:
-    "A loaded, proven model."
+    "Loaded and verified model."
 
     def __init__(self, bundle: Bundle, engine, version: int | None = None):
         self.bundle, self.engine, self.version = bundle, engine, version
@@ -34,29 +34,30 @@ class Predictor:
         cls,
         path: str | Path,  # The directory of a bundle
         version: int | None = None,  # In the registry
-        digest: str | None = None,  # Of its manifest, as the registry remembers it
+        digest: str | None = None,  # Of its manifest, as registered
         trusted: Iterable[str] = (),  # Types beyond the built-in allow-list
         engine: str | None = None,  # Another engine than the manifest's
     ) -> "Predictor":
-        "Load and prove a bundle; raise a `BundleError` that says what is wrong with it."
+        "Load and verify a bundle; raise a `BundleError` that names what is wrong with it."
         return cls(*load_engine(path, digest, trusted, engine), version)
 
     @property
     def name(self) -> str:
+        "Name of the model."
         return self.bundle.name
 
     def parse(
         self,
         rows: Any,  # Parsed JSON: a list of lists, of objects, or one flat list; or an array; or an Arrow table
     ) -> Table:
-        "Check rows as a client sends them."
+        "Check rows as a client sends them and convert them into a table."
         return self._parser.parse(rows)
 
     def predict(
         self,
         table: Table,  # What `parse` made
     ) -> Predictions:
-        "Answer checked rows; an `InputError` names one that has no finite answer."
+        "Predict checked rows; raise an `InputError` for a row without a finite prediction."
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 answer = self.engine.predict(table)
@@ -74,7 +75,7 @@ class Predictor:
         rows: pyarrow.Table,
         convert: Callable[[pyarrow.Table], pyarrow.Table] | None = None,  # From texts to types; may raise an `InvalidRowsError`
     ) -> "PartialPredictions":
-        "Answer the rows that can be answered, and say of each other why not."
+        "Predict the rows that can be predicted, and keep the reason for each other."
         kept, refused = np.arange(len(rows)), {}
         while len(kept):
             part = rows if len(kept) == len(rows) else rows.take(kept)
@@ -90,24 +91,24 @@ class Predictor:
         self,
         rows: Any,  # As `parse` takes them
     ) -> Predictions:
-        "Check rows as a client sends them, and answer."
+        "Check rows as a client sends them, and predict."
         return self.predict(self.parse(rows))
 
     def predict_frame(
         self,
         frame: pd.DataFrame,  # Validated rows with the signature's columns
     ) -> Predictions:
-        "Answer rows of a DataFrame."
+        "Predict rows of a DataFrame."
         return self.predict(to_table(self.signature, frame))
 
     def close(self):
-        "Let the engine go, before the process ends."
+        "Release the engine, before the process ends."
         self.engine.close()
 
 # %% ../../nbs/model/10_predictor.ipynb #0000000a
 @dataclass(frozen=True)
 class PartialPredictions:
-    "Rows of which some were answered."
+    "Predictions of the rows that could be predicted, and reasons for the others."
 
     rows: np.ndarray  # `(n_answered,)` their numbers, ascending
     table: Table | None  # What they became; None if there are none
@@ -116,12 +117,12 @@ class PartialPredictions:
 
 
 def _fits_single(table: Table) -> np.ndarray:
-    "Which rows have only numbers that single precision can hold."
+    "Return which rows have only numbers that single precision can hold."
     columns = table.T if isinstance(table, np.ndarray) else table.values()
     large = [np.abs(column) > np.finfo(np.float32).max for column in columns if column.dtype.kind in "fi"]
     n_rows = len(table) if isinstance(table, np.ndarray) else len(next(iter(table.values())))
     return ~np.any(large, axis=0) if large else np.ones(n_rows, dtype=bool)
 
 
-def _no_finite_prediction(row: int) -> str:
-    return "the model has no finite answer. Are its numbers too large?"
+def _no_finite_prediction(_row: int) -> str:
+    return "the model has no finite prediction. Are its numbers too large?"

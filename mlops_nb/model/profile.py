@@ -32,7 +32,7 @@ COMMON, RARE = 10, 0.01  # A value in fewer rows is rare; so small a share of ra
 def profile_numbers(
     values: np.ndarray,  # `(n_rows,)`, NaN for missing
 ) -> dict:
-    "Count, missing, moments, range, decile bins, and a grid of quantiles or the values of a numeric column."
+    "Profile a numeric column: count, missing, moments, range, decile bins, and quantiles or values."
     ordered = np.sort(np.asarray(values, dtype=np.float64))  # NaN comes last
     present = ordered[: np.searchsorted(ordered, np.nan)]
     finite = present[np.isfinite(present)]
@@ -54,7 +54,7 @@ def profile_numbers(
 
 
 def _distribution(present: np.ndarray, finite: np.ndarray) -> dict:
-    "Every value with its count where they are few and common, else a grid of quantiles; both in order."
+    "Return every value with its count where they are few and common, else a grid of quantiles; both in order."
     points, counts = np.unique(finite, return_counts=True)
     if len(points) <= DISTINCT and counts[counts < COMMON].sum() <= RARE * len(finite):
         return {"values": {"points": points.tolist(), "counts": counts.tolist()}}
@@ -67,7 +67,7 @@ TOP = 50  # So many categories are kept by name
 
 
 def name_of(value) -> str:
-    "A category as text: 1.0 is `1`."
+    "Return a category as text: 1.0 is `1`."
     whole = isinstance(value, float | np.floating) and float(value).is_integer()
     return str(int(value)) if whole else str(value)
 
@@ -75,7 +75,7 @@ def name_of(value) -> str:
 def count_values(
     values: Sequence,  # `(n_rows,)`, None or NaN for missing
 ) -> dict[str, int]:  # Most frequent first; missing values are left out
-    "How often each value occurs."
+    "Count how often each value occurs."
     column = pd.Series(values, dtype=object if len(values) == 0 else None)
     try:
         counted = column.value_counts()
@@ -92,7 +92,7 @@ def profile_values(
     values: np.ndarray,  # `(n_rows,)`, None or NaN for missing
     listed: bool = False,  # The schema lists what there is
 ) -> dict:
-    "Count, missing and the most frequent values of a column of categories or booleans."
+    "Profile a column of categories or booleans: count, missing and most frequent values."
     counts = count_values(values)
     rows, top = sum(counts.values()), dict(list(counts.items())[:TOP])
     summary = {
@@ -113,12 +113,12 @@ def profile_values(
 def first_half(
     n: int,  # Rows
 ) -> np.ndarray:  # `(n,)` about half of them, the same for the same n
-    "Which rows choose what is counted on the others: drawn, because tables have patterns."
+    "Draw the rows that choose the names which are counted on the others; not every second, as tables have patterns."
     return np.random.default_rng(0).random(n) < 0.5
 
 
 def _sample(values: np.ndarray) -> dict:
-    "Names chosen on one half of the rows, counted on the other."
+    "Count on one half of the rows the names that were chosen on the other."
     choosing = first_half(len(values))
     chosen = [name for name, n in count_values(values[choosing]).items() if n >= COMMON / 2][:TOP]
     counts = count_values(values[~choosing])
@@ -132,7 +132,7 @@ WORDS = 1000  # Words of a vocabulary
 def split_words(
     texts: Sequence,  # `(n_rows,)`, None or NaN for missing
 ) -> tuple[np.ndarray, np.ndarray, pa.Array]:  # `(n,)` row, `(n,)` which word, and the words
-    "The different words of each text, in lower case; letters and digits make words."
+    "Split each text into its different words, in lower case; letters and digits make words."
     array = pa.array(texts, type=pa.large_string(), from_pandas=True)
     lists = pc.split_pattern_regex(pc.utf8_lower(array), r"[^\pL\pN]+")
     flat, rows = pc.list_flatten(lists), pc.list_parent_indices(lists)
@@ -148,7 +148,7 @@ def unseen_share(
     known: np.ndarray,  # `(n,)` is it a word that was seen?
     n_rows: int,
 ) -> np.ndarray:  # `(n_rows,)` 0 where there is no word
-    "The share of words that were not seen, of each text."
+    "Return the share of unseen words of each text."
     words, unseen = np.bincount(rows, minlength=n_rows), np.bincount(rows[~known], minlength=n_rows)
     return unseen / np.maximum(words, 1)
 
@@ -156,7 +156,7 @@ def unseen_share(
 def text_lengths(
     texts: Sequence,  # `(n_rows,)`, None or NaN for missing
 ) -> np.ndarray:  # `(n_rows,)`, NaN for missing
-    "How many characters each text has."
+    "Return the number of characters of each text."
     return (
         pc.utf8_length(pa.array(texts, type=pa.large_string(), from_pandas=True))
         .cast("float64")
@@ -167,7 +167,7 @@ def text_lengths(
 def profile_texts(
     values: np.ndarray,  # `(n_rows,)`, None or NaN for missing
 ) -> dict:
-    "Count, missing, vocabulary, length and share of unseen words of a column of texts."
+    "Profile a column of texts: count, missing, vocabulary, length and share of unseen words."
     column = pd.Series(values, dtype=object)
     rows, words, names = split_words(column)
     choosing = first_half(len(column))
@@ -190,7 +190,7 @@ def profile_texts(
 def is_text(
     values: Sequence,  # `(n_rows,)` strings, None or NaN for missing
 ) -> bool:
-    "Text, and not the name of a category: many different values, of three words or more on average."
+    "Whether values are texts and not categories: many different ones, of three words or more on average."
     present = pd.Series(values, dtype=object).dropna()
     return present.nunique() > TOP and bool(present.map(str).str.split().str.len().mean() >= 3)
 
@@ -199,7 +199,7 @@ def calibrate(
     answer: Predictions,  # With probabilities
     y: Sequence,  # `(n_rows,)` true labels
 ) -> dict:  # {class: {"points": probabilities, "shares": how often it was that class}}
-    "What the probabilities were worth, class by class."
+    "Return how often each probability was right, class by class."
     from sklearn.isotonic import IsotonicRegression
 
     curves = {}
@@ -240,7 +240,7 @@ def make_profile(
 
 
 def _profile(i: Input, column: pd.Series) -> dict:
-    "The profile of one input."
+    "Profile one input."
     if i.kind == "datetime":
         return profile_numbers(to_days(column)) | {"unit": "days"}
     if i.kind in ("float", "int") and i.categories is None:
@@ -253,7 +253,7 @@ def _profile(i: Input, column: pd.Series) -> dict:
 def to_days(
     column: pd.Series,  # Of datetimes, in UTC and without a zone
 ) -> np.ndarray:  # NaN for missing
-    "Times as days since 1970."
+    "Return times as days since 1970."
     return ((column - _BEGIN) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
 
 
@@ -264,7 +264,7 @@ def plot_profile(
     profile: Mapping,  # From `make_profile`
     most: int = 12,  # How many inputs to show
 ) -> Figure:
-    "The distribution of the first inputs; of a text, its length."
+    "Plot the distribution of the first inputs; of a text, its length."
     from matplotlib.figure import Figure
 
     shown = list(profile["inputs"].items())[:most]
@@ -278,7 +278,7 @@ def plot_profile(
 
 
 def _draw(axes, name: str, column: Mapping):
-    "One column: a histogram with equal counts a bin is a row of boxes whose width is what varies."
+    "Draw one column; the bins of a histogram have equal counts and different widths."
     axes.set_title(name, fontsize=9)
     axes.set_yticks([])
     axes.tick_params(labelsize=7)

@@ -32,7 +32,7 @@ KINDS = ("float", "int", "bool", "string", "datetime")
 
 @dataclass(frozen=True)
 class Input:
-    "One column that a model is given."
+    "Column that a model is given."
 
     name: str
     kind: str = "float"  # One of KINDS; an int is taken where a float is expected
@@ -47,7 +47,7 @@ class Input:
 
     @property
     def dtype(self):
-        "The numpy dtype of the column: an optional number is a float, so that NaN can stand for missing."
+        "Numpy dtype of the column: an optional number is a float, so that NaN can stand for missing."
         if self.kind in ("string", "datetime"):
             return object if self.kind == "string" else np.dtype("datetime64[us]")
         if not self.required:
@@ -57,31 +57,32 @@ class Input:
 
 @dataclass(frozen=True)
 class Signature:
-    "The columns that a model takes, in order, and what it answers."
+    "Columns that a model takes, in order, and what it predicts."
 
     inputs: tuple[Input, ...]
     task: str  # "classification" or "regression"
     output: str  # Name of the target
     classes: tuple | None = None  # Classification: the labels, in the order of the probabilities
-    probability: bool = True  # Classification: it can say how sure it is
+    probability: bool = True  # Classification: it has probabilities
     ignored: tuple[str, ...] = ()  # Other columns that a row may carry: ids, the target, what the model left out
 
     @cached_property
     def names(self) -> list[str]:
+        "Names of the inputs, in order."
         return [i.name for i in self.inputs]
 
     @cached_property
     def is_matrix(self) -> bool:
-        "All columns are numbers: a row is a vector and a table one float array `(n_rows, n_inputs)`."
+        "Whether all columns are numbers: a table is one float array `(n_rows, n_inputs)`."
         return all(i.kind in ("float", "int") for i in self.inputs)
 
     @cached_property
     def is_float(self) -> bool:
-        "All columns are floats."
+        "Whether all columns are floats."
         return all(i.kind == "float" for i in self.inputs)
 
     def to_dict(self) -> dict:
-        "Plain JSON values."
+        "Return plain JSON values."
         inputs = [{k: _plain(v) for k, v in asdict(i).items() if v is not None} for i in self.inputs]
         classes = None if self.classes is None else list(self.classes)
         output = {"output": self.output, "classes": classes, "probability": self.probability}
@@ -90,19 +91,20 @@ class Signature:
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "Signature":
+        "Read a signature from its JSON values."
         inputs = tuple(Input(**{k: tuple(v) if isinstance(v, list) else v for k, v in i.items()}) for i in d["inputs"])
         classes = None if d["classes"] is None else tuple(d["classes"])
         return cls(inputs, d["task"], d["output"], classes, d["probability"], tuple(d.get("ignored", ())))
 
 # %% ../../nbs/model/00_signature.ipynb #00000005
 def _plain(value):
-    "A tuple as the list that JSON knows."
+    "Return a tuple as a list, for JSON."
     return list(value) if isinstance(value, tuple) else value
 
 # %% ../../nbs/model/00_signature.ipynb #00000007
 @dataclass(frozen=True)
 class Predictions:
-    "What a model says about some rows."
+    "Predictions of a model for a batch of rows."
 
     prediction: np.ndarray  # `(n_rows,)` labels or numbers
     probability: np.ndarray | None = None  # `(n_rows, n_classes)`; None for regression or a classifier without
@@ -112,7 +114,7 @@ class Predictions:
         self,
         rows: np.ndarray,  # A mask `(n_rows,)`, or numbers of rows
     ) -> "Predictions":
-        "What it says about some of the rows."
+        "Return the predictions of these rows."
         probability = None if self.probability is None else self.probability[rows]
         return Predictions(np.asarray(self.prediction)[rows], probability, self.classes)
 
@@ -120,18 +122,19 @@ class Predictions:
         self,
         probability: bool = True,  # One column a class as well, if there is a probability
     ) -> dict[str, pyarrow.Array]:
-        "`prediction`, and `probability_<class>`, as columns of a table."
-        sure = self.probability is not None and probability
-        names = [f"probability_{label_text(label)}" for label in self.classes] if sure else []
-        columns = zip(names, self.probability.T if sure else [], strict=True)
-        said = {"prediction": pyarrow.array(self.prediction)}
-        return said | {name: pyarrow.array(p, "float64") for name, p in columns}
+        "Return `prediction` and `probability_<class>` as columns of a table."
+        columns = {"prediction": pyarrow.array(self.prediction)}
+        if probability and self.probability is not None:
+            assert self.classes is not None
+            for label, values in zip(self.classes, self.probability.T, strict=True):
+                columns[f"probability_{label_text(label)}"] = pyarrow.array(values, "float64")
+        return columns
 
 
 def label_text(
     label,  # A text, a number or a boolean
 ) -> str:
-    "The label of a class as text: a text as it is, anything else as JSON writes it."
+    "Return the label of a class as text: a text as it is, anything else as JSON writes it."
     return label if isinstance(label, str) else orjson.dumps(label).decode()
 
 # %% ../../nbs/model/00_signature.ipynb #00000009
@@ -144,17 +147,17 @@ def make_signature(
     probability: bool = True,  # The classifier has `predict_proba`
     ignored: Sequence[str] = (),  # Other columns that a row may carry
 ) -> Signature:
-    "Make a signature of a schema."
-    made = tuple(_input_of(name, schema.columns[name]) for name in inputs)
+    "Make a signature from a schema."
+    columns = tuple(_input_of(name, schema.columns[name]) for name in inputs)
     labels = None if classes is None else tuple(np.asarray(classes).tolist())
-    return Signature(made, task, target, labels, probability and labels is not None, tuple(ignored))
+    return Signature(columns, task, target, labels, probability and labels is not None, tuple(ignored))
 
 
 def signature_of(
     spec: ModelSpec,
     estimator: BaseEstimator,  # Fitted
 ) -> Signature:
-    "The signature of a fitted model."
+    "Return the signature of a fitted model."
     classes, probability = getattr(estimator, "classes_", None), hasattr(estimator, "predict_proba")
     ignored = dict.fromkeys([spec.target, *([spec.time] if spec.time else []), *spec.ignored])
     ignored = [name for name in ignored if name not in spec.inputs]
@@ -162,38 +165,38 @@ def signature_of(
 
 
 def _input_of(name: str, column: Column) -> Input:
-    "The Input that a pandera column describes."
-    facts = {}
+    "Return the input that a pandera column describes."
+    limits: dict = {}
     for check in column.checks:
         stats = check.statistics or {}
         match check.name:
             case "greater_than_or_equal_to":
-                facts["minimum"] = stats["min_value"]
+                limits["minimum"] = stats["min_value"]
             case "less_than_or_equal_to":
-                facts["maximum"] = stats["max_value"]
+                limits["maximum"] = stats["max_value"]
             case "greater_than":
-                facts["above"] = stats["min_value"]
+                limits["above"] = stats["min_value"]
             case "less_than":
-                facts["below"] = stats["max_value"]
+                limits["below"] = stats["max_value"]
             case "in_range":
-                facts["minimum" if stats.get("include_min", True) else "above"] = stats["min_value"]
-                facts["maximum" if stats.get("include_max", True) else "below"] = stats["max_value"]
+                limits["minimum" if stats.get("include_min", True) else "above"] = stats["min_value"]
+                limits["maximum" if stats.get("include_max", True) else "below"] = stats["max_value"]
             case "isin":
-                facts["categories"] = tuple(stats["allowed_values"])
+                limits["categories"] = tuple(stats["allowed_values"])
             case "equal_to":
-                facts["categories"] = (stats["value"],)
+                limits["categories"] = (stats["value"],)
     unseen = (column.metadata or {}).get("unseen", "error")
     if unseen not in ("error", "ignore"):
         raise SpecError(f"Column {name!r}: metadata 'unseen' must be 'error' or 'ignore', got {unseen!r}.")
     kind = _kind_of(name, column)
     if kind == "datetime":
         written = getattr(column.dtype, "to_datetime_kwargs", {}).get("format")
-        facts = {"format": None if written == "ISO8601" else written}
-    return Input(name, kind, required=not column.nullable, unseen=unseen, **facts)
+        limits = {"format": None if written == "ISO8601" else written}
+    return Input(name, kind, required=not column.nullable, unseen=unseen, **limits)
 
 
 def _kind_of(name: str, column: Column) -> str:
-    "Which of KINDS the dtype of a pandera column is."
+    "Return which of KINDS the dtype of a pandera column is."
     dtype = str(column.dtype).lower()
     beginnings_of = {"float": ("float",), "int": ("int", "uint"), "bool": ("bool",), "datetime": ("datetime",)}
     for kind, beginnings in beginnings_of.items():

@@ -28,7 +28,7 @@ def make_estimator(
     params: Mapping,  # Given to `spec.make_estimator`
     seed: int = 0,  # Set as every `random_state` inside
 ) -> BaseEstimator:  # Unfitted
-    "The estimator of a spec, with its parameters and its seed."
+    "Make the estimator of a spec, with its parameters and its seed."
     try:
         estimator = spec.make_estimator(dict(params))
     except (TypeError, ValueError) as e:
@@ -77,7 +77,7 @@ def fit(
 
 
 def _check_form(params, space, folds):
-    "What was typed on a command line is text where it could not be understood."
+    "Parse parameters that arrived from a command line as text."
     for name, given, form in (("params", params, "{'C': 10}"), ("search", space, "{'C': [0.1, 1, 10]}")):
         if given is not None and not isinstance(given, Mapping):
             raise TrainingError(f"{name} must be written like {form}, with Python's None and True; got {given!r}.")
@@ -108,7 +108,7 @@ def _fit(spec, X, y, params, seed, weights=None) -> "tuple[BaseEstimator, bool]"
 
 
 def _weighing(estimator, weights) -> dict:
-    "The weights as an argument of `fit`: of the last step of a Pipeline; none for an estimator that takes none."
+    "Return the weights as arguments of `fit` or of a Pipeline's last step; none for an estimator that takes none."
     from sklearn.pipeline import Pipeline
     from sklearn.utils.validation import has_fit_parameter
 
@@ -119,7 +119,7 @@ def _weighing(estimator, weights) -> dict:
 
 
 def _cross_validate(spec, X, y, candidates, folds, seed, weights=None) -> list[list[float]]:
-    "The scorer's value of every candidate on each held-out fold."
+    "Score every candidate on each held-out fold."
     try:
         splits = list(_folds(spec, folds, seed).split(X, y))
     except ValueError as e:
@@ -129,7 +129,7 @@ def _cross_validate(spec, X, y, candidates, folds, seed, weights=None) -> list[l
 
 
 def _score(spec, X, y, params, split, seed, weights=None) -> float:
-    "The scorer's value on the held-out rows of one fold."
+    "Score an estimator on the held-out rows of one fold."
     from sklearn.model_selection import cross_val_score
 
     estimator = make_estimator(spec, params, seed)
@@ -141,7 +141,7 @@ def _score(spec, X, y, params, split, seed, weights=None) -> float:
 
 
 def _side_by_side(do: Callable, jobs: Iterable[tuple]) -> list:
-    "What it makes of each job, wherever joblib is told to run them; here, one after the other, by default."
+    "Run jobs where joblib's configuration says; by default here, one after the other."
     from sklearn.utils.parallel import Parallel, delayed
 
     return Parallel()(delayed(do)(*job) for job in jobs)
@@ -167,5 +167,5 @@ def _search(spec, X, y, params, space, folds, seed, weights=None) -> pd.DataFram
 
 
 def _python_value(value):
-    "A numpy scalar as the plain value that JSON knows."
+    "Return a numpy scalar as a plain value, for JSON."
     return value.item() if hasattr(value, "item") else value

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..data.explore import FEW, SAMPLE, ColumnSummary, TableSummary, usable_rows
+from ..data.explore import MAX_LISTED_CATEGORIES, SAMPLE_ROWS, ColumnSummary, TableSummary, usable_rows
 from ..errors import DataError
 
 # %% ../../nbs/project/01_draft.ipynb #00000005
@@ -47,7 +47,7 @@ def estimator_code(
         steps.append(('"passthrough"', "NUMBERS"))
     if categories and kind == LINEAR:
         use("sklearn.preprocessing", "OneHotEncoder")
-        many = any(c.distinct > FEW for c in found.used if c.kind == "category")
+        many = any(c.distinct > MAX_LISTED_CATEGORIES for c in found.used if c.kind == "category")
         how = 'handle_unknown="ignore", min_frequency=10' if many else 'handle_unknown="ignore"'
         steps.append((f"OneHotEncoder({how})", "CATEGORIES"))
     elif categories:
@@ -172,10 +172,10 @@ def column_lists(found: TableSummary) -> list[str]:
 
 
 def _sample(found: TableSummary, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
-    "At most SAMPLE rows with the types that the schema will give them; in the order of time if there is one."
+    "At most SAMPLE_ROWS rows with the types that the schema will give them; in the order of time if there is one."
     rows = usable_rows(table, found.target)
-    if len(rows) > SAMPLE:
-        rows = rows.sample(SAMPLE, random_state=0)
+    if len(rows) > SAMPLE_ROWS:
+        rows = rows.sample(SAMPLE_ROWS, random_state=0)
     for column in found.columns:
         if column.kind == "time":
             times = pd.to_datetime(rows[column.name], format=column.format, utc=True).dt.tz_localize(None)
@@ -396,7 +396,7 @@ def _target_section(name, source, found, trial):
 def _columns_section(name, source, found, trial):
     yield _text(
         "## The columns",
-        "*alone* is how well a small tree predicts the target from this one column, on rows it did not see: 0 is "
+        "*univariate score* is how well a small tree predicts the target from this one column, on rows it did not see: 0 is "
         "not at all, "
         "1 is perfectly.",
         _markdown_table(found.table()),
@@ -510,7 +510,7 @@ def _spec_section(name, source, found, trial):
     yield _code(
         "from mlops_nb.model.train import fit",
         "",
-        f"sample = table.sample(min(len(table), {SAMPLE // 2}), random_state=0)"
+        f"sample = table.sample(min(len(table), {SAMPLE_ROWS // 2}), random_state=0)"
         + (f".sort_values({found.time!r})" if found.time else ""),
         "training = fit(spec, sample[spec.inputs], sample[spec.target], folds=3)",
         "assert hasattr(training.estimator, 'predict')",
