@@ -46,7 +46,7 @@ class Source(Protocol):
     fingerprint: str  # Of the content that was planned; a source that changed has another
     current_fingerprint: Callable[[], str]  # Computes it anew
 
-    def type_of(self, name: str) -> pyarrow.DataType:
+    def type_of(self, name: str, /) -> pyarrow.DataType:
         "Return the type of a column."
         ...
 

@@ -170,7 +170,7 @@ class CsvSource:
             raise DataError(f"{self.source} has {self.names.count(doubled[0])} columns of the name {doubled[0]!r}.")
         return cuts, n_rows
 
-    def type_of(self, name: str) -> pyarrow.DataType:
+    def type_of(self, _name: str, /) -> pyarrow.DataType:
         "Return the type of a column: a CSV file has texts."
         return pyarrow.string()
 

@@ -41,12 +41,12 @@ class FileSink:
             )
         self.as_csv = ending == ".csv"
 
-    def check(self, rows: pyarrow.Schema, rejects: pyarrow.Schema):
+    def check(self, rows: pyarrow.Schema, _rejects: pyarrow.Schema, /):
         "Raise a `BatchError` if a CSV file has no values for a key; Parquet takes any columns."
         if self.as_csv:
             check_types(rows, "A CSV file", FLAT_TYPES)
 
-    def prepare(self, rows: pyarrow.Schema, rejects: pyarrow.Schema):
+    def prepare(self, _rows: pyarrow.Schema, _rejects: pyarrow.Schema, /):
         "Make the folders, with the id of the job in them."
         for kind in ("rows", "rejects"):
             self.filesystem.makedirs(f"{self.parts}/{kind}", exist_ok=True)

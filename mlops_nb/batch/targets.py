@@ -31,11 +31,11 @@ class ChunkResult:
 class Sink(Protocol):
     "Target of a job."
 
-    def check(self, rows: pyarrow.Schema, rejects: pyarrow.Schema):
+    def check(self, rows: pyarrow.Schema, rejects: pyarrow.Schema, /):
         "Raise a `BatchError` if it cannot take such rows."
         ...
 
-    def prepare(self, rows: pyarrow.Schema, rejects: pyarrow.Schema):
+    def prepare(self, rows: pyarrow.Schema, rejects: pyarrow.Schema, /):
         "Make what the chunks are written to."
         ...
 

@@ -113,7 +113,7 @@ def _explanation_fields(found: "Explanation") -> dict[str, Any]:
     "Return the fields of an explanation in the order in which a person reads them."
     from mlops_nb.model.evaluate import GateResult
 
-    logged, metadata = found.logged, found.facts
+    logged, metadata = found.logged, found.metadata
     gates = {str(i): str(GateResult.from_dict(g)) for i, g in enumerate(metadata["gates"], 1)}
     return {
         "id": logged.id,

@@ -93,7 +93,7 @@ def run(settings, monkeypatch):
 def test_answer_is_reproduced_and_everything_behind_it_is_named(settings, request_):
     found = explain("k-1", settings)
     assert found.reproduced
-    assert found.again.difference <= 1e-6
+    assert found.reproduction.difference <= 1e-6
     assert found.logged.inputs == {"age": 29, "income": None, "home": "rent"}
     assert (found.logged.prediction, found.logged.label) == (request_.prediction[1], "yes")
     assert found.version.version == 1
@@ -113,17 +113,17 @@ def test_version_that_answered_is_asked_and_not_the_one_in_production_now(settin
     registry.close()
     after = explain("k-1", settings)
     assert after.reproduced
-    assert after.again == before.again
+    assert after.reproduction == before.reproduction
     assert after.version.aliases == ()
     tamper(settings, "k-1", version=2)
-    assert explain("k-1", settings).again.problem.startswith("a probability differs by")
+    assert explain("k-1", settings).reproduction.problem.startswith("a probability differs by")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"prediction": "never"}, "the answer was 'never', now it is 'no'"),
+        ({"prediction": "never"}, "the prediction was 'never', now it is 'no'"),
         ({"probability": [0.5, 0.5]}, "a probability differs by"),
         ({"probability": [1.0]}, "a probability differs by inf"),
         ({"probability": ["much", "little"]}, "a probability differs by inf"),
@@ -157,7 +157,7 @@ def test_number_that_was_changed_is_not_reproduced(tmp_path):
     assert reproduce(predictor, row).problem is None
     assert reproduce(predictor, replace(row, prediction=said * (1 + 1e-6))).problem is None
     for other in (said * (1 + 1e-4), None, "1000", True, float("nan")):
-        assert reproduce(predictor, replace(row, prediction=other)).problem.startswith("the answer differs by")
+        assert reproduce(predictor, replace(row, prediction=other)).problem.startswith("the prediction differs by")
     predictor.close()
 
 
@@ -171,7 +171,7 @@ def test_bundle_that_is_gone_or_changed_leaves_the_rest(settings, request_, run)
     assert gone.missing[0].startswith("Version 1 cannot be loaded: There is no bundle at 1")
     assert not gone.reproduced
     assert gone.notebook is not None
-    assert gone.facts["metrics"] == {"accuracy": 0.9}
+    assert gone.metadata["metrics"] == {"accuracy": 0.9}
     done = run("explain", "k-0")
     assert (done.exit_code, "age: 41" in done.stdout) == (1, True), done.output
 
@@ -234,7 +234,7 @@ def test_answer_of_a_service_is_in_the_spool_first_and_explained_then(settings):
     for i, id in enumerate(said["ids"]):
         found = explain(id, settings)
         assert found.reproduced
-        assert found.again.prediction == said["prediction"][i]
+        assert found.reproduction.prediction == said["prediction"][i]
         assert datetime.now(UTC) - found.logged.at < timedelta(minutes=5)
     app.stop()
 
