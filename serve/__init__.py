@@ -1,1 +1,1 @@
-"""The prediction service: Flask is imported here and nowhere else, and nothing imports this package."""
+"""The prediction service as this project deploys it; the library's part is `mlops_nb.serving`."""

@@ -1,4 +1,4 @@
-"""How Gunicorn runs the service: settings come from MLOPS_ variables (docs/settings.md); override any of them below."""
+"""The configuration of Gunicorn, from the MLOPS_ variables (docs/settings.md); override any setting below."""
 
 from mlops_nb.serving.server.configuration import gunicorn_settings
 

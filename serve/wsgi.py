@@ -1,4 +1,4 @@
-"""What Gunicorn loads, once in each worker: `gunicorn -c serve/gunicorn.conf.py serve.wsgi:app`."""
+"""The application that each Gunicorn worker loads: `gunicorn -c serve/gunicorn.conf.py serve.wsgi:app`."""
 
 from serve.app import create_app
 

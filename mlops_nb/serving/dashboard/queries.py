@@ -14,7 +14,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from mlops_nb.store.artifacts import open_artifacts
 from mlops_nb.store.database import connect
 from mlops_nb.errors import MlopsError
-from mlops_nb.monitor.timeseries import TimeBuckets, recent_decisions, latest_health, prediction_series, quality, version_overview, traffic
+from mlops_nb.monitor.timeseries import (
+    TimeBuckets,
+    recent_decisions,
+    latest_health,
+    prediction_series,
+    quality,
+    version_overview,
+    traffic,
+)
 from mlops_nb.store.registry import Registry
 from mlops_nb.settings import Settings
 from mlops_nb.serving.http.periodic import PeriodicThread

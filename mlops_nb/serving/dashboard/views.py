@@ -49,7 +49,11 @@ class Dashboard:
     """The data of the dashboard of one application."""
 
     def __init__(self, settings: Settings, live: LiveModel, metrics: Metrics):
-        self.live, self.figures, self.failures = live, DashboardQueries(settings, live.name), ErrorHistory(metrics.requests)
+        self.live, self.figures, self.failures = (
+            live,
+            DashboardQueries(settings, live.name),
+            ErrorHistory(metrics.requests),
+        )
 
     def start(self):
         """Start to record the counts of errors."""
@@ -102,7 +106,9 @@ def page() -> Response:
     moves = allowed and keys.is_allowed("/admin/promote", environ)
     context = {"view": view, "hours": hours, "windows": WINDOWS, "moves": moves, "draw": draw, "ago": _ago, "at": _at}
     text = render_template("dashboard.html", **context, number=format_number)
-    return Response(text, headers={**SECURITY_HEADERS, "Cache-Control": "no-store"}, content_type="text/html; charset=utf-8")
+    return Response(
+        text, headers={**SECURITY_HEADERS, "Cache-Control": "no-store"}, content_type="text/html; charset=utf-8"
+    )
 
 
 @routes.get(DASHBOARD_DATA)
@@ -137,7 +143,9 @@ def _apply(change, body: dict) -> Response:
     """Change the alias, and show it at once."""
     figures = _dashboard().figures
     try:
-        made: AliasChange = change(figures.registry, actor=ACTOR, reason=body["reason"].strip(), expected=body["expected"])
+        made: AliasChange = change(
+            figures.registry, actor=ACTOR, reason=body["reason"].strip(), expected=body["expected"]
+        )
     except SQLAlchemyError as e:
         raise NoDatabaseError(f"The database does not answer ({type(e).__name__}); nothing was changed.") from e
     finally:
@@ -157,7 +165,9 @@ def _read_change(keys: set[str]) -> dict:
     if expected is not None and (not isinstance(expected, int) or isinstance(expected, bool)):
         raise RequestError("'expected' must be the version in production now, or null.")
     if not isinstance(reason, str) or not reason.strip() or len(reason) > MAX_REASON_LENGTH or "\0" in reason:
-        raise RequestError(f"'reason' must be the reason, in 1 to {MAX_REASON_LENGTH} characters: it goes into the history.")
+        raise RequestError(
+            f"'reason' must be the reason, in 1 to {MAX_REASON_LENGTH} characters: it goes into the history."
+        )
     return body
 
 

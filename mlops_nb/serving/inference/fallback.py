@@ -34,7 +34,9 @@ class BundleFallback:
         if self._copies is None:
             return []
         served = self._copies.served(self.name)
-        return [Cached(self.name, number, digest, self._copies.local_path(self.name, digest)) for number, digest in served]
+        return [
+            Cached(self.name, number, digest, self._copies.local_path(self.name, digest)) for number, digest in served
+        ]
 
     def keep(self, found: Version):
         """Keep a copy of a verified version that is served; a failure is logged."""

@@ -190,7 +190,9 @@ class LiveModel:
         is_fast = before.is_fast if production is before.production else runs_inline(production)
         canary, shadow = (load(aliases[role]) if role in aliases else None for role in ("canary", "shadow"))
         shadow = None if shadow is production else shadow
-        verified = next((one.version for one in loads.values() if one.predictor is production and not one.refused), None)
+        verified = next(
+            (one.version for one in loads.values() if one.predictor is production and not one.refused), None
+        )
         if verified is not None or production is not self._cached:
             self._cached = None
         self.state = ServingState(

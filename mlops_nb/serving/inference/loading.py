@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlops_nb.model.bundle import check_hashes, read_manifest
 from mlops_nb.model.engine import OnnxEngine
@@ -44,7 +44,7 @@ def load_verified(
     found: "Version | Cached",
     trusted: Iterable[str],
     before: LoadResult | None = None,
-    fetch: Callable[["Version"], Path] | None = None,  # copies the files of a version to local disk
+    fetch: Callable[[Any], Path] | None = None,  # copies the files of a version to local disk
 ) -> LoadResult:
     """Load and verify a version, or verify again one that is in memory; do nothing where nothing changed."""
     predictor = None
@@ -55,11 +55,11 @@ def load_verified(
     stamp = stamp_of(found.path)
     try:
         if fetch is not None:
-            fetch(found)  # type: ignore[arg-type] (only versions of the registry are fetched)
+            fetch(found)
             stamp = stamp_of(found.path)
         if predictor is None:
             predictor = Predictor.load(found.path, found.version, found.digest, trusted)
-            log(f"{found.name} version {found.version} loaded, answers with {predictor.engine.name}")
+            log(f"{found.name} version {found.version} loaded, predicts with {predictor.engine.name}")
         else:
             check_hashes(read_manifest(found.path), found.digest)
     except Exception as e:  # whatever loading a bundle raises, the bundle is refused

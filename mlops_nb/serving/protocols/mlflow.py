@@ -116,7 +116,10 @@ def _read_csv(signature: Signature) -> list[dict]:
     for number, row in enumerate(rows):
         if len(row) != len(names):
             raise RequestError(f"Row {number} has {len(row)} values; the first line names {len(names)}.", row=number)
-    return [{n: value(text) if text else None for n, value, text in zip(names, converters, row, strict=True)} for row in rows]
+    return [
+        {n: value(text) if text else None for n, value, text in zip(names, converters, row, strict=True)}
+        for row in rows
+    ]
 
 
 def _to_number(text: str) -> int | float | str:

@@ -1,5 +1,7 @@
 """The Open Inference Protocol, KServe's V2 and Triton's: /v2."""
 
+from typing import Any
+
 import numpy as np
 import orjson
 from flask import Blueprint, Response, current_app, request
@@ -121,17 +123,18 @@ def _read() -> tuple[dict, bytes]:
 def _requested_outputs(body: dict, signature: Signature) -> dict[str, bool]:
     """Return the requested outputs, and whether each as bytes; by default all but the ids."""
     known, binary = outputs_of(signature), _flag(body, "binary_data_output", False)
-    asked, default = body.get("outputs", []), [{"name": name} for name in known if name != "id"]
+    asked: Any = body.get("outputs", [])
+    default: list[dict] = [{"name": name} for name in known if name != "id"]
     if not isinstance(asked, list) or not all(isinstance(output, dict) for output in asked):
         raise RequestError("'outputs' must be a list of {\"name\": ...}.")
-    wanted = {}
+    wanted: dict[str, bool] = {}
     for output in asked or default:
         reject_unknown_keys(output, {"name", "parameters"}, "An output")
         name = output.get("name")
         if not isinstance(name, str) or name not in known:
             raise RequestError(f"There is no output {str(name)[:100]!r}. {known_names(str(name)[:100], known)}")
         if name in wanted:
-            raise RequestError(f"The output {name!r} is asked for twice.")
+            raise RequestError(f"The output {name!r} is named twice.")
         wanted[name] = _flag(output, "binary_data", binary)
         reject_unknown_keys(output.get("parameters", {}), {"binary_data"}, f"Output {name!r}")
     return wanted

@@ -108,7 +108,12 @@ def describe(name: str, predictor: Predictor) -> dict:
             **_dashboard_paths(),
         },
         "components": {
-            "schemas": {"Row": row_schema(signature), "Rows": rows_schema(signature), "Error": _ERROR, "V2Error": _V2_ERROR},
+            "schemas": {
+                "Row": row_schema(signature),
+                "Rows": rows_schema(signature),
+                "Error": _ERROR,
+                "V2Error": _V2_ERROR,
+            },
             "examples": {"row": {"value": _example(predictor)}},
         },
     }
@@ -185,7 +190,10 @@ def _v2_paths(name: str, predictor: Predictor) -> dict:
         "inputs": listed, "outputs": listed,
     })  # fmt: skip
     server = object_of({"name": {"type": "string"}, "version": {"type": "string"}, "extensions": list_of("string")})
-    paths = {"/v2": _get("The server and its extensions", server), "/v2/health/live": _get("Whether the process is alive")}
+    paths = {
+        "/v2": _get("The server and its extensions", server),
+        "/v2/health/live": _get("Whether the process is alive"),
+    }
     paths["/v2/health/ready"] = _get("Whether a verified model is loaded")
     for path in (f"/v2/models/{name}", f"/v2/models/{name}/versions/{predictor.version}"):
         paths |= {path: _get("Inputs and outputs of the model, as tensors", model), f"{path}/infer": infer}
@@ -223,7 +231,11 @@ def _output_tensors(name: str, signature: Signature) -> dict:
         tensor = {"name": {"const": output}, "datatype": {"const": datatype}, "shape": list_of("integer")}
         sized = object_of({"binary_data_size": {"type": "integer"}})
         outputs += [object_of(tensor | {"data": {"type": "array"}}), object_of(tensor | {"parameters": sized})]
-    response: dict[str, Any] = {"model_name": {"const": name}, "model_version": {"type": "string"}, "id": {"type": "string"}}
+    response: dict[str, Any] = {
+        "model_name": {"const": name},
+        "model_version": {"type": "string"},
+        "id": {"type": "string"},
+    }
     response["outputs"] = {"type": "array", "items": {"anyOf": outputs}}
     return object_of(response, ["model_name", "model_version", "outputs"])
 

@@ -68,8 +68,10 @@ def rows_schema(signature: Signature) -> dict:
 
 def split_schema(signature: Signature) -> dict:
     """Return the schema of `dataframe_split`; that a row has one value a name, and its type, is beyond a schema."""
-    unnamed = object_of({"columns": {"type": "null"}, "data": non_empty_list(flat_row_schema(signature)), "index": {}}, ["data"])
-    required = [{"contains": {"const": i.name}} for i in signature.inputs if i.required]
+    unnamed = object_of(
+        {"columns": {"type": "null"}, "data": non_empty_list(flat_row_schema(signature)), "index": {}}, ["data"]
+    )
+    required: list[Any] = [{"contains": {"const": i.name}} for i in signature.inputs if i.required]
     names: dict[str, Any] = {"items": {"enum": [*signature.names, *signature.ignored]}, "uniqueItems": True}
     names |= {"type": "array", "minItems": 1, "allOf": required or [True]}
     named = object_of({"columns": names, "data": non_empty_list({"type": "array"}), "index": {}}, ["columns", "data"])
@@ -78,5 +80,7 @@ def split_schema(signature: Signature) -> dict:
 
 def columns_schema(signature: Signature) -> dict:
     """Return the schema of one list a column; that all have one length is beyond a schema."""
-    properties = {i.name: non_empty_list(input_schema(i)) for i in signature.inputs} | {name: non_empty_list({}) for name in signature.ignored}
+    properties = {i.name: non_empty_list(input_schema(i)) for i in signature.inputs} | {
+        name: non_empty_list({}) for name in signature.ignored
+    }
     return object_of(properties, [i.name for i in signature.inputs if i.required]) | {"minProperties": 1}

@@ -18,7 +18,8 @@ _METRICS_PREFIX = "mlops-metrics-"  # of a folder that this module makes, and re
 MIN_GRACEFUL_SECONDS = 30  # that a worker has to stop
 STOP_RESERVE_SECONDS = 5  # of these, beyond the limit of a request, to stop the parts of the service
 SWITCH_SECONDS = 0.0005  # after which a thread that computes gives way; Python's default is ten times as long
-GC_THRESHOLD = 10_000  # objects; requests leave many for half a second, until metrics are counted, and they are no garbage
+# objects between two collections: requests leave many until metrics are counted, and they are no garbage
+GC_THRESHOLD = 10_000
 
 
 def gunicorn_settings() -> dict:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, current_app, request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 from prometheus_client.multiprocess import MultiProcessCollector
+from werkzeug import Response as WerkzeugResponse
 
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.serving.http.periodic import PeriodicThread
@@ -32,10 +33,10 @@ _DURATION_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
 
 
 @routes.get("/metrics")
-def metrics() -> Response:
+def metrics() -> WerkzeugResponse:
     """Return Prometheus' text or OpenMetrics, compressed or not, as the client accepts."""
     app = make_wsgi_app(current_app.extensions["metrics"].collect())
-    return Response.from_app(app, request.environ, buffered=True)
+    return WerkzeugResponse.from_app(app, request.environ, buffered=True)
 
 
 class Metrics:
@@ -55,8 +56,8 @@ class Metrics:
         self.in_progress: set[int] = set()  # a number for each request without a response
         self.after_count: Callable = lambda _: None  # given the new requests by route and status
         self._pending: deque[RequestRecord] = deque()
-        self._values_of: dict[int, _Histogram] = {}  # by version
-        self._served_before: dict[str, tuple[int, int]] = {}  # role to version and identity of the predictor
+        self._values_of: dict[int | None, _Histogram] = {}  # by version
+        self._served_before: dict[str, tuple[int | None, int]] = {}  # role to version and identity of the predictor
         self._seen = dict.fromkeys(["errors", *_LOG_COUNTERS], 0)  # values of the log's counters
         self._lock = threading.Lock()
         self._thread = PeriodicThread("metrics", self._count_pending)
@@ -135,7 +136,8 @@ class Metrics:
             self._in_progress.set(len(self.in_progress))
 
     def _count_requests(self, pending: list[RequestRecord]):
-        requests, durations = Counts(), defaultdict(list)
+        requests: Counts[tuple[str, str]] = Counts()
+        durations: dict[str, list[float]] = defaultdict(list)
         for record in pending:
             route = record.route or "none"
             requests[route, record.status] += 1
@@ -148,7 +150,7 @@ class Metrics:
 
     def _count_predictions(self, pending: list[RequestRecord]):
         rows: Counts[tuple] = Counts()
-        values: dict[int, tuple[Predictor, list]] = {}
+        values: dict[int | None, tuple[Predictor, list]] = {}
         for result in (record.result for record in pending if record.result is not None):
             version, prediction = result.predictor.version, result.predictions.prediction.tolist()
             if result.predictor.signature.classes is None:
@@ -198,7 +200,7 @@ class Metrics:
 class _Histogram(Histogram):
     """A histogram that observes many values at a time, with buckets of its own for each label."""
 
-    def of(self, label: int, bounds: list[float]) -> "_Histogram":
+    def of(self, label: int | None, bounds: list[float]) -> "_Histogram":
         """Return the histogram of a new label, with its upper bounds."""
         self._kwargs["buckets"] = bounds
         return self.labels(label)

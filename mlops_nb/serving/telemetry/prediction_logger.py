@@ -103,7 +103,7 @@ class PredictionLogger:
             columns=names,
             rows=rows,
             prediction=predictions.prediction.tolist(),
-            probability=predictions.probability,
+            probability=cast(Any, predictions.probability),  # an array, which `_written` makes a list
         )
         if not self._spool.append(_written(entry)):
             self.dropped += 1
@@ -224,14 +224,16 @@ def _loggable(
 
 def _written(entry: PredictionRecord) -> bytes:
     """Return the lines of a request: one a row, ready for the database, or one that takes less time for many rows."""
-    rows: Any = entry.rows
-    probability: Any = entry.probability
+    # arrays here, where a record in the database has lists
+    rows, probability = cast(Any, entry.rows), cast(Any, entry.probability)
     if len(entry.prediction) > MAX_SPLIT_ROWS:
         entry.probability = None if probability is None else probability.astype(np.float64)
         if not isinstance(rows, np.ndarray):
             return orjson.dumps(entry, _plain, _LINE)
-        floats, entry.rows = b64encode(np.ascontiguousarray(rows)), None  # type: ignore[assignment]
-        return orjson.dumps(entry, _plain, _LINE).replace(_NO_ROWS, b'"rows":"%b"' % floats, 1)  # base64 needs no escapes
+        floats, entry.rows = b64encode(np.ascontiguousarray(rows).data), None  # type: ignore[assignment]
+        return orjson.dumps(entry, _plain, _LINE).replace(
+            _NO_ROWS, b'"rows":"%b"' % floats, 1
+        )  # base64 needs no escapes
     entry.probability = None if probability is None else probability.tolist()
     if isinstance(rows, np.ndarray):
         entry.rows = rows.tolist()

@@ -361,7 +361,7 @@ def test_result_of_n_rows_has_the_shape_n_whatever_the_shape_of_the_inputs(clien
         ({"outputs": [1]}, "'outputs' must be a list"),
         ({"outputs": [{"name": "predictions"}]}, "no output 'predictions'. Did you mean 'prediction'"),
         ({"outputs": [{}]}, "There is no output 'None'"),
-        ({"outputs": [{"name": "id"}] * 2}, "'id' is asked for twice"),
+        ({"outputs": [{"name": "id"}] * 2}, "'id' is named twice"),
         ({"outputs": [{"name": "id", "parameters": {"classification": 2}}]}, "unknown key 'classification'"),
         ({"outputs": [{"name": "id", "parameters": {"binary_data": 1}}]}, "'binary_data' in it true or false"),
         ({"outputs": [{"name": "id", "shape": [1]}]}, "unknown key 'shape'"),

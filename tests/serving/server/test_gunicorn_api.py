@@ -143,7 +143,9 @@ def test_installed_version_is_supported():
 
 def test_modules_that_are_imported_before_the_check_need_nothing_that_an_old_version_lacks():
     """Of Gunicorn they may import its version alone: the rest is what old versions lack."""
-    code = "import sys, mlops_nb.serving.server.configuration\nprint(*sorted(m for m in sys.modules if 'gunicorn' in m))"
+    code = (
+        "import sys, mlops_nb.serving.server.configuration\nprint(*sorted(m for m in sys.modules if 'gunicorn' in m))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     ours = "mlops_nb.serving.server.gunicorn_api"
     assert done.stdout.split() == ["gunicorn", ours]
