@@ -183,12 +183,6 @@ def test_importing_the_library_and_the_service_does_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_line_answers_without_heavy_imports():
-    heavy = ("pandas", "sklearn", "numpy", "sqlalchemy", "flask")
-    code = f"import sys, mlops_nb.cli.main; print(sorted(set({heavy}) & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
 def test_lock_satisfies_the_bounds_and_pins_with_hashes():
     from configparser import ConfigParser
 

@@ -289,24 +289,3 @@ def test_canary_that_a_person_cleared_was_not_rolled_back(few, registry):
     registry.clear("toy", "canary")
     few.refresh()
     assert few.state.rolled_back is None
-
-
-def test_commands_move_a_canary_and_take_it_away(settings, monkeypatch):
-    from click.testing import CliRunner
-
-    from mlops_nb.cli.main import main
-
-    monkeypatch.setenv("MLOPS_HOME", str(settings.home))
-
-    def run(*words):
-        result = CliRunner().invoke(main, ["models", *words])
-        return result.exit_code, result.output
-
-    assert run("promote", "toy", "2", "--alias", "canary") == (0, "canary of toy: nowhere -> version 2\n")
-    assert run("list")[1].split()[-6:] == ["toy", "2", "-", "1", "2", "-"]
-    assert run("clear", "toy", "canary", "--reason", "enough") == (0, "canary of toy: version 2 -> nowhere\n")
-    assert run("clear", "toy", "canary")[0] == 1
-    lines = [line.split() for line in run("history", "toy", "canary")[1].splitlines()]
-    assert [line[2:4] for line in lines[1:]] == [["canary", "promote"], ["canary", "clear"]]
-    assert "enough" in run("show", "toy", "2")[1]
-    assert run("history", "toyy") == (1, "Error: No model 'toyy' is registered. Did you mean 'toy'?\n")
