@@ -165,7 +165,9 @@ def test_only_the_module_that_owns_a_dependency_imports_it(package, allowed):
     assert users <= allowed
 
 
-@pytest.mark.parametrize(("package", "folder"), [("click", "cli"), ("flask", "serving"), ("gunicorn", "serving/server")])
+@pytest.mark.parametrize(
+    ("package", "folder"), [("click", "cli"), ("flask", "serving"), ("gunicorn", "serving/server")]
+)
 def test_library_of_a_folder_is_imported_there_alone(package, folder):
     users = {p for p in MODULES if any(name.split(".")[0] == package for name in imports(p))}
     assert users
@@ -187,6 +189,7 @@ def test_lock_satisfies_the_bounds_and_pins_with_hashes():
     from configparser import ConfigParser
 
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
 
     config = ConfigParser(delimiters=["="])
     config.read(ROOT / "settings.ini")
@@ -200,7 +203,8 @@ def test_lock_satisfies_the_bounds_and_pins_with_hashes():
         "dev_requirements",
     ):
         for requirement in map(Requirement, config["DEFAULT"][key].split()):
-            assert requirement.specifier.contains(pinned[requirement.name], prereleases=True), str(requirement)
+            version = pinned[canonicalize_name(requirement.name)]
+            assert requirement.specifier.contains(version, prereleases=True), str(requirement)
     assert "--hash=sha256:" in lines
     assert "://" not in lines
 

@@ -15,7 +15,7 @@ from tests.pipeline.conftest import BIN, Project, copy_project
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = 180_000  # Milliseconds, for a kernel that starts on a busy machine
+TIMEOUT_MS = 180_000  # for a kernel that starts on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +38,16 @@ def lab(project, tmp_path_factory) -> str:
             [BIN / "jupyter", "lab", *options], cwd=project.path, env=project.environment(HOME=str(home)),
             stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
-    wait_for(lambda: _answers(f"http://127.0.0.1:{port}/api/status"), 60)
+    wait_for(lambda: _responds(f"http://127.0.0.1:{port}/api/status"), 60)
     yield f"http://127.0.0.1:{port}"
     os.killpg(server.pid, signal.SIGTERM)
     server.wait(timeout=30)
 
 
-def _answers(url: str) -> bool:
+def _responds(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status == 200
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status == 200
     except OSError:
         return False
 
@@ -55,7 +55,7 @@ def _answers(url: str) -> bool:
 @pytest.fixture
 def page(browser, tmp_path) -> Page:
     page = browser.new_page(viewport={"width": 1400, "height": 1100})
-    page.set_default_timeout(PATIENCE)
+    page.set_default_timeout(TIMEOUT_MS)
     yield page
     page.screenshot(path=tmp_path / "last.png")
     page.close()
@@ -71,7 +71,7 @@ def open_notebook(page: Page, lab: str, path: str):
                 && kernel?.status === 'idle' && kernel.connectionStatus === 'connected';
         }""",
         arg=path,
-        timeout=PATIENCE,
+        timeout=TIMEOUT_MS,
     )
 
 
@@ -85,7 +85,7 @@ def run_all(page: Page):
             const cells = notebook.content.model.sharedModel.cells.filter(c => c.cell_type === 'code' && c.source);
             return cells.every(c => c.execution_count) && notebook.sessionContext.session.kernel.status === 'idle';
         }""",
-        timeout=PATIENCE,
+        timeout=TIMEOUT_MS,
     )
 
 
