@@ -36,7 +36,7 @@ def behind(column: str, asked: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     report = measure_drift(profile, asked, Predictions(facts["prediction"].to_numpy()))
     (found,) = [c for c in report.columns if c.name == column]
     assert found.drifted
-    return rows_behind(found, LogWindow(facts, asked), most=5000)
+    return rows_behind(found, LogWindow(facts, asked), max_rows=5000)
 
 
 def test_rows_of_the_range_that_has_grown():
@@ -73,7 +73,7 @@ def test_rows_of_a_date_are_those_of_the_days_that_have_grown():
     asked = pd.DataFrame({"at": ["2024-06-01T12:00:00Z"] * 100 + ["2025-03-01T12:00:00Z"] * 399 + ["9999-12-31"]})
     (found,) = measure_drift(profile, asked).drifting
     facts = pd.DataFrame({"prediction": 0.0, "label": None}, asked.index)
-    where, rows = rows_behind(found, LogWindow(facts, asked), most=500)
+    where, rows = rows_behind(found, LogWindow(facts, asked), max_rows=500)
     assert re.match(r"2024-12-\d\d to 9999-12-31: 80.0% of the rows", where), where
     assert rows.index.tolist() == list(range(100, 500))
 
@@ -88,7 +88,7 @@ def test_rows_of_a_large_number_with_few_values_are_found(kind, categories, miss
     asked = pd.DataFrame({"n": [2_000_000] * 480 + [missing] * 20})
     found = next(c for c in measure_drift(profile, asked).drifting if c.part == "values")
     facts = pd.DataFrame({"prediction": 0.0, "label": None}, asked.index)
-    assert len(rows_behind(found, LogWindow(facts, asked), most=500)[1]) == 480
+    assert len(rows_behind(found, LogWindow(facts, asked), max_rows=500)[1]) == 480
 
 
 def test_text_is_shown_by_its_length_or_not_at_all():
@@ -107,12 +107,8 @@ def test_worst_part_is_first_and_few_unlucky_rows_are_not():
     found = worst_parts(inputs, wrong.to_numpy())
     assert found.loc[0, ["input", "part"]].tolist() == ["k", "b"]
     assert found.loc[0, "rest"] < 0.05
-    assert (
-        "rare" not in found["part"].tolist()
-    )
-    assert (
-        "missing" in worst_parts(inputs, wrong.to_numpy(), 99)["part"].tolist()
-    )
+    assert "rare" not in found["part"].tolist()
+    assert "missing" in worst_parts(inputs, wrong.to_numpy(), 99)["part"].tolist()
 
 
 def test_error_of_a_regression_is_how_far_off_it_is():
@@ -123,10 +119,10 @@ def test_error_of_a_regression_is_how_far_off_it_is():
     assert found.loc[0, ["input", "part", "error"]].tolist() == ["k", "a", 3.0]
 
 
-def test_nothing_to_go_on_from_is_said(tmp_path):
+def test_missing_check_or_alert_is_not_found(tmp_path):
     (tmp_path / "settings.ini").touch()
     settings = Settings.read({"MLOPS_HOME": str(tmp_path)})
-    with pytest.raises(NotFoundError, match="Nobody has looked at rows of 'toy' yet: mlops-nb monitor toy"):
+    with pytest.raises(NotFoundError, match="No check has seen rows of 'toy' yet: mlops-nb monitor toy"):
         investigate("toy", settings)
     with pytest.raises(NotFoundError, match=r"No alert 7 of 'toy' can be investigated; those that can: \[\]"):
         investigate("toy", settings, alert=7)
