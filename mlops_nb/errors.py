@@ -9,7 +9,7 @@ __all__ = ['MlopsError', 'SettingsError', 'SpecError', 'DataError', 'SchemaError
 
 # %% ../nbs/00_errors.ipynb #00000003
 class MlopsError(Exception):
-    "Something that a person can mend; the message says what was wrong, what was seen and what to do."
+    "Error that a person can correct; the message names what was wrong, what was seen and what to do."
 
     code = "mlops_error"
 
@@ -129,7 +129,7 @@ from difflib import get_close_matches
 
 # %% ../nbs/00_errors.ipynb #00000009
 def known_names(
-    name: str,  # What was asked for
+    name: str,  # The unknown name
     known: Iterable[str],  # What there is
 ) -> str:  # "Did you mean 'x'?" when something is near, else the list of all
     "Return a sentence that names the nearest known names."

@@ -58,10 +58,10 @@ class Settings:
     port: int = setting(5000, "Port the service listens on", 1, 65535)
     workers: int = setting(2, "Gunicorn worker processes", 1)
     threads: int = setting(4, "Threads a worker", 1)
-    poll_seconds: float = setting(0.5, "How often a worker asks whether production has moved", 0.05)
-    canary_share: float = setting(0.1, "Share of the requests that the canary answers; as many are compared", 0, 0.5)
+    poll_seconds: float = setting(0.5, "How often a worker checks whether production has moved", 0.05)
+    canary_share: float = setting(0.1, "Share of the requests that the canary predicts; as many of production are compared", 0, 0.5)
     canary_min_requests: int = setting(
-        200, "A canary is judged on so many requests a worker, of it and of production", 1
+        200, "Requests a worker, of the canary and of production, after which the canary is evaluated", 1
     )
     canary_error_rate: float = setting(0.01, "A canary may fail so much more often than production", 0, 1)
     canary_latency_factor: float = setting(2.0, "Its 95th percentile may be so many times production's", 1)
@@ -80,13 +80,13 @@ class Settings:
     label_hours: float = setting(24.0, "How long a label waits for a prediction with its id", 0.01)
     spool: str = setting("", "Folder of predictions on their way to the database. Default: `store/spool`")
     batch: str = setting(
-        "", "Folder where batch jobs keep what cannot be read twice: answers of queries. Default: `store/batch`"
+        "", "Folder where batch jobs keep what cannot be read twice: results of queries. Default: `store/batch`"
     )
     dask_scheduler: str = setting(
         "", "Address of a Dask scheduler (`tcp://host:8786`): builds, searches and batch jobs run on its workers"
     )
     spool_mb: float = setting(1024.0, "Most that waits there, in MiB; beyond it nothing is logged", 1)
-    alert_p95_ms: float = setting(250.0, "A model whose rows are answered slower is an alert (95th percentile)", 0)
+    alert_p95_ms: float = setting(250.0, "Latency of a prediction above which there is an alert (95th percentile)", 0)
     alert_error_rate: float = setting(0.01, "A model whose requests fail (5xx) more often is an alert", 0, 1)
     alert_refusal_rate: float = setting(0.1, "A model whose requests are refused (4xx) more often is an alert", 0, 1)
     alert_urls: str = setting(
@@ -189,8 +189,8 @@ def require_keys(
     "Raise an error if a service without keys would be reachable from other machines."
     if not (is_loopback(host) or settings.api_keys or settings.admin_keys or settings.allow_anonymous):
         raise SettingsError(
-            f"At {host} the service would answer anybody who reaches it. Set MLOPS_API_KEYS (and MLOPS_ADMIN_KEYS) to "
-            "keys of at least 16 characters, or MLOPS_ALLOW_ANONYMOUS=true if anybody may ask."
+            f"At {host} the service would accept requests from anybody who reaches it. Set MLOPS_API_KEYS (and MLOPS_ADMIN_KEYS) to "
+            "keys of at least 16 characters, or MLOPS_ALLOW_ANONYMOUS=true if anybody may send requests."
         )
 
 # %% ../nbs/01_settings.ipynb #00000012

@@ -23,27 +23,27 @@ else:
 def plot_evaluation(
     spec: ModelSpec,
     y: Sequence,  # `(n_rows,)` true values
-    answer: Predictions,  # Of the same rows
+    predictions: Predictions,  # Of the same rows
 ) -> Figure:
     "Plot ROC curve, confusion matrix and calibration of a classifier, or truth and residuals of a regression."
     plot = _plot_regression if spec.task == "regression" else _plot_classes
-    return plot(np.asarray(y), answer)
+    return plot(np.asarray(y), predictions)
 
 
-def _plot_classes(y: np.ndarray, answer: Predictions) -> Figure:
+def _plot_classes(y: np.ndarray, predictions: Predictions) -> Figure:
     from matplotlib.figure import Figure
     from sklearn.calibration import CalibrationDisplay
     from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
     figure = Figure(figsize=(13, 4), layout="constrained")
     roc, confusion, calibration = figure.subplots(1, 3)
-    labels = np.asarray(answer.classes)
+    labels = np.asarray(predictions.classes)
     ConfusionMatrixDisplay.from_predictions(
-        y, answer.prediction, labels=labels, ax=confusion, colorbar=False, cmap="Blues"
+        y, predictions.prediction, labels=labels, ax=confusion, colorbar=False, cmap="Blues"
     )
     shown = range(1, 2) if len(labels) == 2 else range(len(labels))
-    for i in shown if answer.probability is not None else ():
-        truth, probability = y == labels[i], answer.probability[:, i]
+    for i in shown if predictions.probability is not None else ():
+        truth, probability = y == labels[i], predictions.probability[:, i]
         RocCurveDisplay.from_predictions(
             truth, probability, ax=roc, name=str(labels[i]), plot_chance_level=i == shown[-1]
         )
@@ -53,19 +53,19 @@ def _plot_classes(y: np.ndarray, answer: Predictions) -> Figure:
     roc.set(title="ROC", xlabel="False positive rate", ylabel="True positive rate")
     confusion.set(title="Confusion matrix, rows")
     calibration.set(title="Calibration", xlabel="Predicted probability", ylabel="Share of rows")
-    for axes in (roc, calibration) if answer.probability is not None else ():
+    for axes in (roc, calibration) if predictions.probability is not None else ():
         axes.legend(loc="lower right")
     return figure
 
 
-def _plot_regression(y: np.ndarray, answer: Predictions) -> Figure:
+def _plot_regression(y: np.ndarray, predictions: Predictions) -> Figure:
     from matplotlib.figure import Figure
     from sklearn.metrics import PredictionErrorDisplay
 
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, kind in ((left, "actual_vs_predicted"), (right, "residual_vs_predicted")):
-        PredictionErrorDisplay.from_predictions(y, answer.prediction, kind=kind, ax=axes, scatter_kwargs={"alpha": 0.5})
+        PredictionErrorDisplay.from_predictions(y, predictions.prediction, kind=kind, ax=axes, scatter_kwargs={"alpha": 0.5})
     left.set(title="Truth and prediction")
     right.set(title="Residuals")
     return figure

@@ -402,7 +402,7 @@ def test_forest_that_splits_on_missing_values_is_served_by_scikit_learn(tmp_path
     signature = Signature(inputs, "classification", "y", (False, True))
     conversion = convert(fitted, signature, to_table(signature, frame))
     assert conversion.onnx is None
-    assert "a tree asks whether a value is missing" in conversion.reason
+    assert "a tree splits on missing values" in conversion.reason
 
 
 CITIES = pd.DataFrame({"city": RNG.choice([f"c{i}" for i in range(25)], 300), "a": NUMBERS["a"]})

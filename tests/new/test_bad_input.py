@@ -46,7 +46,7 @@ def folder(tmp_path, monkeypatch):
         ("churn --data zip.parquet --target left", "Cannot read zip.parquet"),
         ("churn --data good.json --target left", "it ends in .json, not in one of .csv"),
         ("churn --data nowhere.csv --target left", "Cannot read nowhere.csv"),
-        ("churn --data sqlite:///good.db --target left", "is a database: say what to read"),
+        ("churn --data sqlite:///good.db --target left", "is a database: name what to read"),
         ("churn --data sqlite:///good.db --query SELECT --target left", "Cannot read sqlite:///good.db"),
         ("churn --data good.csv --target left --time plan", "Cannot split by 'plan': it holds category"),
         ("churn --data good.csv --target left --time when", "no column 'when' beside the target"),

@@ -138,7 +138,7 @@ def test_nan_is_refused_by_a_model_whose_columns_must_not_be_missing(client):
 def test_row_without_a_finite_answer_is_refused_and_not_guessed(client):
     answer = post(client, {"features": [[1, 0], [1e300, 1e300]], "probability": True})
     assert (answer.status_code, answer.get_json()["code"], answer.get_json()["row"]) == (400, "bad_input", 1)
-    assert "the model has no finite answer" in answer.get_json()["error"]
+    assert "the model has no finite prediction" in answer.get_json()["error"]
 
 
 def test_row_that_an_engine_cannot_compute_with_is_refused_and_a_defect_is_not(client, app, monkeypatch, capsys):

@@ -25,9 +25,9 @@ KEY = "predict-" + "k" * 16
 
 # What a description leaves open: that lengths agree, what is in a tensor or a table, what a model can compute with
 UNSAYABLE = {
-    "/predict": "no finite answer|Arrow stream",
-    "/v1/models/toy:predict": "no finite answer",
-    "/invocations": "no finite answer|must have one length|a list of . values, one a column|Row ., column",
+    "/predict": "no finite prediction|Arrow stream",
+    "/v1/models/toy:predict": "no finite prediction",
+    "/invocations": "no finite prediction|must have one length|a list of . values, one a column|Row ., column",
     "/v2/models/toy/infer": "^Tensor |^Row |^Column |There is an unknown column|^There are two tensors|body has . bytes"
     "|is asked for twice",
 }
