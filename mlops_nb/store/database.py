@@ -252,9 +252,13 @@ def _check_file(path: Path, inode: int):
 def _prepare_sqlite(connection, _):
     "Settings of a new SQLite connection."
     connection.isolation_level = None  # transactions begin where we say so
-    for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-    _set_wal(connection)
+    try:
+        for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        _set_wal(connection)
+    except BaseException:
+        connection.close()  # SQLAlchemy does not close a connection that fails in this hook
+        raise
 
 
 def _set_wal(
@@ -309,10 +313,14 @@ def open_database(
 ) -> Engine:
     "Connect, and bring the tables up to date."
     engine = connect(url)
-    with reading(engine) as connection:
-        current = revision(connection)
-    if current is None or current < newest_revision():
-        migrate(engine)
+    try:
+        with reading(engine) as connection:
+            current = revision(connection)
+        if current is None or current < newest_revision():
+            migrate(engine)
+    except BaseException:
+        engine.dispose()
+        raise
     return engine
 
 
