@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ForwardRef
 import numpy as np
 import pandas as pd
 
-from ..display import format_html
+from ..display import format_html, format_number
 from ..errors import ArtifactError, InputError, MlopsError, NotFoundError, SpecError
 from ..model.contributions import Contribution, measure_contributions
 from ..model.engine import TOLERANCE
@@ -319,7 +319,7 @@ def plot_contributions(
     figure = Figure(figsize=(7, 1 + 0.3 * len(shown)), layout="constrained")
     axes = figure.subplots()
     effects = [c.effect for c in shown]
-    names = [f"{c.column} = {c.value:.4g}" if isinstance(c.value, float) else f"{c.column} = {c.value}" for c in shown]
+    names = [f"{c.column} = {format_number(c.value)}" if isinstance(c.value, float) else f"{c.column} = {c.value}" for c in shown]
     colours = ["tab:blue" if effect > 0 else "tab:orange" for effect in effects]
     axes.barh(names, effects, xerr=[c.error for c in shown], color=colours)
     axes.axvline(0, color="black", linewidth=0.8)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..display import format_number
 from ..errors import NotFoundError, PipelineError
 from ..model.profile import name_of, text_lengths, to_days
 from ..model.signature import Signature
@@ -62,7 +63,7 @@ def _range(column: ColumnDrift, values: pd.Series, window: LogWindow, bar: int) 
     low, high = edges[bar], edges[bar + 1]
     is_last = bar + 2 == len(edges)
     mask = (values >= low) & ((values <= high) if is_last else (values < high))
-    ends = [_day(end) if _is_date(column, window) else f"{end:.4g}" for end in (low, high)]
+    ends = [_day(end) if _is_date(column, window) else format_number(end) for end in (low, high)]
     return " to ".join(ends), mask.fillna(False).astype(bool)
 
 
@@ -129,7 +130,7 @@ def _parts_of(column: pd.Series) -> list[tuple[str, np.ndarray]]:
     parts = [("missing", missing)] if missing.any() else []
     if pd.api.types.is_numeric_dtype(column) and column.nunique() > MAX_VALUES:
         cut = pd.qcut(column, 4, duplicates="drop")
-        names = {i: f"{i.left:.4g} to {i.right:.4g}" for i in cut.cat.categories}
+        names = {i: f"{format_number(i.left)} to {format_number(i.right)}" for i in cut.cat.categories}
         return parts + [(names[i], (cut == i).to_numpy()) for i in cut.cat.categories]
     texts = column.astype("str")
     frequent = texts[~missing].value_counts().index[:MAX_VALUES]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .output import json_option, print_json
+from ..display import format_number
 
 if TYPE_CHECKING:
     from mlops_nb.monitor.health import HealthReport
@@ -45,7 +46,8 @@ def _print_health(report: "HealthReport") -> None:
     span = f", {report.since:%Y-%m-%d %H:%M:%S} to {report.until:%Y-%m-%d %H:%M:%S} UTC" if report.rows else ""
     click.echo(f"{report.name} version {report.version}: {report.status} ({report.rows} rows{span})")
     if report.rows:
-        click.echo(f"  latency: {', '.join(f'{name} {ms:.3g} ms' for name, ms in report.latency.items())}")
+        latency = ", ".join(f"{name} {format_number(ms, 3)} ms" for name, ms in report.latency.items())
+        click.echo(f"  latency: {latency}")
     if report.traffic and report.traffic.requests is not None:
         t = report.traffic
         click.echo(f"  requests: {t.requests:,}, {t.refused:,} refused (4xx), {t.failed:,} failed (5xx)")

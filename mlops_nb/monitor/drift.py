@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..display import format_html
+from ..display import format_html, format_number
 from ..model.profile import RARE, count_values, split_words, text_lengths, to_days, unseen_share
 from ..model.signature import Predictions
 from mlops_nb.model.statistics import (
@@ -76,7 +76,7 @@ def _place(points: np.ndarray, where: int) -> str:
     "Which of the places that are compared one is: left and right of each point, and the two ends."
     if where >= 2 * len(points):
         return ("-Infinity", "below Infinity")[where - 2 * len(points)]
-    return f"{'below' if where < len(points) else 'at most'} {points[where % len(points)]:.4g}"
+    return f"{'below' if where < len(points) else 'at most'} {format_number(points[where % len(points)])}"
 
 
 HISTOGRAM = 20  # Bins

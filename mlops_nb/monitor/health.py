@@ -21,6 +21,7 @@ import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
+from ..display import format_interval, format_number
 from ..errors import InputError, MlopsError, SpecError
 from ..model.bundle import Bundle, check_hashes, read_manifest
 from ..model.profile import name_of
@@ -204,7 +205,7 @@ def _of_latency(latency: Mapping[str, float], rows: int, p95_ms: float) -> _Verd
         return _Verdicts(cannot=[f"latency: not enough rows: {rows}, at least {LEAST} are needed"])
     said = _Verdicts(judged=[("latency", "p95")])
     if latency["p95"] > p95_ms:
-        text = f"95% of the rows were answered within {latency['p95']:.3g} ms, the limit is {p95_ms:g}"
+        text = f"95% of the rows were answered within {format_number(latency['p95'], 3)} ms, the limit is {p95_ms:g}"
         said.findings.append(Finding("latency", "p95", latency["p95"], text, latency))
     return said
 
@@ -288,9 +289,9 @@ def _too_low(r: MetricResult, performance: Performance, tolerance: float) -> Fin
     slices = [s for s in performance.results if s.metric == r.metric and s.slice != "all" and s.value is not None]
     worst = [{"slice": s.slice, "rows": s.rows, "value": s.value} for s in sorted(slices, key=lambda s: s.value)[:3]]
     figures = {key: getattr(r, key) for key in ("rows", "value", "low", "high", "gate", "release")} | {"worst": worst}
-    under = [f"the gate of {r.gate:.3g}"] if r.below_gate else []
-    under += [f"the {r.release:.3g} of its release"] if r.below_release else []
-    text = f"{r.value:.3g} (between {r.low:.3g} and {r.high:.3g}) is below {' and '.join(under)}, on {r.rows:,} labelled rows"
+    under = [f"the gate of {format_number(r.gate, 3)}"] if r.below_gate else []
+    under += [f"the {format_number(r.release, 3)} of its release"] if r.below_release else []
+    text = f"{format_interval(r.value, r.low, r.high)} is below {' and '.join(under)}, on {r.rows:,} labelled rows"
     return Finding("performance", r.metric, max(below), text, figures)
 
 
@@ -318,7 +319,7 @@ def _of_estimates(estimates: Sequence[Estimate], bundle: Bundle, spec: ModelSpec
         return _Verdicts(cannot=[f"performance: no labels came {why}"])
     least = _least(bundle, spec)
     low = [e for e in estimates if e.estimated_value is None or e.estimated_high < least[e.metric]]
-    shown = (f"{e.reason}" + (f"; its gate is {least[e.metric]:.3g}" if e.estimated_value is not None else "") for e in low)
+    shown = (f"{e.reason}" + (f"; its gate is {format_number(least[e.metric], 3)}" if e.estimated_value is not None else "") for e in low)
     return _Verdicts(cannot=[f"performance by {e.metric}: {reason}" for e, reason in zip(low, shown, strict=True)])
 
 

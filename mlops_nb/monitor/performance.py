@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ForwardRef
 import numpy as np
 import pandas as pd
 
-from ..display import format_html
+from ..display import format_html, format_interval, format_number
 from ..errors import DataError
 from ..model.evaluate import score
 from ..model.profile import name_of
@@ -194,9 +194,9 @@ def _reason(rows, found, gate, release, of_gate, of_release) -> str:
     if low is None:
         return f"not enough rows: {rows:,} with a label"
     says = {True: "below {}", False: "not below {}", None: "cannot tell yet whether below {}"}
-    parts = [f"{value:.3g} (between {low:.3g} and {high:.3g})"]
-    parts += [] if gate is None else [says[of_gate].format(f"the gate of {gate:.3g}")]
-    parts += [] if release is None else [says[of_release].format(f"the {release:.3g} of its release")]
+    parts = [format_interval(value, low, high)]
+    parts += [] if gate is None else [says[of_gate].format(f"the gate of {format_number(gate, 3)}")]
+    parts += [] if release is None else [says[of_release].format(f"the {format_number(release, 3)} of its release")]
     return ", ".join(parts)
 
 # %% ../../nbs/monitor/03_performance.ipynb #00000016
@@ -266,5 +266,5 @@ def _estimate(metric: str, n: int, values: Sequence[float], calibrated: bool, co
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     source = "calibrated probabilities" if calibrated else "probabilities that were not calibrated"
     value = float(values.mean())
-    reason = f"estimated from {source}, without labels: {value:.3g} (between {low:.3g} and {high:.3g})"
+    reason = f"estimated from {source}, without labels: {format_interval(value, low, high)}"
     return Estimate(metric, n, value, low, high, calibrated, reason)
