@@ -1,4 +1,4 @@
-"""From the id of an answer to everything behind it, and what is said when some of that is gone."""
+"""Explanations: from the id of a prediction to everything behind it, also when part of that is gone."""
 
 import json
 import shutil
@@ -62,10 +62,10 @@ def request_(settings) -> PredictionRecord:
     registry = Registry.open(settings)
     predictor = registry.load("toy", 1)
     registry.close()
-    answer = predictor.predict_rows(ROWS)
-    said = answer.prediction.tolist(), answer.probability.tolist()
+    made = predictor.predict_rows(ROWS)
+    columns = made.prediction.tolist(), made.probability.tolist()
     predictor.close()
-    request = PredictionRecord("k", 1.7e9, "toy", 1, "production", 0.4, ["age", "income", "home"], ROWS, *said)
+    request = PredictionRecord("k", 1.7e9, "toy", 1, "production", 0.4, ["age", "income", "home"], ROWS, *columns)
     add(settings, request, LabelRecord("k-1", "yes", 1.8e9))
     return request
 
@@ -90,7 +90,7 @@ def run(settings, monkeypatch):
     return lambda *words: CliRunner().invoke(main, words)
 
 
-def test_answer_is_reproduced_and_everything_behind_it_is_named(settings, request_):
+def test_prediction_is_reproduced_and_everything_behind_it_is_named(settings, request_):
     found = explain("k-1", settings)
     assert found.reproduced
     assert found.reproduction.difference <= 1e-6
@@ -106,7 +106,7 @@ def test_answer_is_reproduced_and_everything_behind_it_is_named(settings, reques
     assert found.logged.at.tzinfo is UTC
 
 
-def test_version_that_answered_is_asked_and_not_the_one_in_production_now(settings, request_):
+def test_version_that_predicted_is_loaded_and_not_the_one_in_production_now(settings, request_):
     before = explain("k-1", settings)
     registry = Registry.open(settings)
     registry.promote("toy", 2)
@@ -149,14 +149,14 @@ def test_number_that_was_changed_is_not_reproduced(tmp_path):
     estimator = LinearRegression().fit(frame, 1000 * X[:, 0])
     bundle = write_bundle(tmp_path / "b", "line", estimator, signature, frame, frame, {"evaluation": None})
     predictor = Predictor.load(bundle.path)
-    said = predictor.predict_rows([[1.0, 2.0]]).prediction.tolist()[0]
+    number = predictor.predict_rows([[1.0, 2.0]]).prediction.tolist()[0]
     log = PredictionLog.open(Settings.read({"MLOPS_HOME": str(tmp_path)}))
-    log.add([PredictionRecord("k", 1e9, "line", 1, "production", 0.1, ["a", "b"], [[1.0, 2.0]], [said])])
+    log.add([PredictionRecord("k", 1e9, "line", 1, "production", 0.1, ["a", "b"], [[1.0, 2.0]], [number])])
     row = log.get("k-0")
     log.close()
     assert reproduce(predictor, row).problem is None
-    assert reproduce(predictor, replace(row, prediction=said * (1 + 1e-6))).problem is None
-    for other in (said * (1 + 1e-4), None, "1000", True, float("nan")):
+    assert reproduce(predictor, replace(row, prediction=number * (1 + 1e-6))).problem is None
+    for other in (number * (1 + 1e-4), None, "1000", True, float("nan")):
         assert reproduce(predictor, replace(row, prediction=other)).problem.startswith("the prediction differs by")
     predictor.close()
 
@@ -224,18 +224,18 @@ def test_unknown_id_is_one_line_that_says_what_to_do(settings, request_, run, id
     assert done.stderr.count("\n") == 1
 
 
-def test_answer_of_a_service_is_in_the_spool_first_and_explained_then(settings):
+def test_prediction_of_a_service_is_in_the_spool_first_and_explained_then(settings):
     app = create_app(settings)
     live_model(app).refresh()
-    said = app.test_client().post("/predict", json={"features": ROWS, "probability": True}).get_json()
-    for id in said["ids"]:
+    response = app.test_client().post("/predict", json={"features": ROWS, "probability": True}).get_json()
+    for id in response["ids"]:
         with pytest.raises(NotFoundError, match=r"is not in the log: it is still in .*start one: mlops-nb serve"):
             explain(id, settings)
     logged(app)
-    for i, id in enumerate(said["ids"]):
+    for i, id in enumerate(response["ids"]):
         found = explain(id, settings)
         assert found.reproduced
-        assert found.reproduction.prediction == said["prediction"][i]
+        assert found.reproduction.prediction == response["prediction"][i]
         assert datetime.now(UTC) - found.logged.at < timedelta(minutes=5)
     app.stop()
 

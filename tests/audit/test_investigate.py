@@ -29,39 +29,39 @@ def frame(n: int = 2000, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def behind(column: str, asked: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+def behind(column: str, inputs: pd.DataFrame) -> tuple[str, pd.DataFrame]:
     known = frame()
     profile = make_profile(SIGNATURE, known, Predictions(known["n"].to_numpy()))
-    facts = pd.DataFrame({"prediction": asked["n"].fillna(0.0), "label": None}, asked.index)
-    report = measure_drift(profile, asked, Predictions(facts["prediction"].to_numpy()))
+    facts = pd.DataFrame({"prediction": inputs["n"].fillna(0.0), "label": None}, inputs.index)
+    report = measure_drift(profile, inputs, Predictions(facts["prediction"].to_numpy()))
     (found,) = [c for c in report.columns if c.name == column]
     assert found.drifted
-    return rows_behind(found, LogWindow(facts, asked), max_rows=5000)
+    return rows_behind(found, LogWindow(facts, inputs), max_rows=5000)
 
 
 def test_rows_of_the_range_that_has_grown():
-    asked = frame(seed=1).assign(n=lambda t: np.where(np.arange(2000) % 2, t["n"], 5.0))
-    where, rows = behind("n", asked)
+    inputs = frame(seed=1).assign(n=lambda t: np.where(np.arange(2000) % 2, t["n"], 5.0))
+    where, rows = behind("n", inputs)
     assert (rows["n"] == 5.0).sum() == 1000
     assert "% in the reference" in where
 
 
 def test_rows_without_a_value():
-    asked = frame(seed=1)
-    asked.loc[::3, "n"] = np.nan
-    where, rows = behind("n", asked)
+    inputs = frame(seed=1)
+    inputs.loc[::3, "n"] = np.nan
+    where, rows = behind("n", inputs)
     assert where.startswith("missing: 33.4% of the rows, 0.0% in the reference")
     assert rows["n"].isna().all()
     assert len(rows) == 667
 
 
 def test_rows_of_a_number_with_few_values_and_of_a_prediction():
-    asked = frame(seed=1).assign(few=2.0)
-    where, rows = behind("few", asked)
+    inputs = frame(seed=1).assign(few=2.0)
+    where, rows = behind("few", inputs)
     assert where.startswith("2: 100.0%")
     assert len(rows) == 2000
-    asked = frame(seed=1).assign(n=lambda t: t["n"] + 2)
-    where, rows = behind("prediction", asked)
+    inputs = frame(seed=1).assign(n=lambda t: t["n"] + 2)
+    where, rows = behind("prediction", inputs)
     assert 0 < len(rows) < 2000
     assert (rows["prediction"] > 0).all()
 
@@ -70,10 +70,10 @@ def test_rows_of_a_date_are_those_of_the_days_that_have_grown():
     signature, rng = Signature((Input("at", "datetime"),), "regression", "y"), np.random.default_rng(0)
     year = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.uniform(0, 365, 2000), "D")
     profile = make_profile(signature, pd.DataFrame({"at": year}), Predictions(np.arange(2000.0)))
-    asked = pd.DataFrame({"at": ["2024-06-01T12:00:00Z"] * 100 + ["2025-03-01T12:00:00Z"] * 399 + ["9999-12-31"]})
-    (found,) = measure_drift(profile, asked).drifting
-    facts = pd.DataFrame({"prediction": 0.0, "label": None}, asked.index)
-    where, rows = rows_behind(found, LogWindow(facts, asked), max_rows=500)
+    inputs = pd.DataFrame({"at": ["2024-06-01T12:00:00Z"] * 100 + ["2025-03-01T12:00:00Z"] * 399 + ["9999-12-31"]})
+    (found,) = measure_drift(profile, inputs).drifting
+    facts = pd.DataFrame({"prediction": 0.0, "label": None}, inputs.index)
+    where, rows = rows_behind(found, LogWindow(facts, inputs), max_rows=500)
     assert re.match(r"2024-12-\d\d to 9999-12-31: 80.0% of the rows", where), where
     assert rows.index.tolist() == list(range(100, 500))
 
@@ -85,15 +85,15 @@ def test_rows_of_a_large_number_with_few_values_are_found(kind, categories, miss
     signature = Signature((Input("n", kind, required=False, categories=categories),), "regression", "y")
     known = pd.DataFrame({"n": [1_000_000, 2_000_000] * 1000})
     profile = make_profile(signature, known, Predictions(np.arange(2000.0)))
-    asked = pd.DataFrame({"n": [2_000_000] * 480 + [missing] * 20})
-    found = next(c for c in measure_drift(profile, asked).drifting if c.part == "values")
-    facts = pd.DataFrame({"prediction": 0.0, "label": None}, asked.index)
-    assert len(rows_behind(found, LogWindow(facts, asked), max_rows=500)[1]) == 480
+    inputs = pd.DataFrame({"n": [2_000_000] * 480 + [missing] * 20})
+    found = next(c for c in measure_drift(profile, inputs).drifting if c.part == "values")
+    facts = pd.DataFrame({"prediction": 0.0, "label": None}, inputs.index)
+    assert len(rows_behind(found, LogWindow(facts, inputs), max_rows=500)[1]) == 480
 
 
 def test_text_is_shown_by_its_length_or_not_at_all():
-    asked = frame(seed=1).assign(t="red " * 40)
-    where, rows = behind("t", asked)
+    inputs = frame(seed=1).assign(t="red " * 40)
+    where, rows = behind("t", inputs)
     assert len(rows) == 2000 or "cannot be shown row by row" in where
 
 

@@ -57,8 +57,8 @@ def version(folder: Path, limit: float, signature: Signature, spec: str | None):
     columns = make_column_transformer(("passthrough", ["age"]), (OneHotEncoder(handle_unknown="ignore"), ["home"]))
     model = make_pipeline(columns, LogisticRegression(C=1e4, max_iter=5000)).fit(X, np.where(ages > limit, "yes", "no"))
     evaluation = {"metrics": {"accuracy": 0.9}, "gates": [], "passed": True}
-    facts = {"params": {"limit": limit}, "code": {"spec": spec} if spec else {}, "evaluation": evaluation}
-    return write_bundle(folder, "toy", model, signature, X, X, facts)
+    metadata = {"params": {"limit": limit}, "code": {"spec": spec} if spec else {}, "evaluation": evaluation}
+    return write_bundle(folder, "toy", model, signature, X, X, metadata)
 
 
 @pytest.fixture
@@ -87,9 +87,9 @@ def limits(settings: Settings, text: str):
 
 def add(settings: Settings, rows: list, key: str = "k", labels=(), columns=("age", "home"), of: int = 1, **more):
     """Put into the log what a service would."""
-    said = ["yes" if row[0] > 40 else "no" for row in rows]
+    predictions = ["yes" if row[0] > 40 else "no" for row in rows]
     log = PredictionLog.open(settings)
-    log.add([PredictionRecord(key, 1.7e9, "toy", of, "production", 0.4, columns, rows, said, None, **more)])
+    log.add([PredictionRecord(key, 1.7e9, "toy", of, "production", 0.4, columns, rows, predictions, None, **more)])
     log.add([LabelRecord(f"{key}-{i}", label, 1.8e9) for i, label in enumerate(labels) if label is not None])
     log.close()
 
@@ -152,10 +152,10 @@ def test_last_are_the_newest_and_many_rows_go_in_batches(settings, monkeypatch):
     registry.close()
     predict = predictor.predict_rows
     monkeypatch.setattr(predictor, "predict_rows", lambda rows: asked.append(len(rows)) or predict(rows))
-    said = replay_rows(predictor, [dict(zip(("age", "home"), row, strict=True)) for row in rows])
+    replayed = replay_rows(predictor, [dict(zip(("age", "home"), row, strict=True)) for row in rows])
     assert len(asked) < 70, "two batches were halved, about twenty times each"
-    assert np.flatnonzero(~said.accepted).tolist() == [700, 701, 1499]
-    assert said.predictions.prediction.tolist() == ["yes" if age > 30 else "no" for age, _ in rows if age <= 60]
+    assert np.flatnonzero(~replayed.accepted).tolist() == [700, 701, 1499]
+    assert replayed.predictions.prediction.tolist() == ["yes" if age > 30 else "no" for age, _ in rows if age <= 60]
     predictor.close()
 
 
@@ -208,9 +208,9 @@ def test_regression_changes_where_a_number_moves_by_a_tenth_of_the_spread(tmp_pa
     registry = Registry.open(settings)
     for slope in (1.0, 1.1):
         model = LinearRegression().fit(X, slope * X["x"])
-        facts = {"params": {"slope": slope}, "evaluation": {"metrics": {"r2": 1.0}, "gates": [], "passed": True}}
+        metadata = {"params": {"slope": slope}, "evaluation": {"metrics": {"r2": 1.0}, "gates": [], "passed": True}}
         signature = Signature((Input("x"),), "regression", "y")
-        registry.register(write_bundle(tmp_path / "b", "line", model, signature, X, X, facts))
+        registry.register(write_bundle(tmp_path / "b", "line", model, signature, X, X, metadata))
     registry.promote("line", 1)
     registry.close()
     log = PredictionLog.open(settings)
@@ -270,10 +270,10 @@ def test_function_refuses_less_than_one_row_and_a_model_that_never_was_in_produc
     with pytest.raises(DataError, match="A replay needs at least 1 row, got last=0"):
         replay_log("toy", 2, settings, last=0)
     X = pd.DataFrame({"x": np.arange(30.0)})
-    signature, facts = Signature((Input("x"),), "regression", "y"), {"evaluation": None}
+    signature, metadata = Signature((Input("x"),), "regression", "y"), {"evaluation": None}
     registry = Registry.open(settings)
     registry.register(
-        write_bundle(settings.home / "o", "other", LinearRegression().fit(X, X["x"]), signature, X, X, facts)
+        write_bundle(settings.home / "o", "other", LinearRegression().fit(X, X["x"]), signature, X, X, metadata)
     )
     registry.close()
     with pytest.raises(RegistryError, match="'production' is neither a version number nor an alias"):

@@ -1,6 +1,7 @@
 """Batch jobs: every source to every target, kills at any moment, rejects, and what is refused."""
 
 import gzip
+import hashlib
 import json
 import os
 import random
@@ -25,6 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
+from mlops_nb.batch.chunks import files_fingerprint
 from mlops_nb.batch.jobs import head, predict_batch
 from mlops_nb.batch.requests import BatchRequest, Jobs
 from mlops_nb.batch.sources import open_source
@@ -569,6 +571,15 @@ def test_a_second_process_is_told_that_the_job_runs(batch_request, settings):
     predict_batch(batch_request, settings=settings, run=run)
 
 
+def test_options_and_fingerprint_are_stored_as_earlier_releases_did(batch_request):
+    names = ["name", "input", "output", "query", "table", "version", "key", "probability", "log", "chunk_rows"]
+    assert list(batch_request.options()) == names
+    status = Path(batch_request.input).stat()
+    facts = [(batch_request.input, [("size", str(status.st_size)), ("mtime", str(status.st_mtime))])]
+    stored = hashlib.sha256(repr(facts).encode()).hexdigest()
+    assert files_fingerprint(fsspec.filesystem("file"), [batch_request.input]) == stored
+
+
 def test_another_machine_is_told_that_the_job_runs(batch_request, settings, tmp_path):
     elsewhere = replace(settings, batch=str(tmp_path / "elsewhere"))
 
@@ -675,7 +686,7 @@ def test_logged_predictions_are_watched_apart_from_those_of_the_service(batch_re
         ({"output": "out.xlsx"}, BatchError, "Cannot tell how to write out.xlsx"),
     ],
 )
-def test_what_cannot_be_done_is_said_at_once(changed, error, message, batch_request, settings, tmp_path, monkeypatch):
+def test_impossible_request_is_refused_at_once(changed, error, message, batch_request, settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, text in {
         "empty.csv": "",
