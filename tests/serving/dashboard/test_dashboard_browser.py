@@ -182,14 +182,14 @@ def test_person_promotes_after_a_confirmation_with_a_reason_and_rolls_back(open_
     dialog.get_by_role("button", name="Promote").click()
     expect(dialog).to_be_hidden()
     expect(page.locator("#history tbody tr").first).to_contain_text("recall is better")
-    expect(page.locator("#head")).to_contain_text("Version 2 answers")
+    expect(page.locator("#head")).to_contain_text("Version 2 predicts")
     wait_for(lambda: service.versions() == {2})
     page.get_by_role("button", name="Roll back to version 1").click()
     expect(dialog).to_contain_text("moves from version 2 to version 1")
     page.keyboard.type("complaints")
     dialog.get_by_role("button", name="Roll back").click()
     expect(dialog).to_be_hidden()
-    expect(page.locator("#head")).to_contain_text("Version 1 answers")
+    expect(page.locator("#head")).to_contain_text("Version 1 predicts")
     assert [(m.action, m.actor, m.reason) for m in registry.history("toy")[-2:]] == [
         ("promote", "dashboard", "recall is better"),
         ("rollback", "dashboard", "complaints"),

@@ -217,7 +217,7 @@ function ask({move: action, version, expected}) {
   move = {action, version: Number(version), expected: expected ? Number(expected) : null};
   const from = move.expected ? `from version ${move.expected} to version ${version}` : `to version ${version}`;
   get("move-title").textContent = action === "promote" ? `Promote version ${version}?` : `Roll back to version ${version}?`;
-  get("move-text").textContent = `Production of ${shown?.model ?? document.title} moves ${from}. The service answers with it within seconds.`;
+  get("move-text").textContent = `Production of ${shown?.model ?? document.title} moves ${from}. The service uses it within seconds.`;
   get("confirm").textContent = action === "promote" ? "Promote" : "Roll back";
   get("move-failed").hidden = true;
   get("reason").value = "";
