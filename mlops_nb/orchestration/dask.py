@@ -136,7 +136,7 @@ def _run(task, environment: dict[str, str]) -> tuple:
 
 
 def _result(future) -> tuple:
-    "What a worker said, or that it could not."
+    "Return what a worker reported, or that it could not."
     try:
         return future.result()
     except Exception as e:

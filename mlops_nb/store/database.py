@@ -187,7 +187,7 @@ decisions = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True),
     sa.Column("name", sa.String(63), nullable=False),  # of the model
     sa.Column("at", sa.DateTime(timezone=True), nullable=False),
-    sa.Column("until", sa.DateTime(timezone=True), nullable=False),  # the last look that said the same
+    sa.Column("until", sa.DateTime(timezone=True), nullable=False),  # the last check that decided the same
     sa.Column("looks", sa.Integer, nullable=False),
     sa.Column("action", sa.String(15), nullable=False),  # "nothing", "promoted", "refused", ...
     sa.Column("reasons", sa.JSON, nullable=False),  # sentences for people
@@ -211,7 +211,7 @@ locks = sa.Table(
 def connect(
     url: str,  # SQLAlchemy URL
 ) -> Engine:
-    "An engine for the database; nothing is opened before it is used."
+    "Return an engine for the database; no connection is opened yet."
     try:
         parsed = make_url(url)
         dialect = parsed.get_backend_name()
@@ -220,7 +220,7 @@ def connect(
     if dialect not in ("sqlite", "postgresql"):
         raise SettingsError(f"MLOPS_DATABASE_URL must be sqlite or postgresql, got {dialect}.")
     if dialect == "postgresql":
-        patience = {name: value for name, value in _PATIENCE.items() if name not in parsed.query}
+        patience = {name: value for name, value in _POSTGRES_TIMEOUTS.items() if name not in parsed.query}
         return sa.create_engine(parsed, pool_pre_ping=True, json_serializer=_to_json, connect_args=patience)
     path = Path(parsed.database or ":memory:")
     if path.name != ":memory:":
@@ -233,9 +233,9 @@ def connect(
     return engine
 
 
-# Of libpq, in seconds and milliseconds: a machine that is gone without a word would keep who waits for it a quarter of an hour
-_PATIENCE = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
-_PATIENCE |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+# of libpq, in seconds (tcp_user_timeout: milliseconds): without them a vanished server blocks a caller for 15 minutes
+_POSTGRES_TIMEOUTS = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
+_POSTGRES_TIMEOUTS |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
 def _to_json(value) -> str:
@@ -250,7 +250,7 @@ def _check_file(path: Path, inode: int):
 
 
 def _prepare_sqlite(connection, _):
-    "Settings of a new SQLite connection."
+    "Configure a new SQLite connection."
     connection.isolation_level = None  # transactions begin where we say so
     try:
         for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
@@ -280,20 +280,20 @@ def _set_wal(
 def in_utc(
     at: datetime | None,  # As a database gives it or a caller; SQLite forgets the time zone, and all of it is UTC
 ) -> datetime | None:
-    "A time as it is stored and asked for; without a zone it is in UTC."
+    "Return a time in UTC; one without a zone is taken as UTC."
     return at if at is None else at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    "A connection to read with; no lock is held."
+    "Open a connection to read with; no lock is held."
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         yield connection
 
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    "A transaction: all of it happens, or nothing."
+    "Open a transaction: all of it happens, or nothing."
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -305,13 +305,13 @@ def writing(engine: Engine) -> Iterator[Connection]:
         connection.exec_driver_sql("COMMIT") if engine.dialect.name == "sqlite" else connection.commit()
 
 # %% ../../nbs/store/00_database.ipynb #00000008
-_LOCK = 4_203_115_902_771  # of pg_advisory_xact_lock: any number that nobody else uses
+_MIGRATION_LOCK_KEY = 4_203_115_902_771  # of pg_advisory_xact_lock: any number that no other program uses
 
 
 def open_database(
     url: str,  # SQLAlchemy URL
 ) -> Engine:
-    "Connect, and bring the tables up to date."
+    "Connect to the database, and migrate its tables to the newest revision."
     engine = connect(url)
     try:
         with reading(engine) as connection:
@@ -328,7 +328,7 @@ def migrate(
     engine: Engine,
     to: str = "head",  # A revision, the newest by default; "base" takes everything down
 ):
-    "Go up or down to a revision, in one transaction."
+    "Migrate up or down to a revision, in one transaction."
     from alembic import command
     from alembic.config import Config
 
@@ -339,31 +339,31 @@ def migrate(
     config.set_main_option("script_location", str(migrations_folder()))
     with writing(engine) as connection:
         if engine.dialect.name == "postgresql":
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK_KEY)))
         config.attributes["connection"] = connection
         goes_down = to == "base" or to < (revision(connection) or "")
         (command.downgrade if goes_down else command.upgrade)(config, to)
 
 
 def migrations_folder() -> Path:
-    "Where the migrations lie, in the installed package."
+    "Return the folder of the migrations in the installed package."
     from importlib.util import find_spec
 
     return Path(find_spec("mlops_nb").submodule_search_locations[0]) / "store" / "migrations"
 
 
 def revision(connection: Connection) -> str | None:
-    "The revision a database is at, None for an empty one."
+    "Return the revision of a database; None for an empty one."
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def revisions() -> list[str]:
-    "All revisions, oldest first, by the names of the files: no need to import Alembic to find nothing to do."
+    "Return all revisions, oldest first; read from file names, because importing Alembic is slow."
     return sorted(p.stem.split("_")[0] for p in (migrations_folder() / "versions").glob("[0-9]*.py"))
 
 
 def newest_revision() -> str:
-    "The revision that this version of mlops_nb works with."
+    "Return the revision that this version of mlops_nb works with."
     return revisions()[-1]

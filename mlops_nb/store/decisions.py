@@ -35,7 +35,7 @@ class Decision:
     challenger: int | None = None  # The version that was made
     run_id: str | None = None  # Of the build that made it
     figures: Mapping = field(default_factory=dict)  # health, rows, metrics, gates, replay: what there is
-    until: datetime | None = None  # The last look that said the same
+    until: datetime | None = None  # the last check that decided the same
     looks: int = 1
 
     def __str__(self):
@@ -73,7 +73,7 @@ def list_decisions(
     last: int | None = None,  # Only the newest
     actions: Sequence[str] | None = None,  # Only these
 ) -> list[Decision]:
-    "The decisions about a model, oldest first."
+    "Return the decisions about a model, oldest first."
     query = _of(name) if actions is None else _of(name).where(decisions.c.action.in_(actions))
     with reading(engine) as connection:
         rows = connection.execute(query.limit(last)).mappings().all()
@@ -105,7 +105,7 @@ def tries_in_a_row(
     made: Sequence[Decision],  # Oldest first
     champion: int,
 ) -> list[Decision]:
-    "The newest tries to replace this version, which is still in production."
+    "Return the newest attempts to replace the version that is still in production."
     tried = [d for d in made if d.action not in IDLE]
     others = max((i for i, d in enumerate(tried) if d.champion != champion), default=-1)
     return tried[others + 1 :]

@@ -7,6 +7,7 @@ revision, down_revision = "0001", None
 
 
 def upgrade():
+    """Apply this revision."""
     op.create_table(
         "models",
         sa.Column("name", sa.String(63), nullable=False),
@@ -57,5 +58,6 @@ def upgrade():
 
 
 def downgrade():
+    """Revert this revision."""
     for table in ("history", "aliases", "versions", "models"):
         op.drop_table(table)

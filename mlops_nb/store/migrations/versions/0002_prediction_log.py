@@ -7,6 +7,7 @@ revision, down_revision = "0002", "0001"
 
 
 def upgrade():
+    """Apply this revision."""
     op.create_table(
         "predictions",
         sa.Column("id", sa.String(63), nullable=False),
@@ -32,5 +33,6 @@ def upgrade():
 
 
 def downgrade():
+    """Revert this revision."""
     op.drop_table("labels")
     op.drop_table("predictions")

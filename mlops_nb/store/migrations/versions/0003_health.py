@@ -7,6 +7,7 @@ revision, down_revision = "0003", "0002"
 
 
 def upgrade():
+    """Apply this revision."""
     op.create_table(
         "health",
         sa.Column("id", sa.Integer, nullable=False),
@@ -40,5 +41,6 @@ def upgrade():
 
 
 def downgrade():
+    """Revert this revision."""
     op.drop_table("alerts")
     op.drop_table("health")

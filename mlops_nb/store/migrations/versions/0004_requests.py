@@ -7,6 +7,7 @@ revision, down_revision = "0004", "0003"
 
 
 def upgrade():
+    """Apply this revision."""
     op.create_table(
         "requests",
         sa.Column("id", sa.String(63), nullable=False),
@@ -20,4 +21,5 @@ def upgrade():
 
 
 def downgrade():
+    """Revert this revision."""
     op.drop_table("requests")

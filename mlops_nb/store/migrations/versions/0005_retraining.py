@@ -7,6 +7,7 @@ revision, down_revision = "0005", "0004"
 
 
 def upgrade():
+    """Apply this revision."""
     op.create_table(
         "decisions",
         sa.Column("id", sa.Integer, nullable=False),
@@ -34,5 +35,6 @@ def upgrade():
 
 
 def downgrade():
+    """Revert this revision."""
     op.drop_table("locks")
     op.drop_table("decisions")

@@ -7,6 +7,7 @@ revision, down_revision = "0006", "0005"
 
 
 def upgrade():
+    """Apply this revision."""
     op.create_table(
         "batch_jobs",
         sa.Column("id", sa.String(63), nullable=False),
@@ -38,5 +39,6 @@ def upgrade():
 
 
 def downgrade():
+    """Revert this revision."""
     op.drop_table("batch_chunks")
     op.drop_table("batch_jobs")
