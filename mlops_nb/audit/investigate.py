@@ -66,7 +66,7 @@ def _range(column: ColumnDrift, values: pd.Series, window: LogWindow, bar: int) 
     ends = [_day(end) if _is_date(column, window) else format_number(end) for end in (low, high)]
     return " to ".join(ends), mask.fillna(False).astype(bool)
 
-
+# %% ../../nbs/audit/03_investigate.ipynb #bba87095
 def _values_of(column: ColumnDrift, window: LogWindow) -> pd.Series | None:
     "Return what the histogram of a column counts, row by row; None if it counts no rows."
     if column.role == "prediction":
@@ -163,7 +163,7 @@ def investigate(
         window = _window_of_check(registry, name) if alert is None else _window_of_alert(registry, name, alert)
     return _run(settings, {"model": name, **window})
 
-
+# %% ../../nbs/audit/03_investigate.ipynb #035d820a
 def _window_of_alert(registry: Registry, name: str, id: int) -> dict[str, Any]:
     "Return the window in which an alert was found, as parameters of the notebook."
     alerts = list_alerts(registry.engine, name, closed=True)

@@ -161,7 +161,7 @@ def _check_options(request: BatchRequest, unfinished: Job):
             f"{name} {unfinished.options.get(name)!r}, not {options[name]!r}. {_RESTART}"
         )
 
-
+# %% ../../nbs/batch/09_jobs.ipynb #f9c56ee1
 def _plan(request: BatchRequest, unfinished: Job | None, registry: Registry, settings: Settings) -> ChunkScorer:
     "Plan the chunks, with the version and the input that a job began with."
     folder = _job_folder(settings, request)

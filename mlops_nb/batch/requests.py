@@ -90,7 +90,7 @@ class Job:
     finished_at: datetime | None = None
     error: str | None = None
 
-
+# %% ../../nbs/batch/07_requests.ipynb #33ffb1e3
 class Jobs:
     "Batch jobs in a database."
 

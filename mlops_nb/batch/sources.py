@@ -120,7 +120,7 @@ def open_source(
         raise DataError(f"{source} has no rows.")
     return opened
 
-
+# %% ../../nbs/batch/03_sources.ipynb #9baf2e4b
 def _open_query(source: str, url: str, query: str, folder: Path, chunk_rows: int) -> ParquetSource:
     "Plan the stored rows of a query; run it first if they are not there."
     if not (folder / "query").is_dir():
