@@ -11,7 +11,7 @@ __all__ = ['MAX_LISTED_CATEGORIES', 'SAMPLE_ROWS', 'MIN_ROWS', 'MIN_CLASS_ROWS',
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ForwardRef
+from typing import TYPE_CHECKING, Any, ForwardRef
 
 import numpy as np
 import pandas as pd
@@ -71,7 +71,7 @@ def describe_column(
 ) -> ColumnSummary:
     "Describe one column, and whether a model can use it."
     present = values.dropna()
-    common = {"name": str(values.name), "missing": int(values.isna().sum())}
+    common: dict[str, Any] = {"name": str(values.name), "missing": int(values.isna().sum())}
     if present.empty:
         return ColumnSummary(**common, kind="nothing", distinct=0, shown="", exclusion_reason="it is empty")
     try:

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ForwardRef
 
@@ -69,11 +70,11 @@ def read_table(
         raise DataError(f"{source} is a database: name what to read with query='SELECT ...'.")
     if query and not is_sql:
         raise DataError(f"A query needs a SQLAlchemy URL as its source, got {source!r}.")
-    read = _read_sql if is_sql else _reader_for(source)
+    read = partial(_read_sql, query=query) if query else _reader_for(source)
     try:
         if _SNAPSHOT.fullmatch(Path(source).name):
             return _read_snapshot(location)
-        table = read(location, query) if is_sql else read(location)
+        table = read(location)
         table.columns = table.columns.map(str)
         return _plain_types(table)
     except Exception as e:
@@ -223,12 +224,12 @@ def snapshot(
     path = Path(folder) / f"{sha256}.parquet"
     if not (path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
+        unfinished = path.with_suffix(f".{os.getpid()}.partial")
         try:
-            partial.write_bytes(content)
-            partial.replace(path)
+            unfinished.write_bytes(content)
+            unfinished.replace(path)
         finally:
-            partial.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
     return Snapshot(sha256, path, len(table), tuple(map(str, table.columns)))
 
 # %% ../../nbs/data/00_tables.ipynb #3cf7649d

@@ -29,7 +29,7 @@ class InvalidRowsError(InputError):
 
     def __init__(
         self,
-        fits: Sequence[bool],  # `(n_rows,)` False for the offending ones
+        fits: Sequence[bool] | np.ndarray,  # `(n_rows,)` False for the offending ones
         reason: Callable[[int], str],  # Of an offending row, by its number
         column: str | None = None,
     ):
@@ -39,7 +39,7 @@ class InvalidRowsError(InputError):
         super().__init__(f"Row {row}{': ' if column is None else ', '}{reason(row)}", **where)
 
 
-def _require(i: Input, values: Sequence, fits: Sequence[bool] | np.ndarray, expected: str):
+def _require(i: Input, values: Sequence | np.ndarray, fits: Sequence[bool] | np.ndarray, expected: str):
     "Raise the error for the values that do not fit."
     if not np.all(fits):
         raise InvalidRowsError(fits, lambda row: f"column {i.name!r}: {expected}, got {describe_value(values[row])}.", i.name)
@@ -88,14 +88,14 @@ def _limits(i: Input) -> str:
     return "a number of " + " and ".join(f"{word} {v:g}" for word, v in limits.items() if v is not None)
 
 # %% ../../nbs/model/01_columns.ipynb #0000000a
-JSON_TYPES = {"float": {int, float}, "int": {int}, "bool": {bool}, "string": {str}, "datetime": {str}}
+JSON_TYPES: dict[str, set[type]] = {"float": {int, float}, "int": {int}, "bool": {bool}, "string": {str}, "datetime": {str}}
 EXPECTED = {"float": "a number", "int": "a whole number", "bool": "true or false", "string": "a string"}
 EXPECTED["datetime"] = "a date or time such as 2024-05-31 or 2024-05-31T13:30:00"
 
 
 def parse_column(i: Input, values: Sequence) -> np.ndarray:
     "Check the values of one column and return them as an array; missing is NaN, or None in a string column."
-    missing_types = set() if i.required else {type(None)}
+    missing_types: set[type] = set() if i.required else {type(None)}
     allowed = JSON_TYPES[i.kind] | ({float} if i.kind == "int" else set()) | missing_types
     if not set(map(type, values)) <= allowed:
         _require(i, values, [type(v) in allowed for v in values], f"expected {EXPECTED[i.kind]}")
@@ -110,7 +110,7 @@ def parse_column(i: Input, values: Sequence) -> np.ndarray:
     return column
 
 
-def _check_categories(i: Input, values: Sequence):
+def _check_categories(i: Input, values: Sequence | np.ndarray):
     "Raise an error if a value is not one of the categories."
     if i.categories is not None and i.unseen == "error":
         known = set(i.categories) | (set() if i.required else {None})
@@ -146,7 +146,7 @@ def _check_numbers(
     return column.astype(i.dtype)
 
 
-def _times(i: Input, values: Sequence) -> np.ndarray:
+def _times(i: Input, values: Sequence | np.ndarray) -> np.ndarray:
     "Return values of a datetime column, in UTC and without a zone."
     texts = pd.Series(values, dtype=object)
     column = pd.to_datetime(texts, format="ISO8601", errors="coerce", utc=True)
@@ -174,8 +174,8 @@ def parse_arrow_column(
     "Check an Arrow column and return what `parse_column` returns for the same values."
     encoded, missing = arrow_types.is_dictionary(column.type), column.is_null().to_numpy()
     kind = column.type.value_type if encoded else column.type
-    fits = any(is_type(kind) for is_type in _ARROW_TYPES[i.kind]) and not (encoded and arrow_types.is_string_view(kind))
-    fits = np.where(missing, not i.required, fits)
+    is_taken = any(is_type(kind) for is_type in _ARROW_TYPES[i.kind])
+    fits = np.where(missing, not i.required, is_taken and not (encoded and arrow_types.is_string_view(kind)))
     if not fits.all():
         seen = {True: "null", False: f"a value of the type {str(kind)[:40]}"}
         expected = f"column {i.name!r}: expected {EXPECTED[i.kind]}, got"
@@ -219,7 +219,7 @@ def rows_of(
     table: Table,
 ) -> list[list]:  # In the signature's order; None is missing, a time is text
     "Return the rows that would be parsed into this table."
-    if signature.is_float and not np.isnan(table).any():
+    if isinstance(table, np.ndarray) and signature.is_float and not np.isnan(table).any():
         return table.tolist()
     return [list(row) for row in zip(*columns_of(signature, table), strict=True)]
 

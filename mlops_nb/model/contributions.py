@@ -90,4 +90,4 @@ def _quantity(prediction: Predictions) -> Callable[[Predictions], np.ndarray]:
     if prediction.probability is None:
         return lambda other: (other.prediction == prediction.prediction[0]).astype(np.float64)
     place = list(prediction.classes).index(prediction.prediction.tolist()[0])
-    return lambda other: other.probability[:, place].astype(np.float64)
+    return lambda other: np.asarray(other.probability)[:, place].astype(np.float64)

@@ -9,7 +9,7 @@ __all__ = ['MATRIX', 'TOLERANCE', 'ODD_ROWS', 'SklearnEngine', 'OnnxEngine', 'Co
 import itertools
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ForwardRef
+from typing import TYPE_CHECKING, Any, ForwardRef
 
 import numpy as np
 
@@ -71,6 +71,7 @@ class OnnxEngine:
     def _feed(self, table: Table) -> dict[str, np.ndarray]:
         "Return the table as the tensors of the graph."
         if MATRIX in self._inputs:
+            assert isinstance(table, np.ndarray)
             return {MATRIX: table.astype(self._inputs[MATRIX])}
         columns = table if isinstance(table, dict) else dict(zip(self.signature.names, table.T, strict=True))
         return {name: _tensor(columns[name], dtype, name in self._may_miss) for name, dtype in self._inputs.items()}
@@ -81,7 +82,7 @@ class OnnxEngine:
 
 
 MATRIX = "features"  # Name of the one input of a graph that takes a matrix
-_DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
+_DTYPES: dict[str, type] = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
 _DTYPES |= {"tensor(bool)": np.bool_, "tensor(string)": object}
 
 
@@ -144,7 +145,7 @@ def _odd_rows(fitted: SklearnEngine, signature: Signature, table: Table) -> list
     parser, odd_rows = InputParser(signature), []
     rows = rows_of(signature, {n: c[:ODD_ROWS] for n, c in table.items()} if isinstance(table, dict) else table[:ODD_ROWS])
     for place, i in enumerate(signature.inputs):
-        values = {f", where {i.name!r} is missing": None} if not i.required else {}
+        values: dict[str, str | None] = {f", where {i.name!r} is missing": None} if not i.required else {}
         if i.kind == "string" and (i.categories is None or i.unseen == "ignore"):
             values[f", where {i.name!r} is a word that is new"] = "no such word"
         for what, value in values.items():
@@ -178,7 +179,7 @@ def _to_onnx(estimator, signature: Signature, as_matrix: bool, precision: str) -
         kinds = {np.float64: precision, np.int64: "Int64", np.bool_: "Boolean", object: "String"}
         tensor = {dtype: getattr(onnx_types, f"{kind}TensorType") for dtype, kind in kinds.items()}
         inputs = [(i.name, tensor[i.dtype]([None, 1])) for i in signature.inputs]
-    options = {text: {"locale": "C"} for text in (CountVectorizer, TfidfVectorizer)}  # others may not be installed
+    options: dict[Any, dict[str, Any]] = {text: {"locale": "C"} for text in (CountVectorizer, TfidfVectorizer)}  # others may not be installed
     if signature.classes is not None:
         options[id(estimator)] = {"zipmap": False}
     with warnings.catch_warnings():

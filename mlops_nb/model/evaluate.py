@@ -31,7 +31,7 @@ def default_metrics(
     n_classes: int | None = None,  # Of a classifier
 ) -> list[str]:  # Scorer names, the spec's own first
     "Return the metrics that describe a model of this task."
-    usual = REGRESSION_METRICS
+    usual: tuple[str, ...] = REGRESSION_METRICS
     if spec.task == "classification":
         usual = CLASSIFICATION_METRICS + (BINARY_METRICS if n_classes == 2 else MULTICLASS_METRICS)
     return list(dict.fromkeys([spec.scorer, *spec.metrics, *spec.gates.minimum, *usual]))
@@ -39,7 +39,7 @@ def default_metrics(
 
 def score(
     predictions: Predictions,
-    y: Sequence,  # `(n_rows,)` true labels or numbers
+    y: Sequence | np.ndarray,  # `(n_rows,)` true labels or numbers
     metrics: Sequence[str],  # scikit-learn scorer names
 ) -> dict[str, float]:  # NaN where a metric is not defined for these rows, e.g. ROC of one class
     "Score predictions against the true values."
@@ -68,14 +68,16 @@ def _repeat(predictions: Predictions):
     "Return a fitted estimator that predicts the i-th prediction for row i."
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
-    class Repeat(RegressorMixin if predictions.classes is None else ClassifierMixin, BaseEstimator):
+    mixin: type = RegressorMixin if predictions.classes is None else ClassifierMixin
+
+    class Repeat(mixin, BaseEstimator):
         def predict(self, rows):
             return np.asarray(predictions.prediction)[rows[:, 0]]
 
         if predictions.probability is not None:
 
             def predict_proba(self, rows):
-                return predictions.probability[rows[:, 0]]
+                return np.asarray(predictions.probability)[rows[:, 0]]
 
         def __sklearn_is_fitted__(self):
             return True
@@ -176,7 +178,7 @@ def slice_table(
     metrics: Sequence[str],  # Which to show
 ) -> pd.DataFrame:  # Index: slice, "all" first; columns: rows, then the metrics; NaN where not defined
     "Return the metrics of every slice of the spec."
-    y, rows = np.asarray(y), {}
+    truth, rows = np.asarray(y), {}
     for name, mask_of in {"all": lambda X: np.ones(len(X), dtype=bool), **spec.slices}.items():
         try:
             mask = np.asarray(mask_of(X), dtype=bool)
@@ -187,7 +189,7 @@ def slice_table(
             ) from e
         if mask.shape != (len(X),):
             raise GateError(f"Slice {name!r} must give one true or false a row: {len(X)}, got shape {mask.shape}.")
-        rows[name] = {"rows": int(mask.sum()), **(score(predictions.take(mask), y[mask], metrics) if mask.any() else {})}
+        rows[name] = {"rows": int(mask.sum()), **(score(predictions.take(mask), truth[mask], metrics) if mask.any() else {})}
     return pd.DataFrame(rows).T.astype({"rows": int}).rename_axis("slice")
 
 # %% ../../nbs/model/03_evaluate.ipynb #00000016

@@ -6,7 +6,7 @@
 __all__ = ['model_card']
 
 # %% ../../nbs/model/08_model_card.ipynb #00000002
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from ..display import format_number
@@ -70,7 +70,7 @@ def _classes(signature: Signature) -> str:
 _metric = partial(format_number, decimals=4)
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def _table(header: list[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 

@@ -123,7 +123,7 @@ class InputParser:
                 raise InputError(message, row=number, column=name)
         return [[row.get(name) for row in rows] for name in self.names]
 
-    def _matrix(self, values: list[Sequence], by_column: bool) -> np.ndarray | None:
+    def _matrix(self, values: Sequence[Sequence], by_column: bool) -> np.ndarray | None:
         "Return plain finite numbers within the limits as one array; None: they need the slow checks."
         if not {*map(type, chain.from_iterable(values))} <= {int, float}:
             return None

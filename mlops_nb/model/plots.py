@@ -43,7 +43,7 @@ def _plot_classes(y: np.ndarray, predictions: Predictions) -> Figure:
     )
     shown = range(1, 2) if len(labels) == 2 else range(len(labels))
     for i in shown if predictions.probability is not None else ():
-        truth, probability = y == labels[i], predictions.probability[:, i]
+        truth, probability = y == labels[i], np.asarray(predictions.probability)[:, i]
         RocCurveDisplay.from_predictions(
             truth, probability, ax=roc, name=str(labels[i]), plot_chance_level=i == shown[-1]
         )

@@ -39,7 +39,8 @@ class Predictor:
         engine: str | None = None,  # Another engine than the manifest's
     ) -> "Predictor":
         "Load and verify a bundle; raise a `BundleError` that names what is wrong with it."
-        return cls(*load_engine(path, digest, trusted, engine), version)
+        bundle, loaded = load_engine(path, digest, trusted, engine)
+        return cls(bundle, loaded, version)
 
     @property
     def name(self) -> str:
@@ -76,7 +77,8 @@ class Predictor:
         convert: Callable[[pyarrow.Table], pyarrow.Table] | None = None,  # From texts to types; may raise an `InvalidRowsError`
     ) -> "PartialPredictions":
         "Predict the rows that can be predicted, and keep the reason for each other."
-        kept, refused = np.arange(len(rows)), {}
+        kept = np.arange(len(rows))
+        refused: dict[int, str] = {}
         while len(kept):
             part = rows if len(kept) == len(rows) else rows.take(kept)
             try:

@@ -73,7 +73,7 @@ def name_of(value) -> str:
 
 
 def count_values(
-    values: Sequence,  # `(n_rows,)`, None or NaN for missing
+    values: Sequence | np.ndarray,  # `(n_rows,)`, None or NaN for missing
 ) -> dict[str, int]:  # Most frequent first; missing values are left out
     "Count how often each value occurs."
     column = pd.Series(values, dtype=object if len(values) == 0 else None)
@@ -81,7 +81,8 @@ def count_values(
         counted = column.value_counts()
     except TypeError:  # lists, objects
         counted = column.map(str, na_action="ignore").value_counts()
-    counts, counted = {}, counted[counted > 0]  # a categorical counts what is not there
+    counts: dict[str, int] = {}
+    counted = counted[counted > 0]  # a categorical counts what is not there
     for value, n in zip(counted.index.tolist(), counted.tolist(), strict=True):
         name = name_of(value)
         counts[name] = counts.get(name, 0) + n
@@ -173,8 +174,8 @@ def profile_texts(
     choosing = first_half(len(column))
     texts_with = np.bincount(words[choosing[rows]], minlength=len(names))
     names = names.to_numpy(zero_copy_only=False)
-    known = np.lexsort((names, -texts_with))[:WORDS]
-    known = np.isin(np.arange(len(names)), known[texts_with[known] >= 2])
+    most = np.lexsort((names, -texts_with))[:WORDS]
+    known = np.isin(np.arange(len(names)), most[texts_with[most] >= 2])
     unseen = np.where(column.isna(), np.nan, unseen_share(rows, known[words], len(column)))
     return {
         "kind": "text",
@@ -202,6 +203,7 @@ def calibrate(
     "Return how often each probability was right, class by class."
     from sklearn.isotonic import IsotonicRegression
 
+    assert predictions.classes is not None
     curves = {}
     for label, probability in zip(predictions.classes, np.asarray(predictions.probability).T, strict=True):
         fitted = IsotonicRegression(y_min=0, y_max=1).fit(probability, np.asarray(y) == label)

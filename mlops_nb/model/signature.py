@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'Input', 'Signature', 'Predictions', 'label_text', 'make_sig
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ForwardRef
+from typing import TYPE_CHECKING, Any, ForwardRef
 
 import numpy as np
 import orjson
@@ -92,11 +92,16 @@ class Signature:
     @classmethod
     def from_dict(cls, d: Mapping) -> "Signature":
         "Read a signature from its JSON values."
-        inputs = tuple(Input(**{k: tuple(v) if isinstance(v, list) else v for k, v in i.items()}) for i in d["inputs"])
+        inputs = tuple(Input(**_with_tuples(i)) for i in d["inputs"])
         classes = None if d["classes"] is None else tuple(d["classes"])
         return cls(inputs, d["task"], d["output"], classes, d["probability"], tuple(d.get("ignored", ())))
 
 # %% ../../nbs/model/00_signature.ipynb #00000005
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    "Return the fields of an input with lists as tuples."
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
 def _plain(value):
     "Return a tuple as a list, for JSON."
     return list(value) if isinstance(value, tuple) else value
@@ -159,8 +164,8 @@ def signature_of(
 ) -> Signature:
     "Return the signature of a fitted model."
     classes, probability = getattr(estimator, "classes_", None), hasattr(estimator, "predict_proba")
-    ignored = dict.fromkeys([spec.target, *([spec.time] if spec.time else []), *spec.ignored])
-    ignored = [name for name in ignored if name not in spec.inputs]
+    others = dict.fromkeys([spec.target, *([spec.time] if spec.time else []), *spec.ignored])
+    ignored = [name for name in others if name not in spec.inputs]
     return make_signature(spec.schema, spec.inputs, spec.target, spec.task, classes, probability, ignored)
 
 

@@ -92,9 +92,9 @@ def benjamini_hochberg(
     p_values: Sequence[float],  # `(n_columns,)`
 ) -> np.ndarray:  # `(n_columns,)`, each at least as large as before
     "Correct the p-values of many tests, so that all can be compared with one level."
-    p_values = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p_values)[::-1]
-    scaled = p_values[order] * len(order) / np.arange(len(order), 0, -1)
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values)[::-1]
+    scaled = values[order] * len(order) / np.arange(len(order), 0, -1)
     corrected = np.empty(len(order))
     corrected[order] = np.minimum(1, np.minimum.accumulate(scaled))
     return corrected

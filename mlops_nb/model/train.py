@@ -64,7 +64,7 @@ def fit(
     _check_form(params, space, folds)
     params = dict(params or {})
     search = _search(spec, X, y, params, space, folds, seed, weights) if space else None
-    if search is not None:
+    if space and search is not None:
         best = search.iloc[0]
         params |= {name: _python_value(best[name]) for name in space}
         scores = pd.DataFrame({"fold": range(folds), "score": [best[f"fold {i}"] for i in range(folds)]})

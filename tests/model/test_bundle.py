@@ -361,9 +361,9 @@ def test_bundle_answers_as_the_estimator_whatever_the_engine(estimator, labels, 
     write_bundle(tmp_path / "b", "b", fitted, signature, NUMBERS[200:], NUMBERS, FACTS)
     _, engine = load_engine(tmp_path / "b")
     table = to_table(signature, NUMBERS[200:])
-    said = engine.predict(table)
-    assert compare(SklearnEngine(fitted, signature).predict(table), said)[0] is None
-    assert (said.probability is not None) == probability, "a score is not a probability"
+    served = engine.predict(table)
+    assert compare(SklearnEngine(fitted, signature).predict(table), served)[0] is None
+    assert (served.probability is not None) == probability, "a score is not a probability"
     engine.close()
 
 

@@ -264,7 +264,7 @@ def tables(draw):
     return {name: draw(st.lists(values, min_size=n, max_size=n)) for name, values in columns.items()}
 
 
-def said_of(parse, rows):
+def result_of(parse, rows):
     """What a parser makes of rows: a table, or the place that it complains about."""
     try:
         return {name: (str(column.dtype), column.tolist()) for name, column in parse(rows).items()}
@@ -283,10 +283,10 @@ def test_arrow_and_json_of_the_same_rows_are_the_same_table_or_the_same_complain
         table = pyarrow.concat_tables([table.slice(0, 1), table.slice(1)])
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     parser = InputParser(KINDS_OF_ALL)
-    assert repr(said_of(parser.parse, table)) == repr(said_of(parser.parse, rows))
-    if isinstance(said := said_of(parser.parse, rows), dict):
+    assert repr(result_of(parser.parse, table)) == repr(result_of(parser.parse, rows))
+    if isinstance(parsed := result_of(parser.parse, rows), dict):
         again = rows_of(KINDS_OF_ALL, parser.parse(table))
-        assert repr(said_of(parser.parse, again)) == repr(said)
+        assert repr(result_of(parser.parse, again)) == repr(parsed)
 
 
 WORDS = pyarrow.array(["own", None, "rent"])
