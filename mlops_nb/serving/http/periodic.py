@@ -25,6 +25,11 @@ class PeriodicThread:
         """Start the thread."""
         self._thread.start()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the thread was told to end."""
+        return self._stop.is_set()
+
     def stop(self) -> bool:
         """Wait for the end of the thread, at most `STOP_SECONDS`; return whether it has ended."""
         self._stop.set()

@@ -127,6 +127,8 @@ class PredictionLogger:
     def _maintain(self) -> float:
         self._seconds_to_next = STEP_SECONDS if self._step() else min(self._seconds_to_next * 2, MAX_STEP_SECONDS)
         self.after_step(self)
+        if self._thread.is_stopping:  # `stop` may have given up waiting, and then closes nothing
+            self._close()
         return self._seconds_to_next
 
     def _step(self) -> bool:
