@@ -385,7 +385,7 @@ def test_command_prints_what_was_decided_and_exits_with_what_became_of_it(world)
     assert run("--min-labelled-rows", "5000").returncode == 3
     done = run()
     assert done.returncode == 0 and done.stdout.startswith("sides: promoted (champion 1, challenger 2)\n"), done.stderr
-    assert "On the newest 300 labelled rows, which neither had seen:" in done.stdout
+    assert "On the newest 300 labelled rows, which neither was trained on:" in done.stdout
     table = world.draw("drift", 1000, 3)
     world.serve(table.assign(a=-table["a"]), ago=5, labels=np.random.default_rng(0).permutation(table["y"]).tolist())
     done = run("--json")
