@@ -69,7 +69,7 @@ class GateError(MlopsError):
 
     code = "gate_failed"
 
-
+# %% ../nbs/00_errors.ipynb #c5eae410
 class BundleError(MlopsError):
     "Bundle that must not be loaded: unknown format, wrong hash, untrusted type, wrong predictions."
 
@@ -117,7 +117,7 @@ class BatchError(MlopsError):
 
     code = "batch_stopped"
 
-
+# %% ../nbs/00_errors.ipynb #ebd8e02d
 class ReproductionError(MlopsError):
     "Version that cannot be rebuilt: something that it was made from is gone."
 

@@ -34,7 +34,7 @@ def setting(default, doc: str, minimum: float | None = None, maximum: float | No
     "Return a dataclass field with its documentation; a secret is not shown."
     return field(default=default, repr=not secret, metadata={"doc": doc, "minimum": minimum, "maximum": maximum})
 
-
+# %% ../nbs/01_settings.ipynb #2b1ea8cf
 @dataclass(frozen=True)
 class Settings:
     "All `MLOPS_` settings; `Settings.read()` makes one from the environment."

@@ -103,7 +103,7 @@ def _time(present: pd.Series, common: dict) -> ColumnSummary:
     shown = f"{present.min():%Y-%m-%d} to {present.max():%Y-%m-%d}"
     return ColumnSummary(**common, kind="time", shown=shown, clock=bool(present.dt.hour.nunique() > 1))
 
-
+# %% ../../nbs/data/02_explore.ipynb #bef6882f
 def _number(present: pd.Series, common: dict) -> ColumnSummary:
     low, high = float(present.min()), float(present.max())
     whole = pd.api.types.is_integer_dtype(present)
@@ -184,7 +184,7 @@ def describe_target(
         return TargetSummary(name, "regression", "r2", reason, missing)
     return _classes_of(values.astype(int) if whole and kind != "boolean" else values, name, missing)
 
-
+# %% ../../nbs/data/02_explore.ipynb #c70103ab
 def _classes_of(values: pd.Series, name: str, missing: int) -> TargetSummary:
     "Describe the target of a classification."
     counts = values.value_counts()
@@ -288,7 +288,7 @@ class TableSummary:
     def _repr_html_(self) -> str:
         return format_html(self.table())
 
-
+# %% ../../nbs/data/02_explore.ipynb #c4983102
 def explore(
     table: pd.DataFrame,
     target: str,  # The column to predict
@@ -331,7 +331,7 @@ def usable_rows(table: pd.DataFrame, target: TargetSummary) -> pd.DataFrame:
     rows = table[kept].reset_index(drop=True)
     return rows.astype({target.name: bool}) if set(map(type, target.classes)) == {bool} else rows
 
-
+# %% ../../nbs/data/02_explore.ipynb #f011b89c
 def _with_score(column: ColumnSummary, sample: pd.DataFrame, target: TargetSummary) -> ColumnSummary:
     "Add the univariate score; exclude a column that predicts the target almost perfectly."
     alone = univariate_score(sample[column.name], sample[target.name], target.task)
@@ -381,7 +381,7 @@ def _plottable(values: pd.Series) -> pd.Series:
     often = texts.value_counts().index[:6]
     return texts.where(texts.isin(often), "(other)")
 
-
+# %% ../../nbs/data/02_explore.ipynb #149721dc
 def _draw_classes(axis, values: pd.Series, target: pd.Series):
     "Draw the distribution in each of the most frequent classes."
     classes = target.value_counts().index[:6]

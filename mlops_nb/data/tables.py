@@ -99,7 +99,7 @@ def _plain_types(table: pd.DataFrame) -> pd.DataFrame:
             table[name] = table[name].astype(kind.categories.dtype)
     return table
 
-
+# %% ../../nbs/data/00_tables.ipynb #3b01d831
 def _read_sql(url: str, query: str) -> pd.DataFrame:
     from sqlalchemy import create_engine, text
 

@@ -118,13 +118,13 @@ class Bundle:
         "SHA-256 of the manifest, and so of everything in the bundle."
         return sha256_of(self.path / "manifest.json")
 
-
+# %% ../../nbs/model/09_bundle.ipynb #48f17bea
 def sha256_of(path: Path) -> str:
     "Return the SHA-256 of a file, hex."
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-
+# %% ../../nbs/model/09_bundle.ipynb #dd0644a8
 def write_bundle(
     path: str | Path,  # Its place; an earlier bundle there is replaced
     name: str,  # Of the model
@@ -132,7 +132,7 @@ def write_bundle(
     signature: Signature,
     test: pd.DataFrame,  # Rows that training never saw, with their target if it is known
     reference: pd.DataFrame,  # Rows for the profile
-    facts: Mapping,  # params, seed, data, code, python, packages, seconds, run_id, evaluation: see DESIGN
+    metadata: Mapping,  # params, seed, data, code, python, packages, seconds, run_id, evaluation: see DESIGN
     card: str = "",  # model_card.md
     trusted_types: Sequence[str] = (),  # Own classes inside the estimator
 ) -> Bundle:
@@ -160,7 +160,7 @@ def write_bundle(
             "format": FORMAT,
             "name": name,
             "signature": signature.to_dict(),
-            **facts,
+            **metadata,
             "engine": (OnnxEngine if conversion.onnx else SklearnEngine).name,
             "onnx": {"reason": conversion.reason, "max_difference": conversion.max_difference, "rows": conversion.rows},
         }
@@ -268,7 +268,7 @@ def check_digest(
     if sha256_of(path / "manifest.json") != digest:
         raise BundleError(f"manifest.json of {name} is not the one that was registered: its SHA-256 differs.")
 
-
+# %% ../../nbs/model/09_bundle.ipynb #c0e85c51
 def check_hashes(
     bundle: Bundle,
     digest: str | None = None,  # Of the manifest, as registered
@@ -308,7 +308,7 @@ def audit_types(
         )
     return needed
 
-
+# %% ../../nbs/model/09_bundle.ipynb #8fe25023
 def load_estimator(
     model: str | Path,  # A .skops file
     trusted: Iterable[str] = (),  # Beyond TRUSTED_TYPES

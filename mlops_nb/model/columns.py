@@ -126,7 +126,7 @@ def _numbers(i: Input, values: Sequence) -> np.ndarray:
         _require(i, values, [v is None or abs(v) < 2**1023 for v in values], "expected a number that fits into 64 bits")
         raise
 
-
+# %% ../../nbs/model/01_columns.ipynb #7921f8ea
 def _check_numbers(
     i: Input,
     column: np.ndarray,  # Floats; NaN is missing

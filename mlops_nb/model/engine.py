@@ -139,7 +139,7 @@ def convert(
 
 ODD_ROWS = 3  # test rows that are predicted again with a missing or an unseen value
 
-
+# %% ../../nbs/model/05_engine.ipynb #b1db153a
 def _odd_rows(fitted: SklearnEngine, signature: Signature, table: Table) -> list[tuple[str, Table, Predictions]]:
     "Return rows with a missing value or an unseen word, and scikit-learn's predictions of them."
     parser, odd_rows = InputParser(signature), []
@@ -186,7 +186,7 @@ def _to_onnx(estimator, signature: Signature, as_matrix: bool, precision: str) -
         warnings.simplefilter("ignore")
         return convert_sklearn(estimator, initial_types=inputs, options=options).SerializeToString()
 
-
+# %% ../../nbs/model/05_engine.ipynb #b7ef48c4
 def compare(
     expected: Predictions,
     predictions: Predictions,

@@ -63,7 +63,7 @@ def _defined(scorer, estimator, rows, y) -> float:
         except (ValueError, AttributeError):
             return math.nan
 
-
+# %% ../../nbs/model/03_evaluate.ipynb #52c00f44
 def _repeat(predictions: Predictions):
     "Return a fitted estimator that predicts the i-th prediction for row i."
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -139,7 +139,7 @@ _FORMER_REPLAY_METRICS = {
     "loss": "score_drop",
 }
 
-
+# %% ../../nbs/model/03_evaluate.ipynb #e1790009
 def check_gates(
     spec: ModelSpec,
     metrics: Mapping[str, float],  # Of the model, on the test rows
@@ -239,7 +239,7 @@ class Evaluation:
         values = {k: v for k, v in d.items() if k not in ("gates", "passed")}
         return cls(**values, gates=[GateResult.from_dict(g) for g in d["gates"]])
 
-
+# %% ../../nbs/model/03_evaluate.ipynb #e6950d15
 def nulls(value):
     "Replace NaN by None in nested values: JSON has no NaN."
     if isinstance(value, Mapping):

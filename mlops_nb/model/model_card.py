@@ -19,10 +19,10 @@ def model_card(
     spec: ModelSpec,
     signature: Signature,
     evaluation: Evaluation,
-    facts: Mapping,  # Of the manifest: params, seed, data, code
+    metadata: Mapping,  # Of the manifest: params, seed, data, code
 ) -> str:  # Markdown
     "Write the card of a model."
-    data, code = facts["data"], facts["code"]
+    data, code = metadata["data"], metadata["code"]
     commit = (code["commit"] or "not committed")[:12] + (", with uncommitted changes" if code["dirty"] else "")
     gates = "\n".join(f"- {gate}" for gate in evaluation.gates)
     limits = (
@@ -51,7 +51,7 @@ On {data["test_rows"]:,} rows that it never saw, beside a model that looks at no
 ## What it was made from
 
 {data["train_rows"]:,} of {data["rows"]:,} rows of {data["source"]}, {data["split"]}.{_lineage(data.get("lineage"))}
-Data SHA-256 `{data["sha256"]}`; code {commit}; seed {facts["seed"]}; parameters `{facts["params"]}`.
+Data SHA-256 `{data["sha256"]}`; code {commit}; seed {metadata["seed"]}; parameters `{metadata["params"]}`.
 
 ## What it takes
 
@@ -62,7 +62,7 @@ Data SHA-256 `{data["sha256"]}`; code {commit}; seed {facts["seed"]}; parameters
 {limits}
 """
 
-
+# %% ../../nbs/model/08_model_card.ipynb #297e42d5
 def _classes(signature: Signature) -> str:
     return "" if signature.classes is None else f" into {', '.join(f'`{c}`' for c in signature.classes)}"
 
@@ -108,7 +108,7 @@ def _allowed(i: Input) -> str:
         words.append(", ".join(map(str, i.categories)) + (", others too" if i.unseen == "ignore" else ""))
     return "; ".join(words)
 
-
+# %% ../../nbs/model/08_model_card.ipynb #487c9967
 def _lineage(made: Mapping | None) -> str:
     "Describe the lineage of a retrained model's data."
     if not made:

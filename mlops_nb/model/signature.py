@@ -54,7 +54,7 @@ class Input:
             return np.float64
         return {"float": np.float64, "int": np.int64, "bool": np.bool_}[self.kind]
 
-
+# %% ../../nbs/model/00_signature.ipynb #8ca3b694
 @dataclass(frozen=True)
 class Signature:
     "Columns that a model takes, in order, and what it predicts."
@@ -168,7 +168,7 @@ def signature_of(
     ignored = [name for name in others if name not in spec.inputs]
     return make_signature(spec.schema, spec.inputs, spec.target, spec.task, classes, probability, ignored)
 
-
+# %% ../../nbs/model/00_signature.ipynb #4b30aa34
 def _input_of(name: str, column: Column) -> Input:
     "Return the input that a pandera column describes."
     limits: dict = {}

@@ -127,7 +127,7 @@ def _cross_validate(spec, X, y, candidates, folds, seed, weights=None) -> list[l
     scores = _side_by_side(_score, ((spec, X, y, p, split, seed, weights) for p in candidates for split in splits))
     return [scores[i : i + len(splits)] for i in range(0, len(scores), len(splits))]
 
-
+# %% ../../nbs/model/02_train.ipynb #a85b2558
 def _score(spec, X, y, params, split, seed, weights=None) -> float:
     "Score an estimator on the held-out rows of one fold."
     from sklearn.model_selection import cross_val_score
