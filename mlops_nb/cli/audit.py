@@ -121,7 +121,7 @@ def _explanation_fields(found: "Explanation") -> dict[str, Any]:
         "version": logged.version,
         "role": logged.role,
         "at": logged.at,
-        "latency_ms": logged.ms,
+        "latency_ms": logged.latency_ms,
         "input": logged.inputs,
         "prediction": logged.prediction,
         "probability": logged.probability,

@@ -31,7 +31,7 @@ class PredictionRecord:
     name: str  # Of the model
     version: int
     role: str  # "production", "canary", "shadow" or "batch"
-    ms: float  # From the request to its answer, in milliseconds
+    latency_ms: float  # from the request to its response
     columns: Sequence[str]
     rows: Sequence[Sequence]  # Of plain JSON values, in the order of `columns`
     prediction: Sequence  # A label or a number a row
@@ -62,14 +62,14 @@ class RequestCount:
 class LogWindow:
     "Logged predictions of some time, a row each, by id."
 
-    facts: pd.DataFrame  # at, version, role, ms, prediction, probability, label (missing: not known yet)
+    predictions: pd.DataFrame  # at, version, role, latency_ms, prediction, probability, label (missing: not known yet)
     inputs: pd.DataFrame  # A column an input
 
     def __len__(self) -> int:
-        return len(self.facts)
+        return len(self.predictions)
 
     def _repr_html_(self) -> str:
-        return pd.concat({"": self.facts, "inputs": self.inputs}, axis=1)._repr_html_()
+        return pd.concat({"": self.predictions, "inputs": self.inputs}, axis=1)._repr_html_()
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class LoggedPrediction:
     name: str  # Of the model
     version: int
     role: str  # "production", "canary", "shadow" or "batch"
-    ms: float  # From the request to its answer, in milliseconds
+    latency_ms: float  # from the request to its response
     inputs: dict[str, Any]  # By column, plain JSON values
     prediction: Any  # A label or a number
     probability: list[float] | None  # In the order of the classes
@@ -225,12 +225,12 @@ class PredictionLog:
         counts["at"] = pd.to_datetime(counts["at"], utc=True)
         return counts.pivot(index="at", columns="status", values="n").fillna(0).astype(int)
 
-    def asked_at(
+    def prediction_time(
         self,
         name: str,  # Of the model
         after: datetime | None = None,  # Not before that
         until: datetime | None = None,  # And not later
-        first: bool = False,  # The oldest instead of the newest
+        oldest: bool = False,  # The oldest instead of the newest
         roles: Sequence[str] = ("production", "canary"),  # Those that clients saw
     ) -> datetime | None:
         "When a row was asked, the newest; None if none was."
@@ -239,7 +239,7 @@ class PredictionLog:
         query = query if after is None else query.where(at > in_utc(after))
         query = query if until is None else query.where(at <= in_utc(until))
         with reading(self.engine) as connection:
-            return in_utc(connection.execute(query.order_by(at if first else at.desc()).limit(1)).scalar())
+            return in_utc(connection.execute(query.order_by(at if oldest else at.desc()).limit(1)).scalar())
 
     def count(
         self,
@@ -249,7 +249,7 @@ class PredictionLog:
         with reading(self.engine) as connection:
             return connection.execute(sa.select(sa.func.count()).where(predictions.c.name == name)).scalar()
 
-    def forget(
+    def purge(
         self,
         days: float,  # Predictions and labels stay this long
         label_hours: float,  # A label waits this long for a prediction with its id
@@ -288,7 +288,8 @@ def _models_in(connection: Connection) -> Iterator[str]:
         name = connection.execute(query.where(predictions.c.name > name)).scalar()
 
 
-_JOINED = sa.select(predictions, labels.c.label).select_from(
+_COLUMNS = [column.label("latency_ms") if column.name == "ms" else column for column in predictions.c]
+_JOINED = sa.select(*_COLUMNS, labels.c.label).select_from(
     predictions.outerjoin(labels, labels.c.id == predictions.c.id)
 )
 
@@ -316,7 +317,7 @@ def _window(rows: Sequence[Mapping]) -> LogWindow:
     return LogWindow(facts, pd.DataFrame([row["inputs"] for row in rows], ids))
 
 
-_FACTS = ["at", "version", "role", "ms", "prediction", "probability", "label"]
+_FACTS = ["at", "version", "role", "latency_ms", "prediction", "probability", "label"]
 
 # %% ../../nbs/monitor/00_prediction_log.ipynb #00000013
 def lines_of(
@@ -324,7 +325,7 @@ def lines_of(
 ) -> list[bytes]:  # A JSON array each: the columns of the table, the time in microseconds since 1970
     "The rows of the table that a request makes."
     sure = [None] * len(e.rows) if e.probability is None else map(_json, e.probability)
-    common = e.name, e.version, e.role, round(e.at * 1e6), e.ms
+    common = e.name, e.version, e.role, round(e.at * 1e6), e.latency_ms
     every = enumerate(zip(e.rows, e.prediction, sure, strict=True))
     return [
         orjson.dumps(

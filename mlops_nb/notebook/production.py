@@ -90,7 +90,7 @@ def logged_predictions(
     window: LogWindow,
 ) -> pd.DataFrame:  # As of `predict_labelled`, and `requested_at`; missing where a prediction has no label yet
     "Return inputs, predictions and labels of the prediction log."
-    signature, logged = predictor.signature, window.facts
+    signature, logged = predictor.signature, window.predictions
     inputs = window.inputs if len(window.inputs) else pd.DataFrame(columns=signature.names, index=window.inputs.index)
     table = inputs[[name for name in signature.names if name in inputs]]  # the log leaves out what is private
     times = {i.name: pd.to_datetime(table[i.name]) for i in signature.inputs if i.kind == "datetime" and i.name in table}

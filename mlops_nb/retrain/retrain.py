@@ -57,9 +57,9 @@ class RetrainPolicy:
     "How a model is retrained."
 
     alias: str | None = "production"  # Where a version goes that passed: "production", "canary" or None, nowhere
-    share: float = 0.5  # Of all weight in training, for the rows of production together
+    production_weight: float = 0.5  # share of all weight in training that the rows of production have together
     holdout: float = 0.3  # Of the labelled rows, the newest: they judge
-    least: int = 300  # Labelled rows that the version in production has not seen
+    min_labelled_rows: int = 300  # labelled rows that the version in production has not seen
     backoff: timedelta = FIRST  # After a failure; doubled by each further one, up to a day
     engine: str | None = None  # Of the pipeline, as in env.yaml
 
@@ -83,8 +83,8 @@ def is_as_good(
     health: HealthReport,
 ) -> bool:
     "Have labels shown that every metric is where it was at release?"
-    judged = [subject for kind, subject in health.judged if kind == "performance"]
-    open_questions = [text for text in health.cannot if text.startswith("performance")]
+    judged = [subject for kind, subject in health.evaluated if kind == "performance"]
+    open_questions = [text for text in health.inconclusive if text.startswith("performance")]
     return bool(judged) and not open_questions and not any(f.kind == "performance" for f in health.findings)
 
 
@@ -95,7 +95,7 @@ def reasons_not_to(
     why = {True: "but labels show that the model is as good as it was", False: "retraining does not mend that"}
     others = [f"{f.kind} of {f.subject}: {f.text}; {why[f.kind in MENDED]}" for f in health.findings]
     unknown = (
-        [f"{len(health.cannot)} questions cannot be answered, the first: {health.cannot[0]}"] if health.cannot else []
+        [f"{len(health.inconclusive)} questions cannot be answered, the first: {health.inconclusive[0]}"] if health.inconclusive else []
     )
     fine = f"version {health.version} is {health.status} in {health.rows:,} rows"
     return others + unknown if others or unknown else [fine]
@@ -136,17 +136,17 @@ def retrain(
     if_needed: bool = False,  # Only if the health says so
     last: timedelta | None = None,  # The window of health and labels: so long; 24 hours if neither is given
     rows: int | None = None,  # The window: so many rows, the newest
-    terms: RetrainPolicy | None = None,
+    policy: RetrainPolicy | None = None,
     report: Callable[[str], object] = lambda text: None,  # Told what is being done
     now: datetime | None = None,
     stop: threading.Event | None = None,  # Ends a build
 ) -> Decision:
     "Look at a model, decide, and retrain it."
-    settings, terms = settings or Settings.read(), terms or RetrainPolicy()
+    settings, policy = settings or Settings.read(), policy or RetrainPolicy()
     with closing(Registry.open(settings)) as registry, Lock(registry.engine, f"retrain {name}") as lock:
         give_up_builds(registry.engine, name, now or datetime.now(UTC))
         health = monitor(name, settings, last, rows, now)
-        attempt = _Attempt(registry, settings, terms, health, lock, report, now, stop)
+        attempt = _Attempt(registry, settings, policy, health, lock, report, now, stop)
         decision = attempt.decide(if_needed, PredictionLog(registry.engine), last, rows)
         save_decision(registry.engine, decision)
         attempt.notify(decision.at)
@@ -156,8 +156,8 @@ def retrain(
 class _Attempt:
     "One look and what follows from it."
 
-    def __init__(self, registry, settings: Settings, terms: RetrainPolicy, health: HealthReport, lock: Lock, report, now, stop):
-        self.registry, self.settings, self.terms, self.health = registry, settings, terms, health
+    def __init__(self, registry, settings: Settings, policy: RetrainPolicy, health: HealthReport, lock: Lock, report, now, stop):
+        self.registry, self.settings, self.policy, self.health = registry, settings, policy, health
         self.lock, self.report, self.now, self.stop = lock, report, now, stop
         self.champion = registry.get(health.name, health.version)
         self.why = reasons_to_retrain(health)
@@ -180,14 +180,14 @@ class _Attempt:
                 "labelled": len(recent),
                 "unseen": unseen,
             }
-            if unseen < self.terms.least:
+            if unseen < self.policy.min_labelled_rows:
                 said = (
                     f"waiting for labels: {unseen} rows with a label that version {self.champion.version} has not seen"
                 )
-                return self._decision("waiting", [f"{said}, {self.terms.least} are needed", *self.why])
+                return self._decision("waiting", [f"{said}, {self.policy.min_labelled_rows} are needed", *self.why])
             if if_needed and (wait := self._wait()):
                 return self._decision("waiting", [wait, *self.why])
-            return self._retrain(spec, *hold_out(recent, lineage, self.terms.holdout))
+            return self._retrain(spec, *hold_out(recent, lineage, self.policy.holdout))
         except StoppedError:
             raise
         except MlopsError as e:
@@ -199,21 +199,21 @@ class _Attempt:
 
     def _wait(self) -> str | None:
         now = self.now or datetime.now(UTC)
-        return reason_to_wait(self.registry, self.champion, self.figures, self.terms.backoff, now)
+        return reason_to_wait(self.registry, self.champion, self.figures, self.policy.backoff, now)
 
     def _recent(self, log: PredictionLog, spec: ModelSpec, last, rows) -> LabelledRows:
         "The newest labelled rows, or those whose label came in the window, older ones too if they are few; of all versions."
         name, since = self.champion.name, None if rows else (self.now or datetime.now(UTC)) - (last or LAST)
         logged = log.rows(name, rows or ROWS, labelled=True, labelled_since=since)
-        if len(logged) < 2 * self.terms.least and not rows:  # some may not fit
-            logged = log.rows(name, 2 * self.terms.least, labelled=True)
+        if len(logged) < 2 * self.policy.min_labelled_rows and not rows:  # some may not fit
+            logged = log.rows(name, 2 * self.policy.min_labelled_rows, labelled=True)
         return recent_table(spec, Signature.from_dict(self.champion.manifest["signature"]), logged)
 
     def _retrain(self, spec: ModelSpec, learn: LabelledRows, judge: LabelledRows) -> Decision:
         "A dataset, a build, the replay, the gates."
         artifacts = self.registry.artifacts
         reference, sha256 = reference_of(spec, self.champion.manifest, artifacts)
-        table = join_rows(reference, sha256, self.champion.version, learn, judge, self.terms.share)
+        table = join_rows(reference, sha256, self.champion.version, learn, judge, self.policy.production_weight)
         self.figures["rows"] = table.attrs["lineage"]
         self.report(
             f"Trains on {len(reference):,} rows and {len(learn):,} of production, judges on the newest {len(judge):,}"
@@ -245,7 +245,7 @@ class _Attempt:
         manifest = self.champion.manifest
         own = {"spec": self._module, "params": manifest["params"] or "none", "seed": manifest["seed"], "query": "none"}
         places = {name: _inside(path, self.settings.home) for name, path in sources.items()}
-        engine = {"engine": self.terms.engine} if self.terms.engine else {}
+        engine = {"engine": self.policy.engine} if self.policy.engine else {}
         return own | places | engine | {"products": products, "champion": "production", "auto_promote": "false"}
 
     def _judge(self, spec: ModelSpec, run: Run) -> Decision:
@@ -281,7 +281,7 @@ class _Attempt:
 
     def _promote(self, challenger: Version, reasons: list[str], made: Mapping) -> Decision:
         "Move the alias, if it still is where it was."
-        alias = self.terms.alias
+        alias = self.policy.alias
         if alias is None:
             return self._decision("registered", reasons, **made)
         if not self.lock.held:
@@ -311,8 +311,8 @@ class _Attempt:
         if tries and tries[-1].action in FAILURES:
             text = f"{tries[-1].action}: {tries[-1].reasons[0]}"
             findings = [Finding("retraining", SUBJECT, float(len(tries)), text, {"run_id": tries[-1].run_id})]
-        untold = update_alerts(engine, name, findings, [("retraining", SUBJECT)], now)
-        notify(engine, untold, self.settings.alert_urls.split())
+        pending = update_alerts(engine, name, findings, [("retraining", SUBJECT)], now)
+        notify(engine, pending, self.settings.alert_urls.split())
 
 # %% ../../nbs/retrain/01_retrain.ipynb #f311b3ee
 def spec_of_champion(

@@ -49,7 +49,7 @@ def watch(
     every: float = 60.0,  # Seconds from look to look
     last: timedelta | None = None,  # The window of a look: so long; 24 hours if neither is given
     rows: int | None = None,  # The window: so many rows, the newest
-    terms: RetrainPolicy | None = None,
+    policy: RetrainPolicy | None = None,
     report: Callable[[WatchEvent], object] = print,
     stop: threading.Event | None = None,  # End when this is set
 ):
@@ -62,7 +62,7 @@ def watch(
                 lock.ensure()
                 if away:
                     report(WatchEvent(datetime.now(UTC), "database back", "the database answers again"))
-                look, away = _check(name, settings, last, rows, terms, stop), False
+                look, away = _check(name, settings, last, rows, policy, stop), False
             except SQLAlchemyError as e:
                 text = f"the database does not answer ({type(e).__name__}); looking goes on"
                 look, away = None if away else WatchEvent(datetime.now(UTC), "no database", text), True
@@ -73,10 +73,10 @@ def watch(
             stop.wait(max(0.0, every - (time.monotonic() - began)))
 
 
-def _check(name: str, settings: Settings, last, rows, terms, stop) -> WatchEvent:
+def _check(name: str, settings: Settings, last, rows, policy, stop) -> WatchEvent:
     "One look, whatever comes of it."
     try:
-        decision = retrain(name, settings, True, last, rows, terms, stop=stop)
+        decision = retrain(name, settings, True, last, rows, policy, stop=stop)
     except (SQLAlchemyError, StoppedError):
         raise
     except LockedError as e:

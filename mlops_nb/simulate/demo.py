@@ -288,7 +288,7 @@ def _play_good(run: _DemoRun, windows: int) -> None:
 
 
 def _reasons(health: HealthReport) -> str:
-    return "; ".join([*(f.text for f in health.findings), *health.cannot]) or health.status
+    return "; ".join([*(f.text for f in health.findings), *health.inconclusive]) or health.status
 
 # %% ../../nbs/simulate/03_demo.ipynb #4d24f84b
 def demo(

@@ -647,8 +647,8 @@ def test_logged_predictions_have_the_same_ids_when_a_chunk_is_scored_again(batch
     job = predict_batch(batch_request, settings=settings)
     window = log.read("loans", roles=["batch"])
     assert len(window) == 100
-    assert set(window.facts["role"]) == {"batch"}
-    assert sorted(window.facts.index) == sorted(f"{job.id}-{n}-0-{i}" for n in range(10) for i in range(10))
+    assert set(window.predictions["role"]) == {"batch"}
+    assert sorted(window.predictions.index) == sorted(f"{job.id}-{n}-0-{i}" for n in range(10) for i in range(10))
     assert sorted(window.inputs["income"]) == sorted(people(100)["income"])
     log.close()
 

@@ -26,9 +26,9 @@ def engine(database_url):
     engine.dispose()
 
 
-def look(engine, *findings, judged=BOTH, at=0, name="loans", urls=()):
+def look(engine, *findings, evaluated=BOTH, at=0, name="loans", urls=()):
     """One look and what was told of it, as change and subject."""
-    told = notify(engine, update_alerts(engine, name, findings, judged, NOW + timedelta(hours=at)), urls)
+    told = notify(engine, update_alerts(engine, name, findings, evaluated, NOW + timedelta(hours=at)), urls)
     return [(alert.change, alert.subject) for alert in told]
 
 
@@ -50,7 +50,7 @@ def test_alert_opens_once_is_repeated_when_worse_and_closes(engine, capsys):
 
 def test_what_could_not_be_judged_stays_open(engine):
     look(engine, DRIFT)
-    assert look(engine, judged=[("latency", "p95")], at=1) == []
+    assert look(engine, evaluated=[("latency", "p95")], at=1) == []
     assert [a.subject for a in list_alerts(engine, "loans")] == ["income"]
 
 
@@ -79,7 +79,7 @@ def test_alert_keeps_its_times_and_figures(engine):
     (alert,) = list_alerts(engine, "loans", closed=True)
     assert (alert.opened_at, alert.changed_at, alert.closed_at) == (NOW, *[NOW + timedelta(hours=3)] * 2)
     assert (alert.size, alert.figures) == (1.0, {"psi": 2.0})
-    assert alert.told_at > NOW
+    assert alert.notified_at > NOW
 
 
 def test_two_monitors_at_the_same_time_open_one(engine):

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pandas as pd
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 from sklearn.linear_model import LinearRegression, LogisticRegression
 
@@ -18,7 +19,10 @@ from mlops_nb.model.signature import Input, Signature
 from mlops_nb.monitor.alerts import Finding, list_alerts, update_alerts
 from mlops_nb.monitor.health import LABELLED, latest_health, monitor, parse_last, read_traffic
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord, RequestCount
+from mlops_nb.monitor.report import past_checks
 from mlops_nb.settings import Settings
+from mlops_nb.store.database import health as health_table
+from mlops_nb.store.database import writing
 from mlops_nb.store.registry import Registry
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -63,7 +67,7 @@ class Watched:
 
     def label(self, ago: float, came: float, wrong: float = 0.0):
         """What was true of the rows that were asked so many seconds ago; the model is wrong about a share of them."""
-        said = self.log.read("toy").facts
+        said = self.log.read("toy").predictions
         said = said[said["at"] == pd.Timestamp(NOW - timedelta(seconds=ago))]
         other = {"left": "right", "right": "left"}
         mistaken = np.arange(len(said)) < wrong * len(said)
@@ -97,13 +101,13 @@ def test_window_like_the_data_is_healthy_and_stored(watched):
     watched.serve(ago=120)
     watched.serve(ago=60)
     health = watched.look()
-    assert (health.status, health.rows, health.findings, health.cannot) == ("healthy", 2000, [], [])
+    assert (health.status, health.rows, health.findings, health.inconclusive) == ("healthy", 2000, [], [])
     assert (health.version, health.latency["p95"], health.rows_per_minute) == (
         1,
         pytest.approx(0.4),
         pytest.approx(2000),
     )
-    assert {("drift", "a"), ("drift", "b"), ("drift", "prediction"), ("latency", "p95")} <= {*health.judged}
+    assert {("drift", "a"), ("drift", "b"), ("drift", "prediction"), ("latency", "p95")} <= {*health.evaluated}
     assert latest_health(watched.registry.engine, "toy") == health.to_dict()
     json.dumps(health.to_dict(), allow_nan=False)
 
@@ -132,7 +136,7 @@ def test_few_rows_or_none_are_not_fine_and_close_nothing(alone):
             alone.serve(n, ago=60)
         health = alone.look(last=timedelta(minutes=10))
         assert (health.status, health.rows) == ("unknown", n)
-        assert any("not enough rows" in reason for reason in health.cannot)
+        assert any("not enough rows" in reason for reason in health.inconclusive)
     assert "a" in {a.subject for a in list_alerts(alone.registry.engine, "toy")}
 
 
@@ -166,6 +170,16 @@ def test_bundle_that_was_changed_is_no_reference(alone):
     with pytest.raises(BundleError, match=r"profile\.json of toy was changed"):
         alone.look()
     assert latest_health(alone.registry.engine, "toy") is None
+
+
+def test_report_of_an_earlier_release_is_read(alone):
+    report = alone.look().to_dict()
+    old = {{"inconclusive": "cannot", "evaluated": "judged"}.get(key, key): value for key, value in report.items()}
+    with writing(alone.registry.engine) as connection:
+        values = {"name": "toy", "version": 1, "at": NOW + timedelta(hours=1), "status": "unknown", "report": old}
+        connection.execute(sa.insert(health_table).values(values))
+    assert latest_health(alone.registry.engine, "toy") == report
+    assert [set(past) for past in past_checks(alone.registry.engine, "toy")] == [set(report)] * 2
 
 
 def test_model_that_nobody_knows(alone):
@@ -268,7 +282,7 @@ def test_label_counts_in_the_window_in_which_it_comes(make_labelled):
     assert health.labelled_since == health.labelled_until == NOW - timedelta(hours=30)
     health = watched.look(last=timedelta(minutes=5))
     assert health.performance is None
-    assert "performance: no labels came in the window, as they did before" in health.cannot
+    assert "performance: no labels came in the window, as they did before" in health.inconclusive
     assert subjects(list_alerts(watched.registry.engine, "toy")) == ["accuracy"], "not enough to tell is not fine"
 
 
@@ -297,8 +311,8 @@ def test_estimate_below_the_gate_is_no_finding_but_does_not_reassure(make_labell
     watched.serve()
     health = watched.look()
     assert (health.status, health.findings) == ("unknown", [])
-    assert "performance by accuracy: estimated from" in health.cannot[0]
-    assert "its gate is 1" in health.cannot[0]
+    assert "performance by accuracy: estimated from" in health.inconclusive[0]
+    assert "its gate is 1" in health.inconclusive[0]
 
 
 def test_few_labels_cannot_tell(make_labelled):
@@ -310,7 +324,7 @@ def test_few_labels_cannot_tell(make_labelled):
     assert health.status == "unknown"
     assert health.performance.rows == 12
     assert health.estimates
-    assert health.cannot[0].startswith(
+    assert health.inconclusive[0].startswith(
         "performance by accuracy: 1 (between 0.735 and 1), cannot tell yet whether below"
     )
 
@@ -327,7 +341,7 @@ def test_spec_that_cannot_be_imported_stops_no_look(make_labelled, text, says):
     health = watched.look()
     assert health.performance is None
     assert "a" in subjects(health.findings, "drift")
-    assert any(reason.startswith("performance: its spec toy_spec_") and says in reason for reason in health.cannot)
+    assert any(reason.startswith("performance: its spec toy_spec_") and says in reason for reason in health.inconclusive)
 
 
 def test_slice_of_a_column_that_is_never_logged_is_named(make_labelled):
@@ -335,7 +349,7 @@ def test_slice_of_a_column_that_is_never_logged_is_named(make_labelled):
     watched.serve()
     watched.label(60, 30)
     health = watched.look()
-    assert health.cannot == ["performance of nobody knows: its rows cannot be found: KeyError: 'c'"]
+    assert health.inconclusive == ["performance of nobody knows: its rows cannot be found: KeyError: 'c'"]
     assert {r.slice for r in health.performance.results} == {"all", "a is large"}
 
 
@@ -343,11 +357,11 @@ def test_labels_that_no_answer_can_be_are_named_and_left_out(make_labelled):
     watched = make_labelled()
     watched.serve()
     watched.label(60, 30)
-    first = watched.log.read("toy").facts.index[0]
+    first = watched.log.read("toy").predictions.index[0]
     watched.log.add([LabelRecord(first, "up", NOW.timestamp())])
     health = watched.look()
     assert health.performance.rows == 999
-    assert health.cannot == ["performance: 1 of 1000 labels are nothing that the model can say, such as 'up'"]
+    assert health.inconclusive == ["performance: 1 of 1000 labels are nothing that the model can say, such as 'up'"]
 
 
 def count(watched, ago: float, **by_status: int):
@@ -381,7 +395,7 @@ def test_few_requests_neither_open_nor_close_an_alert_about_errors(alone, counts
     count(alone, 60, **counts)
     health = alone.look()
     assert health.status == "healthy"
-    assert "errors" not in {kind for kind, _ in health.judged}
+    assert "errors" not in {kind for kind, _ in health.evaluated}
 
 
 def test_requests_that_nobody_counted_are_not_judged(alone):

@@ -26,11 +26,11 @@ def log(database_url):
 @pytest.mark.parametrize("zone", ZONES)
 def test_moment_is_the_same_in_every_zone_and_without_one_it_is_utc(log, zone):
     noon = NOON.astimezone(zone) if zone else NOON.replace(tzinfo=None)
-    assert log.read("toy", since=noon).facts.index.tolist() == ["0-0", "1-0", "2-0"]
-    assert log.read("toy", until=noon).facts.index.tolist() == ["-2-0", "-1-0", "0-0"]
+    assert log.read("toy", since=noon).predictions.index.tolist() == ["0-0", "1-0", "2-0"]
+    assert log.read("toy", until=noon).predictions.index.tolist() == ["-2-0", "-1-0", "0-0"]
     assert len(log.read("toy", labelled_since=noon)) == len(log.rows("toy", labelled_since=noon)) == 3
     assert len(log.requests("toy", noon)) == 3
-    assert log.asked_at("toy", after=noon, first=True) == NOON + timedelta(hours=1)
-    assert log.asked_at("toy", until=noon) == NOON
-    log.forget(0, 0, now=noon, last=noon)
+    assert log.prediction_time("toy", after=noon, oldest=True) == NOON + timedelta(hours=1)
+    assert log.prediction_time("toy", until=noon) == NOON
+    log.purge(0, 0, now=noon, last=noon)
     assert log.count("toy") == len(log.requests("toy", NOON - timedelta(days=1))) == 3

@@ -9,7 +9,7 @@ from mlops_nb.model.signature import Input, Signature
 from mlops_nb.monitor import timeseries as figures
 from mlops_nb.monitor.alerts import Finding, update_alerts
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
-from mlops_nb.monitor.timeseries import WINDOWS, TimeBuckets, latest_health, prediction_series, quality, traffic
+from mlops_nb.monitor.timeseries import WINDOWS, TimeBuckets, health_summary, prediction_series, quality, traffic
 from mlops_nb.store.database import health, open_database, writing
 
 NOW = datetime(2026, 5, 31, 12, 34, 56, 789_000, tzinfo=UTC)
@@ -29,7 +29,7 @@ def asked(id: str, at: datetime, said: list, **more) -> PredictionRecord:
         "name": "toy",
         "version": 1,
         "role": "production",
-        "ms": 1.0,
+        "latency_ms": 1.0,
         "columns": ["x"],
         "rows": [[0.0]] * len(said),
     }
@@ -46,7 +46,7 @@ def test_every_prediction_of_the_span_is_in_its_bucket_and_no_other(log, hours):
     span = TimeBuckets(hours, NOW)
     inside = [span.since, span.since + timedelta(seconds=span.seconds) - timedelta(microseconds=1), NOW]
     for i, at in enumerate([*inside, span.since - timedelta(microseconds=1)]):
-        log.add([asked(f"r{i}", at, ["no"] * (i + 1), ms=i + 0.5)])
+        log.add([asked(f"r{i}", at, ["no"] * (i + 1), latency_ms=i + 0.5)])
     found = traffic(log.engine, "toy", span)
     assert found["at"] == span.starts
     assert len(found["at"]) * span.seconds == hours * 3600
@@ -57,7 +57,7 @@ def test_every_prediction_of_the_span_is_in_its_bucket_and_no_other(log, hours):
 
 def test_percentiles_are_those_of_numpy(log):
     ms = np.random.default_rng(0).gamma(2, 3, 237).tolist()
-    log.add([asked(f"r{i:03}", NOW, ["no"], ms=value) for i, value in enumerate(ms)])
+    log.add([asked(f"r{i:03}", NOW, ["no"], latency_ms=value) for i, value in enumerate(ms)])
     found = traffic(log.engine, "toy", TimeBuckets(1, NOW))
     for key, q in (("p50", 0.5), ("p95", 0.95)):
         assert found[key][-1] == pytest.approx(np.quantile(ms, q, method="inverted_cdf"))
@@ -145,7 +145,7 @@ def test_without_labels_the_gates_are_there_and_nothing_is_said_of_them(log):
 
 
 def test_last_report_and_the_open_alerts_are_those_of_the_monitor(log):
-    assert latest_health(log.engine, "toy") == (None, [])
+    assert health_summary(log.engine, "toy") == (None, [])
     bars = {"names": ["x", "y"], "reference": [0.5, 0.5], "window": [0.1, 0.9]}
     with writing(log.engine) as connection:
         for i, name in enumerate(["toy", "toy", "other"]):
@@ -156,7 +156,7 @@ def test_last_report_and_the_open_alerts_are_those_of_the_monitor(log):
     update_alerts(log.engine, "toy", [age, income], [], NOW)
     update_alerts(log.engine, "toy", [age], [("drift", "income")], NOW)
     update_alerts(log.engine, "other", [age], [], NOW)
-    report, opened = latest_health(log.engine, "toy")
+    report, opened = health_summary(log.engine, "toy")
     (column,) = report["drift"]["columns"]
     assert (column["name"], column["histogram"]["labels"]) == ("c1", ["x", "y"])
     known = {"kind": "drift", "subject": "age", "size": 1.0, "text": "age drifted", "opened_at": NOW}

@@ -67,7 +67,7 @@ def test_markup_in_a_value_is_shown_and_not_run():
 def test_minute_with_errors_before_hours_without_a_request_is_drawn_as_one_minute():
     at = pd.DatetimeIndex(["2026-05-01 10:00", "2026-05-01 10:01", "2026-05-01 12:30", "2026-05-01 12:31"], tz="UTC")
     requests = pd.DataFrame({200: 20, 422: [0, 0, 0, 3], 503: [0, 12, 0, 0]}, index=at)
-    refused, failed = plot_traffic(pd.DataFrame({"at": at, "ms": 1.0}), requests).axes[-1].lines
+    refused, failed = plot_traffic(pd.DataFrame({"at": at, "latency_ms": 1.0}), requests).axes[-1].lines
     minutes = [f"{m:%H:%M}" for m in failed.get_xdata()]
     assert minutes == ["10:00", "10:01", "10:02", "12:30", "12:31", "12:32"], "those where it changes, however long"
     assert failed.get_ydata().tolist() == [0, 12, 0, 0, 0, 0]

@@ -23,7 +23,7 @@ from mlops_nb.store.decisions import FIRST, Decision, list_decisions, save_decis
 from mlops_nb.store.lock import Lock, LockedError
 from mlops_nb.store.registry import Registry
 from mlops_nb.store.runs import RunStore
-from tests.world import FAST, World, make_world, project_of_sides
+from tests.simulated_production import FAST, World, make_world, project_of_sides
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -282,13 +282,13 @@ def test_version_whose_spec_is_gone_says_so(world, monkeypatch):
 @pytest.mark.soak
 def test_version_can_become_the_canary_or_nothing(world):
     world.serve(world.draw("drift", 1000, 1))
-    decision = world.retrain(terms=replace(FAST, alias=None))
+    decision = world.retrain(policy=replace(FAST, alias=None))
     assert decision.action == "registered"
     assert world.registry.aliases("sides") == {"production": 1, "staging": 2}
     assert world.retrain(later=11).reasons[0].startswith("nothing has changed since the last try at")
 
     world.serve(world.draw("drift", 100, 2), ago=30)
-    assert world.retrain(terms=replace(FAST, alias="canary"), later=11).action == "canary"
+    assert world.retrain(policy=replace(FAST, alias="canary"), later=11).action == "canary"
     assert world.registry.aliases("sides") == {"production": 1, "staging": 3, "canary": 3}
     assert "version 3 is on trial as the canary" in world.retrain(later=60).reasons[0]
 
@@ -338,7 +338,7 @@ def test_stopped_build_ends_with_all_its_processes_and_is_no_failure(world):
     watcher = threading.Thread(target=stop_when_a_notebook_runs)
     watcher.start()
     with pytest.raises(StoppedError, match="was stopped"):
-        world.retrain(stop=stop, terms=replace(FAST, engine="papermill"))
+        world.retrain(stop=stop, policy=replace(FAST, engine="papermill"))
     watcher.join()
     assert not [p for p in started() if p.status() != psutil.STATUS_ZOMBIE]
     assert world.actions() == ["waiting"]

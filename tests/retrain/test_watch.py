@@ -20,7 +20,7 @@ from mlops_nb.store.database import locks, open_database, reading, writing
 from mlops_nb.store.lock import Lock, LockedError
 from tests.conftest import POSTGRES
 from tests.relay import Relay
-from tests.world import FAST, make_world, project_of_sides
+from tests.simulated_production import FAST, make_world, project_of_sides
 
 PATIENCE = 120  # Seconds, on a machine that is busy
 
@@ -339,6 +339,6 @@ def test_watch_that_is_stopped_in_the_middle_of_a_build_ends_it(world, start, nu
 def test_options_of_the_command_make_the_policy_of_the_library():
     from mlops_nb.cli.retrain import _parse_options
 
-    window, terms = _parse_options(None, None, "production", 0.5, 0.3, 300, "10m", "ploomber-engine")
+    window, policy = _parse_options(None, None, "production", 0.5, 0.3, 300, "10m", "ploomber-engine")
     assert window == {"last": None, "rows": None}
-    assert terms == FAST
+    assert policy == FAST

@@ -207,9 +207,9 @@ def test_command_sends_a_world_that_the_model_knows_less_well(loans, tmp_path):
             assert (sent["predicted"], sent["labelled"], sent["refused"]) == (600, 600, {})
             log = PredictionLog.open(loans)
             n = 600 * (len(right) + 1)
-            wait_for(lambda log=log, n=n: len(log.read("loans", labelled=True).facts) == n)
+            wait_for(lambda log=log, n=n: len(log.read("loans", labelled=True).predictions) == n)
             window = log.read("loans", last=600)
-            right[scenario] = (window.facts["prediction"] == window.facts["label"]).mean()
+            right[scenario] = (window.predictions["prediction"] == window.predictions["label"]).mean()
             income[scenario] = window.inputs["income"].median()
             log.close()
     finally:

@@ -93,7 +93,7 @@ QUESTIONS = {
     "monitor: labels of a version that is new": lambda log: log.read("toy", LABELLED, None, 2, labelled_since=DAY),
     "monitor: has labels": lambda log: log.has_labels("toy"),
     "monitor: has labels, and none ever came": lambda log: log.has_labels("nobody"),
-    "monitor: newest and oldest": lambda log: (log.asked_at("toy"), log.asked_at("toy", first=True)),
+    "monitor: newest and oldest": lambda log: (log.prediction_time("toy"), log.prediction_time("toy", oldest=True)),
     "magics: labelled rows": lambda log: log.read("toy", 1000, version=1, labelled=True),
     "replay: one by one": lambda log: log.rows("toy", 2000),
     "explain: one prediction": lambda log: log.get("00400001-0"),
@@ -102,8 +102,8 @@ QUESTIONS = {
     "dashboard: predictions of a week": lambda log: prediction_series(log.engine, "toy", TimeBuckets(168, NOW)),
     "dashboard: quality of a week": lambda log: quality(log.engine, "toy", TimeBuckets(168, NOW), MANIFEST),
     "dashboard: health and alerts": lambda log: (latest_health(log.engine, "toy"), list_alerts(log.engine, "toy")),
-    "retention: nothing is old": lambda log: log.forget(90, 24, NOW, NOW - timedelta(minutes=10)),
-    "retention: ten minutes are old": lambda log: log.forget(30 - 1 / 144, 24, NOW, NOW - timedelta(minutes=10)),
+    "retention: nothing is old": lambda log: log.purge(90, 24, NOW, NOW - timedelta(minutes=10)),
+    "retention: ten minutes are old": lambda log: log.purge(30 - 1 / 144, 24, NOW, NOW - timedelta(minutes=10)),
 }
 
 

@@ -17,7 +17,7 @@ from mlops_nb.errors import MlopsError
 from mlops_nb.monitor.timeseries import (
     TimeBuckets,
     recent_decisions,
-    latest_health,
+    health_summary,
     prediction_series,
     quality,
     version_overview,
@@ -100,7 +100,7 @@ class DashboardQueries:
         engine, found = registry.engine, version_overview(registry, name)
         manifest = found.pop("manifest")
         task = manifest["signature"]["task"] if manifest else "classification"
-        health, alerts = latest_health(engine, name)
+        health, alerts = health_summary(engine, name)
         return {
             "asked_at": datetime.now(UTC),
             **found,

@@ -99,7 +99,7 @@ class PredictionLogger:
             name=predictor.name,
             version=cast(int, predictor.version),
             role=result.role,
-            ms=seconds * 1000,
+            latency_ms=seconds * 1000,
             columns=names,
             rows=rows,
             prediction=predictions.prediction.tolist(),
@@ -193,7 +193,7 @@ class PredictionLogger:
         now = datetime.now(UTC)
         if self._purged_at is not None and abs(now - self._purged_at) < PURGE_INTERVAL:  # a clock may be set back
             return
-        given_up = database.forget(self.settings.log_days, self.settings.label_hours, now, self._purged_at)
+        given_up = database.purge(self.settings.log_days, self.settings.label_hours, now, self._purged_at)
         self._purged_at = now
         if given_up:
             self.unmatched += len(given_up)
@@ -257,6 +257,8 @@ def _parse(line: bytes) -> PredictionRecord | LabelRecord | RequestCount:
         values["rows"] = np.frombuffer(b64decode(rows)).reshape(len(values["prediction"]), -1).tolist()
     elif isinstance(rows, dict):
         values["rows"] = list(zip(*rows["columns"], strict=True)) or [()] * len(values["prediction"])
+    if "ms" in values:  # as releases before 0.1.0 named it
+        values["latency_ms"] = values.pop("ms")
     kind = LabelRecord if "label" in values else RequestCount if "status" in values else PredictionRecord
     return kind(**values)
 

@@ -91,7 +91,7 @@ def test_share_is_a_setting_and_at_most_half(settings, registry):
 
 def test_roles_are_said_and_recorded(live, client):
     answers = [client.post("/predict", json=ROW, headers=key_of(role)).get_json() for role in ("canary", "production")]
-    facts = logged(client.application).facts
+    facts = logged(client.application).predictions
     assert [tuple(facts.loc[a["ids"][0], ["role", "version"]]) for a in answers] == [("canary", 2), ("production", 1)]
     ready = client.get("/health/ready").get_json()
     assert (ready["version"], ready["roles"]) == (1, {"production": 1, "canary": 2})

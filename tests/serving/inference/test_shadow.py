@@ -30,9 +30,9 @@ def test_shadow_is_asked_what_production_was_asked_and_only_recorded(live, clien
     assert said["version"] == 1
     wait_for(lambda: live.shadow.counts["answered"] == 1)
     first, second = (logged(client.application, [role]) for role in ("production", "shadow"))
-    assert first.facts.index.tolist() == said["ids"]
-    assert second.facts["version"].tolist() == [2, 2]
-    assert second.facts.index.tolist() == [i.replace("-", "-shadow-") for i in said["ids"]]
+    assert first.predictions.index.tolist() == said["ids"]
+    assert second.predictions["version"].tolist() == [2, 2]
+    assert second.predictions.index.tolist() == [i.replace("-", "-shadow-") for i in said["ids"]]
     assert first.inputs.values.tolist() == second.inputs.values.tolist() == [[1, 0], [1, 0]]
     ready = client.get("/health/ready").get_json()
     assert ready["roles"] == {"production": 1, "shadow": 2}

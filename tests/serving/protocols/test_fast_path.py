@@ -33,7 +33,7 @@ def test_usual_request_needs_no_flask(closed, app, probability):
     said = closed.post("/predict", json={"features": [[1, 0], [0, 1]], "probability": probability})
     assert said.json["prediction"] == [1, 0]
     assert said.headers["X-Request-ID"]
-    assert logged(app).facts.index.tolist() == said.json["ids"]
+    assert logged(app).predictions.index.tolist() == said.json["ids"]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_defect_is_answered_once_and_not_recorded(app, client, monkeypatch, capf
     monkeypatch.setattr(live_model(app).predictor, "predict", lambda table: 1 / 0)
     assert client.post("/predict", data=BODY, **JSON).status_code == 500
     assert capfd.readouterr().err.count("ZeroDivisionError") == 1
-    assert not len(logged(app).facts)
+    assert not len(logged(app).predictions)
 
 
 def test_both_ways_are_counted_as_one_route(app, client):

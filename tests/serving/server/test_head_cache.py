@@ -108,7 +108,7 @@ def test_known_head_is_answered_as_the_first_was_and_each_body_for_itself(keyed,
     log = PredictionLog.open(keyed.settings)
     try:
         wanted = {*told[0], *told[1], *other.said["ids"], *renamed.said["ids"]}
-        wait_for(lambda: wanted <= set(log.read("toy").facts.index))
+        wait_for(lambda: wanted <= set(log.read("toy").predictions.index))
     finally:
         log.close()
     noted = wait_for(lambda: [line for line in keyed.lines("/predict") if line["id"] in ("first", "second")][5:])

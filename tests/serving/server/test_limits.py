@@ -503,7 +503,7 @@ def test_request_that_takes_too_long_gets_503_and_leaves_its_thread_to_others(si
     ids = {key for one in got for key in one.said["ids"]}
     database = PredictionLog.open(single.settings)
     try:
-        window = wait_for(lambda: (w := database.read("toy", last=1000)) and ids <= set(w.facts.index) and w)
+        window = wait_for(lambda: (w := database.read("toy", last=1000)) and ids <= set(w.predictions.index) and w)
     finally:
         database.close()
     assert sorted(window.inputs.loc[window.inputs["a"] == SLOW, "b"]) == [0.6] * 4

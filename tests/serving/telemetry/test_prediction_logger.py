@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import threading
+import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +28,7 @@ from tests.factories import logged, wait_for
 
 
 def entry(key: str, n: int = 1, **more) -> PredictionRecord:
-    values = {"id": key, "at": 1e9, "name": "toy", "version": 1, "role": "production", "ms": 0.5}
+    values = {"id": key, "at": 1e9, "name": "toy", "version": 1, "role": "production", "latency_ms": 0.5}
     return PredictionRecord(
         **values | {"columns": ["a", "b"], "rows": [[1.0, float(i)] for i in range(n)], "prediction": [1] * n} | more
     )
@@ -44,16 +45,16 @@ def test_entry_that_is_delivered_again_is_there_once(log):
     for _ in range(2):
         log.add([entry("x", 3), LabelRecord("x-1", 0, 2e9)])
     window = log.read("toy")
-    assert window.facts.index.tolist() == ["x-0", "x-1", "x-2"]
-    assert window.facts["label"].tolist()[1] == 0
-    assert window.facts["label"].isna().tolist() == [True, False, True]
+    assert window.predictions.index.tolist() == ["x-0", "x-1", "x-2"]
+    assert window.predictions["label"].tolist()[1] == 0
+    assert window.predictions["label"].isna().tolist() == [True, False, True]
 
 
 def test_newest_of_several_labels_counts_in_whatever_order_they_come(log):
     log.add([LabelRecord("x-0", "late", 3.0)])
     log.add([LabelRecord("x-0", "first", 1.0), LabelRecord("x-0", "second", 2.0)])
     log.add([entry("x")])
-    assert log.read("toy").facts["label"].tolist() == ["late"]
+    assert log.read("toy").predictions["label"].tolist() == ["late"]
 
 
 def test_values_come_back_as_they_went(log):
@@ -63,8 +64,8 @@ def test_values_come_back_as_they_went(log):
     assert window.inputs["s"].tolist()[:2] == ["Währung; \"'%s", "\x00\n"]
     assert window.inputs["n"].isna().tolist() == [True, True, False]
     assert window.inputs["n"].tolist()[2] == -1e308
-    assert window.facts["probability"].tolist()[0] == [0.1, 0.9]
-    assert window.facts["at"].tolist() == [datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC)] * 3
+    assert window.predictions["probability"].tolist()[0] == [0.1, 0.9]
+    assert window.predictions["at"].tolist() == [datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC)] * 3
 
 
 AWKWARD = [
@@ -100,7 +101,7 @@ def test_every_value_and_every_microsecond_comes_back(log, ready):
         assert isinstance(back.prediction, str) == isinstance(value, str)
         assert back.probability == probability
         assert back.at == datetime.fromtimestamp(at, UTC)
-        assert back.ms == 0.5
+        assert back.latency_ms == 0.5
 
 
 def test_transaction_that_fails_leaves_nothing(log):
@@ -113,20 +114,20 @@ def test_what_is_old_is_forgotten_and_labels_without_a_prediction_sooner(log):
     now = datetime.fromtimestamp(1e9, UTC)
     log.add([entry("old", at=1e9 - 100 * 86400), entry("new", at=1e9)])
     log.add([LabelRecord("old-0", 1, 1e9), LabelRecord("new-0", 1, 1e9), LabelRecord("lost-0", 1, 1e9 - 25 * 3600)])
-    assert log.forget(90, 24, now) == ["lost-0"]
-    assert log.read("toy").facts.index.tolist() == ["new-0"]
+    assert log.purge(90, 24, now) == ["lost-0"]
+    assert log.read("toy").predictions.index.tolist() == ["new-0"]
     with reading(log.engine) as connection:
         assert connection.execute(sa.text("SELECT id FROM labels")).scalars().all() == ["new-0"]
-    assert log.forget(90, 24, now + timedelta(days=91)) == []
+    assert log.purge(90, 24, now + timedelta(days=91)) == []
 
 
 def test_labels_without_a_prediction_are_looked_for_where_nobody_has_looked_yet(log):
     now = datetime.fromtimestamp(1e9, UTC)
     log.add([LabelRecord("sent-late-0", 1, 1e9 - 24.5 * 3600), LabelRecord("before-0", 1, 1e9 - 30 * 3600)])
-    assert log.forget(90, 24, now + timedelta(minutes=10), last=now) == ["sent-late-0"]
-    assert log.forget(90, 24, now) == ["before-0"], "the first look is at all of them"
+    assert log.purge(90, 24, now + timedelta(minutes=10), last=now) == ["sent-late-0"]
+    assert log.purge(90, 24, now) == ["before-0"], "the first look is at all of them"
     log.add([LabelRecord("never-0", 1, 1e9)])
-    log.forget(90, 24, now + timedelta(days=91), last=now + timedelta(days=90))
+    log.purge(90, 24, now + timedelta(days=91), last=now + timedelta(days=90))
     with reading(log.engine) as connection:
         assert connection.execute(sa.text("SELECT id FROM labels")).scalars().all() == []
 
@@ -351,16 +352,16 @@ def test_every_protocol_is_logged(serving):
     client.post("/v1/models/toy:predict", json={"instances": [[30, 5.5, "rent"]]})
     window = logged(app)
     assert len(window) == 3
-    assert set(said["ids"]) <= set(window.facts.index)
-    mine = window.facts.loc[said["ids"][0]]
+    assert set(said["ids"]) <= set(window.predictions.index)
+    mine = window.predictions.loc[said["ids"][0]]
     assert mine["prediction"] == said["prediction"][0]
     assert mine["version"] == 1
     assert mine["role"] == "production"
     assert np.allclose(mine["probability"], said["probability"][0])
-    assert 0 < mine["ms"] < 10_000
+    assert 0 < mine["latency_ms"] < 10_000
     assert window.inputs["age"].tolist() == [41, 41, 30]
     assert window.inputs["home"].tolist() == ["own", "own", "rent"]
-    assert abs(datetime.now(UTC) - window.facts["at"].iloc[0]) < timedelta(minutes=1)
+    assert abs(datetime.now(UTC) - window.predictions["at"].iloc[0]) < timedelta(minutes=1)
 
 
 def test_defect_beside_the_shipping_is_logged_and_does_not_end_it(serving, monkeypatch, capfd):
@@ -381,7 +382,7 @@ def test_defect_beside_the_shipping_is_logged_and_does_not_end_it(serving, monke
     assert "OSError" in said
     assert "after_step" in said
     assert "OSError: " not in said
-    assert logged(app).facts.index.tolist() == ids
+    assert logged(app).predictions.index.tolist() == ids
 
 
 def test_log_that_ends_leaves_its_lines_to_no_other_that_ends(serving):
@@ -452,7 +453,7 @@ def test_label_before_and_after_its_prediction_has_arrived(serving):
     assert (answer.status_code, answer.get_json()) == (202, {"accepted": 1})
     logged(app)
     assert client.post("/feedback", json={"labels": [{"id": i, "label": 0} for i in ids[1:]]}).status_code == 202
-    assert logged(app).facts.loc[ids, "label"].tolist() == [1, 0, 0]
+    assert logged(app).predictions.loc[ids, "label"].tolist() == [1, 0, 0]
 
 
 ID = "0" * 28 + "-0"
@@ -506,6 +507,14 @@ def test_many_rows_are_logged_as_few_are(serving, kind, excluded):
     database.close()
 
 
+def test_spool_line_of_an_earlier_release_is_shipped(serving):
+    app = serving()
+    line = orjson.dumps(entry("old", at=time.time())).replace(b'"latency_ms"', b'"ms"')
+    assert b'"ms":0.5' in line
+    app.extensions["log"]._spool.append(line + b"\n")
+    assert logged(app).predictions.loc["old-0", "latency_ms"] == 0.5
+
+
 def test_log_that_is_off_writes_nothing_and_gives_no_ids(serving):
     app = serving(MLOPS_LOG_SHARE="0")
     assert app.test_client().post("/predict", json={"features": [[1, 0]]}).get_json()["ids"] is None
@@ -519,7 +528,7 @@ def test_sample_is_about_its_share_and_only_what_is_logged_has_ids(serving):
     said = [client.post("/predict", json={"features": [[1, 0]]}).get_json()["ids"] for _ in range(400)]
     ids = [i for answer in said if answer for i in answer]
     assert 60 < len(ids) < 140
-    assert sorted(logged(app).facts.index) == sorted(ids)
+    assert sorted(logged(app).predictions.index) == sorted(ids)
 
 
 def test_excluded_columns_reach_neither_disk_nor_database(serving):
@@ -551,7 +560,7 @@ def test_line_that_no_database_takes_is_put_aside_and_the_rest_passes(serving, c
     bad += [b'["z-0", "toy"\n', b'["z-0"]\n', b'[1], "z-0"\n', b'["\xff"]\n']
     assert all(map(log._spool.append, bad))
     last = client.post("/predict", json={"features": [[1, 0]]}).get_json()["ids"]
-    assert sorted(logged(app).facts.index) == sorted(first + last)
+    assert sorted(logged(app).predictions.index) == sorted(first + last)
     assert (Path(app.extensions["settings"].spool) / DEAD_LETTERS).read_bytes() == b"".join(bad)
     assert log.dead_letters == len(bad)
     assert "put aside" in capfd.readouterr().err
@@ -564,7 +573,7 @@ def test_lines_that_were_put_aside_are_shipped_again_under_a_name_of_the_spool(s
     assert log._step()
     (spool / DEAD_LETTERS).write_bytes(whole)
     (spool / DEAD_LETTERS).rename(spool / "0-again.jsonl")  # as docs/service.md says
-    assert logged(app).facts.index.tolist() == ["torn-0"]
+    assert logged(app).predictions.index.tolist() == ["torn-0"]
     assert not list(spool.glob("0-*"))
 
 
@@ -584,7 +593,7 @@ def test_database_that_is_away_is_said_once_and_nothing_is_lost(serving, capfd, 
     assert said.count("The prediction log waits: OperationalError.") == 1
     assert "secret-host" not in said
     monkeypatch.undo()
-    assert logged(app).facts.index.tolist() == ids
+    assert logged(app).predictions.index.tolist() == ids
 
 
 def test_labels_that_were_given_up_are_said(serving, capfd):

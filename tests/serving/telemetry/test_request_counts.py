@@ -70,7 +70,7 @@ def test_largest_count_of_an_id_stays_on_either_database(database_url):
     assert found.to_dict("list") == {200: [6, 0], 503: [0, 2]}
     assert log.requests("toy", datetime.fromtimestamp(minute + 60, UTC)).to_dict("list") == {503: [2]}
     assert log.requests("nobody", PAST).sum().to_dict() == {}
-    log.forget(1, 1, datetime.fromtimestamp(minute, UTC) + timedelta(days=2))
+    log.purge(1, 1, datetime.fromtimestamp(minute, UTC) + timedelta(days=2))
     assert len(log.requests("toy", PAST)) == 0
     log.close()
 

@@ -1,4 +1,4 @@
-"""A model in production whose world changes, without a service: rows go straight into the log."""
+"""Test helper: a model in production whose data changes. Rows go straight into the log, without a service."""
 
 import time
 from dataclasses import dataclass, field
@@ -103,11 +103,11 @@ class World:
         predictor.close()
 
     def retrain(
-        self, rows: int = 1000, if_needed: bool = True, terms: RetrainPolicy = FAST, later: float = 0.0, **more
+        self, rows: int = 1000, if_needed: bool = True, policy: RetrainPolicy = FAST, later: float = 0.0, **more
     ):
         """Decide as at a later time, in minutes."""
         now = datetime.now(UTC) + timedelta(minutes=later) if later else None
-        return retrain(self.name, self.settings, if_needed, rows=rows, terms=terms, now=now, **more)
+        return retrain(self.name, self.settings, if_needed, rows=rows, policy=policy, now=now, **more)
 
     def score(self, version: int | str, table: pd.DataFrame) -> float:
         """By the scorer of the spec."""
