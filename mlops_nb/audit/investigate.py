@@ -36,7 +36,7 @@ def rows_behind(
 ) -> tuple[str, pd.DataFrame]:  # Where the column has grown most; the newest such rows
     "Return the rows of a window in which a column drifted most."
     assert column.histogram is not None
-    table = window.inputs.assign(prediction=window.facts["prediction"], label=window.facts["label"])
+    table = window.inputs.assign(prediction=window.predictions["prediction"], label=window.predictions["label"])
     histogram, values = column.histogram, _values_of(column, window)
     if values is None:
         return f"cannot be shown row by row ({column.reason})", table.tail(0)
@@ -70,7 +70,7 @@ def _range(column: ColumnDrift, values: pd.Series, window: LogWindow, bar: int) 
 def _values_of(column: ColumnDrift, window: LogWindow) -> pd.Series | None:
     "Return what the histogram of a column counts, row by row; None if it counts no rows."
     if column.role == "prediction":
-        return window.facts["prediction"]
+        return window.predictions["prediction"]
     if column.role == "probability" or column.name not in window.inputs:
         return None
     values, part = window.inputs[column.name], (column.histogram or {})["part"]
@@ -142,7 +142,7 @@ def errors_of(
     window: LogWindow,  # Labelled rows
 ) -> np.ndarray:  # `(n_rows,)`
     "Return whether each prediction was wrong or, of a regression, its absolute error."
-    predictions, labels = window.facts["prediction"], window.facts["label"]
+    predictions, labels = window.predictions["prediction"], window.predictions["label"]
     if signature.classes is None:
         return (predictions.astype(float) - labels.astype(float)).abs().to_numpy()
     return (predictions != labels).to_numpy()

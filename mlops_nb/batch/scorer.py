@@ -112,7 +112,7 @@ class ChunkScorer:
                     name=self.job.name,
                     version=self.job.version,
                     role="batch",
-                    ms=latency_ms,
+                    latency_ms=latency_ms,
                     columns=[self.signature.names[i] for i in kept],
                     rows=[[row[i] for i in kept] for row in rows[part]],
                     prediction=predictions.prediction[part].tolist(),

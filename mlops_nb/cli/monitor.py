@@ -58,7 +58,7 @@ def _print_health(report: "HealthReport") -> None:
         click.echo(f"  {estimate.metric}: {estimate.reason}")
     for finding in report.findings:
         click.echo(f"  ALERT {finding.kind} of {finding.subject}: {finding.text}")
-    for reason in report.cannot:
+    for reason in report.inconclusive:
         click.echo(f"  inconclusive: {reason}")
     if report.findings:
         click.echo(f"  next: mlops-nb investigate {report.name}")

@@ -94,9 +94,9 @@ def retrain(name, if_needed, as_json, **options):
     "Make a new version of NAME from its data and production's labelled rows: exit code 0 done, 2 refused, 3 not yet, 1 failed."
     from mlops_nb.retrain.retrain import retrain as retrain_model
 
-    window, terms = _parse_options(**options)
+    window, policy = _parse_options(**options)
     decision = retrain_model(
-        name, if_needed=if_needed, **window, terms=terms, report=lambda text: click.echo(text, err=True)
+        name, if_needed=if_needed, **window, policy=policy, report=lambda text: click.echo(text, err=True)
     )
     print_json(decision.to_dict()) if as_json else _print_decision(decision)
     sys.exit(EXIT_CODES.get(decision.action, 0))
@@ -128,7 +128,7 @@ def watch(name, every, as_json, **options):
 
     from mlops_nb.retrain.watch import watch as watch_model
 
-    window, terms = _parse_options(**options)
+    window, policy = _parse_options(**options)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -137,4 +137,4 @@ def watch(name, every, as_json, **options):
         click.echo(json.dumps(event.to_dict()) if as_json else event)
         sys.stdout.flush()
 
-    watch_model(name, every=every, **window, terms=terms, report=report, stop=stop)
+    watch_model(name, every=every, **window, policy=policy, report=report, stop=stop)

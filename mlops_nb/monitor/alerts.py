@@ -44,7 +44,7 @@ class Alert:
     figures: Mapping
     opened_at: datetime
     changed_at: datetime  # It opened, got worse or closed
-    told_at: datetime | None  # People were told of the last change
+    notified_at: datetime | None  # People were told of the last change
     closed_at: datetime | None
 
     @property
@@ -75,12 +75,12 @@ def update_alerts(
     engine: Engine,  # From `open_database`
     name: str,  # Of the model
     findings: Sequence[Finding],
-    judged: Iterable[tuple[str, str]],  # Kind and subject of all that could be judged, findings or not
+    evaluated: Iterable[tuple[str, str]],  # Kind and subject of all that could be judged, findings or not
     now: datetime | None = None,
 ) -> list[Alert]:  # Those of which nobody was told yet
     "Open, repeat and close the alerts of a model."
     now, wrong = now or datetime.now(UTC), {(f.kind, f.subject): f for f in findings}
-    fine = {*judged} - wrong.keys()
+    fine = {*evaluated} - wrong.keys()
     with writing(engine) as connection:
         for finding in wrong.values():
             _open(connection, name, finding, now)
@@ -109,8 +109,10 @@ def _change(connection, alert: Alert, **values):
 
 def _select(connection, *conditions) -> list[Alert]:
     rows = connection.execute(sa.select(alerts).where(*conditions).order_by(alerts.c.opened_at, alerts.c.id)).mappings()
-    times = ("opened_at", "changed_at", "told_at", "closed_at")
-    return [Alert(**{**row, **{t: in_utc(row[t]) for t in times}}) for row in rows]
+    return [Alert(**{_FIELDS.get(c, c): in_utc(v) if c.endswith("_at") else v for c, v in row.items()}) for row in rows]
+
+
+_FIELDS = {"told_at": "notified_at"}  # fields of `Alert` by the column, where their names differ
 
 
 def list_alerts(
@@ -126,46 +128,46 @@ def list_alerts(
 # %% ../../nbs/monitor/04_alerts.ipynb #00000008
 def notify(
     engine: Engine,
-    untold: Sequence[Alert],  # From `update_alerts`
+    pending: Sequence[Alert],  # From `update_alerts`
     urls: Sequence[str] = (),  # Of Apprise
 ) -> list[Alert]:  # Those that were told now
     "Say what changed, once: what another look is saying is left to it."
-    if not untold:
+    if not pending:
         return []
     try:
-        with Lock(engine, f"alerts {untold[0].name}"):
-            return _notify(engine, untold[0].name, urls)
+        with Lock(engine, f"alerts {pending[0].name}"):
+            return _notify(engine, pending[0].name, urls)
     except LockedError:
         return []
 
 
 def _notify(engine: Engine, name: str, urls: Sequence[str]) -> list[Alert]:
     with reading(engine) as connection:
-        untold = _select(connection, alerts.c.name == name, alerts.c.told_at.is_(None))
-    for alert in untold:
+        pending = _select(connection, alerts.c.name == name, alerts.c.told_at.is_(None))
+    for alert in pending:
         print(f"ALERT {alert}", file=sys.stderr, flush=True)
-    if untold and urls and (missed := len(urls) - _send(urls, untold)):
+    if pending and urls and (missed := len(urls) - _send(urls, pending)):
         again = "; the next look tries again" if missed == len(urls) else ""
         print(f"{missed} of {len(urls)} addresses in MLOPS_ALERT_URLS did not take the alerts{again}.", file=sys.stderr)
         if again:
             return []
     now = datetime.now(UTC)
     with writing(engine) as connection:
-        for alert in untold:
+        for alert in pending:
             same = alerts.c.id == alert.id, alerts.c.changed_at == alert.changed_at
             connection.execute(sa.update(alerts).where(*same).values(told_at=now))
-    return [replace(alert, told_at=now) for alert in untold]
+    return [replace(alert, notified_at=now) for alert in pending]
 
 
-def _send(urls: Sequence[str], untold: Sequence[Alert]) -> int:
+def _send(urls: Sequence[str], pending: Sequence[Alert]) -> int:
     "To how many addresses."
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of its hundred modules
         from apprise import Apprise, NotifyType
 
         senders = [Apprise(url) for url in urls]
-    over = all(alert.change == "closed" for alert in untold)
-    title = f"{untold[0].name}: {len(untold)} alert{'s' if len(untold) > 1 else ''}{' over' if over else ''}"
+    over = all(alert.change == "closed" for alert in pending)
+    title = f"{pending[0].name}: {len(pending)} alert{'s' if len(pending) > 1 else ''}{' over' if over else ''}"
     kind = NotifyType.SUCCESS if over else NotifyType.WARNING
-    go_on = next((alert.command for alert in untold if alert.command and alert.change != "closed"), None)
-    text = "\n".join(map(str, untold)) + (f"\n\nTo go on: {go_on}" if go_on else "")
+    go_on = next((alert.command for alert in pending if alert.command and alert.change != "closed"), None)
+    text = "\n".join(map(str, pending)) + (f"\n\nTo go on: {go_on}" if go_on else "")
     return sum(bool(sender.notify(text, title, kind)) for sender in senders)

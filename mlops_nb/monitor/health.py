@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'LABELLED', 'SILENCE', 'SPANS', 'DAY', 'AFTER', 'LAST', 'CLIENTS', 'ROWS', 'Traffic', 'HealthReport',
            'measure_health', 'predictions_of', 'take', 'subject_of', 'read_traffic', 'parse_last', 'monitor',
-           'figures_of', 'spec_or_why', 'save_health', 'latest_health']
+           'figures_of', 'spec_or_why', 'save_health', 'latest_health', 'with_current_keys']
 
 # %% ../../nbs/monitor/05_health.ipynb #00000002
 import json
@@ -63,8 +63,8 @@ class HealthReport:
     latency: dict[str, float]  # "p50", "p95", "p99" of the requests' rows, in milliseconds
     drift: DriftReport
     findings: list[Finding]  # What is wrong
-    judged: list[tuple[str, str]]  # Kind and subject of all that could be judged
-    cannot: list[str]  # What could not be told, and why
+    evaluated: list[tuple[str, str]]  # Kind and subject of all that could be judged
+    inconclusive: list[str]  # What could not be told, and why
     performance: Performance | None = None  # Of the rows whose label came in the window; None: none came
     labelled_since: datetime | None = None  # When the first of those rows was asked
     labelled_until: datetime | None = None
@@ -74,7 +74,7 @@ class HealthReport:
     @property
     def status(self) -> str:
         "alert, unknown or healthy."
-        return "alert" if self.findings else "unknown" if self.cannot else "healthy"
+        return "alert" if self.findings else "unknown" if self.inconclusive else "healthy"
 
     def to_dict(self) -> dict:
         "Plain JSON values."
@@ -84,7 +84,7 @@ class HealthReport:
 
     def _repr_html_(self) -> str:
         says = "".join(f"<li>{f.text}</li>" for f in self.findings) + "".join(
-            f"<li><i>{c}</i></li>" for c in self.cannot
+            f"<li><i>{c}</i></li>" for c in self.inconclusive
         )
         says += "".join(f"<li>{e.metric}: {e.reason}</li>" for e in self.estimates)
         tables = [part._repr_html_() for part in (self.performance, self.drift) if part is not None]
@@ -108,24 +108,24 @@ def measure_health(
     error_rates: tuple[float, float] = (0.01, 0.1),  # Limits of the shares of requests that failed, that were refused
 ) -> HealthReport:
     "Compare a window of the prediction log with what a bundle remembers."
-    facts, profile = window.facts, json.loads((bundle.path / "profile.json").read_text(encoding="utf-8"))
+    facts, profile = window.predictions, json.loads((bundle.path / "profile.json").read_text(encoding="utf-8"))
     answers = predictions_of(bundle.signature, facts) if len(facts) else None
     inputs = window.inputs if len(facts) else pd.DataFrame(columns=bundle.signature.names)
     drift = measure_drift(profile, inputs, answers)
-    latency = {f"p{q}": float(np.percentile(facts["ms"], q)) for q in (50, 95, 99)} if len(facts) else {}
+    latency = {f"p{q}": float(np.percentile(facts["latency_ms"], q)) for q in (50, 95, 99)} if len(facts) else {}
     labelled = take(window, facts["label"].notna()) if labelled is None else labelled
     performance, unmeasured = _performance(bundle, spec, labelled, why_no_spec)
     judged_by_labels = _of_performance(performance, spec)
-    estimates = [] if performance and not judged_by_labels.cannot else _estimates(bundle, spec, profile, window)
+    estimates = [] if performance and not judged_by_labels.inconclusive else _estimates(bundle, spec, profile, window)
     parts = [_of_drift(drift), _of_latency(latency, len(facts), p95_ms), unmeasured, judged_by_labels]
     parts += [] if len(labelled) else [_of_estimates(estimates, bundle, spec, labels_come)]
     parts += [_of_traffic(traffic, *error_rates)] if traffic else []
-    said = _since(_joined(parts), version, window.facts, labelled.facts)
-    (since, until), (first, last) = _ends(facts), _ends(labelled.facts)
+    said = _since(_joined(parts), version, window.predictions, labelled.predictions)
+    (since, until), (first, last) = _ends(facts), _ends(labelled.predictions)
     seconds = (until - since).total_seconds() if len(facts) else 0
     rate = len(facts) / seconds * 60 if seconds else None
     shown = (bundle.name, version, now or datetime.now(UTC), len(facts), since, until, rate, latency)
-    return HealthReport(*shown, drift, said.findings, said.judged, said.cannot, performance, first, last, estimates, traffic)
+    return HealthReport(*shown, drift, said.findings, said.evaluated, said.inconclusive, performance, first, last, estimates, traffic)
 
 
 def _ends(facts: pd.DataFrame) -> tuple[datetime | None, datetime | None]:
@@ -151,7 +151,7 @@ def take(
 ) -> LogWindow:
     "Some rows of a window."
     mask = np.asarray(mask, dtype=bool)
-    return LogWindow(window.facts[mask], window.inputs[mask])
+    return LogWindow(window.predictions[mask], window.inputs[mask])
 
 
 @dataclass(frozen=True)
@@ -159,12 +159,12 @@ class _Verdicts:
     "What one part of a look says."
 
     findings: list[Finding] = field(default_factory=list)
-    judged: list[tuple[str, str]] = field(default_factory=list)
-    cannot: list[str] = field(default_factory=list)
+    evaluated: list[tuple[str, str]] = field(default_factory=list)
+    inconclusive: list[str] = field(default_factory=list)
 
 
 def _joined(parts: Sequence[_Verdicts]) -> _Verdicts:
-    return _Verdicts(*([one for part in parts for one in getattr(part, name)] for name in ("findings", "judged", "cannot")))
+    return _Verdicts(*([one for part in parts for one in getattr(part, name)] for name in ("findings", "evaluated", "inconclusive")))
 
 
 def _since(said: _Verdicts, version: int, facts: pd.DataFrame, labelled: pd.DataFrame) -> _Verdicts:
@@ -184,9 +184,9 @@ def _of_drift(report: DriftReport) -> _Verdicts:
     for c in report.columns:
         subject = subject_of(c)
         if c.drifted is None:
-            said.cannot.append(f"drift of {subject}: {c.reason}")
+            said.inconclusive.append(f"drift of {subject}: {c.reason}")
             continue
-        said.judged.append(("drift", subject))
+        said.evaluated.append(("drift", subject))
         if c.drifted:
             figures = {"effect": c.effect, "p": c.p_corrected, "role": c.role, "part": c.part}
             said.findings.append(Finding("drift", subject, c.effect, c.reason, figures))
@@ -202,8 +202,8 @@ def subject_of(column: ColumnDrift) -> str:
 def _of_latency(latency: Mapping[str, float], rows: int, p95_ms: float) -> _Verdicts:
     "Is it slow?"
     if rows < LEAST:
-        return _Verdicts(cannot=[f"latency: not enough rows: {rows}, at least {LEAST} are needed"])
-    said = _Verdicts(judged=[("latency", "p95")])
+        return _Verdicts(inconclusive=[f"latency: not enough rows: {rows}, at least {LEAST} are needed"])
+    said = _Verdicts(evaluated=[("latency", "p95")])
     if latency["p95"] > p95_ms:
         text = f"95% of the rows were answered within {format_number(latency['p95'], 3)} ms, the limit is {p95_ms:g}"
         said.findings.append(Finding("latency", "p95", latency["p95"], text, latency))
@@ -219,20 +219,20 @@ def _performance(bundle: Bundle, spec: ModelSpec | None, labelled: LogWindow, wh
     if not len(labelled):
         return None, _Verdicts()
     if spec is None:
-        return None, _Verdicts(cannot=[f"performance: {why_no_spec}"])
-    known = np.array([_is_truth(label, bundle.signature) for label in labelled.facts["label"]])
-    cannot = []
+        return None, _Verdicts(inconclusive=[f"performance: {why_no_spec}"])
+    known = np.array([_is_truth(label, bundle.signature) for label in labelled.predictions["label"]])
+    inconclusive = []
     if not known.all():
-        strange = labelled.facts["label"][~known].iloc[0]
-        cannot.append(f"performance: {(~known).sum()} of {len(known)} labels are nothing that the model can say, such as {strange!r}")
+        strange = labelled.predictions["label"][~known].iloc[0]
+        inconclusive.append(f"performance: {(~known).sum()} of {len(known)} labels are nothing that the model can say, such as {strange!r}")
     some, inputs = take(labelled, known), _typed(bundle.signature, labelled.inputs[known])
     spec, unseen = _visible(spec, inputs)
-    answer, release = predictions_of(bundle.signature, some.facts), bundle.manifest.get("evaluation")
+    answer, release = predictions_of(bundle.signature, some.predictions), bundle.manifest.get("evaluation")
     try:
-        measured = measure_performance(spec, inputs, some.facts["label"].tolist(), answer, release)
+        measured = measure_performance(spec, inputs, some.predictions["label"].tolist(), answer, release)
     except MlopsError as e:
-        return None, _Verdicts(cannot=[*cannot, f"performance: {e}"])
-    return measured, _Verdicts(cannot=cannot + unseen)
+        return None, _Verdicts(inconclusive=[*inconclusive, f"performance: {e}"])
+    return measured, _Verdicts(inconclusive=inconclusive + unseen)
 
 
 def _is_truth(label, signature: Signature) -> bool:
@@ -273,12 +273,12 @@ def _of_performance(performance: Performance | None, spec: ModelSpec | None) -> 
         back = r.release is None or (r.value is not None and r.value >= r.release - spec.gates.tolerance)
         gated = r.below_gate if r.gate is not None else r.below_release
         if r.below_gate or r.below_release:
-            said.judged.append(("performance", r.metric))
+            said.evaluated.append(("performance", r.metric))
             said.findings.append(_too_low(r, performance, spec.gates.tolerance))
         elif gated is False and back:
-            said.judged.append(("performance", r.metric))
+            said.evaluated.append(("performance", r.metric))
         elif gated is None and (r.gate is not None or r.release is not None):
-            said.cannot.append(f"performance by {r.metric}: {r.reason}")
+            said.inconclusive.append(f"performance by {r.metric}: {r.reason}")
     return said
 
 
@@ -299,7 +299,7 @@ def _estimates(bundle: Bundle, spec: ModelSpec | None, profile: Mapping, window:
     "What to expect of a classifier; of the newest rows, as many as would be measured."
     if bundle.signature.classes is None or not len(window):
         return []
-    answer = predictions_of(bundle.signature, window.facts.tail(LABELLED))
+    answer = predictions_of(bundle.signature, window.predictions.tail(LABELLED))
     return estimate_performance(answer, [*_least(bundle, spec)], profile.get("calibration"))
 
 
@@ -316,11 +316,11 @@ def _of_estimates(estimates: Sequence[Estimate], bundle: Bundle, spec: ModelSpec
     "What can be said while there is no label: an estimate finds nothing wrong, but it can fail to reassure."
     if labels_come or not estimates:
         why = "in the window, as they did before" if labels_come else "yet, and nothing can be expected instead"
-        return _Verdicts(cannot=[f"performance: no labels came {why}"])
+        return _Verdicts(inconclusive=[f"performance: no labels came {why}"])
     least = _least(bundle, spec)
     low = [e for e in estimates if e.estimated_value is None or e.estimated_high < least[e.metric]]
     shown = (f"{e.reason}" + (f"; its gate is {format_number(least[e.metric], 3)}" if e.estimated_value is not None else "") for e in low)
-    return _Verdicts(cannot=[f"performance by {e.metric}: {reason}" for e, reason in zip(low, shown, strict=True)])
+    return _Verdicts(inconclusive=[f"performance by {e.metric}: {reason}" for e, reason in zip(low, shown, strict=True)])
 
 
 # %% ../../nbs/monitor/05_health.ipynb #2d39cc1f
@@ -337,16 +337,16 @@ def read_traffic(
     "What reached the service, and whether it is usual that nothing did for so long."
     counts = log.requests(name, since).sum()
     refused, failed = (int(counts[[s for s in counts.index if s // 100 == kind]].sum()) for kind in (4, 5))
-    newest = log.asked_at(name)
+    newest = log.prediction_time(name)
     silence = None if newest is None else max(now - newest, timedelta(0))
     steady = None
     if silence is not None and silence >= SILENCE:
         starts = [newest - n * silence for n in range(1, SPANS + 1)]
-        oldest = log.asked_at(name, first=True)
+        oldest = log.prediction_time(name, oldest=True)
         if oldest <= starts[-1] + silence:
             before = [newest - DAY + n * silence for n in range(AFTER)]
             starts += [start for start in before if start >= oldest and start + silence <= newest]
-            steady = all(log.asked_at(name, start, start + silence) for start in starts)
+            steady = all(log.prediction_time(name, start, start + silence) for start in starts)
     minutes = None if silence is None else silence.total_seconds() / 60
     return Traffic(int(counts.sum()) if len(counts) else None, refused, failed, minutes, steady)
 
@@ -358,13 +358,13 @@ def _of_traffic(traffic: Traffic, most_failed: float, most_refused: float) -> _V
     for subject, count, most in each:
         if n < LEAST:
             continue
-        said.judged.append(("errors", subject))
+        said.evaluated.append(("errors", subject))
         if exact_interval(count, n)[0] > most:
             text = f"{count / n:.1%} of {n:,} requests {subject}, the limit is {most:.1%}"
             said.findings.append(Finding("errors", subject, count / n, text, {"requests": n, "count": count}))
     silent = traffic.silent_minutes
     if silent is not None and silent < SILENCE.total_seconds() / 60:
-        said.judged.append(("traffic", "rows"))
+        said.evaluated.append(("traffic", "rows"))
     elif traffic.steady:
         text = f"none for {silent:,.0f} minutes; there were rows in each of the {SPANS} spans of that length before"
         said.findings.append(Finding("traffic", "rows", 1.0, text, {"silent_minutes": silent}))
@@ -406,7 +406,7 @@ def monitor(
         since = None if rows else now - (last or LAST)
         log, (spec, why) = PredictionLog(registry.engine), spec_or_why(found, settings.home)
         window = log.read(name, rows or ROWS, since, found.version, roles=roles)
-        came = since or _ends(window.facts)[0] or now
+        came = since or _ends(window.predictions)[0] or now
         labelled = log.read(name, LABELLED, version=found.version, labelled_since=came, roles=roles)
         labels_come = not len(labelled) and log.has_labels(name)
         seen = read_traffic(log, name, came, now) if roles == CLIENTS else None  # others come by no request
@@ -415,8 +415,8 @@ def monitor(
         result = measure_health(bundle, found.version, window, *given)
         save_health(registry.engine, result)
         gone = _gone(list_alerts(registry.engine, name), result)
-        untold = update_alerts(registry.engine, name, result.findings, result.judged + gone, now)
-        told = notify(registry.engine, untold, settings.alert_urls.split())
+        pending = update_alerts(registry.engine, name, result.findings, result.evaluated + gone, now)
+        told = notify(registry.engine, pending, settings.alert_urls.split())
     finally:
         registry.close()
     if problem := _to_wandb(result, told, settings):
@@ -478,4 +478,15 @@ def latest_health(
     "The newest report of a model; None if nobody looked yet."
     query = sa.select(health.c.report).where(health.c.name == name).order_by(health.c.at.desc(), health.c.id.desc())
     with reading(engine) as connection:
-        return connection.execute(query.limit(1)).scalar()
+        report = connection.execute(query.limit(1)).scalar()
+    return report and with_current_keys(report)
+
+
+def with_current_keys(
+    report: Mapping,  # as `HealthReport.to_dict` made it, of any release
+) -> dict:
+    "Return a stored report whose keys are those of this release."
+    return {_KEYS.get(key, key): value for key, value in report.items()}
+
+
+_KEYS = {"cannot": "inconclusive", "judged": "evaluated"}  # today's names of old keys

@@ -21,7 +21,7 @@ from ..display import format_duration
 from ..model.signature import Signature
 from .alerts import Alert
 from .drift import measure_drift
-from .health import HealthReport, predictions_of, subject_of, take
+from .health import HealthReport, predictions_of, subject_of, take, with_current_keys
 from .prediction_log import LogWindow
 from ..store.database import health, in_utc, reading
 
@@ -129,9 +129,9 @@ def effects_over_time(
     found = {}
     for rows in parts:
         some = take(window, np.isin(np.arange(len(window)), rows))
-        report = measure_drift(profile, some.inputs, predictions_of(signature, some.facts))
+        report = measure_drift(profile, some.inputs, predictions_of(signature, some.predictions))
         effects = {subject_of(c): c.effect for c in report.columns}
-        found[some.facts["at"].iloc[0]] = {s: e for s, e in effects.items() if names is None or s in names}
+        found[some.predictions["at"].iloc[0]] = {s: e for s, e in effects.items() if names is None or s in names}
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("since").astype(float)
 
 
@@ -187,7 +187,7 @@ def plot_traffic(
         return _empty("No rows")
     first, last = facts["at"].iloc[0], facts["at"].iloc[-1]
     width = max(pd.Timedelta("1s"), (last - first) / BARS).ceil("1s")
-    by = facts.groupby((facts["at"] - first) // width * width + first)["ms"]
+    by = facts.groupby((facts["at"] - first) // width * width + first)["latency_ms"]
     figure = Figure(figsize=(11, 6.2), layout="constrained")
     rows, latency, errors = figure.subplots(3, 1, sharex=True)
     rows.bar(by.size().index, by.size(), width=width, align="edge", color="tab:blue", alpha=0.7)
@@ -236,7 +236,7 @@ def past_checks(
     query = sa.select(health.c.at, health.c.report).where(health.c.name == name)
     with reading(engine) as connection:
         rows = connection.execute(query.order_by(health.c.at.desc(), health.c.id.desc()).limit(last)).all()
-    return [{**row.report, "at": in_utc(row.at)} for row in rows[::-1]]
+    return [{**with_current_keys(row.report), "at": in_utc(row.at)} for row in rows[::-1]]
 
 
 def plot_checks(

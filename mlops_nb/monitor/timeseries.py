@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WINDOWS', 'MOST', 'ROLES', 'SHOWN', 'LEAST', 'MOST_LABELS', 'TimeBuckets', 'traffic', 'prediction_series', 'quality',
-           'display_name', 'latest_health', 'version_overview', 'recent_decisions']
+           'display_name', 'health_summary', 'version_overview', 'recent_decisions']
 
 # %% ../../nbs/monitor/06_timeseries.ipynb #00000002
 import math
@@ -20,7 +20,7 @@ from sqlalchemy.engine import Engine
 from ..model.evaluate import score
 from ..model.signature import Predictions, Signature
 from .alerts import list_alerts
-from .health import latest_health as last_report
+from .health import latest_health
 from ..store.database import labels, predictions, reading
 from ..store.decisions import list_decisions
 from ..store.registry import Registry
@@ -248,12 +248,12 @@ def display_name(
 _SPELLED = {"roc auc": "ROC AUC", "roc auc ovr": "ROC AUC, one against the rest", "r2": "R²", "f1 macro": "F1, macro"}
 
 # %% ../../nbs/monitor/06_timeseries.ipynb #00000014
-def latest_health(
+def health_summary(
     engine: Engine,
     name: str,  # Of a model
 ) -> tuple[dict | None, list[dict]]:  # The last report, None without one; {kind, subject, size, text, opened_at, ...} each
     "What the monitor said last, and the alerts that are open, newest first."
-    report, keys = last_report(engine, name), ("kind", "subject", "size", "text", "opened_at", "since", "command")
+    report, keys = latest_health(engine, name), ("kind", "subject", "size", "text", "opened_at", "since", "command")
     opened = [
         {key: getattr(alert, key) for key in keys} for alert in list_alerts(engine, name)[: -_MOST_ALERTS - 1 : -1]
     ]

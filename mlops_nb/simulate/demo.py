@@ -210,7 +210,7 @@ def _retrain(run: _DemoRun, rows: int) -> Decision:
     "Retrain if that is needed."
     policy = RetrainPolicy(engine=PIPELINE_ENGINE)
     with redirect_stderr(_WithoutAlerts(sys.stderr)):
-        decision = retrain(run.spec.name, run.settings, True, rows=rows, terms=policy, report=run.log)
+        decision = retrain(run.spec.name, run.settings, True, rows=rows, policy=policy, report=run.log)
     run.report.decisions.append(decision.to_dict())
     return decision
 

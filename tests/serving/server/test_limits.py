@@ -171,7 +171,7 @@ def test_answer_that_comes_too_late_leaves_no_trace(app, client, capfd, path):
         client.post(path, json={"features": [[1, 0]]}, environ_overrides=context)
     assert capfd.readouterr().out == ""
     assert not app.metrics._pending
-    assert len(logged(app).facts) == 0
+    assert len(logged(app).predictions) == 0
 
 
 def test_request_is_named_before_the_main_loop_may_answer_it(client):
@@ -196,7 +196,7 @@ def test_answer_that_is_recorded_is_sent(app, client, monkeypatch):
     monkeypatch.setattr(app.extensions["log"], "record", record_late)
     context = {"gunicorn.socket": SimpleNamespace(claim=claim)}
     assert client.post("/predict", json={"features": [[1, 0]]}, environ_overrides=context).status_code == 200
-    assert len(app.metrics._pending) == len(logged(app).facts) == 1
+    assert len(app.metrics._pending) == len(logged(app).predictions) == 1
 
 
 # The service
