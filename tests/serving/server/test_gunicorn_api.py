@@ -65,13 +65,13 @@ def test_server_imports_the_listed_names_and_no_other():
     assert imported() == IMPORTS
 
 
-@pytest.mark.parametrize("module", IMPORTS)
+@pytest.mark.parametrize("module", sorted(IMPORTS))
 def test_imported_name_is_there(module):
     for name in IMPORTS[module]:
         assert hasattr(importlib.import_module(module), name), name
 
 
-@pytest.mark.parametrize("name", gunicorn_api.ERRORS)
+@pytest.mark.parametrize("name", sorted(gunicorn_api.ERRORS))
 def test_error_of_the_parser_is_there(name):
     assert issubclass(getattr(errors, name), Exception)
 
@@ -80,7 +80,7 @@ def test_errors_that_the_worker_names_are_listed():
     assert set(re.findall(r"\berrors\.(\w+)", (FOLDER / "worker.py").read_text())) == gunicorn_api.ERRORS
 
 
-@pytest.mark.parametrize("name", SIGNATURES)
+@pytest.mark.parametrize("name", sorted(SIGNATURES))
 def test_method_has_the_expected_parameters(name):
     found = find(name)
     for method, expected in SIGNATURES[name].items():
@@ -106,7 +106,7 @@ def test_attributes_that_the_worker_takes_from_gunicorn_are_listed():
     assert attributes_of_self("BoundedThreadWorker") - own <= listed
 
 
-@pytest.mark.parametrize("name", ATTRIBUTES)
+@pytest.mark.parametrize("name", sorted(ATTRIBUTES))
 def test_attribute_is_made_by_gunicorn(name):
     source = "".join(inspect.getsource(each) for each in find(name).__mro__[:-1])
     missing = {attribute for attribute in ATTRIBUTES[name] if not re.search(rf"self\.{attribute}\b\s*=", source)}
