@@ -18,6 +18,7 @@ class BuildWithTemplate(build_py):
     """Packs the files that new projects are made of."""
 
     def run(self):
+        """Copy the modules, then the template."""
         super().run()
         for name in cfg.get("template", "").split() if not self.editable_mode else ():
             source, place = root / name, Path(self.build_lib, package, "template", name)

@@ -104,7 +104,7 @@ def _job(scheduler: str, home: Path, warm: bool = False):
         predict_batch(request, again=True, settings=Settings.read({"MLOPS_HOME": str(home)}), run=runs_on(client))
 
 
-def _search(scheduler: str, home: Path, warm: bool = False):
+def _search(scheduler: str, _home: Path, warm: bool = False):
     rng = np.random.default_rng(0)
     X = pd.DataFrame(rng.normal(size=(300 if warm else 6000, 20)), columns=[f"x{i}" for i in range(20)])
     y = pd.Series((X.sum(axis=1) + rng.normal(size=len(X)) > 0).astype(int))

@@ -76,7 +76,8 @@ def test_notebook_is_committed_without_outputs_and_begins_with_what_it_is(path):
     assert cells[0].source.startswith("# ")
     if "pipeline" not in path.parts:
         lines = [line for line in cells[0].source.splitlines() if line.startswith("> ")]
-        assert len(lines) == 1 and lines[0][-1] in ".?", "one sentence, which nbdev makes the module's docstring"
+        assert len(lines) == 1, "one sentence, which nbdev makes the module's docstring"
+        assert lines[0][-1] in ".?", "one sentence, which nbdev makes the module's docstring"
 
 
 PLOTS = [

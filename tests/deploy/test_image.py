@@ -164,7 +164,7 @@ def test_command_of_the_image_serves_and_its_health_check_answers(machine, produ
         assert subprocess.run(check, env=away, stderr=subprocess.DEVNULL, check=False).returncode != 0
     assert files(machine) == before, "a container's file system is read-only, but for /tmp and what settings name"
     log = PredictionLog.open(Settings.read({"MLOPS_HOME": str(home)}))
-    assert len(log.read(name).predictions) == len(rows), "the drain ships what was spooled: an emptyDir goes with its pod"
+    assert len(log.read(name).predictions) == len(rows), "what was spooled is shipped"
     log.close()
 
 

@@ -433,7 +433,8 @@ def test_graph_must_know_what_to_say_to_a_missing_value_that_no_test_row_has():
     fitted = make_pipeline(columns, HistGradientBoostingClassifier()).fit(trained, trained["city"].isna())
     signature = Signature((Input("city", "string", required=False), Input("a")), "classification", "y", (False, True))
     conversion = convert(fitted, signature, to_table(signature, trained.dropna()))
-    assert conversion.onnx is None and "'city' is missing" in conversion.reason, conversion.reason
+    assert conversion.onnx is None, conversion.reason
+    assert "'city' is missing" in conversion.reason, conversion.reason
 
 
 def test_mixed_columns_with_missing_values_are_served_as_trained(tmp_path):

@@ -63,7 +63,8 @@ def folder(tmp_path, monkeypatch):
 def test_what_cannot_be_meant_is_one_clear_error_and_nothing_is_written(folder, words, message):
     before = sorted(p.relative_to(folder) for p in folder.rglob("*"))
     done = CliRunner().invoke(main, ["new", *words.split()])
-    assert done.exit_code in (1, 2) and message in done.stderr, done.stderr
+    assert done.exit_code in (1, 2), done.stderr
+    assert message in done.stderr, done.stderr
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert sorted(p.relative_to(folder) for p in folder.rglob("*")) == before

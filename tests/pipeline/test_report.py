@@ -68,7 +68,8 @@ def test_report_of_nothing_says_so(project):
 
 def test_person_goes_on_from_an_alert_in_a_notebook(watched):
     done = watched.run("mlops-nb", "monitor", "toy", "--rows", "1000", "--investigate")
-    assert done.returncode == 2 and "next: mlops-nb investigate toy" in done.stdout, done.stderr
+    assert done.returncode == 2, done.stderr
+    assert "next: mlops-nb investigate toy" in done.stdout, done.stderr
     (made,) = (watched.path / "products" / "monitor" / "toy").glob("investigate-*.ipynb")
     assert f"The executed notebook is {made}" in done.stderr
     shown = shown_in(made)
@@ -79,7 +80,8 @@ def test_person_goes_on_from_an_alert_in_a_notebook(watched):
 
     opened = made.with_name("opened.ipynb")  # where it lies, as JupyterLab does
     done = watched.run("papermill", str(made), str(opened), "--cwd", str(made.parent), PYTHONPATH="")
-    assert done.returncode == 0 and "performance of accuracy" in shown_in(opened), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "performance of accuracy" in shown_in(opened), done.stderr
 
     settings = Settings.read({"MLOPS_HOME": str(watched.path)})
     registry = Registry.open(settings)

@@ -145,7 +145,8 @@ def test_retrained_model_is_healthy_in_the_world_it_was_retrained_for(world):
     assert world.retrain(rows=2000).action == "promoted"
     world.serve(world.draw("drift", 2000, 2))
     decision = world.retrain(rows=2000)
-    assert decision.action == "nothing" and decision.figures["health"]["status"] == "healthy", decision.reasons
+    assert decision.action == "nothing", decision.reasons
+    assert decision.figures["health"]["status"] == "healthy", decision.reasons
 
 
 @pytest.mark.slow
@@ -384,7 +385,8 @@ def test_command_prints_what_was_decided_and_exits_with_what_became_of_it(world)
     world.serve(world.draw("drift", 1000, 1))
     assert run("--min-labelled-rows", "5000").returncode == 3
     done = run()
-    assert done.returncode == 0 and done.stdout.startswith("sides: promoted (champion 1, challenger 2)\n"), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("sides: promoted (champion 1, challenger 2)\n"), done.stderr
     assert "On the newest 300 labelled rows, which neither was trained on:" in done.stdout
     table = world.draw("drift", 1000, 3)
     world.serve(table.assign(a=-table["a"]), ago=5, labels=np.random.default_rng(0).permutation(table["y"]).tolist())

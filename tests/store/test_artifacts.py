@@ -275,7 +275,8 @@ def test_many_that_fetch_the_same_at_once_have_one_whole_copy(registry, settings
     version, _ = registry.register(bundles[0])
     stores = [RemoteStore(settings.artifacts, tmp_path / "elsewhere") for _ in range(6)]
     places = at_once(*(lambda s=s: s.fetch(version.location, version.digest) for s in stores))
-    assert len(set(places)) == 1 and is_intact(places[0], version.digest), places
+    assert len(set(places)) == 1, places
+    assert is_intact(places[0], version.digest), places
     for _ in range(10):
         (places[0] / "golden.json").write_text("{}")
         assert at_once(*(lambda s=s: s.fetch(version.location, version.digest) for s in stores)) == places

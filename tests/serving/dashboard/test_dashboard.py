@@ -423,7 +423,8 @@ def test_moves_that_cannot_be_are_refused_and_say_why(client, registry):
 @pytest.mark.parametrize(
     "wrong",
     [{"reason": ""}, {"reason": "  "}, {"reason": None}, {"reason": "x" * 1001}, {"reason": "\0"}, {"reason": ["x"]},
-     {"version": "2"}, {"version": True}, {"version": 0}, {"version": 2.5}, {"expected": "1"}, {"expected": True}, {"force": True}],
+     {"version": "2"}, {"version": True}, {"version": 0}, {"version": 2.5}, {"expected": "1"}, {"expected": True},
+     {"force": True}],
     ids=str,
 )  # fmt: skip
 def test_body_of_a_move_is_checked(client, registry, wrong):

@@ -83,7 +83,8 @@ def test_worker_with_more_leaves_a_connection_to_others_for_a_moment_and_then_ta
     door.set_accept_enabled(True)
     door.accept(None)
     door.accept(None)
-    assert door._accepting and worker.told == ["accepts"] * 2, "nobody came for them"
+    assert door._accepting, "nobody came for them"
+    assert worker.told == ["accepts"] * 2, "nobody came for them"
     worker.clock.now += 3 * YIELD_SECONDS
     door.accept(None)
     assert len(worker.told) == 2, "others have their chance again"

@@ -147,7 +147,8 @@ def test_worker_that_is_to_end_says_so_whatever_is_known(settings, tmp_path):
     try:
         with connect(service) as connection:
             known, ends = zip(*answers_until_close(connection), strict=True)
-        assert known[2:] == (True,) * (len(known) - 3) + (False,) and 3 < len(known) <= 8, ends
+        assert known[2:] == (True,) * (len(known) - 3) + (False,), ends
+        assert 3 < len(known) <= 8, ends
         wait_for(lambda: service.log.read_text().count("loaded") == 2)
         wait_for(service.answers)
         with connect(service, asked()) as connection:

@@ -117,20 +117,23 @@ TOO_MUCH = {
 }
 
 
+def fill_repeatedly(arrival: RequestBuffer, times: int):
+    for _ in range(times):
+        arrival.fill(0)
+
+
 @pytest.mark.parametrize(("status", "request_"), TOO_MUCH.values(), ids=TOO_MUCH)
 def test_what_is_too_large_is_refused_before_it_is_all_there(status, request_):
     arrival = RequestBuffer(Pieces(request_), 1)
     with pytest.raises(EarlyResponse, match="limit") as refused:
-        for _ in range(20):
-            arrival.fill(0)
+        fill_repeatedly(arrival, 20)
     assert refused.value.status == status
 
 
 def test_chunks_of_next_to_nothing_are_refused():
     arrival = RequestBuffer(Pieces(POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 30_000), 1)
     with pytest.raises(EarlyResponse, match="The chunks of the body are too small") as refused:
-        for _ in range(100):
-            arrival.fill(0)
+        fill_repeatedly(arrival, 100)
     assert refused.value.status == 400
 
 
@@ -218,7 +221,8 @@ def serving(homes, folder, **more):
     finally:
         log = service.stop()
     assert service.process.returncode == 0, log
-    assert "Traceback" not in log and "terminate called" not in log, log
+    assert "Traceback" not in log, log
+    assert "terminate called" not in log, log
 
 
 @pytest.fixture(scope="module")
@@ -482,7 +486,8 @@ def test_quick_request_is_answered_without_a_thread_and_any_other_with_one(setti
         assert service.predict()[1]["thread"] == "MainThread"
     finally:
         log = service.stop()
-    assert log.count("loaded") == 1 and "RuntimeError" in log, "the same worker went on"
+    assert log.count("loaded") == 1, "the same worker went on"
+    assert "RuntimeError" in log, "the same worker went on"
 
 
 @pytest.mark.slow
@@ -527,7 +532,8 @@ def test_overload_is_answered_at_once_and_passes(single):
     assert len(health) > 10
     assert max(health) < 0.8
     refused = [one for one in got if one.status == 503]
-    assert len(got) == 16 and len(refused) == 12, [one.status for one in got]
+    assert len(got) == 16, [one.status for one in got]
+    assert len(refused) == 12, [one.status for one in got]
     assert {(one.said["code"], one.headers["Retry-After"]) for one in refused} == {("overloaded", "1")}
     assert all(single.predict()[0] == 200 for _ in range(50))
     assert all(one.status == 200 for one in together(lambda s: predict_slowly(single, s), *[0.1] * 16))

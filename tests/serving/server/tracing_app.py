@@ -1,4 +1,4 @@
-"""Helper, no test: a service whose responses to `POST /predict` name their thread and way, and which fails at `X-Fail`."""
+"""Helper: a service whose responses to `POST /predict` name their thread and way, and which fails at `X-Fail`."""
 
 import threading
 

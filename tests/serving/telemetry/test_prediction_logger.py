@@ -491,7 +491,8 @@ ALL = "age,income,home"
 def test_many_rows_are_logged_as_few_are(serving, kind, excluded):
     app = serving(kind, MLOPS_LOG_EXCLUDE=excluded)
     client, log = app.test_client(), app.extensions["log"]
-    rows = [[i / 7, -i] for i in range(MAX_SPLIT_ROWS + 1)] if kind == "numbers" else [[i, i / 7, "own"] for i in range(MAX_SPLIT_ROWS + 1)]
+    numbers = range(MAX_SPLIT_ROWS + 1)
+    rows = [[i / 7, -i] for i in numbers] if kind == "numbers" else [[i, i / 7, "own"] for i in numbers]
     many = client.post("/predict", json={"features": rows}).get_json()
     few = [client.post("/predict", json={"features": [row], "probability": True}).get_json() for row in rows]
     assert len(spooled(app).splitlines()) == 1 + len(rows)

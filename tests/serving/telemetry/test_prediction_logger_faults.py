@@ -228,7 +228,8 @@ def test_two_services_a_watcher_monitors_a_batch_job_and_promotions_share_a_data
                 registry.promote("toy", version)
             for monitor in monitors:
                 said = monitor.communicate(timeout=120)
-                assert monitor.returncode in (0, 1, 2) and '"status"' in said[0], said[1]
+                assert monitor.returncode in (0, 1, 2), said[1]
+                assert '"status"' in said[0], said[1]
             looks += len(monitors)
         assert batch.returncode == 0, batch.communicate()
         assert watcher.poll() is None, watcher.communicate()
