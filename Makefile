@@ -4,6 +4,8 @@ PORT ?= 5000
 HOST ?= 127.0.0.1
 PYTHON ?= python3
 BIN := .venv/bin
+# The installer, in the version that the lock names
+UV := $(shell sed -n 's/^uv==\([^ ;]*\).*/\1/p' requirements.lock)
 # Wheels that no index has
 VENDOR := $(if $(wildcard vendor),--find-links vendor)
 # What a serving image installs, beside the packages of serve/requirements.lock: the framework and the folder of its wheel
@@ -26,11 +28,9 @@ help: ## list the commands
 	  { echo "Python 3.11 or later is needed; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=python3.12, say."; exit 1; }
 	@echo "Installing into .venv from requirements.lock (about a minute the first time)"
 	@$(PYTHON) -m venv .venv
-	@# an older pip takes `a[extra]==1` in the lock for no pin of `a`
-	@$(BIN)/pip install --quiet --disable-pip-version-check "pip>=24"
-	@$(BIN)/pip install --quiet --disable-pip-version-check $(VENDOR) --require-hashes -r requirements.lock
-	@# setuptools warns of every editable installation
-	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python $(VENDOR) --require-hashes --compile-bytecode -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 serve: .venv/installed ## run the pipeline for SPEC, then serve its model at http://HOST:PORT
@@ -50,16 +50,21 @@ test check: export OMP_NUM_THREADS := 1
 # Files of tests side by side, the tests of a file one after the other
 PARALLEL := -n auto --dist loadfile
 TESTS := not soak
+# What a project may add: a check of types (TYPES = mypy), options of coverage
+TYPES :=
+COVERAGE :=
 test: .venv/installed ## run every check: ruff, mlops-nb check, pytest, nbval on library and executed notebooks
 	ruff check .
 	mlops-nb check
-	pytest tests $(PARALLEL) -m "$(TESTS)"
+	$(TYPES)
+	pytest tests $(PARALLEL) -m "$(TESTS)" $(COVERAGE)
 	pytest --nbval-lax --nbval-current-env -p no:cacheprovider $(PARALLEL) nbs --ignore=nbs/pipeline
 	@echo 'All checks passed.'
 
 check: .venv/installed ## the fast half of the tests, under a minute
 	ruff check .
 	mlops-nb check
+	$(TYPES)
 	pytest tests $(PARALLEL) -m "not slow" -q
 
 export: .venv/installed ## notebooks to library: nbdev_export, nbdev_clean
@@ -74,7 +79,7 @@ image: ## build the image that serves, with Docker (TARGET=pipeline: the one tha
 	docker build --file serve/Dockerfile --target $(or $(TARGET),serve) --build-arg WHEELS=$(WHEELS) --tag $(IMAGE) .
 
 clean: ## remove what a build and the tests made; models and runs in store/ stay
-	rm -rf products build dist _proc .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf products build dist _proc .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage* *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 COMPILE = $(BIN)/uv pip compile $(VENDOR) --universal --python-version 3.11 --generate-hashes --no-strip-extras \

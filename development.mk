@@ -1,7 +1,14 @@
 # Targets of the framework itself, beside those that every project has
-.PHONY: bench bench-peers docs wheel
+.PHONY: bench bench-peers docs wheel nightly
 FRAMEWORK := .
 WHEELS := dist
+TYPES := mypy
+
+# Every night: what takes longest, beside what CI runs
+nightly: export REQUIRE_SERVICES := 1
+nightly: export OMP_NUM_THREADS := 1
+nightly: .venv/installed ## the tests that take longest (CI leaves them out)
+	pytest tests $(PARALLEL) -m nightly
 
 bench: .venv/installed ## measure builds, the command line and the service, each against a peer
 	@python -m benchmarks.run
