@@ -257,7 +257,7 @@ def _parse(line: bytes) -> PredictionRecord | LabelRecord | RequestCount:
         values["rows"] = np.frombuffer(b64decode(rows)).reshape(len(values["prediction"]), -1).tolist()
     elif isinstance(rows, dict):
         values["rows"] = list(zip(*rows["columns"], strict=True)) or [()] * len(values["prediction"])
-    if "ms" in values:  # as releases before 0.1.0 named it
+    if "ms" in values:  # the key of lines that were spooled before the field named its unit
         values["latency_ms"] = values.pop("ms")
     kind = LabelRecord if "label" in values else RequestCount if "status" in values else PredictionRecord
     return kind(**values)
