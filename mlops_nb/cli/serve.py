@@ -11,6 +11,8 @@ import sys
 
 import click
 
+from .first_request import announce_first_request
+
 # %% ../../nbs/cli/05_serve.ipynb #1a198e89
 @click.command()
 @click.option("--model", help="Model to serve (default: MLOPS_MODEL, else that of the spec).")
@@ -21,7 +23,7 @@ import click
 @click.option("--check", is_flag=True, help="Only check whether it could listen there.")
 def serve(model, spec, host, port, workers, check):
     "Serve the production version of a model over HTTP."
-    from mlops_nb.settings import Settings, require_keys, template_folder
+    from mlops_nb.settings import Settings, is_loopback, require_keys, template_folder
     from mlops_nb.spec import default_model, import_from, load_spec
 
     settings = Settings.read()
@@ -38,6 +40,8 @@ def serve(model, spec, host, port, workers, check):
     own = (settings.home / "serve" / "wsgi.py").is_file()
     service = settings.home if own else template_folder()
     options = ["--pythonpath", str(service), "-c", str(service / "serve" / "gunicorn.conf.py")]
+    if is_loopback(host):  # for a person at this machine; elsewhere it would be noise in a log
+        announce_first_request(f"http://{host}:{port}")
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *options, "serve.wsgi:app"])
 
 # %% ../../nbs/cli/05_serve.ipynb #84aac0a8
