@@ -263,6 +263,18 @@ def test_readme_names_only_commands_and_files_that_exist():
         assert link.startswith("http") or (ROOT / link).exists(), link
 
 
+def test_readme_is_short_and_its_first_request_is_a_row_of_the_default_model():
+    import yaml
+
+    from mlops_nb.spec import load_spec
+
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) < 700
+    (body,) = re.findall(r"-d '(\{.*?\})'", text, re.DOTALL)
+    spec = load_spec(yaml.safe_load((ROOT / "env.yaml").read_text())["spec"])
+    assert len(json.loads(body)["features"][0]) == len(spec.inputs)
+
+
 def test_changelog_has_something_unreleased_or_this_version():
     version = json.loads(json.dumps(re.search(r"version = (\S+)", (ROOT / "settings.ini").read_text())[1]))
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
