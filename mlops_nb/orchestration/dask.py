@@ -32,7 +32,7 @@ PATIENCE = 10  # Seconds for a scheduler to answer, and for its first worker
 def cluster(
     scheduler: str,  # Its address, `tcp://host:8786`
 ) -> "Iterator[Client]":
-    "A client of a Dask cluster that has workers."
+    "Return a client of a Dask cluster that has workers."
     try:
         from distributed import Client
     except ImportError as e:
@@ -51,14 +51,14 @@ def cluster(
 
 
 def named_scheduler() -> str:  # Empty: nobody named one
-    "The address that `MLOPS_DASK_SCHEDULER` has."
+    "Return the address that `MLOPS_DASK_SCHEDULER` has."
     return Settings.read().dask_scheduler
 
 # %% ../../nbs/orchestration/04_dask.ipynb #0000000a
 def dask_executor(
     scheduler: str | None = None,  # `MLOPS_DASK_SCHEDULER` by default; without either the build runs here
 ):
-    "What `pipeline.yaml` names as its executor."
+    "Return the executor that `pipeline.yaml` names."
     from ploomber.executors import Serial
     from ploomber.executors.abc import Executor
 
@@ -110,7 +110,7 @@ def _build(dag, client: Client) -> list:
 
 # %% ../../nbs/orchestration/04_dask.ipynb #0000000b
 def _least_busy(client: Client, busy: Sequence[str]) -> str:
-    "The worker that has the fewest tasks of this build."
+    "Return the worker that has the fewest tasks of this build."
     return min(client.nthreads(), key=busy.count)
 
 
@@ -183,7 +183,7 @@ def _fit_here(tasks: Sequence[tuple]) -> list:
 def runs_on(
     client: Client,
 ) -> Callable:  # A `batch.Runner`
-    "The runner of a cluster."
+    "Return the runner of batch jobs on a cluster."
 
     def run(score: Callable[[int], T], numbers: Sequence[int]) -> Iterable[T]:
         from distributed import as_completed

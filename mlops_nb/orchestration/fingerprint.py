@@ -25,7 +25,7 @@ def code_fingerprint(
     project: str | Path,  # The folder of the project
     spec: str | None = None,  # A module that the notebook imports by name at run time
 ) -> str:  # SHA-256, hex
-    "A hash of all code that a notebook runs, its own cells left out."
+    "Hash all code that a notebook runs, without its own cells."
     project = Path(project)
     modules = project_modules(notebook, project, spec)
     sources = {name: _source(path) for name, path in sorted(modules.items())}
@@ -44,7 +44,7 @@ def project_modules(
     project: str | Path,
     spec: str | None = None,
 ) -> dict[str, Path]:  # Module name to its file
-    "The modules of the project that a notebook imports, directly or through others."
+    "Return the modules of the project that a notebook imports, directly or through others."
     project, found = Path(project), {}
     waiting = list(_names(_notebook_imports(Path(project, notebook)), package=""))
     if spec:
@@ -67,7 +67,7 @@ def module_file(
     name: str,  # Dotted
     project: Path,
 ) -> Path | None:  # None: not a module of the project
-    "The file of a module, if it belongs to the project."
+    "Return the file of a module, or None if it does not belong to the project."
     base = project.joinpath(*name.split(".")) if name else None
     if base is None:
         return None
@@ -104,7 +104,7 @@ def _read(path: Path, _changed: tuple) -> _Source:
 
 
 def _source(path: Path) -> _Source:
-    "What a module is, read once for each of its contents: the tasks of a pipeline share most of theirs."
+    "Read a module once for each of its contents: the tasks of a pipeline share most modules."
     stat = path.stat()
     try:
         return _read(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
@@ -116,7 +116,7 @@ _MAGIC = re.compile(r"^\s*(?:[\w, ]+=\s*)?[%!?].*$", re.MULTILINE)  # Also `rows
 
 
 def _notebook_imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
-    "What the code of a notebook imports, its magics left out."
+    "Return the imports of a notebook's code, without its magics."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
     try:
@@ -140,7 +140,7 @@ def distributions() -> dict[str, list[str]]:  # Top-level module to the names of
 
 
 def _version(top: str) -> str | None:
-    "The version of what provides a top-level module, None if nothing installed does."
+    "Return the version of the distribution that provides a top-level module, None if none does."
     from importlib.metadata import version
 
     names = sorted(set(distributions().get(top, [])))

@@ -59,7 +59,7 @@ def check_python(settings: Settings) -> CheckResult:
 
 
 def _ini(home: Path) -> dict[str, str]:
-    "What a project's `settings.ini` says."
+    "Return a project's `settings.ini`."
     config = ConfigParser(delimiters=["="], interpolation=None)
     config.read(home / "settings.ini", encoding="utf-8")
     return dict(config["DEFAULT"])
@@ -84,7 +84,7 @@ def check_packages(settings: Settings) -> CheckResult:
 
 
 def _requirements() -> "Iterator[tuple[Requirement, bool]]":
-    "What mlops-nb declares for this machine, and whether it does not work without."
+    "Return the requirements of mlops-nb for this machine, and whether each is indispensable."
     from importlib.metadata import metadata, requires
 
     from packaging.requirements import Requirement
@@ -98,7 +98,7 @@ def _requirements() -> "Iterator[tuple[Requirement, bool]]":
 
 # %% ../../nbs/project/03_doctor.ipynb #0000000d
 def check_jupyterlab(settings: Settings) -> CheckResult:
-    "Does JupyterLab have Ploomber's plug-in, in a combination that works?"
+    "Check that JupyterLab has Ploomber's plug-in, in a combination that works."
     from packaging.version import Version
 
     if absent := _absent("jupyterlab", "ploomber", "jupytext"):
@@ -166,7 +166,7 @@ def _wandb_user() -> str | None:
 
 # %% ../../nbs/project/03_doctor.ipynb #00000013
 def check_database(settings: Settings) -> CheckResult:
-    "Does the database answer, and are its tables up to date?"
+    "Check that the database can be reached and its tables are up to date."
     from sqlalchemy.engine import make_url
 
     from mlops_nb.store.database import newest_revision, reading, revision
@@ -187,7 +187,7 @@ def check_database(settings: Settings) -> CheckResult:
 
 
 def _existing_database(settings: Settings) -> "Engine | None":
-    "The database; None where nobody has made it or its tables."
+    "Return the database, or None where it or its tables do not exist."
     from sqlalchemy.engine import make_url
 
     from mlops_nb.store.database import connect, reading, revision
@@ -250,7 +250,7 @@ def check_hooks(settings: Settings) -> CheckResult:
 
 
 def _git(folder: Path, *command: str) -> str:
-    "What a git command prints; nothing where it fails."
+    "Return the output of a git command, empty where it fails."
     done = subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""
 
@@ -275,7 +275,7 @@ def check_library(settings: Settings) -> CheckResult:
 
 
 def _copy_sources(home: Path, copy: Path, lib: str):
-    "What nbdev reads, without the modules that it is to write."
+    "Copy what nbdev reads, without the modules that it writes."
     for folder in ("nbs", lib):
         shutil.copytree(home / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     for file in ("settings.ini", "pyproject.toml", "setup.py"):
@@ -293,7 +293,7 @@ def _different(first: Path, second: Path) -> list[str]:
 
 # %% ../../nbs/project/03_doctor.ipynb #0000001c
 def check_notebooks(settings: Settings) -> CheckResult:
-    "Does `mlops-nb check` find anything?"
+    "Check that `mlops-nb check` finds no problem."
     from mlops_nb.project.lint import check_notebooks
 
     if not (settings.home / "nbs").is_dir():
@@ -340,7 +340,7 @@ def _production(registry, name: str, settings: Settings) -> CheckResult:
 
 
 def _first_line(error: BaseException) -> str:
-    "The first line of what an error says, or its type."
+    "Return the first line of an error's message, or its type."
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 # %% ../../nbs/project/03_doctor.ipynb #00000020
@@ -368,7 +368,7 @@ def examine() -> Iterator[CheckResult]:
 
 
 def _run(check, settings: Settings) -> CheckResult:
-    "A check's finding; whatever it raises is one."
+    "Run a check; whatever it raises becomes its result."
     try:
         return check(settings)
     except Exception as e:  # the doctor's own defects must not hide what the other checks say

@@ -27,7 +27,7 @@ def estimator_code(
     found: TableSummary,
     kind: str,  # LINEAR or TREES
 ) -> tuple[str, list[str]]:  # Of the function, and the imports it needs
-    "The source of `make_estimator` for the columns of a table."
+    "Return the source of `make_estimator` for the columns of a table."
     numbers = found.named("number", "whole number", "boolean")
     categories, texts, times = found.named("category"), found.named("text"), found.named("time")
     missing = {c.name for c in found.columns if c.missing}
@@ -147,7 +147,7 @@ def try_estimators(
 
 
 def _why_no_fit(found: TableSummary, y: pd.Series, error: ValueError) -> str:
-    "What to say of rows that no model could be fitted on."
+    "Return the reason why no model could be fitted."
     early = y.iloc[: len(y) - len(y) // 4]  # what TimeSeriesSplit(3) trains on in its last fold
     if not found.time or early.nunique() > 1:
         return f"No model can be fitted on this table: {str(error).splitlines()[-1]}"
@@ -158,7 +158,7 @@ def _why_no_fit(found: TableSummary, y: pd.Series, error: ValueError) -> str:
 
 
 def _made(found: TableSummary, kind: str):
-    "The estimator that the code makes."
+    "Return the estimator that the code makes."
     code, imports = estimator_code(found, kind)
     names: dict[str, Any] = {}
     exec("\n".join([*imports, *column_lists(found), code]), names)
@@ -198,7 +198,7 @@ MARGIN = 0.5  # Of the width of a range, on either side
 def schema_code(
     found: TableSummary,
 ) -> str:
-    "The source of the pandera schema."
+    "Return the source of the pandera schema."
     kept = [c for c in found.columns if not c.exclusion_reason or c.name == found.time]
     lines = [f"        {c.name!r}: {_column_code(c, found.rows)}," for c in kept]
     target = found.target
@@ -231,7 +231,7 @@ def _column_code(column: ColumnSummary, rows: int) -> str:
 def limits(
     column: ColumnSummary,
 ) -> tuple[float, float]:
-    "The range of a column with its margin, in three digits."
+    "Return the range of a column with a margin, in three digits."
     width = (column.high - column.low) or abs(column.high) or 1.0
     low = _three_digits(column.low - MARGIN * width, math.floor)
     high = _three_digits(column.high + MARGIN * width, math.ceil)
@@ -240,7 +240,7 @@ def limits(
 
 
 def _three_digits(value: float, towards: Callable) -> float:
-    "Rounded outwards."
+    "Round outwards to three digits."
     if value == 0:
         return 0.0
     unit = 10.0 ** (math.floor(math.log10(abs(value))) - 2)
@@ -251,7 +251,7 @@ def gates_code(
     found: TableSummary,
     trial: BaselineComparison,
 ) -> str:
-    "The source of the gates."
+    "Return the source of the gates."
     spread = trial.scores[trial.chosen][1]
     tolerance = max(0.01, round(spread, 2))
     if trial.gain <= 0:
@@ -265,7 +265,7 @@ def slices_code(
     found: TableSummary,
     most: int = 5,
 ) -> list[str]:  # One line a slice
-    "The source of some slices."
+    "Return the source of some slices."
     lines = []
     few = sorted((c for c in found.used if 2 <= len(c.values) <= 5), key=lambda c: len(c.values))
     for column in few[:2]:

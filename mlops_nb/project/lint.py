@@ -46,7 +46,7 @@ class Cell:
 
 # %% ../../nbs/project/00_lint.ipynb #00000005
 def _cells(path: Path) -> Iterator[Cell | tuple[int, SyntaxError]]:
-    "The code cells of a notebook, or where one cannot be parsed."
+    "Return the code cells of a notebook, or the problem where one cannot be parsed."
     import nbformat
     from IPython.core.inputtransformer2 import TransformerManager
 
@@ -82,7 +82,7 @@ def _undefined_names(cells: list[Cell]) -> Iterator[tuple[Cell, int, str, str]]:
 
 
 def _place(cells: list[Cell], lineno: int) -> tuple[Cell, int]:
-    "The cell and the line in it for a line of the joined code."
+    "Return the cell and the line in it for a line of the joined code."
     for cell in cells:
         length = cell.code.count("\n") + 1
         if lineno <= length:
@@ -143,7 +143,7 @@ def _secrets(cells: list[Cell]) -> Iterator[tuple[Cell, int, str, str]]:
 
 
 def _has_password(text: str) -> bool:
-    "A URL with a password written out."
+    "Whether a text is a URL with a password written out."
     from urllib.parse import urlsplit
 
     try:
@@ -203,7 +203,7 @@ def _pipeline_rules(path: Path, project: Path, cells: list[Cell]) -> Iterator[tu
 
 
 def _passed(path: Path, project: Path) -> set[str]:
-    "The names that the pipelines of a project pass to a notebook."
+    "Return the names that the pipelines of a project pass to a notebook."
     names = set()
     for pipeline in project.glob("pipeline*.yaml"):
         for task in _tasks(pipeline.read_text(encoding="utf-8")):
@@ -214,7 +214,7 @@ def _passed(path: Path, project: Path) -> set[str]:
 
 @lru_cache(maxsize=32)
 def _tasks(pipeline: str) -> list[dict]:
-    "The tasks of a pipeline, for all notebooks of a check."
+    "Return the tasks of a pipeline, read once for all notebooks of a check."
     import yaml
 
     return yaml.safe_load(pipeline)["tasks"]
@@ -248,7 +248,7 @@ def check_notebook(
 
 
 def _is_pipeline(path: Path, project: Path) -> bool:
-    "Does a pipeline run it, or does it lie beside those that are run?"
+    "Whether a pipeline runs a notebook, or it lies beside those that are run."
     return bool(_passed(path, project)) or path.resolve().parent == (project / "nbs" / "pipeline").resolve()
 
 

@@ -35,7 +35,7 @@ from ..settings import template_folder
 
 # %% ../../nbs/project/02_scaffold.ipynb #00000005
 def template_files() -> dict[str, Path]:  # Path inside a project to the file
-    "The files that every project has."
+    "Return the files that every project has."
     root = template_folder()
     config = ConfigParser(delimiters=["="])
     config.read(root / "settings.ini", encoding="utf-8")
@@ -52,7 +52,7 @@ def template_files() -> dict[str, Path]:  # Path inside a project to the file
 def package_name(
     name: str,  # Of the project
 ) -> str:
-    "The name of a project's package."
+    "Return the name of a project's package."
     from mlops_nb.orchestration.fingerprint import distributions
     from mlops_nb.spec import check_name
 
@@ -109,7 +109,7 @@ def _source_of_file(name: str, words: str, simulated: bool = False) -> TableSour
 
 
 def _absolute_sqlite(url: str) -> str:
-    "A database file named relative to here, for use elsewhere."
+    "Return the URL of an SQLite file with an absolute path."
     if not url.startswith("sqlite:///") or url.startswith(("sqlite:////", "sqlite:///${")):
         return url
     return f"sqlite:///{Path(url.removeprefix('sqlite:///')).resolve()}"
@@ -119,7 +119,7 @@ def example_table(
     rows: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:  # Simulated
-    "Customers of a telephone company, and whether they left."
+    "Simulate customers of a telephone company, and whether they left."
     rng = np.random.default_rng(seed)
     table = pd.DataFrame({"customer_id": [f"C{i:05}" for i in rng.permutation(rows)]})
     table["age"] = rng.integers(18, 85, rows)
@@ -278,12 +278,12 @@ def _write(folder: Path, name: str, package: str, table: ProjectTable, script: s
 
 
 def _nbdev(command: str) -> list[str]:
-    "A command of nbdev, run by this interpreter: its scripts need not be on the path."
+    "Return a command of nbdev for this interpreter, whose scripts need not be on the path."
     return [sys.executable, "-c", f"from nbdev.clean import *; from nbdev.doclinks import *; {command}()"]
 
 
 def _rename(folder: Path, name: str, package: str):
-    "The project's names in the files of the template."
+    "Write the project's names into the files of the template."
     spec, model = (
         re.search(rf"^{key}: (\S+)", (folder / file).read_text(encoding="utf-8"), re.MULTILINE)[1]
         for key, file in (("spec", "env.yaml"), ("model", "env.monitor.yaml"))
@@ -325,7 +325,7 @@ dev_requirements =
 
 # %% ../../nbs/project/02_scaffold.ipynb #00000012
 def _version_control(folder: Path) -> list[str]:
-    "A git repository with hooks; what could not be done."
+    "Make a git repository with hooks; return what could not be done."
     if shutil.which("git") is None:
         return ["There is no git here: the project is not under version control."]
     size = max((p.stat().st_size for p in folder.glob("data/*")), default=0)
@@ -348,7 +348,7 @@ def _version_control(folder: Path) -> list[str]:
 
 
 def _cautions(found: TableSummary, trial: BaselineComparison) -> Iterator[str]:
-    "What a person should look at first."
+    "Yield what a person should look at first."
     for column in found.columns:
         if column.exclusion_reason:
             yield f"Left out: {column.name} ({column.exclusion_reason})"

@@ -43,7 +43,7 @@ class LabelledRows:
         self,
         mask: np.ndarray,  # `(n_rows,)`
     ) -> "LabelledRows":
-        "Some of the rows."
+        "Return the rows of a mask or of positions."
         kept = np.flatnonzero(mask)
         rows = self.table.iloc[kept].reset_index(drop=True)
         return replace(self, table=rows, ids=[self.ids[i] for i in kept], at=[self.at[i] for i in kept])
@@ -57,7 +57,7 @@ class LabelledRows:
         return np.array([last is None or pair > last for pair in zip(self.at, self.ids, strict=True)], dtype=bool)
 
     def facts(self) -> dict:
-        "What a lineage says of rows."
+        "Return the entry of these rows in a lineage."
         if not len(self):
             return {"rows": 0}
         times = {"since": self.at[0].isoformat(), "until": self.at[-1].isoformat()}
@@ -69,7 +69,7 @@ def recent_table(
     signature: Signature,  # Of the version in production
     logged: Sequence[LoggedPrediction],  # Oldest first; rows without a label are not used
 ) -> LabelledRows:
-    "Logged rows with their truth, as rows of the model's table."
+    "Return logged rows with their labels as rows of the model's table."
     logged = sorted((row for row in logged if row.label is not None), key=lambda row: (row.at, row.id))
     lacking = {c for row in logged for c in set(signature.names) - row.inputs.keys()}
     whole = [row for row in logged if not set(signature.names) - row.inputs.keys()]
@@ -99,7 +99,7 @@ def recent_table(
 
 # %% ../../nbs/retrain/00_dataset.ipynb #851e158d
 def _parsed(signature: Signature, rows: Sequence[LoggedPrediction]) -> tuple[list[LoggedPrediction], pd.DataFrame]:
-    "The rows that the signature takes, as a request is read."
+    "Return the rows that the signature accepts, parsed as a request is."
     parser = InputParser(signature)
     try:
         return [*rows], to_frame(signature, parser.parse([row.inputs for row in rows]))
@@ -126,7 +126,7 @@ def _with_truth(spec: ModelSpec, frame: pd.DataFrame, rows: Sequence[LoggedPredi
 
 
 def _kinds(spec: ModelSpec) -> dict[str, np.dtype | ExtensionDtype]:
-    "The types of the schema's columns of numbers and booleans, those among them that hold missing values too."
+    "Return the types of the schema's number and boolean columns, which may hold missing values."
     kinds = {name: getattr(column.dtype, "type", None) for name, column in spec.schema.columns.items()}
     return {name: kind for name, kind in kinds.items() if getattr(kind, "kind", None) in tuple("iufb")}
 
@@ -181,7 +181,7 @@ def join_rows(
     judge: LabelledRows,
     share: float = 0.5,  # Of all weight, for the rows of production together
 ) -> pd.DataFrame:  # The reference, then the rows of production; the lineage is in its `attrs`
-    "A dataset that says what it was made of."
+    "Return a dataset with its lineage."
     if not 0 < share < 1:
         raise DataError(f"The share of the rows of production must be between 0 and 1, got {share}.")
     table = pd.concat([reference, learn.table[[*reference.columns]]], ignore_index=True)
@@ -197,7 +197,7 @@ def reference_of(
     manifest: Mapping,  # Of the version in production
     artifacts: FolderStore | RemoteStore,  # With its snapshot
 ) -> tuple[pd.DataFrame, str]:  # And its SHA-256
-    "The data that a version was made from: its snapshot; where that is lost, what the spec loads."
+    "Return the data that a version was trained on: its snapshot or, where that is lost, what the spec loads."
     sha256 = manifest["data"].get("sha256")
     known = bool(sha256) and artifacts.uri(sha256) is not None
     table = pd.read_parquet(artifacts.snapshot(sha256)) if known else load_table(spec.load)

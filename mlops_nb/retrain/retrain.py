@@ -74,7 +74,7 @@ MENDED = ("performance", "drift")  # Kinds of findings
 def reasons_to_retrain(
     health: HealthReport,
 ) -> list[str]:  # Sentences; none: leave it as it is
-    "What is wrong that a new model may mend."
+    "Return the findings that a new model may mend."
     found = [f for f in health.findings if f.kind in MENDED]
     return [] if is_as_good(health) else [f"{f.kind} of {f.subject}: {f.text}" for f in found]
 
@@ -166,7 +166,7 @@ class _Attempt:
         self.figures["health"]["findings"] = [asdict(f) for f in health.findings]
 
     def decide(self, if_needed: bool, log: PredictionLog, last, rows) -> Decision:
-        "What to do, and the doing."
+        "Decide what to do, and do it."
         if if_needed and not self.why:
             return self._decision("nothing", reasons_not_to(self.health))
         self.why = self.why or ["it was asked for"]
@@ -202,7 +202,7 @@ class _Attempt:
         return reason_to_wait(self.registry, self.champion, self.figures, self.policy.backoff, now)
 
     def _recent(self, log: PredictionLog, spec: ModelSpec, last, rows) -> LabelledRows:
-        "The newest labelled rows, or those whose label came in the window, older ones too if they are few; of all versions."
+        "Return the newest labelled rows or those labelled in the window, with older ones where they are few."
         name, since = self.champion.name, None if rows else (self.now or datetime.now(UTC)) - (last or LAST)
         logged = log.rows(name, rows or ROWS, labelled=True, labelled_since=since)
         if len(logged) < 2 * self.policy.min_labelled_rows and not rows:  # some may not fit
@@ -210,7 +210,7 @@ class _Attempt:
         return recent_table(spec, Signature.from_dict(self.champion.manifest["signature"]), logged)
 
     def _retrain(self, spec: ModelSpec, learn: LabelledRows, judge: LabelledRows) -> Decision:
-        "A dataset, a build, the replay, the gates."
+        "Make a dataset, run a build, replay the log and check the gates."
         artifacts = self.registry.artifacts
         reference, sha256 = reference_of(spec, self.champion.manifest, artifacts)
         table = join_rows(reference, sha256, self.champion.version, learn, judge, self.policy.production_weight)
@@ -249,7 +249,7 @@ class _Attempt:
         return own | places | engine | {"products": products, "champion": "production", "auto_promote": "false"}
 
     def _judge(self, spec: ModelSpec, run: Run) -> Decision:
-        "What becomes of the version that a build has registered."
+        "Decide about the version that a build registered."
         name, made = self.champion.name, run.record
         challenger = self.registry.get(name, made["version"])
         made = {"challenger": challenger.version, "run_id": run.id}
@@ -269,7 +269,7 @@ class _Attempt:
         return self._promote(challenger, [f"all {len(gates)} gates passed", *self.why], made)
 
     def _replay(self, challenger: Version) -> list[GateResult]:
-        "The recent traffic, replayed; and the spec's limits for that."
+        "Replay recent traffic, and return the gates of the spec's limits for it."
         self.report(f"Replays the recent traffic through version {challenger.version}")
         try:
             report = replay_log(challenger.name, challenger.version, self.settings)
@@ -319,7 +319,7 @@ def spec_of_champion(
     champion: Version,
     settings: Settings,
 ) -> ModelSpec:
-    "The spec that a version was made from, as it is now."
+    "Load the spec that a version was made from, as it is now."
     which = f"Version {champion.version} of {champion.name!r} cannot be retrained"
     try:
         spec = load_spec_of_version(champion, settings.home)
@@ -331,5 +331,5 @@ def spec_of_champion(
 
 
 def _inside(path: Path, home: Path) -> str:
-    "A path as it is called inside the project, so that no record holds the name of a machine's folder."
+    "Return a path relative to the project, so that no record holds a machine's folder."
     return str(path.relative_to(home)) if path.is_relative_to(home) else str(path)

@@ -53,7 +53,7 @@ class BundleCache:
         digest: str,
         write: Callable[[Path], Any],  # Writes the bundle into an empty folder
     ) -> Path:
-        "A copy that was verified just now."
+        "Return the local copy of a bundle, verified again."
         place = self.local_path(name, digest)
         if not is_intact(place, digest):
             _publish_whole(place, digest, write)
@@ -71,7 +71,7 @@ class BundleCache:
         self,
         name: str,
     ) -> list[tuple[int, str]]:  # Version and digest; the last first
-        "The versions that were served and have a copy."
+        "Return the versions that were served and have a copy."
         marks = self.folder.glob(f"bundles/{name}/*.served")
         newest = sorted(marks, key=lambda p: p.stat().st_mtime_ns, reverse=True)
         found = [re.fullmatch(r"(\d+)-([0-9a-f]{64})", mark.stem) for mark in newest]
@@ -185,7 +185,7 @@ class FolderStore:
         check_hashes(read_manifest(self.folder / location), digest)
 
     def fetch(self, location: str, digest: str) -> Path:
-        "A bundle on this disk; who loads it checks it."
+        "Return the local folder of a bundle; loading it verifies it."
         return self.folder / location
 
     def upload_snapshot(self, snapshot: Path):
@@ -195,7 +195,7 @@ class FolderStore:
         self,
         sha256: str,
     ) -> Path:
-        "A snapshot on this disk, verified."
+        "Return the local file of a snapshot, verified."
         return _verified(self.snapshots / f"{sha256}.parquet")
 
     def uri(self, sha256: str) -> str | None:
@@ -205,7 +205,7 @@ class FolderStore:
 
 # %% ../../nbs/store/02_artifacts.ipynb #00000008
 def _verified(snapshot: Path) -> Path:
-    "The same, if it is what its name says."
+    "Return a snapshot's file if its content has the hash of its name."
     if snapshot.is_file() and sha256_of(snapshot) == snapshot.stem:
         return snapshot
     problem = "was changed" if snapshot.is_file() else "is gone"
