@@ -120,7 +120,7 @@ def list_alerts(
     name: str,  # Of the model
     closed: bool = False,  # Those that are over too
 ) -> list[Alert]:
-    "The alerts of a model, oldest first."
+    "Return the alerts of a model, oldest first."
     conditions = [alerts.c.name == name] + ([] if closed else [alerts.c.closed_at.is_(None)])
     with reading(engine) as connection:
         return _select(connection, *conditions)

@@ -23,6 +23,7 @@ class CanaryWindow:
 
     @property
     def requests(self) -> int:
+        "Requests of the window, failed ones included."
         return self.errors + len(self.seconds)
 
 
@@ -59,7 +60,7 @@ def count_predictions(
 def psi_by_chance(
     counts: np.ndarray,  # `(2, n_bins)`
 ) -> float:
-    "What PSI exceeds once in 10,000 times when both are the same."
+    "Return the PSI that equal distributions exceed once in 10,000 times."
     k = counts.shape[1] - 1
     if k == 0:
         return 0.0

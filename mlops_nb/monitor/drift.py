@@ -49,7 +49,7 @@ class _Comparison:
     unseen_share: float | None = None
 
 
-class _Inconclusive(Exception):
+class _InconclusiveError(Exception):
     "The message says why."
 
 
@@ -94,7 +94,7 @@ def _histogram(profile: Mapping, inner: np.ndarray, reference: np.ndarray, windo
 
 # %% ../../nbs/monitor/01_drift.ipynb #00000018
 def _compare_cells(names: Sequence[str], counts: np.ndarray, part: str, **facts) -> _Comparison:
-    "Counts of the same names; `counts` has a row for the reference and one for the window."
+    "Compare counts of the same names; `counts` has a row for the reference and one for the window."
     keep = counts.any(axis=0)
     names, counts = [name for name, k in zip(names, keep, strict=True) if k], counts[:, keep]
     rows = counts.sum(axis=1)
@@ -122,7 +122,7 @@ def _compare_numbers(profile: Mapping, values: np.ndarray, part: str = "values")
     if "grid" in profile:
         return _compare_grid(profile, ordered, part)
     if "values" not in profile:
-        raise _Inconclusive("the profile is of an older bundle and has no quantiles")
+        raise _InconclusiveError("the profile is of an older bundle and has no quantiles")
     points, known = np.array(profile["values"]["points"]), np.array(profile["values"]["counts"])
     found = np.searchsorted(ordered, points, "right") - np.searchsorted(ordered, points)
     other = [profile["rows"] - profile["missing"] - known.sum(), len(ordered) - found.sum()]
@@ -133,7 +133,7 @@ def _compare_numbers(profile: Mapping, values: np.ndarray, part: str = "values")
 
 
 def _compare_categories(profile: Mapping, found: Mapping[str, int]) -> _Comparison | None:
-    "Counts by name; None: one of the two samples has no value."
+    "Compare counts by name; return None where one of the samples has no value."
     if not found or not profile["counts"]:
         return None
     known = profile["counts"]
@@ -159,14 +159,14 @@ UNSEEN = 20  # So many unseen categories are named
 
 
 def _check_old(profile: Mapping):
-    "The counts of an older profile can be believed if hardly any row is in a rare category."
+    "Check that the counts of an older profile are valid: hardly any row is in a rare category."
     rows = profile["rows"] - profile["missing"]
     if rows - sum(n for n in profile["counts"].values() if n >= 10) > RARE * rows:
-        raise _Inconclusive("the profile is of an older bundle and has too many rare categories")
+        raise _InconclusiveError("the profile is of an older bundle and has too many rare categories")
 
 
 def _compare_missing(profile: Mapping, missing: int, rows: int) -> _Comparison:
-    "The share of missing values."
+    "Compare the share of missing values."
     counts = np.array([[profile["missing"], profile["rows"] - profile["missing"]], [missing, rows - missing]])
     shares = counts[:, 0] / counts.sum(axis=1)
     _, p, _ = chi_square(counts)
@@ -184,7 +184,7 @@ def _compare(profile: Mapping, column: pd.Series) -> tuple[list[_Comparison], st
     missing, compared, cannot = np.count_nonzero(column.isna()), [], None
     try:
         compared = [c for c in _PARTS[profile["kind"]](profile, column) if c is not None]
-    except _Inconclusive as e:
+    except _InconclusiveError as e:
         cannot = f"cannot tell: {e}"
     if missing or profile["missing"] or not compared:
         compared.append(_compare_missing(profile, missing, len(column)))
@@ -218,7 +218,7 @@ def _numbers(profile: Mapping, column: pd.Series) -> np.ndarray:
     elif "unit" not in profile and holds in _NUMERIC:
         return pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
     expected = "times" if "unit" in profile else "numbers"
-    raise _Inconclusive(f"expected {expected}, the window has {holds.replace('string', 'texts')}")
+    raise _InconclusiveError(f"expected {expected}, the window has {holds.replace('string', 'texts')}")
 
 
 _NUMERIC = ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty", "integer-na")
@@ -232,7 +232,7 @@ def _texts(column: pd.Series) -> pd.Series:
 
 
 def _unseen(profile: Mapping, texts: pd.Series) -> np.ndarray:
-    "The share of unseen words of each text, NaN for missing."
+    "Return the share of unseen words of each text, NaN for missing."
     rows, words, names = split_words(texts)
     known = pc.is_in(names, pa.array(profile["words"], type=names.type))
     share = unseen_share(rows, known.to_numpy(zero_copy_only=False)[words], len(texts))
@@ -280,7 +280,7 @@ class DriftReport:
         return sorted((c for c in self.columns if c.drifted), key=lambda c: -c.effect)
 
     def table(self) -> pd.DataFrame:  # Index: name
-        "A line a column, those that drifted first."
+        "Return a row a column, those that drifted first."
         order = {True: 0, None: 1, False: 2}
         columns = sorted(self.columns, key=lambda c: (order[c.drifted], -(c.effect or 0)))
         shown = [
@@ -308,6 +308,7 @@ class DriftReport:
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "DriftReport":
+        "Make a report from what `to_dict` returned."
         columns = [ColumnDrift(**c | {k: _tuple(c[k]) for k in ("missing", "unseen")}) for c in d["columns"]]
         return cls(d["rows"], d["alpha"], d["effect"], columns)
 
@@ -316,7 +317,7 @@ class DriftReport:
         names: Sequence[str] | None = None,  # Which columns; those that drifted by default
         most: int = 8,  # How many of them
     ) -> Figure:
-        "Reference and window over each other."
+        "Plot reference and window over each other."
         from matplotlib.figure import Figure
 
         columns = self.drifting if names is None else [c for c in self.columns if c.name in names]
@@ -401,7 +402,7 @@ def measure_drift(
 
 
 def _compared(profile: Mapping, column: pd.Series | None) -> tuple[list[_Comparison], str | None]:
-    "The tests of a column, and why there are not more."
+    "Return the tests of a column, and why there are not more."
     if column is None:
         return [], "cannot tell: the window has no such column"
     if not len(column):
@@ -412,13 +413,13 @@ def _compared(profile: Mapping, column: pd.Series | None) -> tuple[list[_Compari
 
 
 def _deciding(compared: list[_Comparison], effect: float) -> _Comparison | None:
-    "The test that says most, of those whose effect matters if there are any."
+    "Return the most significant test, of those whose effect matters if there are any."
     matters = [c for c in compared if c.effect >= effect]
     return min(matters or compared, key=lambda c: c.p_value, default=None)
 
 
 def _outputs(profile: Mapping, answers: Predictions) -> list[tuple]:
-    "The prediction, and the probabilities: of two, which say the same, the second."
+    "Return the columns of the output: the prediction, and the probabilities (of two classes the second)."
     columns = [("prediction", "prediction", profile["output"], pd.Series(answers.prediction))]
     classes = list((profile.get("probability") or {}).items())
     if answers.probability is not None and classes:
@@ -444,7 +445,7 @@ def _verdict(compared, cannot, c: _Comparison, p: float, alpha, effect, level) -
 
 
 def _shown(p: float) -> str:
-    "A p-value; what is smaller than a float can tell from 1 says nothing more."
+    "Format a p-value; below the resolution of a float it is given as a bound."
     return f"p = {p:.2g}" if p >= 1e-15 else "p < 1e-15"
 
 
@@ -457,7 +458,7 @@ def _too_few(c: _Comparison, required: float) -> str:
 
 
 def _facts(profile: Mapping, compared: list[_Comparison], c: _Comparison, drifted) -> dict:
-    "What is shown of a column beside the verdict."
+    "Return the figures of a column beside the verdict."
     several = sum(o.part != "missing" for o in compared) > 1
     statistics = {
         f"{o.part} {k}" if several and o.part != "missing" else k: v for o in compared for k, v in o.statistics.items()

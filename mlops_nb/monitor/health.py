@@ -138,7 +138,7 @@ def predictions_of(
     signature: Signature,
     facts: pd.DataFrame,  # Of a `Window`
 ) -> Predictions:
-    "What a log remembers of answers as the model gave them."
+    "Return logged predictions as the model returned them."
     if signature.classes is None:
         return Predictions(facts["prediction"].to_numpy(dtype=np.float64))
     probability = np.array(facts["probability"].tolist(), dtype=np.float64) if signature.probability else None
@@ -149,7 +149,7 @@ def take(
     window: LogWindow,
     mask: np.ndarray | pd.Series,  # `(n_rows,)`
 ) -> LogWindow:
-    "Some rows of a window."
+    "Return the given rows of a window."
     mask = np.asarray(mask, dtype=bool)
     return LogWindow(window.predictions[mask], window.inputs[mask])
 
@@ -179,7 +179,7 @@ def _since(said: _Verdicts, version: int, facts: pd.DataFrame, labelled: pd.Data
 
 # %% ../../nbs/monitor/05_health.ipynb #74840f23
 def _of_drift(report: DriftReport) -> _Verdicts:
-    "What drifted, what was judged, and what could not be."
+    "Return what drifted, what was evaluated, and what was inconclusive."
     said = _Verdicts()
     for c in report.columns:
         subject = subject_of(c)
@@ -194,7 +194,7 @@ def _of_drift(report: DriftReport) -> _Verdicts:
 
 
 def subject_of(column: ColumnDrift) -> str:
-    "What a finding calls it."
+    "Return the subject of a finding about a column."
     names = {"input": column.name, "prediction": "prediction", "probability": f"probability of {column.name}"}
     return names[column.role]
 
@@ -246,13 +246,13 @@ _TYPES = {"datetime": pd.to_datetime, "float": pd.to_numeric, "int": pd.to_numer
 
 
 def _typed(signature: Signature, inputs: pd.DataFrame) -> pd.DataFrame:
-    "Logged inputs with the types that slices expect."
+    "Return logged inputs with the types that slices expect."
     typed = [i for i in signature.inputs if i.kind in _TYPES and i.name in inputs]
     return inputs.assign(**{i.name: _TYPES[i.kind](inputs[i.name]) for i in typed})
 
 
 def _visible(spec: ModelSpec, inputs: pd.DataFrame) -> tuple[ModelSpec, list[str]]:
-    "A spec with the slices that can be seen in logged inputs, and what cannot."
+    "Return a spec with the slices that logged inputs have, and the others' names."
     slices, unseen = {}, []
     for name, mask_of in spec.slices.items():
         try:
@@ -283,7 +283,7 @@ def _of_performance(performance: Performance | None, spec: ModelSpec | None) -> 
 
 
 def _too_low(r: MetricResult, performance: Performance, tolerance: float) -> Finding:
-    "A metric that is."
+    "Return the finding about a metric that is too low."
     below = [r.gate - r.value] if r.below_gate else []
     below += [r.release - tolerance - r.value] if r.below_release else []
     slices = [s for s in performance.results if s.metric == r.metric and s.slice != "all" and s.value is not None]
@@ -296,7 +296,7 @@ def _too_low(r: MetricResult, performance: Performance, tolerance: float) -> Fin
 
 
 def _estimates(bundle: Bundle, spec: ModelSpec | None, profile: Mapping, window: LogWindow) -> list[Estimate]:
-    "What to expect of a classifier; of the newest rows, as many as would be measured."
+    "Estimate a classifier's metrics on the newest rows, as many as would be measured."
     if bundle.signature.classes is None or not len(window):
         return []
     answer = predictions_of(bundle.signature, window.predictions.tail(LABELLED))
@@ -304,7 +304,7 @@ def _estimates(bundle: Bundle, spec: ModelSpec | None, profile: Mapping, window:
 
 
 def _least(bundle: Bundle, spec: ModelSpec | None) -> dict[str, float]:
-    "The metrics that decide, and what they must reach."
+    "Return the deciding metrics, and what each must reach."
     least = {spec.scorer: -np.inf, **spec.gates.minimum} if spec else {}
     for gate in (bundle.manifest.get("evaluation") or {}).get("gates", ()):
         if gate["gate"] in ("minimum", "baseline"):
@@ -313,7 +313,7 @@ def _least(bundle: Bundle, spec: ModelSpec | None) -> dict[str, float]:
 
 
 def _of_estimates(estimates: Sequence[Estimate], bundle: Bundle, spec: ModelSpec | None, labels_come: bool) -> _Verdicts:
-    "What can be said while there is no label: an estimate finds nothing wrong, but it can fail to reassure."
+    "Evaluate without labels: an estimate opens no alert, but can leave performance inconclusive."
     if labels_come or not estimates:
         why = "in the window, as they did before" if labels_come else "yet, and nothing can be expected instead"
         return _Verdicts(inconclusive=[f"performance: no labels came {why}"])
@@ -334,7 +334,7 @@ def read_traffic(
     since: datetime,  # Requests are counted from here on
     now: datetime,
 ) -> Traffic:
-    "What reached the service, and whether it is usual that nothing did for so long."
+    "Count what reached the service, and whether so long a silence is usual."
     counts = log.requests(name, since).sum()
     refused, failed = (int(counts[[s for s in counts.index if s // 100 == kind]].sum()) for kind in (4, 5))
     newest = log.prediction_time(name)
@@ -380,7 +380,7 @@ ROWS = 10_000  # Most rows of a look, the newest
 def parse_last(
     text: str,  # "30s", "90m", "24h", "7d"
 ) -> timedelta:
-    "A time span."
+    "Parse a time span."
     found = re.fullmatch(r"([1-9]\d{0,5})([smhd])", text.strip())
     if found is None:
         raise InputError(f"{text!r} is no time span; give seconds, minutes, hours or days, such as 90m, 24h or 7d.")
@@ -435,7 +435,7 @@ def _gone(opened: Sequence[Alert], result: HealthReport) -> list[tuple[str, str]
 def figures_of(
     result: HealthReport,
 ) -> dict[str, float]:
-    "The numbers of a look by name, without those that are not known."
+    "Return the figures of a check by name, without unknown ones."
     values = {"rows": result.rows, "rows_per_minute": result.rows_per_minute, "findings": len(result.findings)}
     values |= {f"latency/{name}": ms for name, ms in result.latency.items()}
     values |= {f"drift/{c.role} {c.name}": c.effect for c in result.drift.columns}
@@ -475,7 +475,7 @@ def latest_health(
     engine: Engine,
     name: str,  # Of the model
 ) -> Mapping | None:  # As `Health.to_dict` made it
-    "The newest report of a model; None if nobody looked yet."
+    "Return the newest report of a model, or None before the first check."
     query = sa.select(health.c.report).where(health.c.name == name).order_by(health.c.at.desc(), health.c.id.desc())
     with reading(engine) as connection:
         report = connection.execute(query.limit(1)).scalar()

@@ -63,7 +63,7 @@ class Performance:
         return False if told and None not in told else None
 
     def table(self) -> pd.DataFrame:
-        "A line a slice and metric."
+        "Return a row a slice and metric."
         return pd.DataFrame([asdict(r) for r in self.results]).set_index(["slice", "metric"])
 
     def _repr_html_(self) -> str:
@@ -75,6 +75,7 @@ class Performance:
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "Performance":
+        "Make it from what `to_dict` returned."
         return cls(d["rows"], d["confidence"], [MetricResult(**r) for r in d["results"]])
 
     def plot(self) -> Figure:
@@ -137,7 +138,7 @@ def measure_performance(
 
 
 def _gates(spec: ModelSpec, release: Mapping) -> dict[str, float]:
-    "The least value of each metric: the spec's minimum, or more if the baseline had more at release."
+    "Return the least value of each metric: the spec's minimum, or the baseline's at release if that is more."
     gates = dict(spec.gates.minimum)
     for gate in release.get("gates", ()):
         if gate["gate"] == "baseline":
@@ -170,7 +171,7 @@ def _measured(answer: Predictions, y: np.ndarray, metric: str, confidence: float
 
 
 def _judged(name, metric, rows, found, gate, release, rows_then, tolerance) -> MetricResult:
-    "What the interval says of gate and release."
+    "Return how the interval lies to gate and release."
     value, low, high = found
     of_gate = of_release = None
     if low is not None and gate is not None:
@@ -221,6 +222,7 @@ class Estimate:
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "Estimate":
+        "Make it from what `to_dict` returned."
         return cls(**d)
 
 
@@ -243,7 +245,7 @@ def estimate_performance(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> list[Estimate]:
-    "What to expect of a classifier whose labels have not come."
+    "Estimate a classifier's metrics before its labels arrive."
     n, calibrated = len(answer.prediction), calibration is not None
     if answer.probability is None or not n:
         why = "no estimate: " + ("the window is empty" if not n else "the model has no probabilities")

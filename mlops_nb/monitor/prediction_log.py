@@ -102,10 +102,11 @@ class PredictionLog:
         cls,
         settings: Settings | None = None,  # From the environment by default
     ) -> "PredictionLog":
-        "The log that the settings name."
+        "Open the log that the settings name."
         return cls(open_database((settings or Settings.read()).database_url))
 
     def close(self):
+        "Close the connections to the database."
         self.engine.dispose()
 
     def add(
@@ -150,7 +151,7 @@ class PredictionLog:
         labelled_since: datetime | None = None,  # Only rows whose label came then or later, whenever they were asked
         until: datetime | None = None,  # Asked not later
     ) -> "LogWindow":
-        "What was asked and answered, and what was true; oldest first."
+        "Return inputs, predictions and labels, oldest first."
         query = _newest(name, last, roles)
         if since is not None:
             query = query.where(predictions.c.at >= in_utc(since))
@@ -174,7 +175,7 @@ class PredictionLog:
         roles: Sequence[str] = ("production", "canary"),  # Those that clients saw
         labelled_since: datetime | None = None,  # Only rows whose label came then or later, whenever they were asked
     ) -> list[LoggedPrediction]:
-        "The same one by one, each with the columns that were logged of it; oldest first."
+        "Return logged predictions one by one, each with its logged columns, oldest first."
         query = _newest(name, last, roles)
         if labelled:
             query = query.where(labels.c.id.is_not(None))
@@ -215,7 +216,7 @@ class PredictionLog:
         name: str,  # Of the model
         since: datetime,
     ) -> pd.DataFrame:  # Index: the minutes with a request; a column a status, with how many there were
-        "Requests of a service, answered or not, of all its workers; from the beginning of the minute on."
+        "Count the requests of a service and all its workers, from the beginning of the minute on."
         minute = in_utc(since).replace(second=0, microsecond=0)
         query = sa.select(requests.c.at, requests.c.status, sa.func.sum(requests.c.n).label("n"))
         query = query.where(requests.c.name == name, requests.c.at >= minute)
@@ -280,7 +281,7 @@ _LATE = timedelta(hours=1)  # So long after it was sent a label may arrive, and 
 
 
 def _models_in(connection: Connection) -> Iterator[str]:
-    "The models that have predictions: a step in the index each, however many rows they have."
+    "Return the models that have predictions: a step in the index each, however many rows they have."
     query = sa.select(sa.func.min(predictions.c.name))
     name = connection.execute(query).scalar()
     while name is not None:
@@ -301,7 +302,7 @@ def _newest(name: str, last: int | None, roles: Sequence[str]) -> sa.Select:
 
 
 def _logged(row: Mapping) -> LoggedPrediction:
-    "A row of the table."
+    "Return a row of the table."
     return LoggedPrediction(**dict(row) | {"at": in_utc(row["at"])})
 
 
@@ -323,7 +324,7 @@ _FACTS = ["at", "version", "role", "latency_ms", "prediction", "probability", "l
 def lines_of(
     e: PredictionRecord,
 ) -> list[bytes]:  # A JSON array each: the columns of the table, the time in microseconds since 1970
-    "The rows of the table that a request makes."
+    "Return the rows of the table for one request."
     sure = [None] * len(e.rows) if e.probability is None else map(_json, e.probability)
     common = e.name, e.version, e.role, round(e.at * 1e6), e.latency_ms
     every = enumerate(zip(e.rows, e.prediction, sure, strict=True))

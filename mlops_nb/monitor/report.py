@@ -44,7 +44,7 @@ class Summary:
         self.result = result
 
     def facts(self) -> list[tuple[str, str]]:
-        "What was looked at."
+        "Return the facts of a check."
         r, ms = self.result, "{:.3g} ms".format
         facts = [("rows", f"{r.rows:,}")]
         facts += [("from", f"{r.since:%Y-%m-%d %H:%M} UTC"), ("to", f"{r.until:%Y-%m-%d %H:%M} UTC")] if r.rows else []
@@ -73,7 +73,7 @@ class Summary:
 def alert_table(
     alerts: Sequence[Alert],
 ) -> pd.DataFrame:
-    "What, since when, and until when."
+    "Return the alerts as a table: what, since when, and until when."
     rows = [
         {
             "alert": f"{a.kind} of {a.subject}",
@@ -91,7 +91,7 @@ def readable(
     table: pd.DataFrame,
     formats: Mapping[str, str] | None = None,  # Of columns
 ) -> Styler:
-    "A table whose sentences begin on the left."
+    "Style a table so that its sentences begin on the left."
     texts = [c for c in table if table[c].dtype.kind not in "iuf"]
     left = [{"selector": "th", "props": "text-align: left; vertical-align: top"}]
     styled = table.style.format(formats or {}, na_rep="").set_table_styles(left)
@@ -139,7 +139,7 @@ def plot_effects(
     effects: pd.DataFrame,  # From `effects_over_time`
     since: datetime | None = None,  # Where the window begins
 ) -> Figure:
-    "A line a column, dark where it differed."
+    "Plot a row a column, dark where it drifted."
     from matplotlib.figure import Figure
 
     if effects.empty:
@@ -162,7 +162,7 @@ def plot_effects(
 
 
 def _empty(text: str) -> Figure:
-    "A picture that says why there is none."
+    "Plot a text that gives the reason for no picture."
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 0.6))
@@ -212,7 +212,7 @@ def plot_traffic(
 
 
 def _draw_errors(axes, requests: pd.DataFrame | None):
-    "Requests that got no answer, a minute."
+    "Plot refused and failed requests a minute."
     axes.set_ylabel("requests a minute\nrefused or failed")
     if requests is None or requests.empty:
         axes.set_yticks([])
@@ -232,7 +232,7 @@ def past_checks(
     name: str,  # Of the model
     last: int = 200,  # Looks at most, the newest
 ) -> list[Mapping]:  # As `Health.to_dict` made them, oldest first; `at` is a time
-    "The reports that were stored."
+    "Return the stored reports."
     query = sa.select(health.c.at, health.c.report).where(health.c.name == name)
     with reading(engine) as connection:
         rows = connection.execute(query.order_by(health.c.at.desc(), health.c.id.desc()).limit(last)).all()

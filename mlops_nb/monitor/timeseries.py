@@ -51,11 +51,12 @@ class TimeBuckets:
 
     @property
     def since(self) -> datetime:
+        "Begin of the first bucket."
         return datetime.fromtimestamp(self.starts[0], UTC)
 
 # %% ../../nbs/monitor/06_timeseries.ipynb #00000007
 def _recent(engine: Engine, name: str, span: TimeBuckets):
-    "The newest predictions of a span that clients saw, each with its bucket and its value as JSON text."
+    "Select the newest predictions of a span that clients received, each with its bucket and value as JSON text."
     p, seconds = predictions.c, span.seconds
     if engine.dialect.name == "postgresql":
         second = sa.cast(sa.func.floor(sa.extract("epoch", p.at)), sa.BigInteger)
@@ -69,7 +70,7 @@ def _recent(engine: Engine, name: str, span: TimeBuckets):
 
 
 def _quantiles(source, value, **wanted: int):
-    "A query of n and of nearest-rank percentiles (the smallest value that so many % do not exceed), by bucket."
+    "Select n and nearest-rank percentiles (the smallest value that so many % do not exceed) by bucket."
     place = sa.func.row_number().over(partition_by=source.c.bucket, order_by=value)
     n = sa.func.count().over(partition_by=source.c.bucket)
     ranked = sa.select(source.c.bucket, value.label("value"), place.label("place"), n.label("n")).subquery("ranked")
@@ -89,7 +90,7 @@ def traffic(
     name: str,  # Of a model
     span: TimeBuckets,
 ) -> dict:  # at: starts of the buckets; requests, rows, p50, p95 (milliseconds): a value a bucket; complete_since
-    "Requests, rows and latency over time."
+    "Return requests, rows and latency over time."
     recent = _recent(engine, name, span)
     firsts = sa.select(recent).where(recent.c.id.like("%-0")).subquery("firsts")
     with reading(engine) as connection:
@@ -132,7 +133,7 @@ def prediction_series(
 
 
 def _numbers(engine: Engine, span: TimeBuckets, recent) -> dict:
-    "The percentiles of predicted numbers; what is no number is left out."
+    "Return the percentiles of predicted numbers, without what is no number."
     number = sa.case((~recent.c.text.like('"%') & recent.c.text.not_in(_NO_NUMBERS), sa.cast(recent.c.text, sa.Float)))
     valued = sa.select(recent.c.bucket, number.label("value")).subquery("valued")
     present = sa.select(valued).where(valued.c.value.is_not(None)).subquery("present")
@@ -240,7 +241,7 @@ def _metric(metric: str, gate: float | None, release: float | None, value: float
 def display_name(
     metric: str,  # A scikit-learn scorer
 ) -> str:
-    "What people call it; what scikit-learn negates is the error itself."
+    "Return a metric's name for people; scikit-learn's negated errors lose their sign."
     name = metric.removeprefix("neg_").replace("_", " ")
     return _SPELLED.get(name, name)
 
@@ -252,7 +253,7 @@ def health_summary(
     engine: Engine,
     name: str,  # Of a model
 ) -> tuple[dict | None, list[dict]]:  # The last report, None without one; {kind, subject, size, text, opened_at, ...} each
-    "What the monitor said last, and the alerts that are open, newest first."
+    "Return the newest health report and the open alerts, newest first."
     report, keys = latest_health(engine, name), ("kind", "subject", "size", "text", "opened_at", "since", "command")
     opened = [
         {key: getattr(alert, key) for key in keys} for alert in list_alerts(engine, name)[: -_MOST_ALERTS - 1 : -1]
@@ -264,7 +265,7 @@ _MOST_ALERTS = 100
 
 
 def _drawable(report: Mapping) -> dict:
-    "A report whose histograms name their bars as charts do."
+    "Return a report whose histograms name their bars as charts do."
     columns = [dict(c) | {"histogram": _with_labels(c.get("histogram"))} for c in report["drift"]["columns"]]
     return {**report, "drift": {**report["drift"], "columns": columns}}
 
@@ -282,7 +283,7 @@ def version_overview(
 ) -> (
     dict
 ):  # current, since, manifest of what is in production (None without); earlier, to roll back to; versions; history
-    "The versions of a model and the moves of its aliases."
+    "Return the versions of a model and the changes of its aliases."
     found, moves = registry.versions(name), registry.history(name)
     now = next((v for v in found if "production" in v.aliases), None)
     shown = sorted(found, key=lambda v: (bool(v.aliases), v.version), reverse=True)[:last]
@@ -313,7 +314,7 @@ def recent_decisions(
 ) -> list[
     dict
 ]:  # at, until, looks, action, reasons, champion, challenger, run_id; metrics and rows: of both, on so many rows
-    "The newest decisions about retraining."
+    "Return the newest decisions about retraining."
     return [_decided(d) for d in list_decisions(engine, name, last)[::-1]]
 
 

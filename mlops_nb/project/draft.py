@@ -120,7 +120,7 @@ class BaselineComparison:
 def try_estimators(
     found: TableSummary,
     table: pd.DataFrame,  # As it was read
-    step: Callable[[str], None] = lambda what: None,  # Called with what was done
+    step: Callable[[str], None] = lambda _: None,  # Called with what was done
 ) -> BaselineComparison:
     "Cross-validate both kinds of model."
     from sklearn.dummy import DummyClassifier, DummyRegressor

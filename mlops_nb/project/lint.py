@@ -42,6 +42,7 @@ class Cell:
 
     @property
     def is_exported(self) -> bool:
+        "Whether nbdev exports the cell."
         return any(line.replace(" ", "").startswith("#|export") for line in self.source.splitlines())
 
 # %% ../../nbs/project/00_lint.ipynb #00000005

@@ -137,7 +137,7 @@ def retrain(
     last: timedelta | None = None,  # The window of health and labels: so long; 24 hours if neither is given
     rows: int | None = None,  # The window: so many rows, the newest
     policy: RetrainPolicy | None = None,
-    report: Callable[[str], object] = lambda text: None,  # Told what is being done
+    report: Callable[[str], object] = lambda _: None,  # Told what is being done
     now: datetime | None = None,
     stop: threading.Event | None = None,  # Ends a build
 ) -> Decision:
@@ -224,7 +224,7 @@ class _Attempt:
         save_decision(self.registry.engine, self._decision(BUILDING, self.why, run_id=run.id))
         try:
             build(self._parameters(products, sources), self.settings, run, self.stop)
-            decision = self._judge(spec, run)
+            decision = self._evaluate(run)
             self._remark(run, decision, self.settings.home / products / self._module)
         except (StoppedError, KeyboardInterrupt):
             stopped = self._decision("waiting", ["the build was stopped", *self.why], run_id=run.id)
@@ -248,7 +248,7 @@ class _Attempt:
         engine = {"engine": self.policy.engine} if self.policy.engine else {}
         return own | places | engine | {"products": products, "champion": "production", "auto_promote": "false"}
 
-    def _judge(self, spec: ModelSpec, run: Run) -> Decision:
+    def _evaluate(self, run: Run) -> Decision:
         "Decide about the version that a build registered."
         name, made = self.champion.name, run.record
         challenger = self.registry.get(name, made["version"])

@@ -248,11 +248,13 @@ class Files:
             raise _no_bucket() from e
 
     def exists(self, name: str) -> bool:
+        "Whether the store has a file."
         with _in_our_words(self.url):
             files, root = self._opened
             return files.exists(f"{root}/{name}")
 
     def remove(self, name: str):
+        "Remove a file of the store."
         with _in_our_words(self.url):
             files, root = self._opened
             files.rm_file(f"{root}/{name}")
@@ -337,34 +339,43 @@ class RemoteStore:
 
     @property
     def snapshots(self) -> Path:
+        "Folder of the local copies of snapshots."
         return self.cache.folder / "data"
 
     def location(self, bundle: Bundle, number: int) -> str:
+        "Return where a bundle will lie: under the digest of its manifest, whatever its version."
         return f"bundles/{bundle.name}/{bundle.digest}"
 
     def local_path(self, location: str, digest: str) -> Path:
+        "Return the folder of a bundle's copy in the cache."
         return self.cache.local_path(_model_of(location), digest)
 
     @contextmanager
     def staged(self, bundle: Bundle) -> Iterator[Callable[[str], None]]:
+        "Upload a bundle, its manifest last; only a registered location makes it known."
         for name in (*sorted(bundle.manifest["files"]), "manifest.json"):
             self.files.put(bundle.path / name, f"{self.location(bundle, 0)}/{name}")
-        yield lambda location: None
+        yield lambda _: None
 
     def exists(self, location: str) -> bool:
+        "Whether the store has a bundle; its content is not checked."
         return self.files.exists(f"{location}/manifest.json")
 
     def check(self, location: str, digest: str):
+        "Download a bundle, and raise a `BundleError` if it is not what was registered."
         with TemporaryDirectory() as folder:
             self._download(location, digest, Path(folder))
 
     def fetch(self, location: str, digest: str) -> Path:
+        "Return the verified copy of a bundle in the cache, downloaded if needed."
         return self.cache.fill(_model_of(location), digest, lambda folder: self._download(location, digest, folder))
 
     def upload_snapshot(self, snapshot: Path):
+        "Upload a snapshot."
         self.files.put(snapshot, f"data/{snapshot.name}")
 
     def snapshot(self, sha256: str) -> Path:
+        "Return the local file of a snapshot, downloaded if needed, verified."
         place = self.snapshots / f"{sha256}.parquet"
         if not (place.is_file() and sha256_of(place) == sha256):
             self._download_snapshot(place)
@@ -372,6 +383,7 @@ class RemoteStore:
         return place
 
     def uri(self, sha256: str) -> str | None:
+        "Return the address of a snapshot, or None if it is gone."
         name = f"data/{sha256}.parquet"
         return f"{self.files.url}/{name}" if self.files.exists(name) else None
 

@@ -190,7 +190,7 @@ class Registry:
     ) -> int | None:  # None: there is no earlier version to go back to
         "Return the version that a rollback would lead to."
         moves = [{"action": m.action, "to_version": m.to_version or _NOWHERE} for m in self.history(name, alias)]
-        return _before(None, moves)
+        return _before(moves)
 
     # writing
 
@@ -349,7 +349,7 @@ class Registry:
 _NOWHERE = 0  # As the version of a move; versions begin with 1
 
 
-def _before(now: int | None, moves) -> int | None:
+def _before(moves) -> int | None:
     "Where an alias was before the promotion that brought it here: promotions and clearings push, rollbacks pop."
     stack = []
     for move in moves:
