@@ -79,7 +79,7 @@ image: ## build the image that serves, with Docker (TARGET=pipeline: the one tha
 	docker build --file serve/Dockerfile --target $(or $(TARGET),serve) --build-arg WHEELS=$(WHEELS) --tag $(IMAGE) .
 
 clean: ## remove what a build and the tests made; models and runs in store/ stay
-	rm -rf products build dist _proc .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage* *.egg-info
+	rm -rf products build dist _proc .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.* *.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 COMPILE = $(BIN)/uv pip compile $(VENDOR) --universal --python-version 3.11 --generate-hashes --no-strip-extras \

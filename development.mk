@@ -1,8 +1,13 @@
 # Targets of the framework itself, beside those that every project has
-.PHONY: bench bench-peers docs wheel nightly
+.PHONY: bench bench-peers docs wheel nightly notes publish release
 FRAMEWORK := .
 WHEELS := dist
 TYPES := mypy
+VERSION := $(shell sed -n 's/^version = //p' settings.ini)
+# CI measures coverage; the floor is in .coveragerc
+ifdef REQUIRE_SERVICES
+COVERAGE := --cov --cov-report=term:skip-covered
+endif
 
 # Every night: what takes longest, beside what CI runs
 nightly: export REQUIRE_SERVICES := 1
@@ -22,5 +27,20 @@ docs: .venv/installed ## write the pages of docs/ that are made from the code
 wheel: .venv/installed ## build the wheel of the framework into dist/
 	@rm -rf dist
 	@pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
+notes: ## print the section of CHANGELOG.md for this version, which must be closed
+	@awk '/^## /{on = $$2 == "$(VERSION)" && !/unreleased/} on{print; found = 1} END{exit !found}' CHANGELOG.md || \
+	  { echo "CHANGELOG.md has no closed section for $(VERSION)" >&2; exit 1; }
+
+# In an environment that has uv alone, by the hashes of the lock: no other package is beside what may publish
+publish: ## upload the wheel in dist/ to PyPI, as the workflow that PyPI trusts
+	@$(PYTHON) -m venv dist/venv
+	@sed -n '/^uv==/,/# via/p' requirements.lock > dist/venv/uv.lock
+	@dist/venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r dist/venv/uv.lock
+	@dist/venv/bin/uv publish --trusted-publishing always dist/*.whl
+
+release: ## tag this commit and make a GitHub release of the wheel in dist/
+	@$(MAKE) --no-print-directory notes > dist/notes.md
+	@gh release create v$(VERSION) dist/*.whl --target $$(git rev-parse HEAD) --title v$(VERSION) --notes-file dist/notes.md
 
 image: wheel

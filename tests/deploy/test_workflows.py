@@ -1,6 +1,7 @@
 """The workflows of GitHub: what their schema takes, and what a person can run line by line."""
 
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,37 @@ def test_workflows_are_what_github_takes(schema, tmp_path):
     next(iter(wrong["jobs"].values()))["runs_on"] = "ubuntu-latest"
     (tmp_path / "wrong.yml").write_text(yaml.safe_dump(wrong))
     assert check(tmp_path / "wrong.yml") == 1
+
+
+@pytest.mark.parametrize("schema", ["dependabot", "github-issue-forms", "github-issue-config"])
+def test_forms_and_updates_are_what_github_takes(schema):
+    forms = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+    config = ROOT / ".github/ISSUE_TEMPLATE/config.yml"
+    files = {
+        "dependabot": [ROOT / ".github/dependabot.yml"],
+        "github-issue-forms": [f for f in forms if f != config],
+        "github-issue-config": [config],
+    }[schema]
+    assert CliRunner().invoke(check_jsonschema, ["--builtin-schema", schema, *map(str, files)]).exit_code == 0
+
+
+def test_every_action_is_pinned_by_a_commit_that_its_version_names():
+    used = [step["uses"] for path in WORKFLOWS for _, step in steps(path.stem) if "uses" in step]
+    lines = [line.strip() for path in WORKFLOWS for line in path.read_text().splitlines() if "uses:" in line]
+    assert used
+    assert [u for u in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", u)] == []
+    assert [line for line in lines if not re.search(r"@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line)] == []
+    assert len({line.split("uses: ")[1] for line in lines}) == len({u.split("@")[0] for u in used}), "one version each"
+
+
+MAY_MORE = {("publish", "pypi"): {"contents": "read", "id-token": "write"}, ("publish", "tag"): {"contents": "write"}}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_job_may_do_more_than_read_only_where_it_publishes(path):
+    jobs = yaml.safe_load(path.read_text())["jobs"]
+    more = {(path.stem, name): job["permissions"] for name, job in jobs.items() if "permissions" in job}
+    assert more == {key: value for key, value in MAY_MORE.items() if key[0] == path.stem}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
@@ -112,3 +144,21 @@ def test_a_model_is_built_judged_and_released_by_the_steps_of_the_workflow(tmp_p
     assert carry_out(project, "release", "build").endswith("evaluation.json ended with 1"), "a gate that is not met"
     assert carry_out(project, "release", "release", VERSION="2").endswith("ended with 1")
     assert [(m["versions"], m["production"]) for m in project.json("models", "list")] == [(2, 1)]
+
+
+@pytest.mark.parametrize(("heading", "code"), [("0.1.0 (unreleased)", 2), ("0.1.0 (2026-12-01)", 0), ("0.0.9", 2)])
+def test_release_is_refused_until_its_section_of_the_changelog_is_closed(heading, code, tmp_path):
+    for name in ("Makefile", "development.mk", "requirements.lock", "env.yaml"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    (tmp_path / "settings.ini").write_text("version = 0.1.0\n")
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n## {heading}\n\n- One thing\n\n## 0.0.8\n\n- Another\n")
+    done = subprocess.run(["make", "notes"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stdout == ("" if code else f"## {heading}\n\n- One thing\n\n")
+
+
+def test_lock_names_the_hashes_of_uv_for_the_environment_that_publishes():
+    command = ["sed", "-n", "/^uv==/,/# via/p", str(ROOT / "requirements.lock")]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[0].startswith("uv==")
+    assert [line for line in lines[1:-1] if not line.startswith("    --hash=sha256:")] == []
