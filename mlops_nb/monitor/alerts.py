@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Engine
@@ -109,7 +110,10 @@ def _change(connection, alert: Alert, **values):
 
 def _select(connection, *conditions) -> list[Alert]:
     rows = connection.execute(sa.select(alerts).where(*conditions).order_by(alerts.c.opened_at, alerts.c.id)).mappings()
-    return [Alert(**{_FIELDS.get(c, c): in_utc(v) if c.endswith("_at") else v for c, v in row.items()}) for row in rows]
+    found: list[dict[str, Any]] = [
+        {_FIELDS.get(c, c): in_utc(v) if c.endswith("_at") else v for c, v in row.items()} for row in rows
+    ]
+    return [Alert(**fields) for fields in found]
 
 
 _FIELDS = {"told_at": "notified_at"}  # fields of `Alert` by the column, where their names differ

@@ -95,7 +95,7 @@ def _histogram(profile: Mapping, inner: np.ndarray, reference: np.ndarray, windo
 # %% ../../nbs/monitor/01_drift.ipynb #00000018
 def _compare_cells(names: Sequence[str], counts: np.ndarray, part: str, **facts) -> _Comparison:
     "Compare counts of the same names; `counts` has a row for the reference and one for the window."
-    keep = counts.any(axis=0)
+    keep = np.asarray(counts.any(axis=0))
     names, counts = [name for name, k in zip(names, keep, strict=True) if k], counts[:, keep]
     rows = counts.sum(axis=1)
     shares = counts / rows[:, None]
@@ -144,7 +144,7 @@ def _compare_categories(profile: Mapping, found: Mapping[str, int]) -> _Comparis
         known = {name.removesuffix(".0") if name.removesuffix(".0") in found else name: n for name, n in known.items()}
     m = sum(found.values())
     whole = profile["other"] == 0
-    new = [name for name in found if name not in known] if whole else None
+    new = [name for name in found if name not in known]
     share = sum(found[name] for name in new) / m if whole else None
     sample = profile.get("sample", {"counts": known, "other": profile["other"]})
     window = [found.get(name, 0) for name in sample["counts"]]
@@ -172,7 +172,7 @@ def _compare_missing(profile: Mapping, missing: int, rows: int) -> _Comparison:
     _, p, _ = chi_square(counts)
     sentence = f"{shares[1]:.1%} of the values are missing, {shares[0]:.1%} in the reference"
     effect = abs(float(shares[1] - shares[0]))
-    histogram = {"names": ["a value", "missing"]}
+    histogram: dict[str, list] = {"names": ["a value", "missing"]}
     histogram |= {k: [1 - float(v), float(v)] for k, v in zip(("reference", "window"), shares, strict=True)}
     return _Comparison("missing", {"missing": effect}, effect, p, (profile["rows"], rows), 1, sentence, histogram)
 
@@ -181,7 +181,8 @@ def _compare(profile: Mapping, column: pd.Series) -> tuple[list[_Comparison], st
     "All tests of a column, and why the one of its values cannot be made."
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
-    missing, compared, cannot = np.count_nonzero(column.isna()), [], None
+    missing, cannot = int(column.isna().sum()), None
+    compared: list[_Comparison] = []
     try:
         compared = [c for c in _PARTS[profile["kind"]](profile, column) if c is not None]
     except _InconclusiveError as e:
@@ -277,7 +278,7 @@ class DriftReport:
     @property
     def drifting(self) -> list[ColumnDrift]:
         "The columns that drifted, the largest effect first."
-        return sorted((c for c in self.columns if c.drifted), key=lambda c: -c.effect)
+        return sorted((c for c in self.columns if c.drifted), key=lambda c: -(c.effect or 0.0))
 
     def table(self) -> pd.DataFrame:  # Index: name
         "Return a row a column, those that drifted first."
@@ -347,6 +348,7 @@ def _tuple(value):
 def _draw(axes, c: ColumnDrift):
     "One column."
     title = c.name if c.role == "input" else f"{c.role} {c.name}" if c.role == "probability" else c.role
+    assert c.histogram is not None  # `plot` draws what was compared
     part = c.histogram["part"]
     axes.set_title(title if part == "values" else f"{title}: {part}", fontsize=9)
     axes.tick_params(labelsize=7)
@@ -390,7 +392,7 @@ def measure_drift(
     made = []
     for (role, name, p, _), (compared, cannot), c in zip(columns, results, deciding, strict=True):
         if c is None:
-            made.append(ColumnDrift(name, role, p["kind"], None, cannot))
+            made.append(ColumnDrift(name, role, p["kind"], None, cannot or ""))
             continue
         p_value, p_corrected = next(corrected)
         drifted, reason = _verdict(compared, cannot, c, p_corrected, alpha, effect, level)
@@ -467,8 +469,8 @@ def _facts(profile: Mapping, compared: list[_Comparison], c: _Comparison, drifte
     shown = c if drifted or c.part != "missing" else compared[0]
     return {
         "statistics": statistics,
-        "histogram": {"part": shown.part, **shown.histogram},
-        "missing": (profile["missing"] / profile["rows"], missing.histogram["window"][1] if missing else 0.0),
+        "histogram": {"part": shown.part, **(shown.histogram or {})},
+        "missing": (profile["missing"] / profile["rows"], missing.histogram["window"][1] if missing and missing.histogram else 0.0),
         "unseen": compared[0].unseen,
         "unseen_share": compared[0].unseen_share,
     }

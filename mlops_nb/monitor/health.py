@@ -122,7 +122,7 @@ def measure_health(
     parts += [_of_traffic(traffic, *error_rates)] if traffic else []
     said = _since(_joined(parts), version, window.predictions, labelled.predictions)
     (since, until), (first, last) = _ends(facts), _ends(labelled.predictions)
-    seconds = (until - since).total_seconds() if len(facts) else 0
+    seconds = (until - since).total_seconds() if since and until else 0
     rate = len(facts) / seconds * 60 if seconds else None
     shown = (bundle.name, version, now or datetime.now(UTC), len(facts), since, until, rate, latency)
     return HealthReport(*shown, drift, said.findings, said.evaluated, said.inconclusive, performance, first, last, estimates, traffic)
@@ -130,7 +130,9 @@ def measure_health(
 
 def _ends(facts: pd.DataFrame) -> tuple[datetime | None, datetime | None]:
     "When the first and the last row were asked."
-    return tuple(facts["at"].iloc[i].to_pydatetime() if len(facts) else None for i in (0, -1))
+    if not len(facts):
+        return None, None
+    return facts["at"].iloc[0].to_pydatetime(), facts["at"].iloc[-1].to_pydatetime()
 
 
 # %% ../../nbs/monitor/05_health.ipynb #a3361a28
@@ -189,7 +191,7 @@ def _of_drift(report: DriftReport) -> _Verdicts:
         said.evaluated.append(("drift", subject))
         if c.drifted:
             figures = {"effect": c.effect, "p": c.p_corrected, "role": c.role, "part": c.part}
-            said.findings.append(Finding("drift", subject, c.effect, c.reason, figures))
+            said.findings.append(Finding("drift", subject, c.effect or 0.0, c.reason, figures))
     return said
 
 
@@ -267,7 +269,9 @@ def _visible(spec: ModelSpec, inputs: pd.DataFrame) -> tuple[ModelSpec, list[str
 def _of_performance(performance: Performance | None, spec: ModelSpec | None) -> _Verdicts:
     "Which metrics are too low, on all rows."
     said = _Verdicts()
-    for r in performance.results if performance else ():
+    if performance is None or spec is None:
+        return said
+    for r in performance.results:
         if r.slice != "all":
             continue
         back = r.release is None or (r.value is not None and r.value >= r.release - spec.gates.tolerance)
@@ -284,10 +288,13 @@ def _of_performance(performance: Performance | None, spec: ModelSpec | None) -> 
 
 def _too_low(r: MetricResult, performance: Performance, tolerance: float) -> Finding:
     "Return the finding about a metric that is too low."
-    below = [r.gate - r.value] if r.below_gate else []
-    below += [r.release - tolerance - r.value] if r.below_release else []
+    assert r.value is not None
+    assert r.low is not None
+    assert r.high is not None
+    below = [r.gate - r.value] if r.below_gate and r.gate is not None else []
+    below += [r.release - tolerance - r.value] if r.below_release and r.release is not None else []
     slices = [s for s in performance.results if s.metric == r.metric and s.slice != "all" and s.value is not None]
-    worst = [{"slice": s.slice, "rows": s.rows, "value": s.value} for s in sorted(slices, key=lambda s: s.value)[:3]]
+    worst = [{"slice": s.slice, "rows": s.rows, "value": s.value} for s in sorted(slices, key=lambda s: s.value or 0.0)[:3]]
     figures = {key: getattr(r, key) for key in ("rows", "value", "low", "high", "gate", "release")} | {"worst": worst}
     under = [f"the gate of {format_number(r.gate, 3)}"] if r.below_gate else []
     under += [f"the {format_number(r.release, 3)} of its release"] if r.below_release else []
@@ -318,7 +325,7 @@ def _of_estimates(estimates: Sequence[Estimate], bundle: Bundle, spec: ModelSpec
         why = "in the window, as they did before" if labels_come else "yet, and nothing can be expected instead"
         return _Verdicts(inconclusive=[f"performance: no labels came {why}"])
     least = _least(bundle, spec)
-    low = [e for e in estimates if e.estimated_value is None or e.estimated_high < least[e.metric]]
+    low = [e for e in estimates if e.estimated_high is None or e.estimated_high < least[e.metric]]
     shown = (f"{e.reason}" + (f"; its gate is {format_number(least[e.metric], 3)}" if e.estimated_value is not None else "") for e in low)
     return _Verdicts(inconclusive=[f"performance by {e.metric}: {reason}" for e, reason in zip(low, shown, strict=True)])
 
@@ -340,10 +347,10 @@ def read_traffic(
     newest = log.prediction_time(name)
     silence = None if newest is None else max(now - newest, timedelta(0))
     steady = None
-    if silence is not None and silence >= SILENCE:
+    if newest is not None and silence is not None and silence >= SILENCE:
         starts = [newest - n * silence for n in range(1, SPANS + 1)]
         oldest = log.prediction_time(name, oldest=True)
-        if oldest <= starts[-1] + silence:
+        if oldest is not None and oldest <= starts[-1] + silence:
             before = [newest - DAY + n * silence for n in range(AFTER)]
             starts += [start for start in before if start >= oldest and start + silence <= newest]
             steady = all(log.prediction_time(name, start, start + silence) for start in starts)

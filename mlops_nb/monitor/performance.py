@@ -120,7 +120,7 @@ def measure_performance(
     seed: int = 0,
 ) -> Performance:
     "Metrics with intervals, against gate and release, by slice."
-    y, release = _labels(y, answer), release or {}
+    truth, release = _labels(y, answer), release or {}
     gates = _gates(spec, release)
     metrics = list(dict.fromkeys([spec.scorer, *gates]))
     slices = {"all": lambda frame: np.ones(len(frame), dtype=bool), **spec.slices}
@@ -130,11 +130,11 @@ def measure_performance(
         then = (release.get("slices") or {}).get(name, {})
         values = release.get("metrics", {}) if name == "all" else then
         for metric in metrics:
-            found = _measured(answer.take(rows), y[rows], metric, confidence, seed)
+            found = _measured(answer.take(rows), truth[rows], metric, confidence, seed)
             gate = gates.get(metric) if name == "all" else None
             limits = (gate, values.get(metric), then.get("rows"), spec.gates.tolerance)
             results.append(_judged(name, metric, len(rows), found, *limits))
-    return Performance(len(y), confidence, results)
+    return Performance(len(truth), confidence, results)
 
 
 def _gates(spec: ModelSpec, release: Mapping) -> dict[str, float]:
@@ -232,10 +232,11 @@ def calibrated_probability(
 ) -> np.ndarray:  # `(n_rows, n_classes)`, rows sum to 1
     "Probabilities as they turned out on the test rows."
     curves = [calibration[name_of(c)] for c in np.asarray(answer.classes).tolist()]
-    columns = zip(np.asarray(answer.probability).T, curves, strict=True)
+    probability = np.asarray(answer.probability)
+    columns = zip(probability.T, curves, strict=True)
     worth = np.column_stack([np.interp(p, curve["points"], curve["shares"]) for p, curve in columns])
     sums = worth.sum(axis=1, keepdims=True)
-    return np.where(sums > 0, worth / np.where(sums > 0, sums, 1), answer.probability)
+    return np.where(sums > 0, worth / np.where(sums > 0, sums, 1), probability)
 
 
 def estimate_performance(
@@ -250,7 +251,7 @@ def estimate_performance(
     if answer.probability is None or not n:
         why = "no estimate: " + ("the window is empty" if not n else "the model has no probabilities")
         return [Estimate(metric, n, None, None, None, calibrated, why) for metric in metrics]
-    worth = calibrated_probability(answer, calibration) if calibrated else np.asarray(answer.probability)
+    worth = np.asarray(answer.probability) if calibration is None else calibrated_probability(answer, calibration)
     rng, classes = np.random.default_rng(seed), np.asarray(answer.classes)
     steps, drawn, values_of = np.cumsum(worth, axis=1)[:, :-1], [], [subset_scorer(answer, metric) for metric in metrics]
     for _ in range(DRAWS):
@@ -262,11 +263,11 @@ def estimate_performance(
 
 
 def _estimate(metric: str, n: int, values: Sequence[float], calibrated: bool, confidence: float) -> Estimate:
-    values = np.array(values)[np.isfinite(values)]
-    if not len(values):
+    finite = np.array(values)[np.isfinite(values)]
+    if not len(finite):
         return Estimate(metric, n, None, None, None, calibrated, f"no estimate: not defined on these {n:,} rows")
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     source = "calibrated probabilities" if calibrated else "probabilities that were not calibrated"
-    value = float(values.mean())
+    value = float(finite.mean())
     reason = f"estimated from {source}, without labels: {format_interval(value, low, high)}"
     return Estimate(metric, n, value, low, high, calibrated, reason)

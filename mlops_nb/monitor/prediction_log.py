@@ -248,7 +248,7 @@ class PredictionLog:
     ) -> int:  # Of rows, not of requests
         "How many predictions of a model there are."
         with reading(self.engine) as connection:
-            return connection.execute(sa.select(sa.func.count()).where(predictions.c.name == name)).scalar()
+            return connection.execute(sa.select(sa.func.count()).where(predictions.c.name == name)).scalar_one()
 
     def purge(
         self,

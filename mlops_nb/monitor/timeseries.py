@@ -119,10 +119,11 @@ def prediction_series(
     query = sa.select(recent.c.bucket, recent.c.text, sa.func.count().label("n"))
     with reading(engine) as connection:
         rows = connection.execute(query.group_by(recent.c.bucket, recent.c.text)).all()
-    totals, places = {}, {t: i for i, t in enumerate(span.starts)}
+    totals: dict[str, int] = {}
+    places = {t: i for i, t in enumerate(span.starts)}
     for row in rows:
         totals[row.text] = totals.get(row.text, 0) + row.n
-    top = sorted(totals, key=totals.get, reverse=True)[: SHOWN if len(totals) > SHOWN + 1 else None]
+    top = sorted(totals, key=lambda text: totals[text], reverse=True)[: SHOWN if len(totals) > SHOWN + 1 else None]
     counts = {text: np.zeros(len(places)) for text in [*sorted(top), *([None] if len(top) < len(totals) else [])]}
     for row in rows:
         if row.bucket in places:  # a bucket may begin while one asks
@@ -177,8 +178,8 @@ def quality(
     rows = [row for row in found if _fits(row.label, orjson.loads(row.text), signature)]
     released = (manifest.get("evaluation") or {}).get("metrics") or {}
     if not rows:
-        none = {"value": math.nan, "at": [], "values": [], "n": []}
-        return {"labels": 0, "metrics": [_metric(m, gate, released.get(m), **none) for m, gate in gates.items()]}
+        metrics = [_metric(m, gate, released.get(m), math.nan, [], [], []) for m, gate in gates.items()]
+        return {"labels": 0, "metrics": metrics}
     parts = _parts(rows, 2 * span.seconds)
     scores = [_score(part, signature, [*gates]) for part in parts]
     at, n, whole = [part[-1].bucket for part in parts], [len(part) for part in parts], _score(rows, signature, [*gates])
@@ -188,9 +189,9 @@ def quality(
 
 def _gates(manifest: Mapping, signature: Signature) -> dict[str, float | None]:
     "Metric to the least that its gates allow; what everybody understands is always among them."
-    found = {}
+    found: dict[str, float | None] = {}
     for gate in (manifest.get("evaluation") or {}).get("gates") or ():
-        found[gate["metric"]] = max(gate["required"], found.get(gate["metric"], -math.inf))
+        found[gate["metric"]] = max(gate["required"], found.get(gate["metric"]) or -math.inf)
     usual = "accuracy" if signature.classes is not None else "neg_mean_absolute_error"
     return found if usual in found else {**found, usual: None}
 
@@ -204,7 +205,8 @@ def _fits(label, said, signature: Signature) -> bool:
 
 def _parts(rows: Sequence, seconds: int) -> list[list]:
     "Rows by so many seconds; what has too few labels goes with what follows, at the end with what was before."
-    parts, part = [], []
+    parts: list[list] = []
+    part: list = []
     for i, row in enumerate(rows):
         part.append(row)
         ends = i + 1 == len(rows) or rows[i + 1].bucket // seconds != row.bucket // seconds
@@ -233,7 +235,7 @@ def _metric(metric: str, gate: float | None, release: float | None, value: float
     names = {"metric": metric, "name": display_name(metric), "lower_is_better": sign < 0}
     latest = values[-1] if values else math.nan
     judged = {"gate": shown(gate), "latest": shown(latest)}
-    judged["ok"] = None if None in judged.values() else bool(latest >= gate)
+    judged["ok"] = None if gate is None or None in judged.values() else bool(latest >= gate)
     judged |= {"release": shown(release), "value": shown(value)}
     return {**names, **judged, "at": at, "values": [shown(v) for v in values], "labels": n}
 
@@ -252,7 +254,7 @@ _SPELLED = {"roc auc": "ROC AUC", "roc auc ovr": "ROC AUC, one against the rest"
 def health_summary(
     engine: Engine,
     name: str,  # Of a model
-) -> tuple[dict | None, list[dict]]:  # The last report, None without one; {kind, subject, size, text, opened_at, ...} each
+) -> tuple[Mapping | None, list[dict]]:  # The last report, None without one; {kind, subject, size, text, opened_at, ...} each
     "Return the newest health report and the open alerts, newest first."
     report, keys = latest_health(engine, name), ("kind", "subject", "size", "text", "opened_at", "since", "command")
     opened = [

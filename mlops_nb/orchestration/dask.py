@@ -62,8 +62,8 @@ def dask_executor(
     from ploomber.executors import Serial
     from ploomber.executors.abc import Executor
 
-    scheduler = scheduler or named_scheduler()
-    if not scheduler:
+    address = scheduler or named_scheduler()
+    if not address:
         return Serial()
 
     class DaskExecutor(Executor):
@@ -71,7 +71,7 @@ def dask_executor(
 
         def __call__(self, dag, show_progress):
             super().__call__(dag)
-            with cluster(scheduler) as client:
+            with cluster(address) as client:
                 return _build(dag, client)
 
     return DaskExecutor()
@@ -84,7 +84,8 @@ def _build(dag, client: Client) -> list:
     from ploomber.exceptions import DAGBuildError
     from ploomber.messagecollector import BuildExceptionsCollector, Message
 
-    running, begun, reports, errors = {}, set(), [], []
+    running: dict = {}  # future to its task and worker
+    begun, reports, errors = set(), [], []
     while True:
         waiting = TaskStatus.WaitingExecution, TaskStatus.WaitingDownload
         ready = [t for t in dag.values() if t.exec_status in waiting and t.name not in begun]

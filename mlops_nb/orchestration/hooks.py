@@ -248,7 +248,7 @@ def _run() -> Run:
 
 def _params(dag: "DAG") -> dict:
     "Return the parameters of all tasks as one mapping: a name means the same in each."
-    params = {}
+    params: dict = {}
     for name in dag:
         params |= {k: v for k, v in dag[name].params.to_dict().items() if k not in _NOT_OF_A_RUN}
     return params

@@ -176,7 +176,7 @@ def check_database(settings: Settings) -> CheckResult:
     if engine is None:
         return CheckResult("database", None, f"{place} has no tables yet: the first build makes them")
     with reading(engine) as connection:
-        seen, newest = revision(connection), newest_revision()
+        seen, newest = revision(connection) or "", newest_revision()
     engine.dispose()
     if seen < newest:
         said = f"{place} is at revision {seen}, the newest is {newest}"
@@ -314,7 +314,7 @@ def check_model(settings: Settings) -> CheckResult:
     import_from(settings.home)
     name = settings.model or default_model(settings.home)
     engine = _existing_database(settings)
-    registry = engine and Registry(engine, open_artifacts(settings))
+    registry = None if engine is None else Registry(engine, open_artifacts(settings))
     try:
         if registry is None or not registry.versions(name):
             return CheckResult("model", None, f"no version of {name!r} is registered yet", "make serve")

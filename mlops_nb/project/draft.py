@@ -232,6 +232,8 @@ def limits(
     column: ColumnSummary,
 ) -> tuple[float, float]:
     "Return the range of a column with a margin, in three digits."
+    assert column.low is not None
+    assert column.high is not None
     width = (column.high - column.low) or abs(column.high) or 1.0
     low = _three_digits(column.low - MARGIN * width, math.floor)
     high = _three_digits(column.high + MARGIN * width, math.ceil)

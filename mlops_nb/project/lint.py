@@ -108,39 +108,37 @@ _SECRET_BEGINNINGS = ("AKIA", "ghp_", "gho_", "github_pat_", "glpat-", "xoxb-", 
 _ESTIMATOR_BASES = ("BaseEstimator", "TransformerMixin", "ClassifierMixin", "RegressorMixin", "ClusterMixin")
 
 
-def _strings(cell: Cell) -> Iterator[ast.Constant]:
-    return (n for n in ast.walk(cell.tree) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+def _strings(cell: Cell) -> Iterator[tuple[int, str]]:
+    "Yield the line and the text of every string of a cell."
+    for node in ast.walk(cell.tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
 
 
 def _absolute_paths(cells: list[Cell]) -> Iterator[tuple[Cell, int, str, str]]:
     "Paths that exist on one machine."
     for cell in cells:
-        for node in _strings(cell):
-            parts = PurePosixPath(node.value).parts
+        for line, text in _strings(cell):
+            parts = PurePosixPath(text).parts
             posix = len(parts) > 2 and parts[0] == "/" and parts[1] in _FOLDERS
-            if "\n" not in node.value and (posix or (PureWindowsPath(node.value).drive and "\\" in node.value)):
-                message = f"{node.value!r} is a path of one machine; make it relative to the project, or a parameter."
-                yield cell, node.lineno, "absolute-path", message
+            if "\n" not in text and (posix or (PureWindowsPath(text).drive and "\\" in text)):
+                message = f"{text!r} is a path of one machine; make it relative to the project, or a parameter."
+                yield cell, line, "absolute-path", message
 
 
 def _secrets(cells: list[Cell]) -> Iterator[tuple[Cell, int, str, str]]:
     "Strings that look like a secret; the message does not repeat it."
     for cell in cells:
-        for node in _strings(cell):
-            begins = node.value.startswith(_SECRET_BEGINNINGS) and len(node.value) >= 16
-            if begins or _has_password(node.value):
-                yield (
-                    cell,
-                    node.lineno,
-                    "secret",
-                    "This string looks like a secret; read it from an environment variable.",
-                )
-        for name, value in _named_strings(cell.tree):
-            if any(word in name.lower() for word in _SECRET_NAMES) and len(value.value) >= 6 and " " not in value.value:
+        for line, text in _strings(cell):
+            begins = text.startswith(_SECRET_BEGINNINGS) and len(text) >= 16
+            if begins or _has_password(text):
+                yield cell, line, "secret", "This string looks like a secret; read it from an environment variable."
+        for line, name, text in _named_strings(cell.tree):
+            if any(word in name.lower() for word in _SECRET_NAMES) and len(text) >= 6 and " " not in text:
                 message = (
                     f"{name!r} is given a string here that looks like a secret; read it from an environment variable."
                 )
-                yield cell, value.lineno, "secret", message
+                yield cell, line, "secret", message
 
 
 def _has_password(text: str) -> bool:
@@ -151,13 +149,13 @@ def _has_password(text: str) -> bool:
         password = urlsplit(text).password
     except ValueError:
         return False
-    return bool(password) and not password.startswith("${") and "{" not in password
+    return password is not None and password != "" and not password.startswith("${") and "{" not in password
 
 
-def _named_strings(tree: ast.Module) -> Iterator[tuple[str, ast.Constant]]:
-    "Strings that are assigned to a name, given as a keyword, or a value in a dict."
+def _named_strings(tree: ast.Module) -> Iterator[tuple[int, str, str]]:
+    "Yield line, name and text of strings that are assigned to a name, given as a keyword, or a value in a dict."
     for node in ast.walk(tree):
-        pairs = []
+        pairs: list[tuple[object, ast.expr]] = []
         if isinstance(node, ast.Assign):
             pairs = [(t.id, node.value) for t in node.targets if isinstance(t, ast.Name)]
         elif isinstance(node, ast.keyword) and node.arg:
@@ -166,7 +164,7 @@ def _named_strings(tree: ast.Module) -> Iterator[tuple[str, ast.Constant]]:
             pairs = [(k.value, v) for k, v in zip(node.keys, node.values, strict=True) if isinstance(k, ast.Constant)]
         for name, value in pairs:
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                yield str(name), value
+                yield value.lineno, str(name), value.value
 
 
 def _unloadable_classes(cells: list[Cell]) -> Iterator[tuple[Cell, int, str, str]]:

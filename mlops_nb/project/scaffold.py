@@ -39,7 +39,7 @@ def template_files() -> dict[str, Path]:  # Path inside a project to the file
     root = template_folder()
     config = ConfigParser(delimiters=["="])
     config.read(root / "settings.ini", encoding="utf-8")
-    found = {}
+    found: dict[str, Path] = {}
     for name in config["DEFAULT"]["template"].split():
         place = root / name
         files = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
@@ -145,7 +145,7 @@ def vendor_wheel(
     from urllib.parse import unquote, urlsplit
 
     installed = list(distributions(name="mlops-nb"))  # in a checkout its egg-info too, which has no origin
-    origin = next((json.loads(text) for d in installed if (text := d.read_text("direct_url.json"))), {})
+    origin: dict = next((json.loads(text) for d in installed if (text := d.read_text("direct_url.json"))), {})
     what, options, url = f"mlops-nb=={installed[0].version}", [], origin.get("url", "")
     with tempfile.TemporaryDirectory() as scratch:
         if "vcs_info" in origin:
@@ -285,7 +285,7 @@ def _nbdev(command: str) -> list[str]:
 def _rename(folder: Path, name: str, package: str):
     "Write the project's names into the files of the template."
     spec, model = (
-        re.search(rf"^{key}: (\S+)", (folder / file).read_text(encoding="utf-8"), re.MULTILINE)[1]
+        re.findall(rf"^{key}: (\S+)", (folder / file).read_text(encoding="utf-8"), re.MULTILINE)[0]
         for key, file in (("spec", "env.yaml"), ("model", "env.monitor.yaml"))
     )
     for path in [*folder.glob("env*.yaml"), *folder.glob("nbs/pipeline/*.ipynb")]:

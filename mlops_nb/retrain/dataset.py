@@ -44,7 +44,7 @@ class LabelledRows:
         mask: np.ndarray,  # `(n_rows,)`
     ) -> "LabelledRows":
         "Return the rows of a mask or of positions."
-        kept = np.flatnonzero(mask)
+        kept = np.flatnonzero(mask).tolist()
         rows = self.table.iloc[kept].reset_index(drop=True)
         return replace(self, table=rows, ids=[self.ids[i] for i in kept], at=[self.at[i] for i in kept])
 

@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from ..audit.replay import replay_gates, replay_log
 from ..errors import ConflictError, DataError, MlopsError, NotFoundError, SpecError
@@ -162,8 +163,8 @@ class _Attempt:
         self.champion = registry.get(health.name, health.version)
         self.why = reasons_to_retrain(health)
         findings = [[f.kind, f.subject] for f in health.findings if f.kind in MENDED]
-        self.figures = {"health": {"status": health.status, "rows": health.rows}, "findings": sorted(findings)}
-        self.figures["health"]["findings"] = [asdict(f) for f in health.findings]
+        summary = {"status": health.status, "rows": health.rows, "findings": [asdict(f) for f in health.findings]}
+        self.figures: dict[str, Any] = {"health": summary, "findings": sorted(findings)}
 
     def decide(self, if_needed: bool, log: PredictionLog, last, rows) -> Decision:
         "Decide what to do, and do it."

@@ -62,14 +62,16 @@ def watch(
                 lock.ensure()
                 if away:
                     report(WatchEvent(datetime.now(UTC), "database back", "the database answers again"))
-                look, away = _check(name, settings, last, rows, policy, stop), False
+                event: WatchEvent | None = _check(name, settings, last, rows, policy, stop)
+                away = False
             except SQLAlchemyError as e:
                 text = f"the database does not answer ({type(e).__name__}); looking goes on"
-                look, away = None if away else WatchEvent(datetime.now(UTC), "no database", text), True
+                event = None if away else WatchEvent(datetime.now(UTC), "no database", text)
+                away = True
             except StoppedError:
                 return
-            if look:
-                report(look)
+            if event:
+                report(event)
             stop.wait(max(0.0, every - (time.monotonic() - began)))
 
 
@@ -93,7 +95,8 @@ class _Held(ExitStack):
 
     def __init__(self, settings: Settings, name: str):
         super().__init__()
-        self._settings, self._name, self._lock = settings, name, None
+        self._settings, self._name = settings, name
+        self._lock: Lock | None = None
 
     def ensure(self):
         "Raise a `LockedError` if somebody else has it."

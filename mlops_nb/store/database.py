@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import overload
 
 import orjson
 import sqlalchemy as sa
@@ -277,6 +278,10 @@ def _set_wal(
             time.sleep(0.01)
 
 
+@overload
+def in_utc(at: datetime) -> datetime: ...
+@overload
+def in_utc(at: None) -> None: ...
 def in_utc(
     at: datetime | None,  # As a database gives it or a caller; SQLite forgets the time zone, and all of it is UTC
 ) -> datetime | None:
@@ -347,9 +352,7 @@ def migrate(
 
 def migrations_folder() -> Path:
     "Return the folder of the migrations in the installed package."
-    from importlib.util import find_spec
-
-    return Path(find_spec("mlops_nb").submodule_search_locations[0]) / "store" / "migrations"
+    return Path(__file__).parent / "migrations"
 
 
 def revision(connection: Connection) -> str | None:

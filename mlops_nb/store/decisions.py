@@ -60,7 +60,7 @@ def save_decision(
             return
         last = connection.execute(_of(decision.name).limit(1)).mappings().first()
         same = last and decision.action in IDLE and all(last[c] == v for c, v in facts.items())
-        if same:
+        if last is not None and same:
             again = sa.update(decisions).where(decisions.c.id == last["id"])
             connection.execute(again.values(values | {"looks": last["looks"] + 1}))
         else:

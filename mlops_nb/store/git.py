@@ -35,8 +35,10 @@ def git_state(
 
 
 # `git apply` must be able to read it, whatever the user has configured
-_DIFF = ("diff", "HEAD", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative")
-_DIFF += ("--src-prefix=a/", "--dst-prefix=b/")
+_DIFF = (
+    *("diff", "HEAD", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative"),
+    *("--src-prefix=a/", "--dst-prefix=b/"),
+)
 _GIT_TIMEOUT_SECONDS = 60
 
 

@@ -40,7 +40,7 @@ class Lock:
         lease: float = LEASE_SECONDS,
     ):
         self.engine, self.name, self.lease = engine, name, lease
-        self.holder, self.since = f"{_place()}:{os.getpid()}", None
+        self.holder, self.since = f"{_place()}:{os.getpid()}", datetime.now(UTC)
         self._over = threading.Event()
 
     def __enter__(self) -> "Lock":
@@ -104,7 +104,7 @@ def _now(connection: Connection) -> datetime:
     "By the clock that all who look at this database share; that of SQLite counts whole seconds, and is this machine's."
     if connection.dialect.name == "sqlite":
         return datetime.now(UTC)
-    return connection.execute(sa.select(sa.func.clock_timestamp())).scalar()
+    return connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
 
 
 def _place() -> str:

@@ -8,7 +8,7 @@ __all__ = ['Version', 'AliasChange', 'Registry', 'compare_versions', 'Promotion'
 # %% ../../nbs/store/07_registry.ipynb #00000002
 import getpass
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -190,7 +190,7 @@ class Registry:
     ) -> int | None:  # None: there is no earlier version to go back to
         "Return the version that a rollback would lead to."
         moves = [{"action": m.action, "to_version": m.to_version or _NOWHERE} for m in self.history(name, alias)]
-        return _before(moves)
+        return _before(None, moves)
 
     # writing
 
@@ -290,7 +290,9 @@ class Registry:
                 connection.execute(sa.update(aliases).where(at_alias).values(version=to))
             entry = {"alias": alias, "action": action, "from_version": now, "to_version": to}
             entry |= {"who": actor or _person(), "why": reason, "at": datetime.now(UTC)}
-            key = connection.execute(sa.insert(history).values(name=name, **entry)).inserted_primary_key[0]
+            inserted = connection.execute(sa.insert(history).values(name=name, **entry)).inserted_primary_key
+            assert inserted is not None  # one row was inserted
+            (key,) = inserted
         return _alias_change({"id": key, **entry})
 
     def _lock(self, connection: Connection, name: str, create: bool = True):
@@ -305,22 +307,22 @@ class Registry:
         connection.execute(query)
 
     def _versions(self, connection: Connection, name: str) -> list[Version]:
-        where = {}
+        where: dict[int, list[str]] = {}
         for row in connection.execute(sa.select(aliases).where(aliases.c.name == name).order_by(aliases.c.alias)):
             where.setdefault(row.version, []).append(row.alias)
         query = sa.select(versions).where(versions.c.name == name).order_by(versions.c.version)
         made = []
-        for row in connection.execute(query).mappings():
-            values = {**row, "created_at": in_utc(row["created_at"])}
-            place = self.artifacts.local_path(row["location"], row["digest"])
-            made.append(Version(**values, path=place, aliases=tuple(where.get(row["version"], ()))))
+        for facts in connection.execute(query).mappings():
+            values = {**facts, "created_at": in_utc(facts["created_at"])}
+            place = self.artifacts.local_path(facts["location"], facts["digest"])
+            made.append(Version(**values, path=place, aliases=tuple(where.get(facts["version"], ()))))
         return made
 
     def _current(self, connection: Connection, name: str, alias: str) -> int | None:
         query = sa.select(aliases.c.version).where((aliases.c.name == name) & (aliases.c.alias == alias))
         return connection.execute(query).scalar()
 
-    def _same(self, bundle: Bundle, known: Iterable[Version]) -> Version | None:
+    def _same(self, bundle: Bundle, known: Sequence[Version]) -> Version | None:
         "Return the newest version of the same model whose bundle is intact."
         same = (v for v in reversed(known) if v.identity == bundle.identity)
         return next((v for v in same if self._is_intact(v)), None)
@@ -339,17 +341,17 @@ class Registry:
             return version
         if str(version).isdecimal():
             return int(version)
-        if version not in by_alias:
+        if (alias := str(version)) not in by_alias:
             raise NotFoundError(
-                f"{version!r} is neither a version number nor an alias. {known_names(version, by_alias)}"
+                f"{version!r} is neither a version number nor an alias. {known_names(alias, by_alias)}"
             )
-        return by_alias[version]
+        return by_alias[alias]
 
 # %% ../../nbs/store/07_registry.ipynb #00000008
 _NOWHERE = 0  # As the version of a move; versions begin with 1
 
 
-def _before(moves) -> int | None:
+def _before(_now: int | None, moves) -> int | None:
     "Where an alias was before the promotion that brought it here: promotions and clearings push, rollbacks pop."
     stack = []
     for move in moves:
@@ -364,9 +366,7 @@ def _alias_change(row: Mapping) -> AliasChange:
     "Return a row of the history as a value."
     to_version = None if row["to_version"] == _NOWHERE else row["to_version"]
     same = {key: row[key] for key in ("id", "alias", "action", "from_version")}
-    return AliasChange(
-        **same, to_version=to_version, actor=row["who"], reason=row["why"], at=in_utc(row["at"])
-    )
+    return AliasChange(**same, to_version=to_version, actor=row["who"], reason=row["why"], at=in_utc(row["at"]))
 
 
 def _row_of(bundle: Bundle, number: int, location: str, run_id: str | None) -> dict:
@@ -412,8 +412,10 @@ def _person() -> str:
         return f"uid {os.getuid()}"
 
 # %% ../../nbs/store/07_registry.ipynb #0000000a
-_COMPARED = ("data", "params", "seed", "asked", "code", "python", "packages", "machine", "engine", "signature")
-_COMPARED += ("seconds", "run_id")
+_COMPARED = (
+    *("data", "params", "seed", "asked", "code", "python", "packages", "machine", "engine", "signature"),
+    *("seconds", "run_id"),
+)
 
 
 def compare_versions(

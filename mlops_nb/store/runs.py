@@ -207,8 +207,10 @@ def _is_alive(pid: int | None) -> bool:
     return pid != os.getpid()
 
 # %% ../../nbs/store/05_runs.ipynb #9b91c77e
-_COMPARED = ("model", "spec", "state", "params", "estimator_params", "data", "code")
-_COMPARED += ("python", "packages", "metrics", "version")
+_COMPARED = (
+    *("model", "spec", "state", "params", "estimator_params", "data", "code"),
+    *("python", "packages", "metrics", "version"),
+)
 
 
 def _compared(record: Mapping) -> dict:
@@ -240,7 +242,7 @@ def differences(
 
 def _flatten(value: Mapping, prefix: str = "") -> dict[str, Any]:
     "Return nested mappings as one mapping with dotted names."
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, inner in value.items():
         name = f"{prefix}{key}"
         flat |= _flatten(inner, f"{name}.") if isinstance(inner, Mapping) and inner else {name: inner}

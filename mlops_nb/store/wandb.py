@@ -9,7 +9,7 @@ __all__ = ['wandb_mode', 'log_to_wandb', 'log_health_to_wandb']
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from .privacy import redact
 from .runs import Run
@@ -61,7 +61,7 @@ def _wandb_run(
         id=run_id,
         name=run_id,
         group=group,
-        mode=mode,
+        mode=cast(Any, mode),
         resume="allow" if mode == "online" else None,
         settings=settings,
         **options,
@@ -124,11 +124,10 @@ def log_health_to_wandb(
         return None
     try:
         with _wandb_run(folder, project, f"monitor-{model}-{version}", model, job_type="monitor") as run:
-            import wandb
 
             run.log(dict(figures))
             for text, (title, over) in alerts.items():
-                run.alert(title, redact(text), wandb.AlertLevel.INFO if over else wandb.AlertLevel.WARN)
+                run.alert(title, redact(text), "INFO" if over else "WARN")
     except Exception as e:  # an unreachable tracking server must not stop the monitoring
         return redact(f"{type(e).__name__}: {e}")
     return None
