@@ -254,6 +254,20 @@ def test_every_error_code_is_documented():
     assert [c for c in codes if f"`{c}`" not in text] == []
 
 
+def test_every_public_name_of_the_documentation_exists():
+    from importlib import import_module
+
+    text = (ROOT / "docs/public-api.md").read_text()
+    names = re.findall(r"`(mlops_nb\.[\w.]+)`", text)
+    assert len(names) > 20
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        if not attribute[0].isupper() and (ROOT / name.replace(".", "/")).with_suffix(".py").exists():
+            import_module(name)
+        elif not (ROOT / name.replace(".", "/")).is_dir():
+            assert hasattr(import_module(module), attribute), name
+
+
 def test_readme_names_only_commands_and_files_that_exist():
     text = (ROOT / "README.md").read_text()
     makefiles = (ROOT / "Makefile").read_text() + (ROOT / "development.mk").read_text()
