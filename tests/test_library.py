@@ -268,6 +268,26 @@ def test_every_public_name_of_the_documentation_exists():
             assert hasattr(import_module(module), attribute), name
 
 
+def test_every_noun_of_the_architecture_is_where_it_is_said_to_be():
+    from importlib import import_module
+
+    rows = re.findall(r"^\| (`[^|]+) \| (`[^|]+) \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    assert len(rows) > 40
+    for nouns, modules in rows:
+        held = {n for m in re.findall(r"`([\w.]+)`", modules) for n in vars(import_module(f"mlops_nb.{m}"))}
+        assert {*re.findall(r"`(\w+)`", nouns)} <= held, modules
+
+
+def test_architecture_has_a_paragraph_for_every_subpackage_and_the_order_of_the_test():
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    for names in FLOORS:
+        assert all(re.search(rf"^\*\*{name}\*\*", text, re.MULTILINE) for name in names)
+    for names in SERVING_FLOORS[:-1]:
+        assert all(f"- `serving/{name}`: in, " in text for name in names)
+    order = re.search(r"^base < .*$", text, re.MULTILINE)[0]
+    assert [set(floor.split(", ")) for floor in order.split(" < ")] == FLOORS
+
+
 def test_readme_names_only_commands_and_files_that_exist():
     text = (ROOT / "README.md").read_text()
     makefiles = (ROOT / "Makefile").read_text() + (ROOT / "development.mk").read_text()
