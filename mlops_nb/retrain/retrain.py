@@ -39,7 +39,7 @@ from ..spec import ModelSpec
 from mlops_nb.store.decisions import (
     BUILDING,
     FAILURES,
-    FIRST,
+    FIRST_RETRY_DELAY,
     SUCCESSES,
     Decision,
     give_up_builds,
@@ -61,7 +61,7 @@ class RetrainPolicy:
     production_weight: float = 0.5  # share of all weight in training that the rows of production have together
     holdout: float = 0.3  # Of the labelled rows, the newest: they judge
     min_labelled_rows: int = 300  # labelled rows that the version in production has not seen
-    backoff: timedelta = FIRST  # After a failure; doubled by each further one, up to a day
+    backoff: timedelta = FIRST_RETRY_DELAY  # After a failure; doubled by each further one, up to a day
     engine: str | None = None  # Of the pipeline, as in env.yaml
 
 

@@ -189,7 +189,7 @@ class Registry:
         alias: str = "production",
     ) -> int | None:  # None: there is no earlier version to go back to
         "Return the version that a rollback would lead to."
-        moves = [{"action": m.action, "to_version": m.to_version or _NOWHERE} for m in self.history(name, alias)]
+        moves = [{"action": m.action, "to_version": m.to_version or _NO_VERSION} for m in self.history(name, alias)]
         return _before(None, moves)
 
     # writing
@@ -256,7 +256,7 @@ class Registry:
         "Let an alias point nowhere."
         if alias == "production":
             raise RegistryError(f"'production' of {name!r} cannot be cleared: roll back, or promote another version.")
-        return self._move(name, alias, "clear", lambda *_: _NOWHERE, reason, actor, expected)
+        return self._move(name, alias, "clear", lambda *_: _NO_VERSION, reason, actor, expected)
 
     # inside a transaction
 
@@ -276,13 +276,13 @@ class Registry:
                 raise RegistryError(
                     f"{alias!r} of {name!r} is at {_shown(now)}, and there is no earlier version to go back to."
                 )
-            if to == _NOWHERE and now is None:
+            if to == _NO_VERSION and now is None:
                 known = connection.execute(sa.select(aliases.c.alias).where(aliases.c.name == name)).scalars()
                 raise NotFoundError(f"{alias!r} of {name!r} points to no version. {known_names(alias, known)}")
             if to == now:
                 return _alias_change(moves[-1])
             at_alias = (aliases.c.name == name) & (aliases.c.alias == alias)
-            if to == _NOWHERE:
+            if to == _NO_VERSION:
                 connection.execute(sa.delete(aliases).where(at_alias))
             elif now is None:
                 connection.execute(sa.insert(aliases).values(name=name, alias=alias, version=to))
@@ -312,10 +312,10 @@ class Registry:
             where.setdefault(row.version, []).append(row.alias)
         query = sa.select(versions).where(versions.c.name == name).order_by(versions.c.version)
         made = []
-        for facts in connection.execute(query).mappings():
-            values = {**facts, "created_at": in_utc(facts["created_at"])}
-            place = self.artifacts.local_path(facts["location"], facts["digest"])
-            made.append(Version(**values, path=place, aliases=tuple(where.get(facts["version"], ()))))
+        for row in connection.execute(query).mappings():
+            values = {**row, "created_at": in_utc(row["created_at"])}
+            place = self.artifacts.local_path(row["location"], row["digest"])
+            made.append(Version(**values, path=place, aliases=tuple(where.get(row["version"], ()))))
         return made
 
     def _current(self, connection: Connection, name: str, alias: str) -> int | None:
@@ -348,7 +348,7 @@ class Registry:
         return by_alias[alias]
 
 # %% ../../nbs/store/07_registry.ipynb #00000008
-_NOWHERE = 0  # As the version of a move; versions begin with 1
+_NO_VERSION = 0  # stands in a change for no version; versions begin with 1
 
 
 def _before(_now: int | None, moves) -> int | None:
@@ -364,7 +364,7 @@ def _before(_now: int | None, moves) -> int | None:
 
 def _alias_change(row: Mapping) -> AliasChange:
     "Return a row of the history as a value."
-    to_version = None if row["to_version"] == _NOWHERE else row["to_version"]
+    to_version = None if row["to_version"] == _NO_VERSION else row["to_version"]
     same = {key: row[key] for key in ("id", "alias", "action", "from_version")}
     return AliasChange(**same, to_version=to_version, actor=row["who"], reason=row["why"], at=in_utc(row["at"]))
 
@@ -424,9 +424,9 @@ def compare_versions(
 ) -> Differences:
     "Compare data, parameters, code, packages, signature, metrics and slices of two versions."
     one, two = ({key: v.manifest.get(key) for key in _COMPARED} for v in (first, second))
-    for facts, version in ((one, first), (two, second)):
+    for description, version in ((one, first), (two, second)):
         evaluation = version.manifest.get("evaluation") or {}
-        facts |= {key: evaluation.get(key, {}) for key in ("metrics", "slices")}
+        description |= {key: evaluation.get(key, {}) for key in ("metrics", "slices")}
     return differences(one, two)
 
 # %% ../../nbs/store/07_registry.ipynb #0000000c

@@ -19,7 +19,7 @@ from mlops_nb.monitor.alerts import list_alerts
 from mlops_nb.orchestration.build import StoppedError
 from mlops_nb.retrain.retrain import reason_to_wait
 from mlops_nb.settings import Settings
-from mlops_nb.store.decisions import FIRST, Decision, list_decisions, save_decision
+from mlops_nb.store.decisions import FIRST_RETRY_DELAY, Decision, list_decisions, save_decision
 from mlops_nb.store.lock import Lock, LockedError
 from mlops_nb.store.registry import Registry
 from mlops_nb.store.runs import RunStore
@@ -401,8 +401,8 @@ def test_version_that_did_not_stay_is_not_made_again_of_the_same(tmp_path, actio
         facts, champion = {"findings": [["drift", "a"]], "newest": "r000001-3"}, SimpleNamespace(name="a", version=1)
         save_decision(registry.engine, Decision("a", NOW, action, ["all gates passed"], 1, 2, figures=facts))
         later = NOW + timedelta(minutes=11)
-        assert "no newer label, no other finding" in reason_to_wait(registry, champion, facts, FIRST, later)
-        assert reason_to_wait(registry, champion, facts | {"newest": "r000002-0"}, FIRST, later) is None
+        assert "no newer label, no other finding" in reason_to_wait(registry, champion, facts, FIRST_RETRY_DELAY, later)
+        assert reason_to_wait(registry, champion, facts | {"newest": "r000002-0"}, FIRST_RETRY_DELAY, later) is None
 
 
 def test_decision_that_repeats_the_last_is_one_more_look(database_url):

@@ -185,8 +185,8 @@ def test_snapshot_whose_upload_was_killed_is_not_there(registry, settings, serve
 
 def test_processes_that_upload_the_same_at_once_agree(registry, settings, server, bundles, tmp_path):
     processes = [start(settings, server.port, server, UPLOAD, bundles[0].path) for _ in range(3)]
-    said = [process.communicate(timeout=120) for process in processes]
-    assert [out.strip() for out, _ in said] == ["1"] * 3, said
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [out.strip() for out, _ in outputs] == ["1"] * 3, outputs
     assert len(server.names(settings.artifacts)) == 6
     other = elsewhere(settings, tmp_path)
     other.load("toy", 1).close()
@@ -296,7 +296,7 @@ def test_copies_that_nobody_asked_for_are_removed_but_never_those_that_are_serve
     assert cache.served("toy") == [(2, bundles[1].digest)]
 
 
-# what is said
+# messages
 
 
 @pytest.fixture
@@ -307,7 +307,7 @@ def closed(server):
     server.ask("POST", "/moto-api/reset-auth", b"inf")
 
 
-def said_of(store) -> str:
+def message_of(store) -> str:
     with pytest.raises(ArtifactError) as caught:
         store.try_out()
     assert KEY not in str(caught.value)
@@ -317,34 +317,34 @@ def said_of(store) -> str:
 
 def test_bucket_that_does_not_exist(settings, tmp_path):
     store = RemoteStore("s3://nobody-made-it/x", tmp_path)
-    assert said_of(store).startswith("The bucket or container that MLOPS_ARTIFACTS names does not exist.")
+    assert message_of(store).startswith("The bucket or container that MLOPS_ARTIFACTS names does not exist.")
     with pytest.raises(ArtifactError, match="does not exist"):
         store.fetch("bundles/toy/1", "0" * 64)
 
 
 def test_access_that_is_denied(registry, settings, closed):
-    said = said_of(registry.artifacts)
-    assert said.startswith("The artifact store does not let us in (PermissionError: InvalidAccessKeyId).")
-    assert "AWS_ACCESS_KEY_ID" in said
+    message = message_of(registry.artifacts)
+    assert message.startswith("The artifact store does not let us in (PermissionError: InvalidAccessKeyId).")
+    assert "AWS_ACCESS_KEY_ID" in message
 
 
 def test_credentials_that_are_nowhere(registry, monkeypatch, tmp_path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert said_of(registry.artifacts).startswith("The artifact store does not let us in (NoCredentialsError).")
+    assert message_of(registry.artifacts).startswith("The artifact store does not let us in (NoCredentialsError).")
 
 
 def test_network_that_is_away(registry, relay):
     relay.cut()
-    assert said_of(registry.artifacts).startswith("The artifact store cannot be reached (")
+    assert message_of(registry.artifacts).startswith("The artifact store cannot be reached (")
 
 
 def test_package_that_is_missing(registry, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     for protocol in ("s3", "s3a"):
         monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, protocol, raising=False)
-    assert "pip install 'mlops-nb[s3]'" in said_of(registry.artifacts)
+    assert "pip install 'mlops-nb[s3]'" in message_of(registry.artifacts)
 
 
 @pytest.mark.parametrize(
@@ -386,9 +386,9 @@ def test_version_that_is_promoted_while_the_store_is_away_is_refused_until_it_is
     relay.cut()
     registry.promote("toy", 2)
     wait_for(lambda: live.state.refused)
-    said = client.get("/health/ready").get_json()
-    assert (said["ready"], said["version"], said["production"]) == (True, 1, 2)
-    assert said["refused"][0]["reason"].startswith("The artifact store cannot be reached")
+    response = client.get("/health/ready").get_json()
+    assert (response["ready"], response["version"], response["production"]) == (True, 1, 2)
+    assert response["refused"][0]["reason"].startswith("The artifact store cannot be reached")
     assert client.post("/predict", json={"features": [[1, 0]]}).get_json()["version"] == 1
     relay.up = True
     wait_for(lambda: live.predictor.version == 2, 60)
@@ -421,8 +421,8 @@ def test_canary_that_was_fetched_last_is_not_what_is_served_when_all_is_away(
     relay.cut()
     monkeypatch.setattr(Registry, "open", lambda *_: (_ for _ in ()).throw(OSError("away")))
     live, client = served(settings)
-    said = client.get("/health/ready").get_json()
-    assert (said["version"], said["from_cache"]) == (1, True)
+    response = client.get("/health/ready").get_json()
+    assert (response["version"], response["from_cache"]) == (1, True)
     live.stop()
 
 
@@ -437,8 +437,8 @@ def test_service_starts_from_its_cache_while_s3_is_away(settings, registry, serv
     service = Service(settings, tmp_path / "again", **more)
     try:
         assert service.versions() == {1}
-        said = service.get("/health/ready")[1]
-        assert (said["production"], said["from_cache"], said["refused"]) == (1, False, []), "the registry knows it"
+        ready = service.get("/health/ready")[1]
+        assert (ready["production"], ready["from_cache"], ready["refused"]) == (1, False, []), "the registry knows it"
     finally:
         log = service.stop()
     assert KEY not in log

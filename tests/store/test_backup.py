@@ -140,13 +140,13 @@ def test_service_answers_from_what_was_saved_while_it_was_asked(section, made, t
     for lose in place.lose:
         lose()
 
-    said = empty.run(restore, tmp_path / "backup")
-    assert re.search(r"toy version 2 is in production, loaded and proven", said), said
+    output = empty.run(restore, tmp_path / "backup")
+    assert re.search(r"toy version 2 is in production, loaded and proven", output), output
     own = {k: v for k, v in empty.more.items() if k.startswith("MLOPS_")}
     service = Service(empty.settings, tmp_path / "again", **own)
     try:
-        status, said = service.predict()
-        assert (status, said["version"]) == (200, 2)
+        status, response = service.predict()
+        assert (status, response["version"]) == (200, 2)
         registry, log = Registry.open(empty.settings), PredictionLog.open(empty.settings)
         assert log.count("toy") >= before
         assert log.get(traffic.ids[0]).version == 2

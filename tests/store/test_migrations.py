@@ -126,8 +126,8 @@ def test_processes_that_migrate_at_once_do_it_once(engine, database_url, begin):
         )
         for _ in range(6)
     ]
-    said = [process.communicate(timeout=180) for process in processes]
-    assert said == [(f"{REVISIONS[-1]}\n", "")] * 6
+    outputs = [process.communicate(timeout=180) for process in processes]
+    assert outputs == [(f"{REVISIONS[-1]}\n", "")] * 6
     assert there.items() <= rows(engine).items()
 
 

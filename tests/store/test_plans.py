@@ -66,10 +66,10 @@ class Plans:
         for statement, parameters in self.sent:
             with self.engine.connect() as connection:
                 connection.exec_driver_sql("SET random_page_cost = 1.1")  # there is no disk that has to seek
-                said = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).scalar()
+                plans = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).scalar()
                 connection.rollback()
-            plan = said[0]["Plan"]
-            found.append((statement.split()[0], said[0]["Execution Time"], sorted(_sequential(plan))))
+            plan = plans[0]["Plan"]
+            found.append((statement.split()[0], plans[0]["Execution Time"], sorted(_sequential(plan))))
         return found
 
 

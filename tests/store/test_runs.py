@@ -132,10 +132,10 @@ def test_secret_is_found_however_python_json_and_notebooks_write_it(store, tmp_p
     redact_notebooks(tmp_path)
     monkeypatch.delenv("DB_PASSWORD")
     for path in (*tmp_path.glob("*.ipynb"), *run.folder.glob("notebooks/*.ipynb")):
-        said = "".join(str(value) for output in nbformat.read(path, 4).cells[0].outputs for value in output.values())
-        assert said.count(REDACTED) >= 6
+        shown = "".join(str(value) for output in nbformat.read(path, 4).cells[0].outputs for value in output.values())
+        assert shown.count(REDACTED) >= 6
         for part in ("ss", "geheim", "für", "chips", "MIIEv", "AQEFA", "service_account"):
-            assert part not in said or part not in secret, said
+            assert part not in shown or part not in secret, shown
 
 
 @pytest.mark.parametrize("name", ["MYSQL_PWD", "DB_PASS", "DBPASS", "PASS_2", "GPG_PASSPHRASE", "PGPASSWORD"])
@@ -185,8 +185,8 @@ def test_wandb_gets_the_decision_about_a_retraining_and_leaves_no_process(store,
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = store.new()
     run.start("toy", CLEAN, spec="toy")
-    said = {"action": "promoted", "reasons": ["all 3 gates passed", "drift of age: younger"], "champion": 1}
-    run.finish(metrics={"accuracy": 0.9}, version=2, decision=said)
+    decision = {"action": "promoted", "reasons": ["all 3 gates passed", "drift of age: younger"], "champion": 1}
+    run.finish(metrics={"accuracy": 0.9}, version=2, decision=decision)
     assert log_to_wandb(run, "a-project") is None
     content = next(store.folder.glob(f"wandb/offline-run-*-{run.id}/*.wandb")).read_bytes()
     for word in (b"retrain", b"promoted", b"all 3 gates passed\ndrift of age: younger"):
