@@ -278,6 +278,12 @@ def test_every_noun_of_the_architecture_is_where_it_is_said_to_be():
         assert {*re.findall(r"`(\w+)`", nouns)} <= held, modules
 
 
+def test_tour_links_every_notebook():
+    text = "".join("".join(cell["source"]) for cell in json.loads((ROOT / "nbs/index.ipynb").read_text())["cells"])
+    linked = set(re.findall(r"\]\(([^)]+\.ipynb)\)", text))
+    assert linked == {str(p.relative_to(ROOT / "nbs")) for p in NOTEBOOKS} - {"index.ipynb"}
+
+
 def test_architecture_has_a_paragraph_for_every_subpackage_and_the_order_of_the_test():
     text = (ROOT / "ARCHITECTURE.md").read_text()
     for names in FLOORS:
