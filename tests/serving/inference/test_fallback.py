@@ -117,7 +117,7 @@ def test_registry_that_hangs_is_not_waited_for(cached, monkeypatch):
     goes_on = threading.Event()
     monkeypatch.setattr(Registry, "open", lambda settings: goes_on.wait(60) and _refuse())
     app = create_app(cached)
-    live_model(app).start(patience=0.5)
+    live_model(app).start(timeout_seconds=0.5)
     said = app.test_client().get("/health/ready").get_json()
     assert (said["version"], said["from_cache"], said["problem"]) == (1, True, "The first load is not over yet.")
     goes_on.set()

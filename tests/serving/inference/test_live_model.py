@@ -298,7 +298,7 @@ def test_service_without_a_model_picks_up_the_first_one(homes, tmp_path):
         source.close()
     finally:
         log = service.stop()
-    assert "toy version 1 loaded, answers with onnxruntime" in log
+    assert "toy version 1 loaded, predicts with onnxruntime" in log
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ UNSAYABLE = {
     "/v1/models/toy:predict": "no finite prediction",
     "/invocations": "no finite prediction|must have one length|a list of . values, one a column|Row ., column",
     "/v2/models/toy/infer": "^Tensor |^Row |^Column |There is an unknown column|^There are two tensors|body has . bytes"
-    "|is asked for twice",
+    "|is named twice",
 }
 
 
