@@ -76,7 +76,7 @@ def update_alerts(
     engine: Engine,  # From `open_database`
     name: str,  # Of the model
     findings: Sequence[Finding],
-    evaluated: Iterable[tuple[str, str]],  # Kind and subject of all that could be judged, findings or not
+    evaluated: Iterable[tuple[str, str]],  # Kind and subject of all that could be evaluated, findings or not
     now: datetime | None = None,
 ) -> list[Alert]:  # Those of which nobody was told yet
     "Open, repeat and close the alerts of a model."
@@ -99,8 +99,8 @@ def update_alerts(
 def _open(connection, name: str, f: Finding, now: datetime):
     "Unless it is open."
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    facts = {"name": name, "kind": f.kind, "subject": f.subject, "size": f.size, "text": f.text}
-    values = facts | {"figures": f.figures, "opened_at": now, "changed_at": now}
+    metadata = {"name": name, "kind": f.kind, "subject": f.subject, "size": f.size, "text": f.text}
+    values = metadata | {"figures": f.figures, "opened_at": now, "changed_at": now}
     connection.execute(dialect.insert(alerts).values(values).on_conflict_do_nothing())
 
 
@@ -135,7 +135,7 @@ def notify(
     pending: Sequence[Alert],  # From `update_alerts`
     urls: Sequence[str] = (),  # Of Apprise
 ) -> list[Alert]:  # Those that were told now
-    "Say what changed, once: what another look is saying is left to it."
+    "Send pending alerts; skip if another process is sending them."
     if not pending:
         return []
     try:

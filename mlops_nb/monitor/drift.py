@@ -93,7 +93,7 @@ def _histogram(profile: Mapping, inner: np.ndarray, reference: np.ndarray, windo
     return {"edges": [float(e) for e in edges], "reference": shares[0].tolist(), "window": shares[1].tolist()}
 
 # %% ../../nbs/monitor/01_drift.ipynb #00000018
-def _compare_cells(names: Sequence[str], counts: np.ndarray, part: str, **facts) -> _Comparison:
+def _compare_cells(names: Sequence[str], counts: np.ndarray, part: str, **details) -> _Comparison:
     "Compare counts of the same names; `counts` has a row for the reference and one for the window."
     keep = np.asarray(counts.any(axis=0))
     names, counts = [name for name, k in zip(names, keep, strict=True) if k], counts[:, keep]
@@ -107,7 +107,7 @@ def _compare_cells(names: Sequence[str], counts: np.ndarray, part: str, **facts)
     histogram = {"names": list(names), "reference": shares[0].tolist(), "window": shares[1].tolist()}
     statistics = {"psi": psi(counts), "chi2": statistic}
     effect, both = float(differences.sum() / 2), (int(rows[0]), int(rows[1]))
-    return _Comparison(part, statistics, effect, p, both, df, sentence, histogram, **facts)
+    return _Comparison(part, statistics, effect, p, both, df, sentence, histogram, **details)
 
 
 OTHER = "(other)"
@@ -149,10 +149,10 @@ def _compare_categories(profile: Mapping, found: Mapping[str, int]) -> _Comparis
     sample = profile.get("sample", {"counts": known, "other": profile["other"]})
     window = [found.get(name, 0) for name in sample["counts"]]
     counts = np.array([[*sample["counts"].values(), sample["other"]], [*window, m - sum(window)]])
-    facts = {"unseen": tuple(new[:UNSEEN]) if whole else None, "unseen_share": share}
+    details = {"unseen": tuple(new[:UNSEEN]) if whole else None, "unseen_share": share}
     if not counts[0].sum():
         return None
-    return _compare_cells([*sample["counts"], OTHER], counts, "values", **facts)
+    return _compare_cells([*sample["counts"], OTHER], counts, "values", **details)
 
 
 UNSEEN = 20  # So many unseen categories are named
@@ -377,7 +377,7 @@ def _draw(axes, c: ColumnDrift):
 def measure_drift(
     profile: Mapping,  # Of a bundle: `profile.json`
     inputs: pd.DataFrame,  # The rows of a window; a column an input
-    answers: Predictions | None = None,  # What the model said of them
+    answers: Predictions | None = None,  # What the model predicted for them
     alpha: float = 0.005,  # Expected share of false alarms among the alarms
     effect: float = 0.05,  # The least share of rows that matters
 ) -> DriftReport:
@@ -396,9 +396,9 @@ def measure_drift(
             continue
         p_value, p_corrected = next(corrected)
         drifted, reason = _verdict(compared, cannot, c, p_corrected, alpha, effect, level)
-        facts = _facts(p, compared, c, drifted)
+        details = _details(p, compared, c, drifted)
         made.append(
-            ColumnDrift(name, role, p["kind"], drifted, reason, c.part, c.effect, p_value, p_corrected, **facts)
+            ColumnDrift(name, role, p["kind"], drifted, reason, c.part, c.effect, p_value, p_corrected, **details)
         )
     return DriftReport(len(inputs), alpha, effect, made)
 
@@ -459,7 +459,7 @@ def _too_few(c: _Comparison, required: float) -> str:
     return f"not enough rows: {m:,} with a value, about {np.ceil(n * required / (n - required)):,.0f} are needed"
 
 
-def _facts(profile: Mapping, compared: list[_Comparison], c: _Comparison, drifted) -> dict:
+def _details(profile: Mapping, compared: list[_Comparison], c: _Comparison, drifted) -> dict:
     "Return the figures of a column beside the verdict."
     several = sum(o.part != "missing" for o in compared) > 1
     statistics = {

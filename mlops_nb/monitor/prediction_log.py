@@ -313,9 +313,9 @@ def _time(seconds: float) -> datetime:
 def _window(rows: Sequence[Mapping]) -> LogWindow:
     "Rows of the table as two tables."
     ids = pd.Index([row["id"] for row in rows], name="id", dtype=str)
-    facts = pd.DataFrame([{c: row[c] for c in _FACTS} for row in rows], ids, columns=_FACTS)
-    facts["at"] = pd.to_datetime(facts["at"], utc=True)
-    return LogWindow(facts, pd.DataFrame([row["inputs"] for row in rows], ids))
+    metadata = pd.DataFrame([{c: row[c] for c in _FACTS} for row in rows], ids, columns=_FACTS)
+    metadata["at"] = pd.to_datetime(metadata["at"], utc=True)
+    return LogWindow(metadata, pd.DataFrame([row["inputs"] for row in rows], ids))
 
 
 _FACTS = ["at", "version", "role", "latency_ms", "prediction", "probability", "label"]
@@ -325,15 +325,15 @@ def lines_of(
     e: PredictionRecord,
 ) -> list[bytes]:  # A JSON array each: the columns of the table, the time in microseconds since 1970
     "Return the rows of the table for one request."
-    sure = [None] * len(e.rows) if e.probability is None else map(_json, e.probability)
+    probabilities = [None] * len(e.rows) if e.probability is None else map(_json, e.probability)
     common = e.name, e.version, e.role, round(e.at * 1e6), e.latency_ms
-    every = enumerate(zip(e.rows, e.prediction, sure, strict=True))
+    every = enumerate(zip(e.rows, e.prediction, probabilities, strict=True))
     return [
         orjson.dumps(
-            (f"{e.id}-{i}", *common, _json(dict(zip(e.columns, row, strict=True))), _json(said), p),
+            (f"{e.id}-{i}", *common, _json(dict(zip(e.columns, row, strict=True))), _json(prediction), p),
             option=orjson.OPT_APPEND_NEWLINE,
         )
-        for i, (row, said, p) in every
+        for i, (row, prediction, p) in every
     ]
 
 

@@ -43,17 +43,17 @@ class Summary:
     def __init__(self, result: HealthReport):
         self.result = result
 
-    def facts(self) -> list[tuple[str, str]]:
+    def metadata(self) -> list[tuple[str, str]]:
         "Return the facts of a check."
         r, ms = self.result, "{:.3g} ms".format
-        facts = [("rows", f"{r.rows:,}")]
-        facts += [("from", f"{r.since:%Y-%m-%d %H:%M} UTC"), ("to", f"{r.until:%Y-%m-%d %H:%M} UTC")] if r.rows else []
-        facts += [("rows a minute", f"{r.rows_per_minute:,.1f}")] if r.rows_per_minute else []
-        facts += [("half answered within", ms(r.latency["p50"])), ("95 %", ms(r.latency["p95"]))] if r.latency else []
+        metadata = [("rows", f"{r.rows:,}")]
+        metadata += [("from", f"{r.since:%Y-%m-%d %H:%M} UTC"), ("to", f"{r.until:%Y-%m-%d %H:%M} UTC")] if r.rows else []
+        metadata += [("rows a minute", f"{r.rows_per_minute:,.1f}")] if r.rows_per_minute else []
+        metadata += [("half answered within", ms(r.latency["p50"])), ("95 %", ms(r.latency["p95"]))] if r.latency else []
         if r.traffic and r.traffic.requests is not None:
             t = r.traffic
-            facts += [("requests", f"{t.requests:,}"), ("refused", f"{t.refused:,}"), ("failed", f"{t.failed:,}")]
-        return facts
+            metadata += [("requests", f"{t.requests:,}"), ("refused", f"{t.refused:,}"), ("failed", f"{t.failed:,}")]
+        return metadata
 
     def _repr_html_(self) -> str:
         r, color = self.result, _COLORS[self.result.status]
@@ -65,7 +65,7 @@ class Summary:
         cells = "".join(
             f'<div style="margin-right:28px"><div style="color:#666;font-size:12px">{name}</div>'
             f'<div style="font-size:17px">{value}</div></div>'
-            for name, value in self.facts()
+            for name, value in self.metadata()
         )
         return f'{head}<div style="display:flex;flex-wrap:wrap;margin:12px 0">{cells}</div>'
 
@@ -128,10 +128,10 @@ def effects_over_time(
     parts = np.array_split(np.arange(len(window)), n) if len(window) else []
     found = {}
     for rows in parts:
-        some = take(window, np.isin(np.arange(len(window)), rows))
-        report = measure_drift(profile, some.inputs, predictions_of(signature, some.predictions))
+        batch = take(window, np.isin(np.arange(len(window)), rows))
+        report = measure_drift(profile, batch.inputs, predictions_of(signature, batch.predictions))
         effects = {subject_of(c): c.effect for c in report.columns}
-        found[some.predictions["at"].iloc[0]] = {s: e for s, e in effects.items() if names is None or s in names}
+        found[batch.predictions["at"].iloc[0]] = {s: e for s, e in effects.items() if names is None or s in names}
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("since").astype(float)
 
 
@@ -174,7 +174,7 @@ BARS = 48
 
 
 def plot_traffic(
-    facts: pd.DataFrame,  # Of a `Window`
+    metadata: pd.DataFrame,  # Of a `Window`
     requests: pd.DataFrame | None = None,  # From `PredictionLog.requests`
     since: datetime | None = None,  # Where the window of the look begins
     p95_ms: float | None = None,  # The limit
@@ -183,11 +183,11 @@ def plot_traffic(
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
-    if facts.empty:
+    if metadata.empty:
         return _empty("No rows")
-    first, last = facts["at"].iloc[0], facts["at"].iloc[-1]
+    first, last = metadata["at"].iloc[0], metadata["at"].iloc[-1]
     width = max(pd.Timedelta("1s"), (last - first) / BARS).ceil("1s")
-    by = facts.groupby((facts["at"] - first) // width * width + first)["latency_ms"]
+    by = metadata.groupby((metadata["at"] - first) // width * width + first)["latency_ms"]
     figure = Figure(figsize=(11, 6.2), layout="constrained")
     rows, latency, errors = figure.subplots(3, 1, sharex=True)
     rows.bar(by.size().index, by.size(), width=width, align="edge", color="tab:blue", alpha=0.7)

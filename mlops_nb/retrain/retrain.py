@@ -21,7 +21,7 @@ from ..errors import ConflictError, DataError, MlopsError, NotFoundError, SpecEr
 from ..model.evaluate import GateResult
 from ..model.signature import Signature
 from ..monitor.alerts import Finding, notify, update_alerts
-from ..monitor.health import LAST, ROWS, HealthReport, monitor
+from ..monitor.health import DEFAULT_PERIOD, MAX_ROWS, HealthReport, monitor
 from ..monitor.prediction_log import PredictionLog
 from ..orchestration.build import StoppedError, build
 from ..orchestration.hooks import copy_to_wandb
@@ -204,8 +204,8 @@ class _Attempt:
 
     def _recent(self, log: PredictionLog, spec: ModelSpec, last, rows) -> LabelledRows:
         "Return the newest labelled rows or those labelled in the window, with older ones where they are few."
-        name, since = self.champion.name, None if rows else (self.now or datetime.now(UTC)) - (last or LAST)
-        logged = log.rows(name, rows or ROWS, labelled=True, labelled_since=since)
+        name, since = self.champion.name, None if rows else (self.now or datetime.now(UTC)) - (last or DEFAULT_PERIOD)
+        logged = log.rows(name, rows or MAX_ROWS, labelled=True, labelled_since=since)
         if len(logged) < 2 * self.policy.min_labelled_rows and not rows:  # some may not fit
             logged = log.rows(name, 2 * self.policy.min_labelled_rows, labelled=True)
         return recent_table(spec, Signature.from_dict(self.champion.manifest["signature"]), logged)

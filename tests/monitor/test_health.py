@@ -17,7 +17,7 @@ from mlops_nb.errors import BundleError, InputError, NotFoundError
 from mlops_nb.model.bundle import write_bundle
 from mlops_nb.model.signature import Input, Signature
 from mlops_nb.monitor.alerts import Finding, list_alerts, update_alerts
-from mlops_nb.monitor.health import LABELLED, latest_health, monitor, parse_last, read_traffic
+from mlops_nb.monitor.health import MAX_LABELLED_ROWS, latest_health, monitor, parse_last, read_traffic
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord, RequestCount
 from mlops_nb.monitor.report import past_checks
 from mlops_nb.settings import Settings
@@ -292,7 +292,7 @@ def test_only_the_newest_labelled_rows_count(make_labelled):
         watched.serve(ago=ago)
         watched.label(ago, ago - 60, wrong)
     health = watched.look()
-    assert (health.rows, health.performance.rows, health.status) == (3000, LABELLED, "healthy")
+    assert (health.rows, health.performance.rows, health.status) == (3000, MAX_LABELLED_ROWS, "healthy")
 
 
 def test_without_labels_there_is_an_estimate_that_is_called_one(make_labelled):

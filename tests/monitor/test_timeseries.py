@@ -74,7 +74,7 @@ def test_only_the_newest_rows_are_looked_at_and_it_is_said_since_when_that_is_al
     span = TimeBuckets(1, NOW)
     log.add([asked(f"r{i:02}", NOW - timedelta(minutes=i), ["no"]) for i in range(30)])
     assert traffic(log.engine, "toy", span)["complete_since"] == span.starts[0]
-    monkeypatch.setattr(figures, "MOST", 10)
+    monkeypatch.setattr(figures, "MAX_PREDICTIONS", 10)
     found = traffic(log.engine, "toy", span)
     assert sum(found["requests"]) == 10
     assert found["complete_since"] == span.starts[-10] + 60

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from mlops_nb.model.signature import Input, Signature
 from mlops_nb.monitor.alerts import list_alerts
-from mlops_nb.monitor.health import LABELLED, ROWS, latest_health
+from mlops_nb.monitor.health import MAX_LABELLED_ROWS, MAX_ROWS, latest_health
 from mlops_nb.monitor.prediction_log import PredictionLog
 from mlops_nb.monitor.timeseries import TimeBuckets, prediction_series, quality, traffic
 from mlops_nb.store.database import open_database
@@ -86,11 +86,13 @@ MANIFEST = {"signature": Signature((Input("a"),), "classification", "y", (0, 1))
 DAY = NOW - timedelta(days=1)
 
 QUESTIONS = {
-    "monitor: the last day": lambda log: log.read("toy", ROWS, DAY, 1),
-    "monitor: the newest rows": lambda log: log.read("toy", ROWS),
-    "monitor: the newest rows of a version that is new": lambda log: log.read("toy", ROWS, None, 2),
-    "monitor: labels that came": lambda log: log.read("toy", LABELLED, version=1, labelled_since=DAY),
-    "monitor: labels of a version that is new": lambda log: log.read("toy", LABELLED, None, 2, labelled_since=DAY),
+    "monitor: the last day": lambda log: log.read("toy", MAX_ROWS, DAY, 1),
+    "monitor: the newest rows": lambda log: log.read("toy", MAX_ROWS),
+    "monitor: the newest rows of a version that is new": lambda log: log.read("toy", MAX_ROWS, None, 2),
+    "monitor: labels that came": lambda log: log.read("toy", MAX_LABELLED_ROWS, version=1, labelled_since=DAY),
+    "monitor: labels of a version that is new": lambda log: log.read(
+        "toy", MAX_LABELLED_ROWS, None, 2, labelled_since=DAY
+    ),
     "monitor: has labels": lambda log: log.has_labels("toy"),
     "monitor: has labels, and none ever came": lambda log: log.has_labels("nobody"),
     "monitor: newest and oldest": lambda log: (log.prediction_time("toy"), log.prediction_time("toy", oldest=True)),
