@@ -93,7 +93,7 @@ def _slow(production: CanaryWindow, canary: CanaryWindow, limits: CanaryLimits) 
     before, now = (1000 * float(np.quantile(w.seconds, 0.95)) for w in (production, canary))
     if now <= max(before * limits.latency_factor, before + limits.latency_ms):
         return None
-    return f"95% of the answers took up to {now:.1f} ms, in production {before:.1f} ms"
+    return f"p95 latency is {now:.1f} ms, in production {before:.1f} ms"
 
 
 def _different(production: CanaryWindow, canary: CanaryWindow, limits: CanaryLimits) -> str | None:
@@ -102,4 +102,4 @@ def _different(production: CanaryWindow, canary: CanaryWindow, limits: CanaryLim
     if found <= max(limits.psi, psi_by_chance(counts)):
         return None
     n, m = counts.sum(axis=1)
-    return f"the predictions are others: PSI {found:.2f} between {n} of production and {m} of the canary"
+    return f"the predictions drifted: PSI {found:.2f} between {n} of production and {m} of the canary"

@@ -186,7 +186,7 @@ def _compare(profile: Mapping, column: pd.Series) -> tuple[list[_Comparison], st
     try:
         compared = [c for c in _PARTS[profile["kind"]](profile, column) if c is not None]
     except _InconclusiveError as e:
-        cannot = f"cannot tell: {e}"
+        cannot = f"inconclusive: {e}"
     if missing or profile["missing"] or not compared:
         compared.append(_compare_missing(profile, missing, len(column)))
     return compared, cannot
@@ -287,7 +287,7 @@ class DriftReport:
         shown = [
             {
                 "role": c.role,
-                "drifted": {True: "yes", False: "no", None: "cannot tell"}[c.drifted],
+                "drifted": {True: "yes", False: "no", None: "inconclusive"}[c.drifted],
                 "effect": c.effect,
                 "p (corrected)": c.p_corrected,
                 "psi": max((v for k, v in (c.statistics or {}).items() if k.endswith("psi")), default=None),
@@ -299,7 +299,7 @@ class DriftReport:
         return pd.DataFrame(shown, pd.Index([c.name for c in columns], name="column"))
 
     def _repr_html_(self) -> str:
-        says = {True: f"{len(self.drifting)} of {len(self.columns)} drifted", False: "no drift", None: "cannot tell"}
+        says = {True: f"{len(self.drifting)} of {len(self.columns)} drifted", False: "no drift", None: "inconclusive"}
         table = format_html(self.table())
         return f"<p>{self.rows:,} rows: {says[self.drifted]}</p>{table}"
 
@@ -406,11 +406,11 @@ def measure_drift(
 def _compared(profile: Mapping, column: pd.Series | None) -> tuple[list[_Comparison], str | None]:
     "Return the tests of a column, and why there are not more."
     if column is None:
-        return [], "cannot tell: the window has no such column"
+        return [], "inconclusive: the window has no such column"
     if not len(column):
         return [], "not enough rows: the window is empty"
     if not profile["rows"]:
-        return [], "cannot tell: the reference is empty"
+        return [], "inconclusive: the reference is empty"
     return _compare(profile, column)
 
 

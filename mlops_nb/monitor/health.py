@@ -208,7 +208,7 @@ def _of_latency(latency: Mapping[str, float], rows: int, p95_ms: float) -> _Verd
         return _Verdicts(inconclusive=[f"latency: not enough rows: {rows}, at least {MIN_ROWS} are needed"])
     verdicts = _Verdicts(evaluated=[("latency", "p95")])
     if latency["p95"] > p95_ms:
-        text = f"95% of the rows were answered within {format_number(latency['p95'], 3)} ms, the limit is {p95_ms:g}"
+        text = f"p95 latency is {format_number(latency['p95'], 3)} ms, the limit is {p95_ms:g}"
         verdicts.findings.append(Finding("latency", "p95", latency["p95"], text, latency))
     return verdicts
 
@@ -227,7 +227,7 @@ def _performance(bundle: Bundle, spec: ModelSpec | None, labelled: LogWindow, wh
     inconclusive = []
     if not known.all():
         strange = labelled.predictions["label"][~known].iloc[0]
-        inconclusive.append(f"performance: {(~known).sum()} of {len(known)} labels are nothing that the model can say, such as {strange!r}")
+        inconclusive.append(f"performance: {(~known).sum()} of {len(known)} labels are invalid for the model, such as {strange!r}")
     batch, inputs = take(labelled, known), _typed(bundle.signature, labelled.inputs[known])
     spec, unseen = _visible(spec, inputs)
     answer, release = predictions_of(bundle.signature, batch.predictions), bundle.manifest.get("evaluation")

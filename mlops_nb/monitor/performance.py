@@ -194,7 +194,7 @@ def _reason(rows, found, gate, release, of_gate, of_release) -> str:
         return "no labelled rows" if not rows else f"not defined on these {rows:,} rows"
     if low is None:
         return f"not enough rows: {rows:,} with a label"
-    says = {True: "below {}", False: "not below {}", None: "cannot tell yet whether below {}"}
+    says = {True: "below {}", False: "not below {}", None: "inconclusive whether below {}"}
     parts = [format_interval(value, low, high)]
     parts += [] if gate is None else [says[of_gate].format(f"the gate of {format_number(gate, 3)}")]
     parts += [] if release is None else [says[of_release].format(f"the {format_number(release, 3)} of its release")]

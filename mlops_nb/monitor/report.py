@@ -49,7 +49,7 @@ class Summary:
         metadata = [("rows", f"{r.rows:,}")]
         metadata += [("from", f"{r.since:%Y-%m-%d %H:%M} UTC"), ("to", f"{r.until:%Y-%m-%d %H:%M} UTC")] if r.rows else []
         metadata += [("rows a minute", f"{r.rows_per_minute:,.1f}")] if r.rows_per_minute else []
-        metadata += [("half answered within", ms(r.latency["p50"])), ("95 %", ms(r.latency["p95"]))] if r.latency else []
+        metadata += [("p50 latency", ms(r.latency["p50"])), ("p95 latency", ms(r.latency["p95"]))] if r.latency else []
         if r.traffic and r.traffic.requests is not None:
             t = r.traffic
             metadata += [("requests", f"{t.requests:,}"), ("refused", f"{t.refused:,}"), ("failed", f"{t.failed:,}")]

@@ -145,9 +145,9 @@ FLAGS = np.arange(2000) % 3 == 0
         (NORMAL, np.where(NORMAL[:500] > 1, np.inf, NORMAL[:500]), {}, True, "of the values are (below|at most)"),
         (NORMAL, np.where(NORMAL[:500] < -1, -np.inf, NORMAL[:500]), {}, True, "of the values are (below|at most)"),
         (np.where(NORMAL > 1, np.inf, NORMAL), NORMAL[:500], {}, True, "of the values are (below|at most)"),
-        (NORMAL, ["high", "low"] * 250, {}, None, "cannot tell: expected numbers, the window has texts"),
+        (NORMAL, ["high", "low"] * 250, {}, None, "inconclusive: expected numbers, the window has texts"),
         (NORMAL, [None, *NORMAL[:500].tolist()], {"required": False}, False, "no more than chance"),
-        (NORMAL, [[1], {}] * 100, {}, None, "cannot tell: expected numbers, the window has mixed"),
+        (NORMAL, [[1], {}] * 100, {}, None, "inconclusive: expected numbers, the window has mixed"),
         (NORMAL, pd.Categorical(NORMAL[:500]), {}, False, "no more than chance"),
         (FLAGS, FLAGS[:501], {"kind": "bool"}, False, "no more than chance"),
         (FLAGS, FLAGS[:501].astype(float), {"kind": "bool"}, False, "no more than chance"),
@@ -163,8 +163,8 @@ FLAGS = np.arange(2000) % 3 == 0
         (DAYS, DAYS[:730] + pd.Timedelta(days=90), {"kind": "datetime"}, True, "of the values are (below|at most)"),
         (DAYS, ["9999-12-31", *DAYS[:729].astype(str)], {"kind": "datetime"}, False, "no more than chance"),
         (DAYS.insert(0, FAR), DAYS[:730].insert(0, FAR), {"kind": "datetime"}, False, "no more than chance"),
-        (DAYS, ["tomorrow"] * 500, {"kind": "datetime"}, None, "cannot tell: expected times, the window has texts"),
-        (DAYS, np.arange(500), {"kind": "datetime"}, None, "cannot tell: expected times, the window has integer"),
+        (DAYS, ["tomorrow"] * 500, {"kind": "datetime"}, None, "inconclusive: expected times, the window has texts"),
+        (DAYS, np.arange(500), {"kind": "datetime"}, None, "inconclusive: expected times, the window has integer"),
     ],
 )  # fmt: skip
 def test_every_column_has_a_clear_answer(reference, window, kind, drifted, reason):
@@ -189,7 +189,7 @@ def test_a_column_that_was_never_logged_is_unknown_and_not_fine():
     profile = profile_of(pd.DataFrame({"x": NORMAL, "y": NORMAL}))
     report = measure_drift(profile, pd.DataFrame({"x": NORMAL[:500]}))
     assert report.drifted is None
-    assert report.columns[1].reason == "cannot tell: the window has no such column"
+    assert report.columns[1].reason == "inconclusive: the window has no such column"
 
 
 def test_prediction_and_probability_are_measured():

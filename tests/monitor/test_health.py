@@ -154,7 +154,7 @@ def test_slow_answers_are_an_alert_by_the_limit(alone):
     alone.serve(ms=300.0)
     health = alone.look()
     assert [(f.kind, f.size) for f in health.findings] == [("latency", pytest.approx(300))]
-    assert "95% of the rows were answered within 300 ms, the limit is 250" in health.findings[0].text
+    assert "p95 latency is 300 ms, the limit is 250" in health.findings[0].text
 
 
 def test_regression_is_watched_too(tmp_path):
@@ -325,7 +325,7 @@ def test_few_labels_cannot_tell(make_labelled):
     assert health.performance.rows == 12
     assert health.estimates
     assert health.inconclusive[0].startswith(
-        "performance by accuracy: 1 (between 0.735 and 1), cannot tell yet whether below"
+        "performance by accuracy: 1 (between 0.735 and 1), inconclusive whether below"
     )
 
 
@@ -362,7 +362,7 @@ def test_labels_that_no_answer_can_be_are_named_and_left_out(make_labelled):
     watched.log.add([LabelRecord(first, "up", NOW.timestamp())])
     health = watched.look()
     assert health.performance.rows == 999
-    assert health.inconclusive == ["performance: 1 of 1000 labels are nothing that the model can say, such as 'up'"]
+    assert health.inconclusive == ["performance: 1 of 1000 labels are invalid for the model, such as 'up'"]
 
 
 def count(watched, ago: float, **by_status: int):

@@ -214,9 +214,9 @@ def incomparable(predictor):
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        (slow, "95% of the answers took up to "),
+        (slow, "p95 latency is "),
         (broken, "30 of 30 requests failed, in production 0 of 30; it raised ZeroDivisionError"),
-        (of_one_class, "the predictions are others: PSI "),
+        (of_one_class, "the predictions drifted: PSI "),
         (incomparable, "its predictions are no labels or numbers that could be compared"),
     ],
 )
