@@ -352,7 +352,12 @@ def migrate(
 
 def migrations_folder() -> Path:
     "Return the folder of the migrations in the installed package."
-    return Path(__file__).parent / "migrations"
+    from importlib.util import find_spec
+
+    package = find_spec("mlops_nb.store")
+    assert package is not None
+    assert package.origin is not None
+    return Path(package.origin).parent / "migrations"
 
 
 def revision(connection: Connection) -> str | None:

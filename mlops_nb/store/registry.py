@@ -312,10 +312,10 @@ class Registry:
             where.setdefault(row.version, []).append(row.alias)
         query = sa.select(versions).where(versions.c.name == name).order_by(versions.c.version)
         made = []
-        for row in connection.execute(query).mappings():
-            values = {**row, "created_at": in_utc(row["created_at"])}
-            place = self.artifacts.local_path(row["location"], row["digest"])
-            made.append(Version(**values, path=place, aliases=tuple(where.get(row["version"], ()))))
+        for entry in connection.execute(query).mappings():
+            values = {**entry, "created_at": in_utc(entry["created_at"])}
+            place = self.artifacts.local_path(entry["location"], entry["digest"])
+            made.append(Version(**values, path=place, aliases=tuple(where.get(entry["version"], ()))))
         return made
 
     def _current(self, connection: Connection, name: str, alias: str) -> int | None:
