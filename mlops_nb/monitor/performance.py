@@ -114,7 +114,7 @@ def measure_performance(
     spec: ModelSpec,
     inputs: pd.DataFrame,  # The labelled rows of a window
     y: Sequence,  # `(n_rows,)` what was true
-    answer: Predictions,  # What the model said
+    answer: Predictions,  # of the model, for these rows
     release: Mapping | None = None,  # `manifest["evaluation"]` of the bundle
     confidence: float = 0.95,
     seed: int = 0,

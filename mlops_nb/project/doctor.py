@@ -36,12 +36,12 @@ class CheckResult:
 
     name: str
     ok: bool | None  # None: the check does not apply, or what it saw is merely worth knowing
-    said: str  # What was seen
-    todo: str = ""  # What to do about it
+    message: str  # what was found
+    advice: str = ""  # What to do about it
 
     def __str__(self):
         mark = {True: "ok", False: "PROBLEM", None: "note"}[self.ok]
-        return f"{mark:<8} {self.name:<11} {self.said}" + (f" -> {self.todo}" if self.todo else "")
+        return f"{mark:<8} {self.name:<11} {self.message}" + (f" -> {self.advice}" if self.advice else "")
 
 # %% ../../nbs/project/03_doctor.ipynb #00000007
 def check_python(settings: Settings) -> CheckResult:
@@ -108,11 +108,11 @@ def check_jupyterlab(settings: Settings) -> CheckResult:
 
     seen = package_versions(["jupyterlab", "ploomber", "jupytext"])
     if Version(seen["jupytext"]) >= Version("1.17"):
-        said = f"with jupytext {seen['jupytext']} Ploomber's plug-in answers 500 to every notebook"
-        return CheckResult("jupyterlab", False, said, "pip install 'jupytext<1.17'")
+        message = f"with jupytext {seen['jupytext']} Ploomber's plug-in answers 500 to every notebook"
+        return CheckResult("jupyterlab", False, message, "pip install 'jupytext<1.17'")
     if not ExtensionConfigManager(read_config_path=jupyter_config_path()).enabled("ploomber"):
-        said = "Ploomber's plug-in is not enabled"
-        return CheckResult("jupyterlab", False, said, "jupyter server extension enable ploomber --sys-prefix")
+        message = "Ploomber's plug-in is not enabled"
+        return CheckResult("jupyterlab", False, message, "jupyter server extension enable ploomber --sys-prefix")
     return CheckResult("jupyterlab", True, ", ".join(f"{name} {version}" for name, version in seen.items()))
 
 
@@ -144,8 +144,8 @@ def check_wandb(settings: Settings) -> CheckResult:
     "Where do runs go?"
     mode, user = wandb_mode(), _wandb_user()
     if mode == "online" and not user:
-        said = "WANDB_MODE is online, and there is no key"
-        return CheckResult("wandb", False, said, "wandb login, or unset WANDB_MODE")
+        message = "WANDB_MODE is online, and there is no key"
+        return CheckResult("wandb", False, message, "wandb login, or unset WANDB_MODE")
     if mode == "online":
         return CheckResult("wandb", True, f"online as {user}, project {settings.wandb_project}")
     return CheckResult("wandb", None, f"{mode}: the record of runs is local")
@@ -179,8 +179,8 @@ def check_database(settings: Settings) -> CheckResult:
         seen, newest = revision(connection) or "", newest_revision()
     engine.dispose()
     if seen < newest:
-        said = f"{place} is at revision {seen}, the newest is {newest}"
-        return CheckResult("database", False, said, "mlops-nb models list brings it up to date")
+        message = f"{place} is at revision {seen}, the newest is {newest}"
+        return CheckResult("database", False, message, "mlops-nb models list brings it up to date")
     if seen > newest:
         return CheckResult("database", False, f"{place} was written by a later mlops-nb ({seen})", "install that version")
     return CheckResult("database", True, f"{place} answers, revision {seen}")
@@ -222,11 +222,11 @@ def check_artifacts(settings: Settings) -> CheckResult:
         with TemporaryFile(dir=place):
             pass
     except OSError as e:
-        said, todo = (
+        message, advice = (
             f"cannot write to {place}: {e.strerror}",
             "let it be yours, or set MLOPS_ARTIFACTS to a folder that is",
         )
-        return CheckResult("artifacts", False, said, todo)
+        return CheckResult("artifacts", False, message, advice)
     if place != folder:
         return CheckResult("artifacts", None, f"{folder} does not exist yet: the first build makes it")
     return CheckResult("artifacts", True, f"{folder} can be written")
@@ -334,9 +334,9 @@ def _production(registry, name: str, settings: Settings) -> CheckResult:
     try:
         registry.load(name, version, trusted).close()
     except BundleError as e:
-        said = f"version {version} of {name!r}: {_first_line(e)}"
-        return CheckResult("model", False, said, f"mlops-nb models rollback {name}, or build it again: make build")
-    return CheckResult("model", True, f"{name} version {version} is in production, loaded and proven")
+        message = f"version {version} of {name!r}: {_first_line(e)}"
+        return CheckResult("model", False, message, f"mlops-nb models rollback {name}, or build it again: make build")
+    return CheckResult("model", True, f"{name} version {version} is in production, loaded and verified")
 
 
 def _first_line(error: BaseException) -> str:
@@ -372,5 +372,5 @@ def _run(check, settings: Settings) -> CheckResult:
     try:
         return check(settings)
     except Exception as e:  # the doctor's own defects must not hide what the other checks say
-        said = redact(_first_line(e))
-        return CheckResult(check.__name__.removeprefix("check_"), False, f"{type(e).__name__}: {said}")
+        message = redact(_first_line(e))
+        return CheckResult(check.__name__.removeprefix("check_"), False, f"{type(e).__name__}: {message}")

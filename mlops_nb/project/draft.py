@@ -93,7 +93,7 @@ def _model(found: TableSummary, kind: str) -> tuple[str, str, str]:
 # %% ../../nbs/project/01_draft.ipynb #00000008
 @dataclass(frozen=True)
 class BaselineComparison:
-    "What cross-validation said, in the target's scorer."
+    "Scores of cross-validation, in the target's scorer."
 
     baseline: float  # Of a model that looks at no column
     scores: dict[str, tuple[float, float]]  # Kind to mean and standard deviation
@@ -317,7 +317,7 @@ def _opening(name, source, found, trial):
     )
     yield "# %%\n#| default_exp model"
     yield _text(
-        "This notebook was drafted from the table. What was found is said where it was found, what was decided "
+        "This notebook was drafted from the table. What was found is stated where it was found, what was decided "
         "with its "
         "reason; change what you know better. Then `make export` makes a module of the exported cells, `make "
         "serve` trains, "

@@ -183,8 +183,8 @@ def _run(command: list[str], folder: Path, problem: str, **more: str):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_DIR")} | more
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise PipelineError(f"{problem}: {said[-1] if said else f'{command[0]} ended with {done.returncode}'}")
+        output = (done.stderr or done.stdout).strip().splitlines()
+        raise PipelineError(f"{problem}: {output[-1] if output else f'{command[0]} ended with {done.returncode}'}")
 
 # %% ../../nbs/project/02_scaffold.ipynb #00000010
 @dataclass(frozen=True)

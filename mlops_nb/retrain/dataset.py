@@ -89,9 +89,9 @@ def recent_table(
     counts["break the schema"] = int((~fits).sum())
     left_out = {why: n for why, n in counts.items() if n}
     if sum(counts.values()) > UNFIT * len(logged):
-        said = ", ".join(f"{n} {why}" for why, n in left_out.items())
+        reasons = ", ".join(f"{n} {why}" for why, n in left_out.items())
         raise DataError(
-            f"Of {len(logged)} labelled rows {said}: more than {UNFIT:.0%}. Say in the schema of {spec.name!r} what the world is "
+            f"Of {len(logged)} labelled rows {reasons}: more than {UNFIT:.0%}. Say in the schema of {spec.name!r} what the world is "
             "like now, or find out what is wrong with these rows."
         )
     made = LabelledRows(table, [row.id for row in taken], [row.at for row in taken], left_out).take(fits)

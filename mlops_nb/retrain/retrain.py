@@ -114,8 +114,8 @@ def reason_to_wait(
     again = next_try(tries, backoff)
     if again and now < again:
         times = "time" if len(tries) == 1 else "times in a row"
-        said = f"version {champion.version} was not replaced {len(tries)} {times}, the last try was {tries[-1].action}"
-        return f"{said}; the next is not before {again:%Y-%m-%d %H:%M:%S} UTC"
+        tried = f"version {champion.version} was not replaced {len(tries)} {times}, the last try was {tries[-1].action}"
+        return f"{tried}; the next is not before {again:%Y-%m-%d %H:%M:%S} UTC"
     if (canary := registry.version_of(champion.name, "canary")) is not None:
         return f"version {canary} is on trial as the canary: promote or clear it first"
     if tries and tries[-1].action in ("refused", "registered", "canary") and _same(tries[-1].figures, facts):
@@ -182,10 +182,10 @@ class _Attempt:
                 "unseen": unseen,
             }
             if unseen < self.policy.min_labelled_rows:
-                said = (
+                reason = (
                     f"waiting for labels: {unseen} rows with a label that version {self.champion.version} has not seen"
                 )
-                return self._decision("waiting", [f"{said}, {self.policy.min_labelled_rows} are needed", *self.why])
+                return self._decision("waiting", [f"{reason}, {self.policy.min_labelled_rows} are needed", *self.why])
             if if_needed and (wait := self._wait()):
                 return self._decision("waiting", [wait, *self.why])
             return self._retrain(spec, *hold_out(recent, lineage, self.policy.holdout))
@@ -300,8 +300,8 @@ class _Attempt:
     def _remark(self, run: Run, decision: Decision, products: Path):
         "In the record of the run, and in W&B."
         version = self.registry.get(decision.name, decision.challenger)
-        said = {"action": decision.action, "reasons": decision.reasons, "champion": decision.champion}
-        run.update(decision=said, aliases=[*version.aliases])
+        summary = {"action": decision.action, "reasons": decision.reasons, "champion": decision.champion}
+        run.update(decision=summary, aliases=[*version.aliases])
         copy_to_wandb(run, products, version.aliases)
 
     def notify(self, now: datetime):

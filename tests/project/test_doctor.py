@@ -76,7 +76,7 @@ def test_python_is_measured_against_settings_ini(home):
     assert doctor.check_python(settings(home)).ok is True
     (home / "settings.ini").write_text("[DEFAULT]\nmin_python = 3.99\n")
     finding = doctor.check_python(settings(home))
-    assert (finding.ok, finding.said.endswith("is not >=3.99")) == (False, True)
+    assert (finding.ok, finding.message.endswith("is not >=3.99")) == (False, True)
 
 
 def test_package_out_of_its_bounds_is_named_with_version_bound_and_remedy(home, monkeypatch):
@@ -84,15 +84,15 @@ def test_package_out_of_its_bounds_is_named_with_version_bound_and_remedy(home, 
     fake_metadata(monkeypatch, pandas="2.2.0", jupytext="1.17.1")
     finding = doctor.check_packages(settings(home))
     assert finding.ok is False
-    assert finding.said == "pandas 2.2.0 is not >=3; jupytext 1.17.1 is not <1.17"
-    assert finding.todo == "pip install 'pandas>=3' 'jupytext<1.17'"
+    assert finding.message == "pandas 2.2.0 is not >=3; jupytext 1.17.1 is not <1.17"
+    assert finding.advice == "pip install 'pandas>=3' 'jupytext<1.17'"
 
 
 def test_package_of_an_extra_may_be_absent_and_one_that_is_needed_may_not(home, monkeypatch):
     fake_metadata(monkeypatch, flask=None, ploomber=None)
     assert doctor.check_packages(settings(home)).ok is True
     fake_metadata(monkeypatch, skops=None)
-    assert doctor.check_packages(settings(home)).said == "skops is not installed"
+    assert doctor.check_packages(settings(home)).message == "skops is not installed"
 
 
 def test_plug_in_of_ploomber_that_is_not_enabled(home, monkeypatch):
@@ -101,13 +101,13 @@ def test_plug_in_of_ploomber_that_is_not_enabled(home, monkeypatch):
     (home / "jupyter_server_config.json").write_text(json.dumps(disabled))
     monkeypatch.setenv("JUPYTER_CONFIG_PATH", str(home))
     finding = doctor.check_jupyterlab(settings(home))
-    assert (finding.ok, finding.said) == (False, "Ploomber's plug-in is not enabled")
+    assert (finding.ok, finding.message) == (False, "Ploomber's plug-in is not enabled")
 
 
 def test_jupytext_that_breaks_the_plug_in_and_machine_without_jupyterlab(home, monkeypatch):
     fake_metadata(monkeypatch, jupytext="1.17.0")
     finding = doctor.check_jupyterlab(settings(home))
-    assert (finding.ok, finding.todo) == (False, "pip install 'jupytext<1.17'")
+    assert (finding.ok, finding.advice) == (False, "pip install 'jupytext<1.17'")
     fake_metadata(monkeypatch, jupyterlab=None)
     assert doctor.check_jupyterlab(settings(home)).ok is None
 
@@ -121,7 +121,7 @@ def test_kernel_of_another_environment(home, monkeypatch, tmp_path):
     (kernel / "kernel.json").write_text(json.dumps(facts))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     finding = doctor.check_kernel(settings(home))
-    assert (finding.ok, finding.said) == (False, f"'python3' starts {other}, not {sys.executable}")
+    assert (finding.ok, finding.message) == (False, f"'python3' starts {other}, not {sys.executable}")
     other.parent.mkdir(parents=True)
     other.symlink_to(sys.executable)  # the same binary, other packages
     assert doctor.check_kernel(settings(home)).ok is False
@@ -134,7 +134,7 @@ def test_wandb_is_a_problem_only_where_it_is_asked_for_without_a_key(home, monke
     netrc = Path(os.environ["HOME"]) / ".netrc"
     netrc.write_text("machine api.wandb.ai login ada password 0123456789secret\n")
     netrc.chmod(0o600)
-    assert doctor.check_wandb(settings(home)).said == "online as ada, project mlops_nb"
+    assert doctor.check_wandb(settings(home)).message == "online as ada, project mlops_nb"
     monkeypatch.setenv("WANDB_API_KEY", "0123456789secret")
     finding = doctor.check_wandb(settings(home))
     assert finding.ok is True
@@ -148,7 +148,7 @@ def test_wandb_is_a_problem_only_where_it_is_asked_for_without_a_key(home, monke
 
 def test_database_that_does_not_exist_is_a_note_and_is_not_made(home):
     assert doctor.check_database(settings(home)).ok is None
-    assert doctor.check_model(settings(home, MLOPS_MODEL="toy")).todo == "make serve"
+    assert doctor.check_model(settings(home, MLOPS_MODEL="toy")).advice == "make serve"
     assert not (home / "store").exists()
 
 
@@ -161,7 +161,7 @@ def test_database_at_another_revision(home):
             connection.execute(sa.text("UPDATE alembic_version SET version_num = :n"), {"n": number})
         finding = doctor.check_database(there)
         assert finding.ok is False
-        assert said in finding.said
+        assert said in finding.message
         with engine.connect() as connection:
             assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == number
     engine.dispose()
@@ -171,7 +171,7 @@ def test_database_that_is_none_or_does_not_answer_is_a_problem_and_no_password_i
     (home / "store").mkdir()
     (home / "store/mlops.db").write_text("this is no database, however long one looks at it" * 10)
     monkeypatch.setenv("MLOPS_HOME", str(home))
-    assert "file is not a database" in by_name()["database"].said
+    assert "file is not a database" in by_name()["database"].message
     url = "postgresql+psycopg://ada:hunter22@127.0.0.1:1/mlops?application_name=hunter23"
     monkeypatch.setenv("MLOPS_DATABASE_URL", url)
     finding = by_name()["database"]
@@ -185,8 +185,8 @@ def test_password_is_not_said_where_the_database_answers(database_url, monkeypat
     secret = database_url.replace("postgres@", "postgres:hunter22@")
     finding = doctor.check_database(settings(home, MLOPS_DATABASE_URL=secret))
     assert finding.ok is True
-    assert "hunter22" not in finding.said
-    assert "search_path" not in finding.said
+    assert "hunter22" not in finding.message
+    assert "search_path" not in finding.message
 
 
 def test_artifact_store_that_cannot_be_written(home):
@@ -207,7 +207,7 @@ def test_read_only_artifact_store(home, monkeypatch):
 
     monkeypatch.setattr(doctor, "TemporaryFile", refused)  # root writes everywhere
     finding = doctor.check_artifacts(settings(home))
-    assert (finding.ok, finding.said) == (False, f"cannot write to {home}: Permission denied")
+    assert (finding.ok, finding.message) == (False, f"cannot write to {home}: Permission denied")
 
 
 # The project
@@ -223,7 +223,7 @@ def test_hooks_are_those_that_nbdev_installs(home, tmp_path):
     (home / ".gitattributes").unlink()
     (home / ".git/hooks/post-merge").unlink()
     finding = doctor.check_hooks(settings(home))
-    assert (finding.ok, finding.said) == (
+    assert (finding.ok, finding.message) == (
         False,
         "nbdev's git hooks lack the hook post-merge, the line in .gitattributes",
     )
@@ -242,12 +242,12 @@ def test_module_that_its_notebook_does_not_say(home):
     before = (home / "mlops_nb/model/model_card.py").stat().st_mtime_ns
     finding = doctor.check_library(settings(home))
     assert finding.ok is False
-    assert finding.said == (
+    assert finding.message == (
         "mlops_nb/_modidx.py, mlops_nb/examples/loans.py, mlops_nb/model/model_card.py: not what the notebooks say"
     )
     assert (home / "mlops_nb/model/model_card.py").stat().st_mtime_ns == before
     (home / "nbs/00_errors.ipynb").write_text("{")
-    assert doctor.check_library(settings(home)).said.startswith("nbdev_export fails: ")
+    assert doctor.check_library(settings(home)).message.startswith("nbdev_export fails: ")
 
 
 def test_problems_of_notebooks_are_counted(home):
@@ -260,12 +260,12 @@ def test_problems_of_notebooks_are_counted(home):
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), home / "nbs/x.ipynb")
     finding = doctor.check_notebooks(settings(home))
     assert finding.ok is False
-    assert finding.said.startswith("1 problem(s), the first: nbs/x.ipynb, cell 1, line 1")
+    assert finding.message.startswith("1 problem(s), the first: nbs/x.ipynb, cell 1, line 1")
 
 
-def test_model_in_production_is_loaded_and_proven(toy):
+def test_model_in_production_is_loaded_and_verified(toy):
     finding = doctor.check_model(toy)
-    assert (finding.ok, finding.said) == (True, "toy version 1 is in production, loaded and proven")
+    assert (finding.ok, finding.message) == (True, "toy version 1 is in production, loaded and verified")
 
 
 def test_tampered_bundle_is_a_problem(toy):
@@ -273,8 +273,8 @@ def test_tampered_bundle_is_a_problem(toy):
     golden.write_text(golden.read_text() + " ")
     finding = doctor.check_model(toy)
     assert finding.ok is False
-    assert "golden.json" in finding.said
-    assert finding.todo.startswith("mlops-nb models rollback toy")
+    assert "golden.json" in finding.message
+    assert finding.advice.startswith("mlops-nb models rollback toy")
 
 
 def test_model_that_is_registered_but_not_in_production_is_a_problem(toy):
@@ -282,7 +282,7 @@ def test_model_that_is_registered_but_not_in_production_is_a_problem(toy):
     with registry.engine.begin() as connection:
         connection.execute(sa.text("DELETE FROM aliases"))
     registry.close()
-    assert doctor.check_model(toy).said == "no version of 'toy' is in production"
+    assert doctor.check_model(toy).message == "no version of 'toy' is in production"
 
 
 def test_model_without_a_version_or_a_name_is_a_note(toy, home):
@@ -318,7 +318,7 @@ def test_command_exits_with_1_where_there_is_a_problem_and_prints_json(toy, home
     found = run(["doctor", "--json"])
     assert found.exit_code == 1
     wrong = [f for f in json.loads(found.stdout) if f["ok"] is False]
-    assert [set(f) for f in wrong] == [{"name", "ok", "said", "todo"}]
+    assert [set(f) for f in wrong] == [{"name", "ok", "message", "advice"}]
     found = run(["doctor"])
     assert found.exit_code == 1
     assert found.stdout.count("PROBLEM  model") == 1
@@ -329,7 +329,7 @@ def test_setting_that_cannot_be_read_leaves_the_checks_of_the_machine(monkeypatc
     monkeypatch.setenv("MLOPS_PROT", "80")
     found = by_name()
     assert found["settings"].ok is False
-    assert "Did you mean 'port'?" in found["settings"].said
+    assert "Did you mean 'port'?" in found["settings"].message
     assert found["packages"].ok is True
     assert "database" not in found
 

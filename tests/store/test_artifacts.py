@@ -359,7 +359,7 @@ def test_url_with_a_secret_is_refused_without_showing_it(tmp_path, url):
 
 def test_doctor_tries_the_store(settings, relay, server):
     finding = doctor.check_artifacts(settings)
-    assert (finding.ok, finding.said) == (True, f"{settings.artifacts} can be written and read")
+    assert (finding.ok, finding.message) == (True, f"{settings.artifacts} can be written and read")
     assert server.names(settings.artifacts) == []
     relay.cut()
     assert doctor.check_artifacts(settings).ok is False

@@ -141,7 +141,7 @@ def test_service_answers_from_what_was_saved_while_it_was_asked(section, made, t
         lose()
 
     output = empty.run(restore, tmp_path / "backup")
-    assert re.search(r"toy version 2 is in production, loaded and proven", output), output
+    assert re.search(r"toy version 2 is in production, loaded and verified", output), output
     own = {k: v for k, v in empty.more.items() if k.startswith("MLOPS_")}
     service = Service(empty.settings, tmp_path / "again", **own)
     try:
