@@ -1,4 +1,4 @@
-"""The workflows of GitHub: what their schema takes, and what a person can run line by line."""
+"""The workflows of GitHub: valid by their schema, pinned, and made of commands that a person can run."""
 
 import re
 import subprocess
@@ -78,9 +78,9 @@ def test_job_may_do_more_than_read_only_where_it_publishes(path):
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
 def test_workflow_may_read_only_and_its_secrets_are_settings(path):
-    text, said = path.read_text(), yaml.safe_load(path.read_text())
-    assert said["permissions"] == {"contents": "read"}
-    named = {n for place in (said, *said["jobs"].values()) for n in place.get("env", {})}
+    text, workflow = path.read_text(), yaml.safe_load(path.read_text())
+    assert workflow["permissions"] == {"contents": "read"}
+    named = {n for place in (workflow, *workflow["jobs"].values()) for n in place.get("env", {})}
     Settings.read({n: "1" for n in named if n.startswith("MLOPS_") and not n.endswith("_URL")})
     assert {n for n in named if n.startswith("MLOPS_")} <= {f"MLOPS_{f.upper()}" for f in Settings.__dataclass_fields__}
     shown = [line for line in text.splitlines() if re.search(r"run:.*\$\{\{", line)]
@@ -107,38 +107,38 @@ def test_every_command_is_one_that_a_person_can_run(path):
 
 
 def carry_out(project: Project, workflow: str, job: str | None = None, **more: str) -> str:
-    """The `run` lines of a workflow as a person would type them; the answers of all."""
+    """Run the `run` lines of a workflow as a person would type them, and return their output."""
     (project.path / ".venv").mkdir(exist_ok=True)
     if not (project.path / ".venv/bin").exists():
         (project.path / ".venv/bin").symlink_to(Path(sys.executable).parent)
         (project.path / ".venv/installed").touch()
-    said = ""
+    output = ""
     for name, step in steps(workflow):
         if job in (None, name) and "run" in step:
             done = project.run("bash", "-ec", step["run"], **(VALUES | more))
-            said += done.stdout + done.stderr
+            output += done.stdout + done.stderr
             if done.returncode:
-                return f"{said}{step['run']} ended with {done.returncode}"
-    return said
+                return f"{output}{step['run']} ended with {done.returncode}"
+    return output
 
 
 @pytest.mark.slow
 @pytest.mark.soak
-def test_a_model_is_built_judged_and_released_by_the_steps_of_the_workflow(tmp_path):
+def test_a_model_is_built_evaluated_and_released_by_the_steps_of_the_workflow(tmp_path):
     project = copy_project(tmp_path)
     project.replace("env.yaml", "engine: papermill", "engine: ploomber-engine")
-    said = carry_out(project, "release", "build")
-    assert "ended with" not in said, said
+    output = carry_out(project, "release", "build")
+    assert "ended with" not in output, output
     assert (tmp_path / "outputs").read_text() == "version=1\n"
     assert not project.read("registration.json")["promoted"]
-    assert "waits in staging" in said
-    said = carry_out(project, "release", "release", VERSION="1")
-    assert "production of toy: nowhere -> version 1" in said, said
-    assert "release 7" in said, said
-    assert carry_out(project, "scheduled", "monitor").endswith("ended with 1"), "nobody asked the model anything yet"
+    assert "waits in staging" in output
+    output = carry_out(project, "release", "release", VERSION="1")
+    assert "production of toy: nowhere -> version 1" in output, output
+    assert "release 7" in output, output
+    assert carry_out(project, "scheduled", "monitor").endswith("ended with 1"), "no row was predicted yet"
     (tmp_path / "arrived.csv").write_text("x\n1.0\n90.0\n")
-    said = carry_out(project, "scheduled", "score", INPUT="arrived.csv", OUTPUT="scores.csv")
-    assert [line.split(",")[1] for line in (tmp_path / "scores.csv").read_text().splitlines()[1:]] == ["0", "1"], said
+    output = carry_out(project, "scheduled", "score", INPUT="arrived.csv", OUTPUT="scores.csv")
+    assert [line.split(",")[1] for line in (tmp_path / "scores.csv").read_text().splitlines()[1:]] == ["0", "1"], output
     project.replace("toy.py", "i > 45", "i > 40")
     project.replace("toy.py", '"accuracy": 0.8', '"accuracy": 1.1')
     assert carry_out(project, "release", "build").endswith("evaluation.json ended with 1"), "a gate that is not met"
