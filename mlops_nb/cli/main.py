@@ -13,7 +13,7 @@ from .models import models
 from .monitor import investigate, monitor
 from .output import CommandGroup
 from .predict import predict
-from .project import check, doctor, new
+from .project import check, doctor, new, upgrade
 from .retrain import retrain, watch
 from .runs import runs
 from .serve import serve
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 COMMANDS = [
-    *(check, doctor, new, serve, predict),
+    *(check, doctor, new, serve, predict, upgrade),
     *(models, runs, explain_prediction, reproduce),
     *(investigate, monitor, retrain, watch),
     *(play_demo, traffic),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST_IN_GIT', 'template_files', 'package_name', 'ProjectTable', 'open_table', 'example_table', 'vendor_wheel',
-           'NewProject', 'new_project']
+           'NewProject', 'new_project', 'render_template', 'lock_wheel']
 
 # %% ../../nbs/project/02_scaffold.ipynb #00000003
 import hashlib
@@ -34,9 +34,11 @@ from .draft import BaselineComparison, TableSource, draft_notebook, try_estimato
 from ..settings import template_folder
 
 # %% ../../nbs/project/02_scaffold.ipynb #00000005
-def template_files() -> dict[str, Path]:  # Path inside a project to the file
+def template_files(
+    root: Path | None = None,  # Folder of a template; None: the installed one
+) -> dict[str, Path]:  # Path inside a project to the file
     "Return the files that every project has."
-    root = template_folder()
+    root = root or template_folder()
     config = ConfigParser(delimiters=["="])
     config.read(root / "settings.ini", encoding="utf-8")
     found: dict[str, Path] = {}
@@ -253,11 +255,8 @@ def _write(folder: Path, name: str, package: str, table: ProjectTable, script: s
     import jupytext
     import nbformat
 
-    for path, original in template_files().items():
-        place = folder / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(original, place)
-    _rename(folder, name, package)
+    render_template(folder, name, package)
+    (folder / "README.md").write_text(_readme(name, package), encoding="utf-8")
     if table.file is not None or table.source.simulated:
         (folder / "data").mkdir()
         if table.file is None:
@@ -268,9 +267,8 @@ def _write(folder: Path, name: str, package: str, table: ProjectTable, script: s
     notebook.metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
     nbformat.write(notebook, folder / "nbs" / f"{package}.ipynb")
     wheel = vendor_wheel(folder)
-    with (folder / "requirements.lock").open("a", encoding="utf-8") as lock:
-        version, digest = wheel.name.split("-")[1], hashlib.sha256(wheel.read_bytes()).hexdigest()
-        lock.write(f"mlops-nb=={version} \\\n    --hash=sha256:{digest}\n    # the wheel in vendor/\n")
+    lock = folder / "requirements.lock"
+    lock.write_text(lock_wheel(lock.read_text(encoding="utf-8"), wheel), encoding="utf-8")
     ruff = [sys.executable, "-m", "ruff", "format", "--quiet", "--no-cache", "nbs"]
     _run(ruff, folder, "The notebook could not be formatted")
     for command in ("nbdev_export", "nbdev_clean"):
@@ -282,7 +280,34 @@ def _nbdev(command: str) -> list[str]:
     return [sys.executable, "-c", f"from nbdev.clean import *; from nbdev.doclinks import *; {command}()"]
 
 
-def _rename(folder: Path, name: str, package: str):
+def render_template(
+    folder: Path,  # An empty folder
+    name: str,  # Of the project
+    package: str,  # Of its Python package
+    root: Path | None = None,  # Folder of a template; None: the installed one
+    version: str | None = None,  # Of the framework that the template is from; None: the installed one
+):
+    "Write the files that every project has, with the project's names."
+    from importlib.metadata import version as installed
+
+    for path, original in template_files(root).items():
+        place = folder / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(original, place)
+    _rename(folder, name, package, version or installed("mlops-nb"))
+
+
+def lock_wheel(
+    lock: str,  # Text of a requirements.lock
+    wheel: Path,
+) -> str:
+    "Return a lock that names this wheel of the framework, and no other one."
+    version, digest = wheel.name.split("-")[1], hashlib.sha256(wheel.read_bytes()).hexdigest()
+    others = re.sub(r"^mlops-nb==.*\n(?:    .*\n)*", "", lock, flags=re.MULTILINE)
+    return f"{others}mlops-nb=={version} \\\n    --hash=sha256:{digest}\n    # the wheel in vendor/\n"
+
+
+def _rename(folder: Path, name: str, package: str, version: str):
     "Write the project's names into the files of the template."
     spec, model = (
         re.findall(rf"^{key}: (\S+)", (folder / file).read_text(encoding="utf-8"), re.MULTILINE)[0]
@@ -294,14 +319,11 @@ def _rename(folder: Path, name: str, package: str):
         path.write_text(text, encoding="utf-8")
     path = folder / "pyproject.toml"
     path.write_text(path.read_text(encoding="utf-8").replace("mlops_nb/", f"{package}/"), encoding="utf-8")
-    (folder / "settings.ini").write_text(_settings(folder, name, package), encoding="utf-8")
-    (folder / "README.md").write_text(_readme(name, package), encoding="utf-8")
+    (folder / "settings.ini").write_text(_settings(folder, name, package, version), encoding="utf-8")
 
 
-def _settings(folder: Path, name: str, package: str) -> str:
-    "settings.ini with the project's names, and the framework as its requirement."
-    from importlib.metadata import version
-
+def _settings(folder: Path, name: str, package: str, version: str) -> str:
+    "Return settings.ini with the project's names, and the framework as its requirement."
     text = (folder / "settings.ini").read_text(encoding="utf-8").split("\n# What the library needs")[0]
     own = {"repo": name, "lib_name": name, "lib_path": package, "title": name, "author": f"the {name} developers"}
     own |= {"user": name, "author_email": f"{name}@users.noreply.example", "keywords": "nbdev mlops machine-learning"}
@@ -311,7 +333,7 @@ def _settings(folder: Path, name: str, package: str) -> str:
     return f"""{text}
 # Pipeline, service and command line
 requirements =
-    mlops-nb[serve,pipeline]=={version("mlops-nb")}
+    mlops-nb[serve,pipeline]=={version}
 
 # Tests, linting, the lock; what `make` installs the project with
 dev_requirements =
@@ -376,6 +398,8 @@ Then, from another terminal, a row of the table as an object:
 | search parameters | `ploomber build --env--search "{{'C': [0.1, 1, 10]}}"` |
 | see versions, roll back | `mlops-nb models list`, `mlops-nb models rollback {name}` |
 | find what is wrong with a notebook | `mlops-nb check` |
+| add a route, a hook or a middleware | `serve/app.py`: `create_app` |
+| take a newer mlops-nb | install it, then `mlops-nb upgrade` |
 | keep the git hooks in another clone | `make hooks` |
 
 Commands work inside `.venv`: `source .venv/bin/activate` first. `{package}/` is written by `make export` from the notebooks;
