@@ -49,7 +49,7 @@ test check: export OMP_NUM_THREADS := 1
 
 # Files of tests side by side, the tests of a file one after the other
 PARALLEL := -n auto --dist loadfile
-TESTS := not soak
+TESTS := not soak and not nightly
 # What a project may add: a check of types (TYPES = mypy), options of coverage
 TYPES :=
 COVERAGE :=

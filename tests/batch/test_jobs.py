@@ -878,7 +878,7 @@ def test_a_job_that_was_killed_gives_the_same_table(kind, settings, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.soak
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", ["parquet", "sqlite", "postgresql"])
 def test_a_million_rows_killed_ten_times_give_the_same_table(kind, settings, tmp_path, postgres_url):
     _killed_and_left_alone(kind, 1_000_000, 10_000, 10, settings, tmp_path, postgres_url)
