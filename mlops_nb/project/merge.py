@@ -57,7 +57,8 @@ def merge_notebooks(
                 cells.append(cell)  # the template lost what you changed
         else:
             merged = merge_texts(*("".join(c["source"]) for c in (cell, before, after)))
-            cells.append({**cell, "source": merged.text.splitlines(keepends=True)})
+            tags = after["metadata"] if cell["metadata"] == before["metadata"] else cell["metadata"]
+            cells.append({**cell, "metadata": tags, "source": merged.text.splitlines(keepends=True)})
             conflicts += merged.conflicts
     notebook["cells"] = _with_new_cells(cells, known, new)
     return Merged(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", conflicts)

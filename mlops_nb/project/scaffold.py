@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST_IN_GIT', 'template_files', 'package_name', 'ProjectTable', 'open_table', 'example_table', 'vendor_wheel',
-           'NewProject', 'new_project', 'render_template', 'lock_wheel']
+           'NewProject', 'new_project', 'render_template', 'without_wheel', 'lock_wheel']
 
 # %% ../../nbs/project/02_scaffold.ipynb #00000003
 import hashlib
@@ -141,14 +141,17 @@ def example_table(
 # %% ../../nbs/project/02_scaffold.ipynb #0000000e
 def vendor_wheel(
     folder: Path,  # Of the project
+    find_links: Path | None = None,  # A folder of wheels to look into beside the index
 ) -> Path:  # The wheel, in `vendor/`
     "Put a wheel of the installed mlops-nb into the project."
     from importlib.metadata import distributions
     from urllib.parse import unquote, urlsplit
 
+    folder.mkdir(parents=True, exist_ok=True)
     installed = list(distributions(name="mlops-nb"))  # in a checkout its egg-info too, which has no origin
     origin: dict = next((json.loads(text) for d in installed if (text := d.read_text("direct_url.json"))), {})
-    what, options, url = f"mlops-nb=={installed[0].version}", [], origin.get("url", "")
+    what, url = f"mlops-nb=={installed[0].version}", origin.get("url", "")
+    options = [] if find_links is None else ["--find-links", str(find_links)]
     with tempfile.TemporaryDirectory() as scratch:
         if "vcs_info" in origin:
             what = f"{origin['vcs_info']['vcs']}+{url}@{origin['vcs_info']['commit_id']}"
@@ -159,7 +162,7 @@ def vendor_wheel(
             what = str(place)
             if place.is_dir():  # building in the folder itself would leave its traces there
                 what = str(shutil.copytree(place, Path(scratch) / "source", ignore=partial(_not_source, place)))
-                options = ["--no-build-isolation"]
+                options.append("--no-build-isolation")
         command = [
             sys.executable,
             "-m",
@@ -297,14 +300,18 @@ def render_template(
     _rename(folder, name, package, version or installed("mlops-nb"))
 
 
+def without_wheel(lock: str) -> str:
+    "Return the text of a lock without the framework's wheel."
+    return re.sub(r"^mlops-nb==.*\n(?:    .*\n)*", "", lock, flags=re.MULTILINE)
+
+
 def lock_wheel(
     lock: str,  # Text of a requirements.lock
     wheel: Path,
 ) -> str:
     "Return a lock that names this wheel of the framework, and no other one."
     version, digest = wheel.name.split("-")[1], hashlib.sha256(wheel.read_bytes()).hexdigest()
-    others = re.sub(r"^mlops-nb==.*\n(?:    .*\n)*", "", lock, flags=re.MULTILINE)
-    return f"{others}mlops-nb=={version} \\\n    --hash=sha256:{digest}\n    # the wheel in vendor/\n"
+    return f"{without_wheel(lock)}mlops-nb=={version} \\\n    --hash=sha256:{digest}\n    # the wheel in vendor/\n"
 
 
 def _rename(folder: Path, name: str, package: str, version: str):

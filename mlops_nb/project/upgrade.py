@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..errors import PipelineError, SpecError
 from .merge import Merged, merge_notebooks, merge_texts
-from .scaffold import lock_wheel, render_template, vendor_wheel
+from .scaffold import lock_wheel, render_template, vendor_wheel, without_wheel
 
 # %% ../../nbs/project/05_upgrade.ipynb #c047aaf3
 @dataclass(frozen=True)
@@ -104,7 +104,10 @@ def _change(path: str, yours: bytes | None, base: bytes | None, template: bytes 
         return FileChange(path, "removed" if template is None else "updated", template, mode)
     if template is None:
         return FileChange(path, "kept", None)
-    merged = _merge(path, *(text.decode("utf-8") for text in (yours, base or b"", template)))
+    try:
+        merged = _merge(path, *(text.decode("utf-8") for text in (yours, base or b"", template)))
+    except ValueError as e:  # no UTF-8, or a notebook that is no JSON
+        raise SpecError(f"{path} cannot be merged: {e}. Mend it, or delete it and take the template's later.") from e
     return FileChange(path, "conflict" if merged.conflicts else "merged", merged.text.encode("utf-8"), mode)
 
 
@@ -125,18 +128,17 @@ def plan_upgrade(
     old = _vendored(project)
     with tempfile.TemporaryDirectory() as scratch:
         base, template = Path(scratch, "base"), Path(scratch, "template")
-        with zipfile.ZipFile(old) as wheel:
-            wheel.extractall(Path(scratch, "wheel"))
+        with zipfile.ZipFile(old) as archive:
+            archive.extractall(Path(scratch, "wheel"))
         render_template(base, name, package, Path(scratch, "wheel/mlops_nb/template"), old.name.split("-")[1])
         render_template(template, name, package)
-        new = vendor_wheel(Path(scratch, "made"))
-        changes = list(_changes(project, base, template))
-        changes += _wheel_changes(project, old, new, changes)
-    merged = {change.path: change for change in changes}  # the lock with its wheel stands last
-    return UpgradePlan(project, version("mlops-nb"), old.name.split("-")[1], tuple(merged.values()))
+        new = vendor_wheel(Path(scratch, "made"), project / "vendor")
+        wheel = old if _is_same_wheel(old, new) else new
+        changes = [*_changes(project, base, template, wheel), *_wheel_changes(old, wheel)]
+    return UpgradePlan(project, version("mlops-nb"), old.name.split("-")[1], tuple(changes))
 
 
-def _changes(project: Path, base: Path, template: Path) -> Iterator[FileChange]:
+def _changes(project: Path, base: Path, template: Path, wheel: Path) -> Iterator[FileChange]:
     paths = {str(p.relative_to(root)) for root in (base, template) for p in root.rglob("*") if p.is_file()}
     for path in sorted(paths):
         yours, before, after = (_read(root / path) for root in (project, base, template))
@@ -147,6 +149,13 @@ def _changes(project: Path, base: Path, template: Path) -> Iterator[FileChange]:
             change = _change(path, mine, older, after, 0o644)
             if change is None and mine != yours:
                 change = FileChange(path, "updated", mine)
+        elif path == "requirements.lock" and yours and after:  # the template has no wheel in it
+            mine = without_wheel(yours.decode()).encode()
+            change = _change(path, mine, before, after, 0o644)
+            content = change.content if change is not None and change.content else mine
+            locked = lock_wheel(content.decode(), wheel).encode()
+            status = change.status if change is not None else "updated"
+            change = None if locked == yours else FileChange(path, status, locked)
         else:
             mode = (template / path).stat().st_mode & 0o777 if after is not None else 0o644
             change = _change(path, yours, before, after, mode)
@@ -154,18 +163,20 @@ def _changes(project: Path, base: Path, template: Path) -> Iterator[FileChange]:
             yield change
 
 
-def _wheel_changes(project: Path, old: Path, new: Path, changes: list[FileChange]) -> Iterator[FileChange]:
-    "Yield the changes that put the new wheel into `vendor/` and into the lock."
-    if old.read_bytes() == new.read_bytes():
+def _is_same_wheel(one: Path, other: Path) -> bool:
+    "Whether two wheels hold the same files; when they were built does not matter."
+    with zipfile.ZipFile(one) as first, zipfile.ZipFile(other) as second:
+        contents = [{(entry.filename, entry.CRC) for entry in wheel.infolist()} for wheel in (first, second)]
+    return one.name == other.name and contents[0] == contents[1]
+
+
+def _wheel_changes(old: Path, new: Path) -> Iterator[FileChange]:
+    "Yield the changes that put the new wheel into `vendor/`."
+    if old == new:
         return
     if old.name != new.name:
         yield FileChange(f"vendor/{old.name}", "removed", None)
     yield FileChange(f"vendor/{new.name}", "updated" if old.name == new.name else "added", new.read_bytes())
-    merged = next((c for c in changes if c.path == "requirements.lock"), None)
-    lock = merged.content if merged is not None and merged.content else _read(project / "requirements.lock")
-    if lock is not None:
-        status = merged.status if merged is not None and merged.is_written else "updated"
-        yield FileChange("requirements.lock", status, lock_wheel(lock.decode(), new).encode())
 
 # %% ../../nbs/project/05_upgrade.ipynb #6691af84
 def _require_clean(project: Path):

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from mlops_nb.cli.main import main
 from mlops_nb.errors import SpecError
 from mlops_nb.project import upgrade
-from mlops_nb.project.scaffold import lock_wheel, render_template, template_files
+from mlops_nb.project.scaffold import lock_wheel, render_template, template_files, vendor_wheel
 from mlops_nb.project.upgrade import plan_upgrade
 from mlops_nb.settings import template_folder
 
@@ -50,6 +50,8 @@ def project(tmp_path, monkeypatch) -> Path:
         shutil.copy2(path, old / name)
     change_cell(old / "Makefile", NEWER_TARGET, "lab: .venv/installed ## open the notebooks")
     change_cell(old / "nbs/pipeline/train.ipynb", "A wide spread", "A large spread")
+    packages = (old / "requirements.lock").read_text().rstrip().rpartition("\n")[0]
+    (old / "requirements.lock").write_text(f"{packages}\n    # via something\n")  # the last line is another one
     (old / "serve/k8s/service.yaml").unlink()
     (old / "serve/k8s/legacy.yaml").write_text("kind: Gone\n")
     folder = tmp_path / "churn"
@@ -61,7 +63,7 @@ def project(tmp_path, monkeypatch) -> Path:
     git(folder, "init", "--quiet")
     commit(folder)
 
-    def newer_wheel(place: Path) -> Path:
+    def newer_wheel(place: Path, _find_links: Path) -> Path:
         place.mkdir(parents=True)
         return make_wheel(place / "mlops_nb-0.1.0-py3-none-any.whl", template_folder())
 
@@ -160,6 +162,26 @@ def test_error_while_writing_leaves_every_file_as_it_was(project, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         plan.apply()
     assert git(project, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [("Makefile", b"caf\xe9"), ("nbs/pipeline/train.ipynb", b"<<<<<<< HEAD\n{}")],
+    ids=["text", "json"],
+)
+def test_file_that_cannot_be_merged_is_named(project, path, content):
+    (project / path).write_bytes(content)
+    commit(project)
+    done = CliRunner().invoke(main, ["upgrade", "--yes"])
+    assert done.exit_code == 1
+    assert f"{path} cannot be merged" in done.stderr
+    assert git(project, "status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+def test_wheels_of_the_same_sources_are_the_same_wheel(tmp_path):
+    first, second = (vendor_wheel(tmp_path / name) for name in ("first", "second"))
+    assert upgrade._is_same_wheel(first, second)
 
 
 def test_what_cannot_be_upgraded_is_refused_with_what_to_do(project, tmp_path):
