@@ -124,7 +124,6 @@ def log_health_to_wandb(
         return None
     try:
         with _wandb_run(folder, project, f"monitor-{model}-{version}", model, job_type="monitor") as run:
-
             run.log(dict(figures))
             for text, (title, over) in alerts.items():
                 run.alert(title, redact(text), "INFO" if over else "WARN")

@@ -465,7 +465,7 @@ class StandIn:
         self.logged.append(figures)
 
     def alert(self, title, text, level):
-        self.alerts.append((title, text, level.value))
+        self.alerts.append((title, text, level))
 
 
 @pytest.mark.slow
