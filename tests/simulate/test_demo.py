@@ -76,7 +76,7 @@ def test_model_that_the_world_has_left_behind_is_noticed_replaced_and_well_again
     process = command(name, "--json", "--rate", "0", "--keep")
     line = wait_until_told(process, "The dashboard is at ")
     with urlopen(line.partition(" at ")[2].split()[0], timeout=30) as answer:
-        assert b"Version 2</b> answers" in answer.read()
+        assert b"Version 2</b> predicts" in answer.read()
     process.send_signal(signal.SIGINT)
     report = played(process)
     assert report["succeeded"]
