@@ -152,7 +152,8 @@ def test_release_is_refused_until_its_section_of_the_changelog_is_closed(heading
         (tmp_path / name).write_text((ROOT / name).read_text())
     (tmp_path / "settings.ini").write_text("version = 0.1.0\n")
     (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n## {heading}\n\n- One thing\n\n## 0.0.8\n\n- Another\n")
-    done = subprocess.run(["make", "--no-print-directory", "notes"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = ["make", "--no-print-directory", "notes"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert done.stdout == ("" if code else f"## {heading}\n\n- One thing\n\n")
 
