@@ -30,7 +30,7 @@ def curl_command(
 
 # %% ../../nbs/cli/05_first_request.ipynb #fca0096e
 MAX_WAIT_SECONDS = 60.0  # for the model, from the start of the server
-RETRY_SECONDS = 0.1  # between two requests for its readiness
+RETRY_SECONDS = 0.5  # between two requests for its readiness, each a line of the access log
 
 
 def print_first_request(
