@@ -16,7 +16,7 @@ export PLOOMBER_STATS_ENABLED := false
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help serve build lab test check export hooks image clean lock
+.PHONY: help optional serve build lab test check export hooks image clean lock
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ help: ## list the commands
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python $(VENDOR) --require-hashes --compile-bytecode -r requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
+
+optional: .venv/installed ## install what locks/ has: libraries of models that not everybody needs
+	@for lock in $(wildcard locks/*.lock); do \
+	  $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r $$lock || exit 1; done
 
 serve: .venv/installed ## run the pipeline for SPEC, then serve its model at http://HOST:PORT
 	@mlops-nb serve --check --host $(HOST) --port $(PORT)
@@ -65,7 +69,7 @@ check: .venv/installed ## the fast half of the tests, under a minute
 	ruff check .
 	mlops-nb check
 	$(TYPES)
-	pytest tests $(PARALLEL) -m "not slow" -q
+	pytest tests $(PARALLEL) -m "not slow and not nightly" -q
 
 export: .venv/installed ## notebooks to library: nbdev_export, nbdev_clean
 	@nbdev_export
@@ -84,9 +88,17 @@ clean: ## remove what a build and the tests made; models and runs in store/ stay
 
 COMPILE = $(BIN)/uv pip compile $(VENDOR) --universal --python-version 3.11 --generate-hashes --no-strip-extras \
   --no-emit-index-url --custom-compile-command "make lock" --quiet
+# Extras that a serving image has
+SERVING := serve,postgres,s3,alerts
+# Extras with a lock of their own, beside requirements.lock and in agreement with it
+OPTIONAL := $(basename $(notdir $(wildcard locks/*.lock)))
+EXTRAS := $(filter-out $(OPTIONAL),$(shell sed -n 's/^\([a-z0-9]*\)_requirements *=.*/\1/p' settings.ini))
 lock: ## write requirements.lock anew from the bounds in settings.ini, and of it what serving needs
-	@$(COMPILE) setup.py --all-extras -o requirements.lock
-	@echo '$(FRAMEWORK)[serve,postgres,s3,alerts]' | \
+	@$(COMPILE) setup.py $(addprefix --extra ,$(EXTRAS)) -o requirements.lock
+	@for extra in $(OPTIONAL); do \
+	  sed -n "/^$${extra}_requirements/,/^$$/s/^    //p" settings.ini | grep -v '^#' | \
+	  $(COMPILE) - --constraint requirements.lock -o locks/$$extra.lock || exit 1; done
+	@echo '$(FRAMEWORK)[$(SERVING)]' | \
 	  $(COMPILE) - --constraint requirements.lock --no-emit-package mlops-nb -o serve/requirements.lock
 
 -include development.mk

@@ -21,7 +21,7 @@ from benchmarks.models import put_into_production
 from mlops_nb.batch.jobs import predict_batch
 from mlops_nb.batch.requests import BatchRequest
 from mlops_nb.model.train import fit
-from mlops_nb.orchestration.dask import cluster, fits_on_cluster, runs_on
+from mlops_nb.orchestration.dask import cluster, dask_runner, fits_on_cluster
 from mlops_nb.settings import Settings
 from mlops_nb.spec import ModelSpec
 
@@ -101,7 +101,7 @@ def _job(scheduler: str, home: Path, warm: bool = False):
     name, chunk = ("few", 50) if warm else ("rows", CHUNK)
     request = BatchRequest("bench", str(home / f"{name}.parquet"), str(home / f"{name}-scores"), chunk_rows=chunk)
     with cluster(scheduler) as client:
-        predict_batch(request, again=True, settings=Settings.read({"MLOPS_HOME": str(home)}), run=runs_on(client))
+        predict_batch(request, again=True, settings=Settings.read({"MLOPS_HOME": str(home)}), run=dask_runner(client))
 
 
 def _search(scheduler: str, _home: Path, warm: bool = False):

@@ -5,16 +5,24 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import orjson
 import pandas as pd
+import pytest
 from sklearn.linear_model import LogisticRegression
 
 from mlops_nb.model.bundle import write_bundle
-from mlops_nb.model.signature import Input, Signature
+from mlops_nb.model.columns import input_frame
+from mlops_nb.model.interval import LAC, Interval
+from mlops_nb.model.predictor import Predictor
+from mlops_nb.model.signature import Input, Signature, signature_of
+from mlops_nb.model.train import fit
 from mlops_nb.monitor.prediction_log import PredictionLog
 from mlops_nb.settings import Settings
 from mlops_nb.store.registry import Registry
@@ -31,6 +39,7 @@ SIGNATURE = Signature(
     "repaid",
     ("no", "yes"),
 )
+LIKELY = replace(SIGNATURE, interval=Interval(level=0.9, quantile=0.7, rows=99, method=LAC))
 NUMBERS = Signature((Input("a"), Input("b")), "classification", "side", (0, 1))
 
 
@@ -61,6 +70,17 @@ def package(folder: Path, C: float, signature: Signature = NUMBERS):
     return write_bundle(folder, "toy", estimator, signature, X, X, facts)
 
 
+def served(spec, folder: Path, folds: int = 0) -> tuple:
+    """The estimator of a spec as it was trained, its training rows, and the predictor of its bundle."""
+    rows = spec.schema.validate(spec.load())
+    X = input_frame(spec, rows)
+    estimator = fit(spec, X, rows[spec.target], folds=folds).estimator
+    evaluation = {"metrics": {}, "baseline": {}, "gates": [], "passed": True}
+    metadata = {"params": {}, "seed": 0, "data": {}, "python": "", "packages": {}, "evaluation": evaluation}
+    write_bundle(folder / "bundle", spec.name, estimator, signature_of(spec, estimator), rows, rows, metadata)
+    return estimator, X, Predictor.load(folder / "bundle")
+
+
 def make_home(home: Path, signature: Signature = NUMBERS, promoted: int = 1, **more: str) -> Settings:
     """A home with two versions, `promoted` of them in production one after the other."""
     (home / "settings.ini").touch()
@@ -74,6 +94,16 @@ def make_home(home: Path, signature: Signature = NUMBERS, promoted: int = 1, **m
     return settings
 
 
+@contextmanager
+def unverified():
+    """Let registries take what no service can load, as those of an earlier release did."""
+    with pytest.MonkeyPatch.context() as patch:
+        loaded = SimpleNamespace(close=lambda: None)
+        patch.setattr("mlops_nb.store.registry.Predictor", SimpleNamespace(load=lambda *_, **__: loaded))
+        patch.setattr(Registry, "verify", lambda *_: None)
+        yield
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -81,7 +111,7 @@ def free_port() -> int:
 
 
 def wait_for(condition, seconds: float = 20):
-    """Ask until the condition holds, and answer with what it said."""
+    """Call a function until its result is true, and return the result."""
     deadline = time.monotonic() + seconds
     while True:
         if value := condition():
@@ -126,12 +156,13 @@ class Service:
     def call(self, method: str, path: str, body=None, connection=None):
         own = connection or HTTPConnection("127.0.0.1", self.port, timeout=30)
         content = None if body is None else orjson.dumps(body)
-        own.request(method, path, content, {"Content-Type": "application/json"} if content else {})
-        response = own.getresponse()
-        answer = response.status, orjson.loads(response.read())
-        if connection is None:
-            own.close()
-        return answer
+        try:
+            own.request(method, path, content, {"Content-Type": "application/json"} if content else {})
+            response = own.getresponse()
+            return response.status, orjson.loads(response.read())
+        finally:
+            if connection is None:
+                own.close()
 
     def get(self, path: str):
         return self.call("GET", path)
@@ -144,7 +175,7 @@ class Service:
         return {self.predict()[1].get("version") for _ in range(times)}
 
     def loads(self, version: int) -> int:
-        """How often a worker said that it loaded a version: which worker answers a request is chance."""
+        """Return how often a worker logged that it loaded a version (which worker gets a request is chance)."""
         return self.log.read_text().count(f"toy version {version} loaded")
 
     def lines(self, route: str) -> list[dict]:

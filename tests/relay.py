@@ -6,12 +6,14 @@ from contextlib import suppress
 
 
 class Relay:
-    """The way to a server on this machine, which can be cut and mended."""
+    """The way to a server on this machine, which can be cut and mended, or hang."""
 
     def __init__(self, target: int):
         self._target = target
         self._open, self._server = [], socket.create_server(("127.0.0.1", 0))
         self.port, self.up = self._server.getsockname()[1], True
+        self._flows = threading.Event()
+        self._flows.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self):
@@ -31,13 +33,22 @@ class Relay:
     def _copy(self, source, target):
         try:
             while content := source.recv(2**16):
+                self._flows.wait()
                 target.sendall(content)
         except OSError:
             pass
         finally:
             _end(source, target)
 
+    def hang(self):
+        """Keep what is sent, until `go_on`: the other side waits, and sees no error."""
+        self._flows.clear()
+
+    def go_on(self):
+        self._flows.set()
+
     def cut(self):
+        self.go_on()
         self.up = False
         _end(*self._open)
         self._open.clear()

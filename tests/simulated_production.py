@@ -80,24 +80,34 @@ class World:
         return self.spec.scenarios[scenario](n, seed)
 
     def serve(self, table: pd.DataFrame, ago: float = 60.0, labels=None, columns=None):
-        """Let production answer rows, and say what is true of them (nothing if labels is False)."""
+        """Log production's predictions of a table, with its labels (none if `labels` is False)."""
         predictor = self.registry.load(self.name)
         names = columns or predictor.signature.names
         began, entries = time.time() - ago, []
         truth = table[self.spec.target].tolist() if labels is None else labels
         for start in range(0, len(table), 20):
-            some = table.iloc[start : start + 20]
-            given = to_table(predictor.signature, some)
-            answer = predictor.engine.predict(given)
-            rows = rows_of(predictor.signature, given)
+            batch = table.iloc[start : start + 20]
+            inputs = to_table(predictor.signature, batch)
+            predictions = predictor.engine.predict(inputs)
+            rows = rows_of(predictor.signature, inputs)
             kept = [[row[predictor.signature.names.index(c)] for c in names] for row in rows]
             id, at = f"r{self.sent:06d}", began + start / 1000
-            sure = None if answer.probability is None else answer.probability.tolist()
-            version = predictor.version
-            said = answer.prediction.tolist(), sure
-            entries.append(PredictionRecord(id, at, self.name, version, "production", 0.5, names, kept, *said))
+            probability = None if predictions.probability is None else predictions.probability.tolist()
+            record = PredictionRecord(
+                id=id,
+                at=at,
+                name=self.name,
+                version=predictor.version,
+                role="production",
+                latency_ms=0.5,
+                columns=names,
+                rows=kept,
+                prediction=predictions.prediction.tolist(),
+                probability=probability,
+            )
+            entries.append(record)
             if labels is not False:
-                entries += [LabelRecord(f"{id}-{i}", truth[start + i], at) for i in range(len(some))]
+                entries += [LabelRecord(f"{id}-{i}", truth[start + i], at) for i in range(len(batch))]
             self.sent += 1
         self.log.add(entries)
         predictor.close()

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from nbdev.showdoc import show_doc
 
-from mlops_nb.project.lint import _cells
-from mlops_nb.project.scaffold import template_files
+from mlops_nb.project.notebook_cells import parse_cells
+from mlops_nb.project.template import template_files
 from mlops_nb.settings import Settings, settings_table
 from mlops_nb.spec import ModelSpec
 
@@ -58,7 +58,7 @@ FLOORS = [
 ]
 SERVING_FLOORS = [{"http"}, {"inference", "server"}, {"telemetry", "protocols"}, {"dashboard"}, {"service"}]
 SERVING_USES = {"base", "data", "model", "store", "monitor", "orchestration"}
-BASE = {"errors", "settings", "spec", "features", "estimators", "display"}
+BASE = {"errors", "settings", "spec", "features", "estimators", "display", "onnx_session"}
 
 
 def place_of(module: str) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ def test_notebook_is_in_the_folder_of_the_module_that_it_exports():
 def test_notebooks_import_only_names_that_the_library_has():
     missing = []
     for notebook in NOTEBOOKS:
-        for node in (node for cell in _cells(notebook) for node in ast.walk(cell.tree)):
+        for node in (node for cell in parse_cells(notebook) for node in ast.walk(cell.tree)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mlops_nb"):
                 try:
                     exec(ast.unparse(node), {})
@@ -152,10 +152,10 @@ def test_show_doc_has_every_public_function_and_class():
         ("wandb", {"wandb.py"}),
         ("fcntl", {"file_lock.py"}),
         ("ploomber", {"dask.py"}),
-        ("skl2onnx", {"engine.py"}),
-        ("onnxruntime", {"engine.py"}),
+        ("skl2onnx", {"conversion.py"}),
+        ("onnxruntime", {"onnx_session.py"}),
         ("pickle", set()),
-        ("joblib", {"dask.py"}),
+        ("joblib", {"dask.py", "train.py"}),
         ("distributed", {"dask.py"}),
     ],
 )
@@ -207,6 +207,16 @@ def test_lock_satisfies_the_bounds_and_pins_with_hashes():
             assert requirement.specifier.contains(version, prereleases=True), str(requirement)
     assert "--hash=sha256:" in lines
     assert "://" not in lines
+    for lock in sorted((ROOT / "locks").glob("*.lock")):
+        optional = lock.read_text()
+        found = dict(re.findall(r"^([a-z0-9._-]+)==([^ \\]+)", optional, re.MULTILINE))
+        (requirement,) = map(Requirement, config["DEFAULT"][f"{lock.stem}_requirements"].split())
+        assert requirement.specifier.contains(found[requirement.name]), str(requirement)
+        assert requirement.name not in pinned, "the default lock has no optional library"
+        pins = [{*re.findall(r"^([a-z0-9._-]+)==([^ \\]+)", text, re.MULTILINE)} for text in (optional, lines)]
+        assert {(name, version) for name, version in pins[0] if name in pinned} <= pins[1]
+        assert "--hash=sha256:" in optional
+        assert "://" not in optional
 
 
 # What is documented

@@ -25,17 +25,19 @@ from pyarrow import parquet
 from sqlalchemy.engine import Engine
 
 from .chunks import Source
+from .csv_source import CsvFiles, CsvSource
 from .file_sink import FileSink
 from .requests import BatchRequest, Job, Jobs
 from .scorer import ChunkScorer, load_predictor
 from .sources import open_source
-from .table_sink import close_connections
-from .targets import OUTPUT_COLUMNS, ChunkResult
+from .table_sink import close_connections, split_table
+from .targets import INTERVAL_COLUMNS, OUTPUT_COLUMNS, ChunkResult
 from ..data.tables import expand_source
 from ..errors import BatchError, DataError, known_names
 from ..model.signature import Signature
 from ..settings import Settings
 from ..store.database import connect, reading
+from ..store.faults import check_writable
 from ..store.file_lock import lock_file
 from ..store.lock import Lock, LockedError
 from ..store.privacy import redact
@@ -82,6 +84,8 @@ def predict_batch(
                 return _finish(request, jobs, unfinished, settings)
             with ExitStack() as unless_begun:
                 if not unfinished:
+                    if not request.table and "://" not in request.output:
+                        check_writable(Path(request.output).resolve().parent)
                     unless_begun.callback(shutil.rmtree, _job_folder(settings, request), ignore_errors=True)
                 scorer = _plan(request, unfinished, registry, settings)
                 if not (unfinished or again) and finished and _is_done(finished, scorer):
@@ -91,7 +95,8 @@ def predict_batch(
                 unless_begun.pop_all()
             if not unfinished:
                 jobs.begin(scorer.job)
-            scorer.sink.prepare(scorer.schema, scorer.rejects_schema)
+            if scorer.source.chunks or not request.table:  # an empty query has no types to make a table of
+                scorer.sink.prepare(scorer.schema, scorer.rejects_schema)
             return _finish(request, jobs, _score_missing(scorer, jobs, max_rejects, run, progress), settings)
     finally:
         close_connections()
@@ -153,12 +158,14 @@ def _previous_jobs(
 def _check_options(request: BatchRequest, unfinished: Job):
     "Raise a `BatchError` if a job was begun with other options."
     options = request.options()
-    differing = [name for name, value in options.items() if value != unfinished.options.get(name)]
+    names = dict.fromkeys([*options, *unfinished.options])
+    now, then = ({n: of.get(n, getattr(BatchRequest, n, None)) for n in names} for of in (options, unfinished.options))
+    differing = [name for name in names if now[name] != then[name]]  # either lacks an option that has its default
     if differing:
         name = differing[0]
         raise BatchError(
             f"Job {unfinished.id}, which writes to {request.destination}, is not finished and was begun with "
-            f"{name} {unfinished.options.get(name)!r}, not {options[name]!r}. {_RESTART}"
+            f"{name} {then[name]!r}, not {now[name]!r}. {_RESTART}"
         )
 
 # %% ../../nbs/batch/09_jobs.ipynb #f9c56ee1
@@ -170,7 +177,7 @@ def _plan(request: BatchRequest, unfinished: Job | None, registry: Registry, set
     else:
         version = registry.get(request.name, request.version).version
         shutil.rmtree(folder, ignore_errors=True)
-    source = open_source(request.input, request.query, folder, request.chunk_rows)
+    source = open_source(request.input, request.query, folder, request.chunk_rows, request.header)
     job = unfinished or _new_job(request, version, source)
     _check_input(source.fingerprint, job)
     signature = load_predictor(settings, request.name, version).signature
@@ -234,23 +241,37 @@ def _keys(request: BatchRequest, source: Source, signature: Signature) -> tuple[
     "Return the columns that identify a row; raise an error if source or request do not fit the model."
     for name in (column.name for column in signature.inputs if column.required):
         if name not in source.names:
-            raise DataError(f"Column {name!r} is missing in {request.input}. {known_names(name, source.names)}")
+            raise DataError(f"Column {name!r} is missing in {request.input}. {_known_columns(name, source)}")
     for name in request.key:
         if name not in source.names:
             raise DataError(f"{request.input} has no column {name!r} for the key. {known_names(name, source.names)}")
     if request.probability and not signature.probability:
         raise BatchError(f"The model {request.name!r} has no probabilities; leave --probability out.")
+    if request.interval and signature.interval is None:
+        raise BatchError(
+            f"This version of the model {request.name!r} has no interval; leave --interval out, or build a version whose spec has "
+            "one: ModelSpec(..., interval=0.9)."
+        )
+    taken_names = (*OUTPUT_COLUMNS, "row", *(INTERVAL_COLUMNS if request.interval else ()))
     keys = request.key or tuple(name for name in source.names if name not in signature.names)
-    if taken := [name for name in keys if name in (*OUTPUT_COLUMNS, "row") or name.startswith("probability_")]:
+    if taken := [name for name in keys if name in taken_names or name.startswith("probability_")]:
         raise BatchError(
             f"{request.input} has a column {taken[0]!r}, as the output has. Choose with --key which to keep."
         )
     return keys
 
+
+def _known_columns(name: str, source: Source) -> str:
+    "Return a sentence about the columns of a source, or that it has no header."
+    if isinstance(source, CsvSource | CsvFiles) and source.lacks_header():
+        return "Its first line looks like the others: --no-header if it has no names; then they are column_1, column_2 ..."
+    return known_names(name, source.names)
+
 # %% ../../nbs/batch/09_jobs.ipynb #b0900009
 def _score_missing(scorer: ChunkScorer, jobs: Jobs, max_rejects: float, run: Runner, progress: Progress) -> Job:
     "Score the chunks that are missing."
-    began, done, chunks = time.perf_counter(), scorer.sink.done(), scorer.source.chunks
+    began, chunks = time.perf_counter(), scorer.source.chunks
+    done = scorer.sink.done() if chunks else []
     numbers, total = {result.number for result in done}, sum(chunk.rows for chunk in chunks)
     rows, rejected = sum(result.rows for result in done), sum(result.rejected for result in done)
     missing, reason = [chunk.number for chunk in chunks if chunk.number not in numbers], None
@@ -267,15 +288,30 @@ def _score_missing(scorer: ChunkScorer, jobs: Jobs, max_rejects: float, run: Run
                     bar.update(result.rows + result.rejected)
                 if rejected > max_rejects * total:
                     break
+        if not chunks and not scorer.request.table:  # an output with the columns, and no rows
+            scorer.sink.write(0, scorer.schema.empty_table(), scorer.rejects_schema.empty_table())
         _check_input(scorer.source.current_fingerprint(), job)
     except Exception as e:
-        jobs.update(job, error=redact(str(e)))
-        raise
+        error = _cause(e, scorer, job)
+        jobs.update(job, error=redact(str(error)))
+        if error is e:
+            raise
+        raise error from e
     if rejected > max_rejects * total:
         first = f" (the first: {reason})" if reason else "."
         _stop(scorer, jobs, job, f"{rejected:,} of {total:,} rows do not fit the model, more than the share of "
               f"{max_rejects:g} that --max-rejects allows{first}")  # fmt: skip
     return jobs.update(job, state="publishing", rows=rows, rejected=rejected)
+
+
+def _cause(error: Exception, scorer: ChunkScorer, job: Job) -> Exception:
+    "Return the error of a changed input, in which the rows are elsewhere, else the error itself."
+    if isinstance(error, DataError):
+        try:
+            _check_input(scorer.source.current_fingerprint(), job)
+        except BatchError as changed:
+            return changed
+    return error
 
 
 def _stop(scorer: ChunkScorer, jobs: Jobs, job: Job, error: str):
@@ -294,10 +330,13 @@ def head(
 ) -> pd.DataFrame:
     "Return the first rows that a job wrote."
     if request.table:
-        table = sa.table(f"{request.table}_rejects" if rejects else request.table)
-        engine = connect(expand_source(request.output))
+        schema, name = split_table(request.table)
+        table = sa.table(f"{name}_rejects" if rejects else name, schema=schema)
+        engine = connect(expand_source(request.output), may_be_empty=True)
         with reading(engine) as connection:
-            found = pd.read_sql_query(sa.select(sa.text("*")).select_from(table).limit(rows), connection)
+            exists = sa.inspect(connection).has_table(table.name, schema)
+            query = sa.select(sa.text("*")).select_from(table).limit(rows)
+            found = pd.read_sql_query(query, connection) if exists else pd.DataFrame()
         engine.dispose()
         return found
     sink = FileSink(request.output, "")

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 import numpy as np
+import orjson
 import pyarrow
 
 from .chunks import ChunkData, Source
@@ -64,6 +65,10 @@ class ChunkScorer:
         columns = [("prediction", pyarrow.float64() if labels is None else pyarrow.array(list(labels)).type)]
         if self.request.probability:
             columns += [(f"probability_{label_text(label)}", pyarrow.float64()) for label in labels or ()]
+        if self.request.interval and labels is None:
+            columns += [("prediction_low", pyarrow.float64()), ("prediction_high", pyarrow.float64())]
+        elif self.request.interval:
+            columns += [("prediction_set", pyarrow.string())]
         columns += [("model", pyarrow.string()), ("model_version", pyarrow.int64())]
         return pyarrow.schema([*keys, *columns, ("predicted_at", pyarrow.timestamp("us", "UTC"))])
 
@@ -78,9 +83,10 @@ class ChunkScorer:
         if predicted.predictions is None:
             return self.schema.empty_table()
         rows, is_whole = predicted.rows, len(predicted.rows) == len(data.table)
-        columns = {key: data.table[key] if is_whole else data.table[key].take(rows) for key in self.keys}
+        columns = {key: data.key(key) if is_whole else data.key(key).take(rows) for key in self.keys}
         columns = columns or {"row": pyarrow.array(data.row_numbers[rows])}
         columns |= predicted.predictions.columns(self.request.probability)
+        columns |= _interval_columns(self.signature, predicted.predictions) if self.request.interval else {}
         constants = {"model": self.job.name, "model_version": self.job.version, "predicted_at": at}
         columns |= {name: pyarrow.repeat(value, len(rows)) for name, value in constants.items()}
         return pyarrow.table([_cast(columns[f.name], f.type) for f in self.schema], self.schema)
@@ -94,7 +100,7 @@ class ChunkScorer:
         columns = {"row": numbers, "reason": reasons}
         for key in self.keys:
             kind = schema.field(key).type
-            known = _cast(data.table[key].take(refused), kind)
+            known = _cast(data.key(key).take(refused), kind)
             columns[key] = pyarrow.chunked_array([*known.chunks, nulls.cast(kind)], kind)
         return pyarrow.table([columns[name] for name in schema.names], schema).sort_by("row")
 
@@ -129,6 +135,17 @@ def load_predictor(settings: Settings, name: str, version: int) -> Predictor:
     "Load a version, once in a process."
     with closing(Registry.open(settings)) as registry:
         return registry.load(name, version, split_names(settings.trusted_types))
+
+
+def _interval_columns(signature: Signature, predictions: Predictions) -> dict[str, pyarrow.Array]:
+    "Return low and high of each interval, or each set of labels as a JSON list, which every target takes."
+    interval = signature.interval
+    assert interval is not None  # the job was refused otherwise
+    if predictions.classes is None or predictions.probability is None:
+        low, high = interval.bounds(predictions.prediction).T
+        return {"prediction_low": pyarrow.array(low), "prediction_high": pyarrow.array(high)}
+    sets = interval.sets(predictions.prediction, predictions.probability, predictions.classes)
+    return {"prediction_set": pyarrow.array([orjson.dumps(labels).decode() for labels in sets], pyarrow.string())}
 
 
 def _writable(kind: pyarrow.DataType) -> pyarrow.DataType:

@@ -6,8 +6,8 @@
 __all__ = ['open_source']
 
 # %% ../../nbs/batch/03_sources.ipynb #b0300002
-import csv
 import hashlib
+import json
 import shutil
 from collections.abc import Sequence
 from decimal import Decimal
@@ -20,17 +20,17 @@ import pyarrow
 from pyarrow import parquet
 
 from .chunks import Source, files_fingerprint
-from .csv_source import CsvSource
+from .csv_source import CsvFiles, CsvSource
 from .parquet_source import ParquetSource
 from ..data.dialect import csv_dialect
 from ..data.tables import expand_source, is_database
 from ..errors import DataError
 
 # %% ../../nbs/batch/03_sources.ipynb #00000012
-def _save_text(location: str, encoding: str, folder: Path) -> Path:
+def _save_text(location: str, encoding: str, folder: Path, number: int = 0) -> Path:
     "Store a text file unpacked and in UTF-8."
     folder.mkdir(parents=True, exist_ok=True)
-    partial_file, stored = folder / "text.partial", folder / "text.csv"
+    partial_file, stored = folder / "text.partial", folder / f"text{number or ''}.csv"
     with (
         fsspec.open(location, "rt", compression="infer", encoding=encoding, newline="") as file,
         partial_file.open("w", encoding="utf-8", newline="") as plain,
@@ -52,15 +52,17 @@ def _save_query(source: str, url: str, query: str, folder: Path, chunk_rows: int
         with engine.connect() as connection:
             streaming = connection.execution_options(stream_results=True, max_row_buffer=10_000)
             result = streaming.execute(text(query))
-            for number, rows in enumerate(result.partitions(chunk_rows)):
-                parquet.write_table(_to_arrow(list(result.keys()), rows), partial_folder / f"{number:05d}.parquet")
+            names, number = list(map(str, result.keys())), 0
+            for number, rows in enumerate(result.partitions(chunk_rows), 1):
+                parquet.write_table(_to_arrow(names, rows), partial_folder / f"{number - 1:05d}.parquet")
+            if not number:
+                nothing = pyarrow.table({name: pyarrow.nulls(0) for name in names})
+                parquet.write_table(nothing, partial_folder / "00000.parquet")
     except (SQLAlchemyError, ImportError, pyarrow.ArrowException) as e:
         reason = (str(getattr(e, "orig", None) or e)).splitlines()[0]
         raise DataError(f"Cannot read {source}: {reason.replace(url, source)}") from None
     finally:
         engine.dispose()
-    if not any(partial_folder.iterdir()):
-        raise DataError(f"{source}: the query has no rows.")
     partial_folder.rename(folder / "query")
 
 
@@ -74,7 +76,7 @@ def _content_hash(folder: Path) -> str:
 
 # %% ../../nbs/batch/03_sources.ipynb #b0300004
 def _to_arrow(names: Sequence[str], rows: Sequence[Sequence]) -> pyarrow.Table:
-    "Return rows of a database as columns; a UUID becomes a text."
+    "Return rows of a database as columns; a UUID becomes a text, and so does what Arrow has no type for."
     columns = {}
     for name, values in zip(map(str, names), zip(*rows, strict=True), strict=True):
         first = next((v for v in values if v is not None), None)
@@ -83,8 +85,23 @@ def _to_arrow(names: Sequence[str], rows: Sequence[Sequence]) -> pyarrow.Table:
         elif isinstance(first, UUID):
             columns[name] = pyarrow.array([None if v is None else str(v) for v in values])
         else:
-            columns[name] = pyarrow.array(values)
+            columns[name] = _array(values)
     return pyarrow.table(columns)
+
+
+def _array(values: Sequence) -> pyarrow.Array:
+    "Return values with their type; as texts if that is no type of Arrow: sets, addresses, objects of many forms."
+    try:
+        return pyarrow.array(values)
+    except pyarrow.ArrowException:
+        return pyarrow.array([v if v is None or isinstance(v, str) else _as_text(v) for v in values])
+
+
+def _as_text(value) -> str:
+    "Return a value as JSON, or as Python writes it."
+    if not isinstance(value, dict | list | tuple | set | frozenset):
+        return str(value)
+    return json.dumps(sorted(value, key=str) if isinstance(value, set | frozenset) else value, default=str)
 
 
 def _decimals(values: Sequence[Decimal | None]) -> pyarrow.Array:
@@ -100,6 +117,7 @@ def open_source(
     query: str | None,  # The SQL to run, with a SQLAlchemy URL
     folder: Path,  # Stores what cannot be read from the middle
     chunk_rows: int = 100_000,  # Most rows of a chunk
+    header: bool = True,  # The first line of a CSV file has the names of the columns
 ) -> Source:
     "Plan a source."
     if is_database(source) and not query:
@@ -110,14 +128,12 @@ def open_source(
     if query:
         return _open_query(source, location, query, folder, chunk_rows)
     try:
-        opened = _open_files(source, location, folder, chunk_rows)
-    except csv.Error as e:
-        raise DataError(f"Cannot read {source}: {e}; is a quote missing? Write it as Parquet.") from None
+        opened = _open_files(source, location, folder, chunk_rows, header)
     except (OSError, ImportError, UnicodeDecodeError) as e:
         reason = (str(e) or type(e).__name__).splitlines()[0].replace(location, source)
         raise DataError(f"Cannot read {source}: {reason}.") from None
-    if not opened.chunks:
-        raise DataError(f"{source} has no rows.")
+    if not opened.names:
+        raise DataError(f"{source} has no rows, and no names of columns.")
     return opened
 
 # %% ../../nbs/batch/03_sources.ipynb #9baf2e4b
@@ -131,25 +147,49 @@ def _open_query(source: str, url: str, query: str, folder: Path, chunk_rows: int
     return opened
 
 
-def _open_files(source: str, location: str, folder: Path, chunk_rows: int) -> Source:
+def _open_files(source: str, location: str, folder: Path, chunk_rows: int, header: bool) -> Source:
     "Plan CSV or Parquet files."
     filesystem, path = fsspec.core.url_to_fs(location)
     files = sorted(filesystem.glob(path)) if "*" in path else path
     if not files or not (isinstance(files, list) or filesystem.exists(path)):
         raise FileNotFoundError("there is nothing of this name")
-    name, stem = str(path).lower(), _without_compression(str(path).lower())
-    if isinstance(files, list) or filesystem.isdir(path) or name.endswith((".parquet", ".pq")):
+    is_text = [_is_text(name) for name in (files if isinstance(files, list) else [path])]
+    if isinstance(files, list) and any(is_text):
+        if not all(is_text):
+            raise DataError(f"{source} names files of different kinds: {files[0]} and {files[is_text.index(not is_text[0])]}.")
+        parts = enumerate(files)
+        return CsvFiles(source, [_open_text(f, f, filesystem, folder, chunk_rows, header, n) for n, f in parts])
+    if isinstance(files, list) or filesystem.isdir(path) or str(path).lower().endswith((".parquet", ".pq")):
         return ParquetSource(source, files, filesystem, chunk_rows)
-    if not stem.endswith((".csv", ".tsv", ".txt")):
+    if not is_text[0]:
         raise DataError(f"Cannot tell how to read {source}: give .csv, .tsv, .parquet, a folder, or a database.")
+    return _open_text(source, path, filesystem, folder, chunk_rows, header)
+
+
+def _open_text(
+    source: str,
+    path: str,
+    filesystem: fsspec.AbstractFileSystem,
+    folder: Path,
+    chunk_rows: int,
+    header: bool,
+    number: int = 0,
+) -> CsvSource:
+    "Plan one CSV file; store it first if it is compressed or not in UTF-8."
+    location = filesystem.unstrip_protocol(path)
     dialect = csv_dialect(location)
-    if stem == name and dialect["encoding"] in ("utf-8", "utf-8-sig"):
-        return CsvSource(source, path, filesystem, chunk_rows, dialect)
-    stored = _save_text(location, dialect["encoding"], folder)
-    opened = CsvSource(source, str(stored), fsspec.filesystem("file"), chunk_rows, dialect)
+    if _without_compression(path.lower()) == path.lower() and dialect["encoding"] in ("utf-8", "utf-8-sig"):
+        return CsvSource(source, path, filesystem, chunk_rows, dialect, header)
+    stored = _save_text(location, dialect["encoding"], folder, number)
+    opened = CsvSource(source, str(stored), fsspec.filesystem("file"), chunk_rows, dialect, header)
     opened.current_fingerprint = partial(files_fingerprint, filesystem, [path])
     opened.fingerprint = opened.current_fingerprint()
     return opened
+
+
+def _is_text(name: str) -> bool:
+    "Whether a file of this name is a text table, compressed or not."
+    return _without_compression(str(name).lower()).endswith((".csv", ".tsv", ".txt"))
 
 
 def _without_compression(name: str) -> str:

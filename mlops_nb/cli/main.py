@@ -22,7 +22,8 @@ from .simulate import play_demo, traffic
 # %% ../../nbs/cli/10_main.ipynb #5c73e7b9
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="mlops-nb")
-def main() -> None:
+@click.option("--debug", is_flag=True, help="Raise an error with its traceback.")
+def main(debug: bool) -> None:
     "From one notebook to a monitored prediction service."
 
 

@@ -49,7 +49,8 @@ def list_models(name, as_json):
         else:
             rows = [_version_row(v) for v in registry.versions(name) or [registry.get(name, 1)]]
             columns = ["version", "aliases", "gates", "metric", "value", "created", "run"]
-    empty = "No model is registered yet: run ploomber build."
+        lost = None if rows else registry.describe_loss()
+    empty = "No model is registered yet: run ploomber build." if lost is None else f"No model is registered. {lost}"
     print_json(rows) if as_json else print_table(rows, columns, empty)
 
 
@@ -75,7 +76,16 @@ def _version_row(version: "Version") -> dict[str, Any]:
 
 # %% ../../nbs/cli/01_models.ipynb #b3a6a0d5
 HISTORY_COLUMNS = ["at", "alias", "action", "from_version", "to_version", "actor", "reason"]
-MANIFEST_FIELDS = ("engine", "onnx", "params", "seed", "data", "code", "python", "packages", "identity")
+MANIFEST_FIELDS = ("engine", "onnx", "parity", "params", "seed", "data", "code", "python", "packages", "identity")
+
+
+def _print_gates(gates: list[dict[str, Any]]) -> None:
+    from mlops_nb.model.evaluate import GateResult
+
+    if gates:
+        click.echo("gates:")
+    for gate in gates:
+        click.echo(f"  {GateResult.from_dict(gate)}")
 
 
 @models.command()
@@ -91,7 +101,9 @@ def show(name, version, as_json):
         print_json(_version_row(found) | {"manifest": found.manifest, "history": changes})
         return
     print_fields({"name": name, **_version_row(found), **{k: found.manifest.get(k) for k in MANIFEST_FIELDS}})
-    print_fields({"metrics": (found.manifest.get("evaluation") or {}).get("metrics", {})})
+    evaluation = found.manifest.get("evaluation") or {}
+    print_fields({"metrics": evaluation.get("metrics", {})})
+    _print_gates(evaluation.get("gates", []))
     click.echo()
     print_table(changes, HISTORY_COLUMNS, "No alias was moved to it.")
 
@@ -110,18 +122,21 @@ alias_option = click.option("--alias", default="production", show_default=True, 
 def promote(name, version, alias, reason, force, as_json):
     "Point an alias of NAME to VERSION (a number or another alias); a running service follows within 2 s."
     with open_registry() as registry:
-        _print_change(name, registry.promote(name, version, alias, reason, force=force), as_json)
+        before = registry.version_of(name, alias)
+        change = registry.promote(name, version, alias, reason, force=force)
+        _print_change(name, change, as_json, moved=change.to_version != before)
 
 
 @models.command()
 @click.argument("name")
 @alias_option
 @reason_option
+@click.option("--nearest", is_flag=True, help="Skip versions that cannot be served.")
 @json_option
-def rollback(name, alias, reason, as_json):
+def rollback(name, alias, reason, nearest, as_json):
     "Point an alias of NAME to the version before; a running service follows within 2 s."
     with open_registry() as registry:
-        _print_change(name, registry.rollback(name, alias, reason), as_json)
+        _print_change(name, registry.rollback(name, alias, reason, nearest=nearest), as_json)
 
 
 @models.command()
@@ -135,12 +150,12 @@ def clear(name, alias, reason, as_json):
         _print_change(name, registry.clear(name, alias, reason), as_json)
 
 
-def _print_change(name: str, change: "AliasChange", as_json: bool) -> None:
+def _print_change(name: str, change: "AliasChange", as_json: bool, moved: bool = True) -> None:
     if as_json:
         print_json({"name": name, **asdict(change)})
     else:
         before, after = (f"version {v}" if v else "nowhere" for v in (change.from_version, change.to_version))
-        click.echo(f"{change.alias} of {name}: {before} -> {after}")
+        click.echo(f"{change.alias} of {name}: {f'{before} ->' if moved else 'already at'} {after}")
 
 # %% ../../nbs/cli/01_models.ipynb #bc3bf5ff
 @models.command("history")

@@ -44,18 +44,21 @@ def monitor(name, last, rows, then_investigate, batch, as_json):
 # %% ../../nbs/cli/07_monitor.ipynb #6e4fd5fc
 def _print_health(report: "HealthReport") -> None:
     span = f", {report.since:%Y-%m-%d %H:%M:%S} to {report.until:%Y-%m-%d %H:%M:%S} UTC" if report.rows else ""
-    click.echo(f"{report.name} version {report.version}: {report.status} ({report.rows} rows{span})")
+    of = " of batch jobs" if "batch" in report.roles else ""
+    click.echo(f"{report.name} version {report.version}: {report.status} ({report.rows} rows{of}{span})")
     if report.rows:
         latency = ", ".join(f"{name} {format_number(ms, 3)} ms" for name, ms in report.latency.items())
         click.echo(f"  latency: {latency}")
     if report.traffic and report.traffic.requests is not None:
         t = report.traffic
-        click.echo(f"  requests: {t.requests:,}, {t.refused:,} refused (4xx), {t.failed:,} failed (5xx)")
+        begin = f" since {t.since:%Y-%m-%d %H:%M} UTC" if t.since else ""
+        click.echo(f"  requests{begin}: {t.requests:,}, {t.refused:,} refused (4xx), {t.failed:,} failed (5xx)")
     for r in report.performance.results if report.performance else ():
         if r.slice == "all":
-            click.echo(f"  {r.metric}: {r.reason}, {r.rows:,} labelled rows")
+            begin = f" since {report.labelled_since:%Y-%m-%d %H:%M:%S} UTC" if report.labelled_since else ""
+            click.echo(f"  {r.metric}: {r.reason}, {r.rows:,} labelled rows{begin}")
     for estimate in report.estimates:
-        click.echo(f"  {estimate.metric}: {estimate.reason}")
+        click.echo(f"  {estimate.metric}: {estimate.reason}, {estimate.rows:,} rows")
     for finding in report.findings:
         click.echo(f"  ALERT {finding.kind} of {finding.subject}: {finding.text}")
     for reason in report.inconclusive:

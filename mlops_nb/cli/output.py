@@ -6,6 +6,7 @@
 __all__ = ['json_option', 'CommandGroup', 'print_json', 'print_table', 'print_fields']
 
 # %% ../../nbs/cli/00_output.ipynb #79741e24
+import errno
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,18 +14,47 @@ from typing import Any
 import click
 
 from ..display import format_number
-from ..errors import MlopsError
 
 # %% ../../nbs/cli/00_output.ipynb #a76c89b5
 class CommandGroup(click.Group):
-    "Group of commands whose errors are printed as one line."
+    "Group of commands whose errors are printed as one sentence; with `--debug` they are raised."
 
     def invoke(self, ctx: click.Context) -> Any:
-        "Invoke a command; raise the library's errors as click's."
+        "Invoke a command; raise its error as click's."
         try:
             return super().invoke(ctx)
-        except MlopsError as e:
-            raise click.ClickException(str(e)) from e
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as e:
+            if ctx.params.get("debug") or getattr(e, "errno", None) == errno.EPIPE:  # click ends when its reader has
+                raise
+            raise click.ClickException(_describe(e)) from e
+
+
+def _describe(error: Exception) -> str:
+    "Return one sentence about an error, without secrets; write the traceback of a defect into a file."
+    from mlops_nb.store.faults import describe_fault
+    from mlops_nb.store.privacy import redact
+
+    return redact(describe_fault(error) or _describe_defect(error))
+
+
+def _describe_defect(error: Exception) -> str:
+    import tempfile
+    import traceback
+
+    from mlops_nb.store.privacy import redact
+
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+    first = next(iter(str(error).splitlines()), "")
+    sentence = f"Unexpected {type(error).__name__}{where}: {first}".rstrip(": ")
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="mlops-nb-", suffix=".log", delete=False, encoding="utf-8") as log:
+            log.write(redact("".join(traceback.format_exception(error))))
+    except OSError:
+        return f"{sentence}. Repeat with mlops-nb --debug to see the traceback."
+    return f"{sentence}. Its traceback is in {log.name}."
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

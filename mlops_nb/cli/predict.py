@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 @click.option("--input", help="CSV, Parquet (a file, a folder, a pattern), any fsspec URL, or a SQLAlchemy URL.")
 @click.option("--output", help="A .csv file, a folder for Parquet files, or a SQLAlchemy URL.")
 @click.option("--query", help="SQL to read, when --input is a database.")
-@click.option("--table", help="Table to write, when --output is a database.")
+@click.option("--table", help="Table to write, or schema.table, when --output is a database.")
+@click.option("--no-header", "header", flag_value=False, default=True, help="A CSV file has no names: column_1, column_2 ...")
 @click.option("--version", default="production", show_default=True, help="A number or an alias.")
 @click.option("--key", multiple=True, help="Column that identifies a row (default: all that the model leaves out).")
 @click.option("--probability", is_flag=True, help="Write the probability of each class, too.")
+@click.option("--interval", is_flag=True, help="Write the interval of each prediction, or its set of labels, too.")
 @click.option("--log", is_flag=True, help="Write into the prediction log, too, for mlops-nb monitor.")
 @click.option(
     "--max-rejects",

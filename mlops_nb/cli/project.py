@@ -26,27 +26,35 @@ if TYPE_CHECKING:
 @click.option("--target", help="Column to predict.")
 @click.option("--time", help="Column to split by: the newest rows are the test set.")
 @click.option("--index", help="Column to leave out.")
+@click.option("--header/--no-header", default=None, help="The first line of a CSV file has the names; --no-header: column_1 ...")
+@click.option("--merge", multiple=True, help="Column whose values are one where they differ in case and blanks alone (repeatable).")
+@click.option("--keep", multiple=True, help="Column to give to the model although it looks like a leak or an id (repeatable).")
+@click.option("--minutes", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Time for the trials of estimators.")
 @json_option
-def new(name, data, query, target, time, index, as_json):
+def new(name, data, query, target, time, index, header, merge, keep, minutes, as_json):
     "Make a project NAME for a table: notebook, pipeline, service, tests."
     from mlops_nb.project.scaffold import new_project
 
     if data is None and (query or target):
         raise click.UsageError("--target and --query say something about a table: give it with --data.")
-    made = new_project(name, data, target, query, time, index, progress=True)
+    given = {"header": header, "merge": merge, "keep": keep, "minutes": minutes}
+    made = new_project(name, data, target, query, time, index, progress=True, **given)
     if as_json:
-        trial = asdict(made.trial)
-        print_json({"folder": str(made.folder), **asdict(made.found), "trial": trial, "notes": made.notes})
+        comparison = made.comparison
+        trial = {"baseline": comparison.baseline_score, "scores": comparison.scores, "rows": comparison.sample_rows}
+        print_json({"folder": str(made.folder), **asdict(made.summary), "trial": trial, "notes": made.notes, "warnings": made.warnings})
     else:
         _print_project(name, made)
+    for warning in made.warnings:
+        click.echo(f"Warning: {warning}", err=True)
 
 
 def _print_project(name: str, made: "NewProject") -> None:
-    table, trial = made.found, made.trial
-    click.echo(f"{table.rows:,} rows, {len(table.used)} of {len(table.columns)} columns are used.")
-    score, _ = trial.scores[trial.chosen]
-    reached = f"{table.target.scorer} {score:.3f}, without looking at a column {trial.baseline:.3f}"
-    click.echo(f"{table.target.name}: {table.target.task} with {trial.chosen}, {reached}.")
+    summary, comparison = made.summary, made.comparison
+    click.echo(f"{summary.rows:,} rows, {len(summary.used)} of {len(summary.columns)} columns are used.")
+    score, _ = comparison.scores[comparison.chosen]
+    reached = f"{summary.target.scorer} {score:.3f}, without looking at a column {comparison.baseline_score:.3f}"
+    click.echo(f"{summary.target.name}: {summary.target.task} with {comparison.chosen}, {reached}.")
     for note in made.notes:
         click.echo(note)
     click.echo(f"\nThe project is in {name}. Next:\n  cd {name} && make serve")
@@ -86,19 +94,24 @@ def doctor(as_json):
 # %% ../../nbs/cli/04_project.ipynb #5d1e0c7a
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@click.option("--diff", is_flag=True, help="Show the lines that change.")
 @click.option("--yes", is_flag=True, help="Do not ask before writing.")
 @json_option
-def upgrade(dry_run, yes, as_json):
+def upgrade(dry_run, diff, yes, as_json):
     "Bring what a newer template changed into this project; your edits are kept. Exit code 1: conflicts are marked."
     from mlops_nb.project.upgrade import plan_upgrade
     from mlops_nb.settings import find_project
 
     plan = plan_upgrade(find_project())
     if as_json:
-        changes = [{"path": c.path, "status": c.status} for c in plan.changes]
+        changes = [
+            {"path": c.path, "status": c.status, **dict(zip(("added", "removed"), c.count_lines(), strict=True))}
+            | ({"diff": "\n".join(c.diff())} if diff else {})
+            for c in plan.changes
+        ]
         print_json({"version": plan.version, "from_version": plan.from_version, "changes": changes})
     else:
-        _print_plan(plan)
+        _print_plan(plan, diff)
     if dry_run or plan.is_empty:
         return
     if not yes:
@@ -110,8 +123,11 @@ def upgrade(dry_run, yes, as_json):
         sys.exit(1)
 
 
-def _print_plan(plan: "UpgradePlan") -> None:
+def _print_plan(plan: "UpgradePlan", diff: bool) -> None:
     for change in plan.changes:
-        click.echo(f"{change.status:<9} {change.path}")
+        added, removed = change.count_lines()
+        click.echo(f"{change.status:<9} {change.path}" + (f"  +{added} -{removed}" if added or removed else ""))
+        if diff and added + removed:
+            click.echo("\n".join(change.diff()) + "\n")
     if plan.is_empty:
         click.echo(f"Nothing to do: the project has what mlops-nb {plan.version} has.", err=True)

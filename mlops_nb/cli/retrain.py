@@ -55,7 +55,7 @@ OPTIONS = [
         show_default=True,
         help="Wait after a failure; doubled by each further one, up to a day.",
     ),
-    click.option("--engine", type=click.Choice(["papermill", "ploomber-engine"]), help="Of the pipeline (default: env.yaml)."),
+    click.option("--engine", type=click.Choice(["papermill", "ploomber-engine"]), help="Executor of the pipeline's notebooks (default: env.yaml)."),
 ]
 
 # %% ../../nbs/cli/08_retrain.ipynb #df12ea76
@@ -78,8 +78,15 @@ def _parse_options(
     if last and rows:
         raise click.UsageError("Give --last or --rows, not both.")
     window = {"last": parse_last(last) if last else None, "rows": rows}
-    alias = None if alias == "none" else alias
-    return window, RetrainPolicy(alias, production_weight, holdout, min_labelled_rows, parse_last(backoff), engine)
+    policy = RetrainPolicy(
+        alias=None if alias == "none" else alias,
+        production_weight=production_weight,
+        holdout=holdout,
+        min_labelled_rows=min_labelled_rows,
+        backoff=parse_last(backoff),
+        engine=engine,
+    )
+    return window, policy
 
 # %% ../../nbs/cli/08_retrain.ipynb #d9c073be
 EXIT_CODES = {"refused": 2, "waiting": 3, "failed": 1}
@@ -87,7 +94,7 @@ EXIT_CODES = {"refused": 2, "waiting": 3, "failed": 1}
 
 @click.command()
 @click.argument("name")
-@click.option("--if-needed", is_flag=True, help="Only if the health of the model asks for it.")
+@click.option("--if-needed", is_flag=True, help="Only if the health of the model calls for it.")
 @retrain_options
 @json_option
 def retrain(name, if_needed, as_json, **options):
@@ -118,11 +125,11 @@ def _print_decision(decision: "Decision") -> None:
 # %% ../../nbs/cli/08_retrain.ipynb #fcc3a14b
 @click.command()
 @click.argument("name")
-@click.option("--every", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds.")
+@click.option("--every", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds from one check to the next.")
 @retrain_options
 @json_option
 def watch(name, every, as_json, **options):
-    "Check NAME for ever, one line a check, and retrain it when that is needed; one watch a model."
+    "Check NAME until stopped, one line a check, and retrain it when that is needed; one watch a model."
     import signal
     import threading
 

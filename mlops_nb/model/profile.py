@@ -108,7 +108,13 @@ def profile_values(
     common = sum(n for n in top.values() if n >= COMMON)
     if (listed and len(counts) <= TOP) or rows - common <= RARE * rows:
         return summary
-    return summary | {"sample": _sample(values)}
+    return summary | {"sample": _sample(values), "multiplicity": _multiplicity(counts)}
+
+
+def _multiplicity(counts: Mapping[str, int]) -> dict[str, int]:
+    "Return how many values have one row, two rows and so on."
+    rows, values = np.unique(np.array([*counts.values()], dtype=np.int64), return_counts=True)
+    return dict(zip(map(str, rows.tolist()), values.tolist(), strict=True))
 
 
 def first_half(
@@ -182,6 +188,7 @@ def profile_texts(
         "rows": len(column),
         "missing": int(column.isna().sum()),
         "distinct": int(column.nunique()),
+        "multiplicity": _multiplicity(column.value_counts().to_dict()),
         "words": sorted(names[known].tolist()),
         "length": profile_numbers(text_lengths(column)),
         "unseen": profile_numbers(unseen[~choosing]),
@@ -253,9 +260,11 @@ def _profile(i: Input, column: pd.Series) -> dict:
 
 
 def to_days(
-    column: pd.Series,  # Of datetimes, in UTC and without a zone
+    column: pd.Series,  # of datetimes, with a zone or in UTC without one
 ) -> np.ndarray:  # NaN for missing
-    "Return times as days since 1970."
+    "Return times as days since 1970, in UTC."
+    if column.dt.tz is not None:
+        column = column.dt.tz_convert("UTC").dt.tz_localize(None)
     return ((column - _BEGIN) / pd.Timedelta(days=1)).to_numpy(dtype=np.float64)
 
 

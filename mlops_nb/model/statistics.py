@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MIN_EXPECTED_COUNT', 'MEDIUM_KS', 'MEDIUM_W', 'POWER', 'RESAMPLES', 'MIN_BOOTSTRAP_ROWS', 'psi',
-           'effective_sample_size', 'kolmogorov_smirnov', 'chi_square', 'benjamini_hochberg', 'required_sample_size',
-           'exact_interval', 'subset_scorer', 'bootstrap_interval']
+           'effective_sample_size', 'kolmogorov_smirnov', 'chi_square', 'one_value_p_value', 'distinct_values_test',
+           'benjamini_hochberg', 'required_sample_size', 'exact_interval', 'wilson_interval', 'newcombe_interval',
+           'subset_scorer', 'bootstrap_interval', 'bootstrap_error']
 
 # %% ../../nbs/model/07_statistics.ipynb #00000002
 from collections.abc import Callable, Sequence
@@ -87,6 +88,42 @@ def _pool(counts: np.ndarray) -> np.ndarray:
     kept[:, sums[common].argmin()] += rest
     return kept
 
+# %% ../../nbs/model/07_statistics.ipynb #0349272f
+def one_value_p_value(
+    window: int,  # rows of the window with the value
+    reference: int,  # rows of the reference with the value, at most
+    n: int,  # rows of the reference
+    m: int,  # rows of the window
+) -> float:
+    "Return the probability that any value is as much more frequent in the window by chance, at most."
+    both, share = window + reference, m / (n + m)
+    if window <= both * share + 1:  # near the mean, where the two tails may cross
+        return 1.0
+    tail = special.bdtrc(window - 1, both, share)
+    return float(min(1.0, tail * (n + m) / window))
+
+# %% ../../nbs/model/07_statistics.ipynb #8a0b22ff
+def distinct_values_test(
+    multiplicity: np.ndarray,  # `(n_multiplicities, 2)` of the reference: rows that a value has, number of such values
+    counts: np.ndarray,  # `(n_values,)` rows of each value in the window
+) -> tuple[float, float, int, float]:  # different values found and expected, the rows that have them, p-value
+    "Test whether a window has fewer different values than the reference makes expect."
+    rows, values = np.asarray(multiplicity, dtype=np.float64).T
+    n, m = int(rows @ values), int(np.sum(counts))
+    s = min(n, m)
+    expected = float(values @ (1 - (1 - rows / n) ** s))
+    found = float(len(counts)) if s == m else _rarefied(np.asarray(counts, dtype=np.float64), m, s)
+    share = max(0.0, expected - found) / s
+    return found, expected, s, float(np.exp(-2 * effective_sample_size(n, m) * share**2))
+
+
+def _rarefied(counts: np.ndarray, m: int, s: int) -> float:
+    "Return the mean number of different values in `s` of `m` rows."
+    left = m - counts
+    some = left >= s
+    log = special.gammaln(left[some] + 1) - special.gammaln(left[some] - s + 1)
+    return float(len(counts) - np.exp(log + special.gammaln(m - s + 1) - special.gammaln(m + 1)).sum())
+
 # %% ../../nbs/model/07_statistics.ipynb #bda025c4
 def benjamini_hochberg(
     p_values: Sequence[float],  # `(n_columns,)`
@@ -125,6 +162,31 @@ def exact_interval(
     low = special.betaincinv(right, rows - right + 1, tail) if right else 0.0
     high = special.betaincinv(right + 1, rows - right, 1 - tail) if right < rows else 1.0
     return float(low), float(high)
+
+# %% ../../nbs/model/07_statistics.ipynb #8a4823d3
+def wilson_interval(
+    right: float | np.ndarray,  # rows that have the property
+    rows: float | np.ndarray,  # all rows, at least 1
+    confidence: float = 0.95,
+) -> tuple[np.ndarray, np.ndarray]:  # lower and upper end
+    "Return Wilson's confidence interval of a share of rows."
+    right, rows, z = np.asarray(right, dtype=float), np.asarray(rows, dtype=float), special.ndtri((1 + confidence) / 2)
+    centre = (right + z**2 / 2) / (rows + z**2)
+    half = z / (rows + z**2) * np.sqrt(right * (rows - right) / rows + z**2 / 4)
+    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+
+
+def newcombe_interval(
+    right: tuple[float, float],  # rows that have the property, of each sample
+    rows: tuple[float, float],  # all rows of each, at least 1
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    "Return Newcombe's confidence interval of the first sample's share less the second's."
+    first, second = right[0] / rows[0], right[1] / rows[1]
+    low, high = wilson_interval(np.asarray(right), np.asarray(rows), confidence)
+    below = np.hypot(first - low[0], high[1] - second)
+    above = np.hypot(high[0] - first, second - low[1])
+    return float(first - second - below), float(first - second + above)
 
 # %% ../../nbs/model/07_statistics.ipynb #fc23b499
 def subset_scorer(
@@ -171,14 +233,30 @@ def bootstrap_interval(
     seed: int = 0,
 ) -> tuple[float, float] | None:  # None: too few rows, or not defined on half of the draws
     "Return the bootstrap confidence interval of a metric."
-    if len(y) < MIN_BOOTSTRAP_ROWS:
-        return None
-    rng, tail = np.random.default_rng(seed), (1 - confidence) / 2
-    drawn = rng.integers(len(y), size=(RESAMPLES, len(y)))
-    scorer = subset_scorer(predictions, metric)
-    values = np.array([scorer(rows, y[rows]) for rows in drawn])
-    values = values[np.isfinite(values)]
-    if len(values) < RESAMPLES / 2:
+    values, tail = _bootstrap(predictions, y, metric, seed), (1 - confidence) / 2
+    if values is None:
         return None
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _bootstrap(predictions: Predictions, y: np.ndarray, metric: str, seed: int) -> np.ndarray | None:
+    "Return a metric of draws with replacement, where it is defined; None: too few rows, or not on half of the draws."
+    if len(y) < MIN_BOOTSTRAP_ROWS:
+        return None
+    drawn = np.random.default_rng(seed).integers(len(y), size=(RESAMPLES, len(y)))
+    scorer = subset_scorer(predictions, metric)
+    values = np.array([scorer(rows, y[rows]) for rows in drawn])
+    values = values[np.isfinite(values)]
+    return None if len(values) < RESAMPLES / 2 else values
+
+# %% ../../nbs/model/07_statistics.ipynb #a567dcc9
+def bootstrap_error(
+    predictions: Predictions,
+    y: np.ndarray,  # `(n_rows,)` true values
+    metric: str,  # Name of a scikit-learn scorer
+    seed: int = 0,
+) -> float | None:  # None: too few rows, or not defined on half of the draws
+    "Return the bootstrap standard error of a metric."
+    values = _bootstrap(predictions, y, metric, seed)
+    return None if values is None else float(values.std(ddof=1))

@@ -5,8 +5,8 @@ import time
 from contextlib import contextmanager
 
 import flask.signals
-from flask import Flask
-from werkzeug.exceptions import HTTPException
+from flask import Flask, request
+from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import BaseConverter
 
 from mlops_nb.serving.http.auth import ApiKeys
@@ -14,6 +14,7 @@ from mlops_nb.serving.http.claim import claim_response
 from mlops_nb.serving.http.errors import JSON, register_error_handlers
 from mlops_nb.serving.http.periodic import log_exception
 from mlops_nb.serving.http.request_id import make_id
+from mlops_nb.serving.http.sites import SiteCheck
 from mlops_nb.serving.inference.live_model import LiveModel
 from mlops_nb.serving.protocols.fast_path import ROUTE, FastPath
 from mlops_nb.serving.protocols.predict import predict
@@ -61,6 +62,12 @@ class _NameConverter(BaseConverter):
     regex, part_isolating = "[^/:]+", True
 
 
+def _reject_double_slash():
+    """Raise `NotFound` for `//predict`, which Werkzeug routes as `/predict` and a proxy's rules may not know."""
+    if request.environ["PATH_INFO"].startswith("//"):
+        raise NotFound
+
+
 def live_model(app: Flask) -> LiveModel:
     """Return the model that an application serves."""
     return app.extensions["live_model"]
@@ -69,7 +76,7 @@ def live_model(app: Flask) -> LiveModel:
 class Service(Flask):
     """Flask application that identifies, measures and logs every request, and holds the model that it serves.
 
-    Its parts are in `extensions`: `settings`, `live_model`, `log`, `metrics`, `access_log` and `keys`. A request leaves
+    Its parts are in `extensions`: `settings`, `live_model`, `log`, `metrics`, `access_log`, `keys` and `sites`. A request leaves
     in its WSGI environment: `serving.id`, `serving.started` (`time.monotonic()`), `serving.result` (the
     `InferenceResult`) and `serving.claim` (the `ResponseClaim`, where the server has limits).
     """
@@ -85,14 +92,17 @@ class Service(Flask):
         live = LiveModel(settings, log.record)
         live.after_refresh = self.metrics.update_gauges
         counts = RequestCounter(live.name)
-        self.metrics.after_count = counts.add
+        self.metrics.after_count, self.metrics.backlog = counts.add, log.backlog
         log.after_step = lambda log: (self.metrics.update_log_metrics(log), counts.write(log))
         keys = ApiKeys(settings)
-        self.extensions |= {"settings": settings, "log": log, "live_model": live, "keys": keys}
+        sites = SiteCheck(settings, keys)
+        self.extensions |= {"settings": settings, "log": log, "live_model": live, "keys": keys, "sites": sites}
         self.extensions |= {"metrics": self.metrics, "access_log": self.access_log}
+        self.before_request(_reject_double_slash)
+        self.before_request(sites.check)
         self.before_request(keys.check)
-        self._own_hooks = {None: [keys.check]}
-        self._fast_path = FastPath(self.extensions, keys, max_body_bytes)
+        self._own_hooks = {None: [_reject_double_slash, sites.check, keys.check]}
+        self._fast_path = FastPath(self.extensions, keys, sites, max_body_bytes)
         register_error_handlers(self)
         self.url_map.converters["default"] = _NameConverter
         self.url_map.merge_slashes = False  # a path with two slashes is not found, not redirected
@@ -122,6 +132,11 @@ class Service(Flask):
                     self.extensions[part].stop()
             except Exception as e:  # all others stop as well
                 log_exception(e)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there is a model; a worker without one leaves requests to the others."""
+        return live_model(self).predictor is not None
 
     # the fast path: a usual request without Flask's objects
 

@@ -32,7 +32,7 @@ def sample_scenario(
     if scenario in spec.scenarios:
         return spec.scenarios[scenario](n, seed)
     if scenario == "good":
-        return load_table(spec.load).sample(n, replace=True, random_state=seed)
+        return load_table(spec.load, None, spec.schema, spec.dialect).sample(n, replace=True, random_state=seed)
     names = {"good", *spec.scenarios}
     raise NotFoundError(f"The spec of {spec.name!r} has no scenario {scenario!r}. {known_names(scenario, names)}")
 
@@ -99,7 +99,7 @@ class _ServiceClient:
 # %% ../../nbs/simulate/00_traffic.ipynb #00000006
 @dataclass(frozen=True)
 class TrafficReport:
-    "What became of the rows that were sent."
+    "Results of the rows that were sent."
 
     rows: int
     predicted: int  # Rows with a prediction

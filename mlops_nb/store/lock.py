@@ -18,7 +18,8 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import MlopsError
-from .database import in_utc, locks, reading, writing
+from .database import in_utc, reading, writing
+from .schema import locks
 
 # %% ../../nbs/store/01_lock.ipynb #3da07e30
 LEASE_SECONDS = 30.0  # without a renewal, after which a lock is free
@@ -62,7 +63,7 @@ class Lock:
 
     @property
     def held(self) -> bool:
-        "Does the database still say so? After an outage somebody else may have it."
+        "Whether the database still names this holder; after an outage another one may have the lock."
         with reading(self.engine) as connection:
             return connection.execute(sa.select(locks.c.name).where(*self._mine)).first() is not None
 
@@ -101,7 +102,7 @@ def _take(connection: Connection, name: str, holder: str, lease: float) -> datet
 
 
 def _now(connection: Connection) -> datetime:
-    "By the clock that all who look at this database share; that of SQLite counts whole seconds, and is this machine's."
+    "Return the database server's time; for SQLite this machine's, in whole seconds."
     if connection.dialect.name == "sqlite":
         return datetime.now(UTC)
     return connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()

@@ -9,6 +9,7 @@ __all__ = ['PACKAGES', 'RUN_ID_VARIABLE', 'BUILD_PID_VARIABLE', 'package_version
 # %% ../../nbs/store/05_runs.ipynb #00000002
 import json
 import os
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,11 +18,13 @@ from typing import Any
 
 from ..display import format_html
 from ..errors import NotFoundError, known_names
+from ..model.trusted_types import EXTRA_LIBRARIES
+from .file_lock import free_lock, hold_lock, is_locked
 from .git import GitState
 from .privacy import redact
 
 # %% ../../nbs/store/05_runs.ipynb #0000000a
-PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "skops", "skl2onnx", "onnxruntime", "mlops-nb")
+PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "skops", "skl2onnx", "onnxruntime", "mlops-nb", *EXTRA_LIBRARIES)
 
 
 def package_versions(
@@ -64,7 +67,33 @@ def current_run_id() -> str | None:
     "Return the id of the run that this process belongs to; None for a notebook that is run alone."
     return os.environ.get(RUN_ID_VARIABLE) or None
 
+# %% ../../nbs/store/05_runs.ipynb #b33e71a4
+_LOCK_NAME = "running.lock"  # held by the process of the build
 
+
+def _is_alive(folder: Path, record: Mapping) -> bool:
+    "Whether the process of a run may still be there; one of another host cannot be seen from here."
+    if record.get("host", socket.gethostname()) != socket.gethostname():
+        return True
+    lock = folder / _LOCK_NAME
+    return is_locked(lock) if lock.exists() else _is_process(record.get("pid"))
+
+
+def _is_process(
+    pid: int | None,  # of a record that an earlier release wrote, without a lock
+) -> bool:
+    "Whether another process of this number exists."
+    if pid is None:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()
+
+# %% ../../nbs/store/05_runs.ipynb #9f67999d
 @dataclass(frozen=True)
 class Run:
     "A run and its folder."
@@ -78,9 +107,21 @@ class Run:
 
     @property
     def record(self) -> dict:
-        "Content of `run.json` now."
+        "Content of `run.json` now; a run whose process is gone is interrupted."
         path = self.folder / "run.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"id": self.id, "state": "new"}
+        if not path.exists():
+            return {"id": self.id, "state": "new"}
+        try:
+            record: dict = {"model": None, **json.loads(path.read_bytes())}
+            if not {"id", "state"} <= record.keys():
+                raise ValueError("it lacks its id or its state")
+        except (ValueError, TypeError):  # written by hand, or lost with a disk
+            return {"id": self.id, "model": None, "state": "unreadable", "error": f"{path} is not the record of a run."}
+        if record["state"] == "running" and not _is_alive(self.folder, record):
+            record |= json.loads(path.read_bytes())  # it may have ended between the two
+            if record["state"] == "running":
+                record |= {"state": "interrupted", "error": _GONE}
+        return record
 
     def update(
         self,
@@ -98,27 +139,25 @@ class Run:
         self,
         model: str,  # name of the model
         code: GitState,
-        pid: int | None = None,  # of the build; this process by default
         **values,  # parameters and whatever else is known now
     ):
-        "Begin the record, or continue it after a crash."
-        before = self.record
-        attempts = before.get("attempts", 0) + 1
+        "Begin the record; this process is the one of the build."
         state = {"commit": code.commit, "branch": code.branch, "dirty": code.dirty, "untracked": list(code.untracked)}
-        started = before.get("started") or _now()
-        self.update(id=self.id, model=model, state="running", pid=pid or os.getpid(), attempts=attempts, code=state)
-        self.update(started=started, error=None, **values)
-        (self.folder / "diff.patch").unlink(missing_ok=True)
+        process = {"pid": os.getpid(), "host": socket.gethostname(), "started": _now()}
+        hold_lock(self.folder / _LOCK_NAME)
+        self.update(id=self.id, model=model, state="running", **process, code=state, error=None, **values)
         if code.diff:
             (self.folder / "diff.patch").write_text(redact(code.diff) + "\n", encoding="utf-8")
 
     def finish(
         self,
-        state: str = "finished",  # or "failed"
+        state: str = "finished",  # or "failed", "interrupted"
         **values,  # metrics, seconds, error and whatever else is known now
     ) -> dict:  # the record afterwards
         "Complete the record."
-        return self.update(state=state, ended=_now(), **values)
+        record = self.update(state=state, ended=_now(), **values)
+        free_lock(self.folder / _LOCK_NAME)
+        return record
 
     def save_notebooks(
         self,
@@ -130,6 +169,9 @@ class Run:
                 target = self.folder / "notebooks" / source.name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(redact(source.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+_GONE = "The process of the build is gone."
 
 
 def _now() -> str:
@@ -173,17 +215,17 @@ class RunStore:
             raise NotFoundError(f"{problem}. {known_names(run_id, found or ids[:5])}")
         return Run(Path(self.folder) / found[0])
 
-    def resume(
+    def close_interrupted(
         self,
-        spec: str,  # module of the spec
-        products: str | None = None,  # folder of the build's products; runs of other folders are not resumed
-    ) -> Run:
-        "Return the newest run of a spec if it did not end, else a new one."
-        of_both = (r for r in self.list() if r.get("spec") == spec and r.get("products", products) in (None, products))
-        last = next(of_both, None)
-        if last is None or last["state"] == "finished" or (last["state"] == "running" and _is_alive(last.get("pid"))):
-            return self.new()
-        return self.get(last["id"])
+        products: str,  # folder whose builds cannot run now: the caller has it for itself
+    ):
+        "Write `interrupted` into the records of builds whose process is gone."
+        for path in Path(self.folder).glob("*/run.json"):
+            run = Run(path.parent)
+            record = run.record
+            is_gone = record["state"] == "running" and record.get("products") == products
+            if is_gone or (record["state"] == "interrupted" and "ended" not in record):
+                run.finish("interrupted", error=_GONE)
 
     def compare(
         self,
@@ -192,19 +234,6 @@ class RunStore:
     ) -> "Differences":
         "Return what differed between two runs: parameters, data, code, versions, metrics."
         return differences(*(_compared(self.get(i).record) for i in (first, second)))
-
-
-def _is_alive(pid: int | None) -> bool:
-    "Whether another process of this number exists."
-    if pid is None:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return pid != os.getpid()
 
 # %% ../../nbs/store/05_runs.ipynb #9b91c77e
 _COMPARED = (

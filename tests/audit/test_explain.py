@@ -22,10 +22,11 @@ from mlops_nb.model.signature import Input, Signature
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
-from mlops_nb.store.database import predictions, writing
+from mlops_nb.store.database import writing
 from mlops_nb.store.git import GitState
 from mlops_nb.store.registry import Registry
 from mlops_nb.store.runs import RunStore
+from mlops_nb.store.schema import predictions
 from serve.app import create_app
 from tests.factories import SIGNATURE, logged, package
 

@@ -12,7 +12,7 @@ from mlops_nb.model.profile import make_profile
 from mlops_nb.model.signature import Input, Predictions, Signature
 from mlops_nb.monitor.drift import measure_drift
 from mlops_nb.monitor.prediction_log import LogWindow
-from mlops_nb.settings import Settings
+from tests.factories import make_home
 
 SIGNATURE = Signature(
     (Input("n", required=False), Input("k", "string"), Input("t", "string", required=False), Input("few")),
@@ -74,8 +74,47 @@ def test_rows_of_a_date_are_those_of_the_days_that_have_grown():
     (found,) = measure_drift(profile, inputs).drifting
     facts = pd.DataFrame({"prediction": 0.0, "label": None}, inputs.index)
     where, rows = rows_behind(found, LogWindow(facts, inputs), max_rows=500)
+    assert where == "2025-03-01T12:00:00: 79.8% of the rows, 0.0% in the reference"
+    assert rows.index.tolist() == list(range(100, 499))
+    later = pd.date_range("2025-03-01T12:00:00Z", periods=399, freq="min").strftime("%Y-%m-%dT%H:%M:%SZ").tolist()
+    inputs["at"] = [*inputs["at"][:100], *later, "9999-12-31"]
+    (found,) = measure_drift(profile, inputs).drifting
+    where, rows = rows_behind(found, LogWindow(facts, inputs), max_rows=500)
     assert re.match(r"2024-12-\d\d to 9999-12-31: 80.0% of the rows", where), where
     assert rows.index.tolist() == list(range(100, 500))
+
+
+def test_rows_of_a_column_that_collapsed_are_those_of_its_one_value_or_those_that_repeat():
+    rng = np.random.default_rng(0)
+    signature = Signature((Input("client", "string"), Input("mail", "string"), Input("n")), "regression", "y")
+
+    def draw(n):
+        mails = [f"dear {i:05} we need {i % 900:03} of them" for i in rng.integers(0, 90_000, n)]
+        clients = rng.integers(0, 5000, n).astype(str)
+        return pd.DataFrame({"client": clients, "mail": mails, "n": rng.normal(size=n)})
+
+    profile = make_profile(signature, draw(2000), Predictions(np.arange(2000.0)))
+    window = draw(1000)
+    long, at = "a long mail of many words " * 50, window.index >= 900
+    cases = {
+        "client": [("unknown", "unknown"), ("", "")],
+        "mail": [(long, long[:40])],
+        "n": [(0.125, "0.125"), (np.inf, "inf")],
+    }
+    for name, values in cases.items():
+        for value, shown in values:
+            inputs = window.assign(**{name: window[name].mask(at, value)})
+            (found,) = measure_drift(profile, inputs).drifting
+            facts = pd.DataFrame({"prediction": 0.0, "label": None}, inputs.index)
+            where, rows = rows_behind(found, LogWindow(facts, inputs), max_rows=500)
+            assert found.part == "one value"
+            assert where.startswith(f"{shown}: 10"), where
+            assert rows.index.tolist() == window.index[at | (window[name] == value)].tolist()
+    inputs = window.assign(client=(window["client"].astype(int) % 60).astype(str))
+    (found,) = measure_drift(profile, inputs).drifting
+    where, rows = rows_behind(found, LogWindow(facts, inputs), max_rows=1000)
+    assert where.startswith("repeated: 94.0% of the rows, ")
+    assert len(rows) == 940
 
 
 @pytest.mark.parametrize("categories", [None, (1_000_000, 2_000_000)])
@@ -120,9 +159,8 @@ def test_error_of_a_regression_is_how_far_off_it_is():
 
 
 def test_missing_check_or_alert_is_not_found(tmp_path):
-    (tmp_path / "settings.ini").touch()
-    settings = Settings.read({"MLOPS_HOME": str(tmp_path)})
-    with pytest.raises(NotFoundError, match="No check has seen rows of 'toy' yet: mlops-nb monitor toy"):
+    settings = make_home(tmp_path, promoted=2)
+    with pytest.raises(NotFoundError, match="No check has seen rows of version 2 of 'toy' yet: mlops-nb monitor toy"):
         investigate("toy", settings)
     with pytest.raises(NotFoundError, match=r"No alert 7 of 'toy' can be investigated; those that can: \[\]"):
         investigate("toy", settings, alert=7)

@@ -5,6 +5,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from mlops_nb.audit.replay import replay_gates, replay_log, replay_rows
+from mlops_nb.audit.replay import _metric_names, replay_gates, replay_log, replay_rows
 from mlops_nb.cli.main import main
 from mlops_nb.errors import DataError, GateError, NotFoundError, RegistryError
 from mlops_nb.model.bundle import write_bundle
@@ -111,8 +112,7 @@ def test_changes_refusals_slices_and_metrics_are_counted(settings):
     # of the rows that both answer 0 to 3 have a label that there is: before, 33 is wrong; after, 38 is
     assert found.labelled == 4
     assert found.metrics["accuracy"] == {"champion": 0.75, "challenger": 0.75}
-    assert np.isnan(found.metrics["recall"]["champion"])
-    assert found.to_dict()["metrics"]["recall"]["challenger"] is None
+    assert "recall" not in found.metrics, "the spec names no positive class of yes and no"
     assert found.shares["changed_predictions"] == 2 / 5
     assert found.shares["refused_rows"] == 3 / 8
     assert found.shares["score_drop"] == 0
@@ -346,3 +346,9 @@ def test_report_shows_itself(settings):
 def test_nothing_logged_is_not_found(settings):
     with pytest.raises(NotFoundError, match="The log has no predictions of 'toy'"):
         replay_log("toy", 2, settings)
+
+
+def test_metrics_of_an_interval_are_of_a_release_alone():
+    evaluation = {"metrics": {"r2": 0.9, "interval_coverage": 0.9, "interval_width": 3.0}}
+    bundle = SimpleNamespace(manifest={"evaluation": evaluation})
+    assert _metric_names(None, SimpleNamespace(signature=None, bundle=bundle)) == ["r2"]

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from mlops_nb.cli.main import COMMANDS, main
 
-HEAVY = ("pandas", "sklearn", "numpy", "sqlalchemy", "flask")
+HEAVY = ("pandas", "sklearn", "numpy", "sqlalchemy", "flask", "http.client")
 
 
 def test_command_line_answers_without_heavy_imports():

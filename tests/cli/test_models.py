@@ -1,6 +1,7 @@
 """Versions and runs on the command line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,14 @@ def test_alias_is_moved_and_moved_back_with_its_reason(run):
     changes = read(run, "models", "history", "toy")
     assert [(c["action"], c["to_version"]) for c in changes] == [("promote", 1), ("promote", 2), ("rollback", 1)]
     assert changes[1]["reason"] == "better"
+
+
+def test_promotion_to_where_the_alias_is_says_so_and_verifies_all_the_same(run, settings):
+    assert run("models", "promote", "toy", "1") == (0, "production of toy: already at version 1\n")
+    shutil.rmtree(Path(settings.artifacts) / "bundles")
+    code, output = run("models", "promote", "toy", "1")
+    assert (code, "There is no bundle at 1" in output) == (1, True), output
+    assert len(read(run, "models", "history", "toy")) == 1
 
 
 def test_canary_is_set_and_cleared(run):

@@ -4,9 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_nb.data.explore import ColumnSummary, date_format, describe_column, describe_target, explore, plot_columns
+from mlops_nb.data.column_plots import plot_columns
+from mlops_nb.data.column_summary import ColumnSummary, describe_column
+from mlops_nb.data.dates import date_format
+from mlops_nb.data.explore import describe_target, explore
 from mlops_nb.errors import DataError
-from mlops_nb.project.draft import LINEAR, TREES, draft_notebook, estimator_code, limits, schema_code, try_estimators
+from mlops_nb.project.baseline import compare_estimators
+from mlops_nb.project.draft import draft_notebook
+from mlops_nb.project.estimator_code import EstimatorKind, estimator_code
+from mlops_nb.project.spec_code import allowed_range, gates_code, schema_code
+from mlops_nb.project.table_source import TableSource
 
 RNG = np.random.default_rng(0)
 
@@ -70,15 +77,15 @@ def frame(n: int = 300) -> pd.DataFrame:
 
 
 def test_copy_of_the_target_in_another_unit_is_pointed_out_and_not_used():
-    found = explore(frame().assign(gross=lambda t: t["price"] * 1.19 + 3), "price")
-    assert [c.name for c in found.columns if "perfectly" in c.exclusion_reason] == ["gross"]
+    summary = explore(frame().assign(gross=lambda t: t["price"] * 1.19 + 3), "price")
+    assert [c.name for c in summary.columns if "perfectly" in c.exclusion_reason] == ["gross"]
 
 
 def test_column_that_is_only_there_afterwards_is_a_leak():
     table = frame().assign(sold=lambda t: np.where(t["price"] > 400, "yes", "no"))
     table["buyer"] = np.where(table["sold"] == "yes", RNG.choice(["Ann", "Bob"], len(table)), None)
-    found = explore(table.drop(columns=["price", "size"]), "sold")
-    assert [c.name for c in found.columns if "perfectly" in c.exclusion_reason] == ["buyer"]
+    summary = explore(table.drop(columns=["price", "size"]), "sold")
+    assert [c.name for c in summary.columns if "perfectly" in c.exclusion_reason] == ["buyer"]
 
 
 def test_leak_is_seen_in_a_table_that_is_sorted_by_the_target():
@@ -93,23 +100,21 @@ NAMES = ["a b", "a'b", 'a"b', "a\\b", "a|b", "a`b", "größe", "1st", "a\nb", "c
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["price", "kind of a\nb", """kind of 'a"b\\`"""])
 def test_any_column_name_gives_a_notebook_that_compiles(target):
-    from mlops_nb.project.draft import TableSource
-
     table = frame(120).assign(**{name: RNG.uniform(0, 1, 120) for name in NAMES})
     table = table.assign(
         **{name: RNG.choice(["u'v", 'w"x'], 120) for name in {*map("kind of {}".format, NAMES), target}}
     )
     table["price"] = table["size"] * 9
     table.loc[::7, NAMES] = np.nan
-    found = explore(table.drop(columns="size"), target)
-    trial = try_estimators(found, table)
-    script = draft_notebook("m", TableSource("read()", ("from somewhere import read",), "words"), found, trial)
+    summary = explore(table.drop(columns="size"), target)
+    comparison = compare_estimators(summary, table)
+    script = draft_notebook("m", TableSource("read()", ("from somewhere import read",), "words"), summary, comparison)
     cells = [c for c in script.split("\n\n# %%") if "[markdown]" not in c.splitlines()[0]]
     for cell in cells:
         code = "\n".join(line for line in cell.splitlines()[1:] if not line.startswith("%"))
         compile(code, "cell", "exec")
     names = {}
-    schema = schema_code(found).replace("schema = ", "", 1)
+    schema = schema_code(summary).replace("schema = ", "", 1)
     exec(f"import pandera.pandas as pa\nschema = {schema}", names)
     names["schema"].validate(table)
 
@@ -117,32 +122,29 @@ def test_any_column_name_gives_a_notebook_that_compiles(target):
 def test_boosted_trees_are_taken_where_a_line_cannot_bend():
     table = pd.DataFrame({"a": RNG.uniform(-3, 3, 600), "b": RNG.uniform(-3, 3, 600)})
     table["y"] = np.sin(2 * table["a"]) * table["b"]
-    found = explore(table, "y")
-    trial = try_estimators(found, table)
-    assert trial.chosen == TREES
-    assert trial.scores[TREES][0] > 0.5 > trial.scores[LINEAR][0]
-    assert "HistGradientBoostingRegressor(**params)" in estimator_code(found, TREES)[0]
+    summary = explore(table, "y")
+    comparison = compare_estimators(summary, table)
+    assert comparison.chosen.has_trees
+    assert comparison.scores[EstimatorKind.TREES][0] > 0.5 > comparison.scores[EstimatorKind.LINEAR][0]
+    assert "HistGradientBoostingRegressor(**(" in estimator_code(summary, EstimatorKind.TREES)[0]
 
 
-def test_table_without_a_relation_gets_no_minimum_and_says_so():
-    from mlops_nb.project.draft import TableSource, gates_code
-
-    table = pd.DataFrame({"a": RNG.uniform(size=400), "y": RNG.integers(0, 2, 400)})
-    found = explore(table, "y")
-    trial = try_estimators(found, table)
-    script = draft_notebook("m", TableSource("read()", (), ""), found, trial)
-    if trial.gain <= 0:
-        assert gates_code(found, trial).startswith("Gates(tolerance=")
-        assert "nothing beat the baseline" in script
-    else:
-        assert trial.gain < 0.1
+def test_table_without_a_relation_gets_a_gate_that_noise_does_not_pass_and_says_so():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"a": rng.uniform(size=400), "y": rng.integers(0, 2, 400)})
+    summary = explore(table, "y")
+    comparison = compare_estimators(summary, table)
+    script = draft_notebook("m", TableSource("read()", (), ""), summary, comparison)
+    assert not comparison.is_useful
+    assert "over_baseline=0.2" in gates_code(summary, comparison)
+    assert "nothing beat the baseline" in script
 
 
 @pytest.mark.parametrize("low", [-1e6, -0.5, 0, 0.001, 5, 1e9])
 @pytest.mark.parametrize("width", [0, 1e-6, 3, 1e7])
 def test_limits_hold_what_was_seen_and_half_of_the_width_more(low, width):
     column = ColumnSummary("x", "number", 0, 9, "", low=float(low), high=float(low + width))
-    least, most = limits(column)
+    least, most = allowed_range(column)
     assert least <= low
     assert most >= low + 1.5 * width
     assert (low < 0 or least >= 0)
@@ -170,14 +172,14 @@ def test_trend_and_weekday_of_a_series_are_found():
     table = pd.DataFrame({"date": pd.date_range("2022-01-01", periods=800).strftime("%d/%m/%Y")})
     noise = np.random.default_rng(0).normal(0, 4, 800)  # the same whatever ran before
     table["sold"] = 100 + 20 * (day % 7 == 5) + 0.05 * day + noise
-    found = explore(table, "sold", time="date")
-    trial = try_estimators(found, table)
-    assert trial.chosen == LINEAR
-    assert trial.scores[LINEAR][0] > 0.7
-    assert trial.baseline < 0
-    assert 'DateParts(("month", "weekday"))' in estimator_code(found, LINEAR)[0].replace("'", '"')
+    summary = explore(table, "sold", time="date")
+    comparison = compare_estimators(summary, table)
+    assert comparison.chosen == EstimatorKind.LINEAR
+    assert comparison.scores[EstimatorKind.LINEAR][0] > 0.7
+    assert comparison.baseline_score < 0
+    assert 'DateParts(("month", "weekday"))' in estimator_code(summary, EstimatorKind.LINEAR)[0].replace("'", '"')
     table["at"] = pd.date_range("2022-01-01", periods=800, freq="h")
-    assert '"hour"' in estimator_code(explore(table, "sold", time="at"), TREES)[0].replace("'", '"')
+    assert '"hour"' in estimator_code(explore(table, "sold", time="at"), EstimatorKind.TREES)[0].replace("'", '"')
 
 
 def test_boolean_target_with_blanks_is_one(tmp_path):
@@ -187,12 +189,12 @@ def test_boolean_target_with_blanks_is_one(tmp_path):
     table.loc[::9, "dear"] = ""
     table.to_csv(tmp_path / "dear.csv", index=False)
     table = read_table(tmp_path / "dear.csv").drop(columns="price")
-    found = explore(table, "dear")
-    assert set(found.target.classes) == {True, False}
-    assert found.target.missing == len(table.iloc[::9])
-    assert try_estimators(found, table).gain > 0.2
+    summary = explore(table, "dear")
+    assert set(summary.target.classes) == {True, False}
+    assert summary.target.missing == len(table.iloc[::9])
+    assert compare_estimators(summary, table).gain > 0.2
     names = {}
-    exec(f"import pandera.pandas as pa\n{schema_code(found)}", names)
+    exec(f"import pandera.pandas as pa\n{schema_code(summary)}", names)
     assert names["schema"].validate(table.dropna(subset=["dear"]))["dear"].dtype == bool
 
 
@@ -205,14 +207,14 @@ def test_infinite_target_is_refused():
 
 def test_class_that_is_only_in_the_newest_rows_is_one_clear_error():
     table = frame().assign(day=range(300), fails=[0] * 270 + [1] * 30)
-    with pytest.raises(DataError, match="In the 225 oldest rows by 'day', 'fails' is always 0: "):
-        try_estimators(explore(table, "fails", time="day"), table)
+    with pytest.raises(DataError, match="In the 240 oldest rows by 'day', 'fails' is always 0: "):
+        compare_estimators(explore(table, "fails", time="day"), table)
 
 
 def test_whole_numbers_beyond_int64_are_drafted_as_numbers():
-    table = frame().assign(hash=RNG.integers(0, 2**64, 300, dtype="uint64")).drop(columns="size")
-    found = explore(table, "price")
-    assert next(c for c in found.columns if c.name == "hash").kind == "number"
+    table = frame().assign(hash=np.tile(RNG.integers(0, 2**64, 150, dtype="uint64"), 2)).drop(columns="size")
+    summary = explore(table, "price")
+    assert next(c for c in summary.columns if c.name == "hash").kind == "number"
     names = {}
-    exec(f"import pandera.pandas as pa\n{schema_code(found)}", names)
+    exec(f"import pandera.pandas as pa\n{schema_code(summary)}", names)
     assert names["schema"].validate(table)["hash"].dtype == float

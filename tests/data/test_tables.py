@@ -4,6 +4,7 @@ import errno
 import hashlib
 from datetime import date
 from decimal import Decimal
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import fsspec
@@ -13,9 +14,11 @@ import pandera.pandas as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pandera.engines.pandas_engine import DateTime
 
 from mlops_nb.data.tables import (
     LINEAGE,
+    describe_table,
     fingerprint,
     lineage_of,
     load_table,
@@ -170,6 +173,41 @@ def test_first_offending_rows_are_shown_and_no_more_than_asked_for():
     assert "row 0: {'id': 0, 'age': -1, 'home': 'own'}" in str(caught.value)
 
 
+ODD = [{"a": 1}, [1, 2], {3, 4}, (5, 6), np.array([7, 8]), IPv4Address("10.0.0.1")]
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda v: type(v).__name__)
+def test_values_that_no_model_takes_stop_nothing_until_the_schema_has_them(value):
+    table = GOOD.assign(extra=pd.Series([value] * 3, dtype=object))
+    assert list(validate(table, SCHEMA)) == list(GOOD)
+    assert "extra" not in describe_table(table).index
+    assert fingerprint(lambda: table) == fingerprint(lambda: table.copy())
+    assert fingerprint(lambda: table) != fingerprint(lambda: GOOD.assign(extra="x"))
+    for kind in (str, object, float):
+        schema = SCHEMA.add_columns({"extra": pa.Column(kind, coerce=True)})
+        with pytest.raises(SchemaError, match=f"Column 'extra' holds values of the type {type(value).__name__}"):
+            validate(table, schema)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "rule"),
+    [
+        (int, [1.5, 2.0], "a whole number"),
+        (bool, [2, 1], "true or false"),
+        (bool, [None, True], "true or false"),
+        (bool, [np.nan, 1.0], "true or false"),
+        (float, ["1,000", "2"], "a number"),
+        (bool, ["yes", "no"], "true or false"),
+        ("datetime64[ns]", ["5/31/2024", "2024-05-31"], "a date or time"),
+        ("datetime64[ns]", ["-7", "2024-05-31"], "a date or time"),
+    ],
+)
+def test_conversion_to_the_schema_s_type_changes_no_value_in_silence(kind, values, rule):
+    schema = pa.DataFrameSchema({"a": pa.Column(kind)}, coerce=True)
+    with pytest.raises(SchemaError, match=f"column 'a', rule {rule}: broken by [12] of 2 rows"):
+        validate(pd.DataFrame({"a": values}), schema)
+
+
 def test_missing_column_gets_the_nearest_name():
     with pytest.raises(SchemaError, match=r"Column 'age' is missing\. Did you mean 'agee'"):
         validate(GOOD.rename(columns={"age": "agee"}), SCHEMA)
@@ -285,7 +323,7 @@ KEPT = {
     "nanoseconds": pd.Series(pd.date_range("2024", periods=4)).astype("datetime64[ns]"),
     "zone": pd.Series(pd.date_range("2024", periods=4, tz="Europe/Berlin")),
     "missing integers": pd.Series([1, None, 2, 2], dtype="Int64"),
-    "floats": pd.Series([np.nan, -0.0, np.inf, 0.1]),
+    "floats": pd.Series([np.nan, -0.0, 1e300, 0.1]),
     "single precision": pd.Series([0.1, 0.2, 0.3, 0.4], dtype="float32"),
     "large": pd.Series([2**63, 0, 1, 2], dtype="uint64"),
     "arrow": pd.Series([1.5, None, 2.5, 3.5], dtype="double[pyarrow]"),
@@ -324,3 +362,21 @@ def test_parquet_file_of_another_name_is_read_as_what_a_model_can_take(tmp_path)
 def test_share_of_test_rows_that_is_no_share_is_told_its_form(test_size):
     with pytest.raises(DataError, match=f"test_size must be a number between 0 and 1 such as 0.2, got {test_size!r}"):
         split(GOOD, "home", test_size=test_size)
+
+
+def test_codes_of_a_sheet_and_of_a_text_table_stay_texts(tmp_path):
+    codes = pd.DataFrame({"zip": ["01067", "10115"], "hour": ["01", "12"], "n": ["1", "10"], "x": [1.5, 2.0]})
+    codes.to_excel(tmp_path / "codes.xlsx", index=False)
+    codes.to_csv(tmp_path / "codes.csv", index=False)
+    for name in ("codes.xlsx", "codes.csv"):
+        read = read_table(tmp_path / name)
+        assert read["zip"].tolist() == ["01067", "10115"], name
+        assert read[["hour", "n"]].to_dict("list") == {"hour": [1, 12], "n": [1, 10]}, name
+
+
+def test_times_that_nanoseconds_cannot_count_are_taken_as_requests_take_them():
+    schema = pa.DataFrameSchema({"until": pa.Column(DateTime(), nullable=True)}, coerce=True)
+    texts = ["9999-12-31", "2024-05-31", None, "1500-03-01"]
+    for values in (texts, pd.Series(texts).astype("datetime64[us]")):
+        until = validate(pd.DataFrame({"until": values}), schema)["until"]
+        assert until.dt.year.fillna(0).tolist() == [9999, 2024, 0, 1500]

@@ -105,12 +105,12 @@ class Machine:
 
     def is_ignored(self, path: Path) -> bool:
         """The last line of .dockerignore that fits decides."""
-        name, said = path.relative_to(self.context).as_posix(), False
+        name, result = path.relative_to(self.context).as_posix(), False
         for pattern in self.ignored:
             plain = pattern.removeprefix("!")
             fits = any(fnmatch.fnmatch(str(p), plain) for p in (name, *Path(name).parents))
-            said = (not pattern.startswith("!")) if fits else said
-        return said
+            result = (not pattern.startswith("!")) if fits else result
+        return result
 
 
 def ignored_names(context: Path) -> list[str]:

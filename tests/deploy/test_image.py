@@ -22,7 +22,7 @@ from mlops_nb.model.columns import rows_of, to_table
 from mlops_nb.model.signature import signature_of
 from mlops_nb.model.train import fit
 from mlops_nb.monitor.prediction_log import PredictionLog
-from mlops_nb.project.scaffold import vendor_wheel
+from mlops_nb.project.framework_wheel import vendor_wheel
 from mlops_nb.settings import Settings
 from mlops_nb.spec import load_spec
 from mlops_nb.store.registry import Registry
@@ -125,9 +125,9 @@ class Running:
 
 def right(running: Running, name: str, rows: list, expected: list):
     """It predicts, counts, shows its dashboard and takes the truth."""
-    status, said = running.ask("POST", "/predict", {"features": rows})
-    assert status == 200, said
-    answer = json.loads(said)
+    status, body = running.ask("POST", "/predict", {"features": rows})
+    assert status == 200, body
+    answer = json.loads(body)
     assert (answer["model"], answer["version"]) == (name, 1)
     if isinstance(expected[0], float):
         np.testing.assert_allclose(answer["prediction"], expected, rtol=1e-5)
@@ -234,9 +234,9 @@ def test_dockerfile_is_not_root_has_a_health_check_and_one_process():
 
 def test_image_is_built_from_the_wheel_that_is_there():
     """`make image` names the folder of the wheel; it makes it first where the framework itself is."""
-    said = subprocess.run(["make", "-n", "image"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "--wheel-dir dist" in said
-    assert "--build-arg WHEELS=dist" in said
-    assert "--target serve" in said
-    assert "serve/Dockerfile" in said
+    output = subprocess.run(["make", "-n", "image"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--wheel-dir dist" in output
+    assert "--build-arg WHEELS=dist" in output
+    assert "--target serve" in output
+    assert "serve/Dockerfile" in output
     assert sys.version_info >= (3, 11)

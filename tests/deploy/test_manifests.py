@@ -61,9 +61,9 @@ def test_manifests_are_what_kubernetes_takes(version):
 
 
 def test_kustomization_names_every_file_and_every_image():
-    said = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
-    assert set(said["resources"]) == {p.name for p in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
-    assert {i["name"] for i in said["images"]} == {c["image"] for _, c in containers()}
+    body = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+    assert set(body["resources"]) == {p.name for p in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
+    assert {i["name"] for i in body["images"]} == {c["image"] for _, c in containers()}
     assert {*IMAGES.values()} <= set(Stages().of)
     assert {c["image"] for _, c in containers()} <= IMAGES.keys()
 
@@ -104,8 +104,8 @@ def test_what_is_referred_to_exists():
             for one in container["env"]:
                 if "valueFrom" in one:
                     ref = one["valueFrom"]["secretKeyRef"]
-                    said = rf"create secret generic {ref['name']} .*--from-literal={ref['key']}="
-                    assert re.search(said, notes), "it says how to make each Secret"
+                    result = rf"create secret generic {ref['name']} .*--from-literal={ref['key']}="
+                    assert re.search(result, notes), "it says how to make each Secret"
     labels = {m["metadata"]["name"]: m["spec"]["template"]["metadata"]["labels"] for m in of_kind("Deployment")}
     for m in manifests():
         selector = m.get("spec", {}).get("selector") or m.get("spec", {}).get("podSelector") or {}

@@ -26,7 +26,8 @@ from mlops_nb.errors import BundleError
 from mlops_nb.model import bundle as module
 from mlops_nb.model.bundle import load_engine, publish_directory, read_manifest, sha256_of, write_bundle
 from mlops_nb.model.columns import to_table
-from mlops_nb.model.engine import SklearnEngine, compare, convert
+from mlops_nb.model.conversion import convert
+from mlops_nb.model.engine import SklearnEngine, compare
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.model.signature import Input, Signature
 from tests.factories import package
@@ -81,8 +82,8 @@ def test_file_that_was_touched_is_refused(bundle, name, how):
 
 def test_file_and_manifest_replaced_together_are_refused_by_the_registered_digest(bundle, tmp_path):
     digest = bundle.digest
-    shutil.copy(package(tmp_path / "other", 9.0).path / "model.skops", bundle.path)
-    rehash(bundle.path, "model.skops")
+    (bundle.path / "model_card.md").write_text("Never wrong.")
+    rehash(bundle.path, "model_card.md")
     load_engine(bundle.path)  # without the registry nobody can know
     with pytest.raises(BundleError, match=r"manifest\.json of toy is not the one that was registered"):
         load_engine(bundle.path, digest)
@@ -207,7 +208,7 @@ def test_nothing_of_ours_names_a_library_that_loads_pickles():
 def test_what_is_wrong_outside_is_refused_before_the_inside_is_opened(bundle, how, engine, monkeypatch, tmp_path):
     path, digest, manifest = bundle.path, None, json.loads((bundle.path / "manifest.json").read_text())
     if how == "format":
-        manifest["format"] = 2
+        manifest["format"] = 3
     elif how == "hash":
         (path / "model.skops").write_bytes((path / "model.skops").read_bytes() + b" ")
     elif how == "digest":
@@ -230,7 +231,7 @@ def test_what_is_wrong_outside_is_refused_before_the_inside_is_opened(bundle, ho
     for name in ("skops.io.get_untrusted_types", "skops.io.load", "onnxruntime.InferenceSession"):
         monkeypatch.setattr(name, refuse)
     message = {
-        "format": "Bundle toy has format 2; this version reads 1. Build it again",
+        "format": "Bundle toy has format 3; this version reads 1 and 2. Build it again",
         "hash": r"model\.skops of toy was changed after it was packaged",
         "digest": r"manifest\.json of toy is not the one that was registered",
         "stray": r"extra\.pkl of toy is not in its manifest",
@@ -274,12 +275,14 @@ def test_graph_whose_weights_are_in_a_file_of_their_own_is_refused(bundle, locat
         load_engine(bundle.path)
 
 
-@pytest.mark.parametrize(
-    "manifest", ["", "[]", "null", '{"format": 2}', '{"format": "1"}', "{", "\ud800".encode("utf-8", "replace")]
-)
+UNREADABLE = ["", "[]", "null", '{"format": 3}', '{"format": true}', '{"format": "1"}', "{"]
+UNREADABLE += ["\ud800".encode("utf-8", "replace")]
+
+
+@pytest.mark.parametrize("manifest", UNREADABLE)
 def test_manifest_that_is_none_is_refused(bundle, manifest):
     (bundle.path / "manifest.json").write_bytes(manifest if isinstance(manifest, bytes) else manifest.encode())
-    with pytest.raises(BundleError, match=r"manifest of bundle toy cannot be read|has format"):
+    with pytest.raises(BundleError, match=r"manifest\.json of bundle toy cannot be read|has format"):
         load_engine(bundle.path)
 
 
@@ -294,6 +297,31 @@ def test_manifest_without_a_field_or_with_nonsense_in_it_is_refused(bundle, key,
     (bundle.path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match=r"Build it again|is not in its manifest"):
         load_engine(bundle.path)
+
+
+NO_LIMIT = {"numbers": {"a": [1]}, "texts": {}, "known": {}, "missing": []}
+NO_CLASS = {"numbers": {}, "texts": {"a": "odd"}, "known": {}, "missing": []}
+
+
+@pytest.mark.parametrize("parity", [[], 3, {}, {"domain": None}, {"domain": NO_LIMIT}, {"domain": NO_CLASS}])
+def test_parity_with_nonsense_in_it_is_refused(bundle, parity):
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    manifest["parity"] = parity
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+    if parity:
+        with pytest.raises(BundleError, match=r"The parity of bundle toy cannot be read.*Build it again"):
+            load_engine(bundle.path)
+    else:
+        assert load_engine(bundle.path)[1].name == "scikit-learn"
+
+
+def test_graph_of_a_bundle_without_a_verified_domain_is_not_served(bundle):
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    assert manifest["parity"]["probes"] >= 20_000
+    del manifest["parity"]
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
+    loaded, engine = load_engine(bundle.path)
+    assert engine.name == loaded.engine == "scikit-learn"
 
 
 def test_missing_bundle_is_one_sentence(tmp_path):
@@ -409,32 +437,31 @@ CITIES = pd.DataFrame({"city": RNG.choice([f"c{i}" for i in range(25)], 300), "a
 
 
 @pytest.mark.parametrize(
-    ("encoder", "classifier", "agrees"),
+    ("encoder", "texts"),
     [
-        (OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=2), LogisticRegression(), False),
-        (OneHotEncoder(handle_unknown="ignore", min_frequency=2), LogisticRegression(), True),
-        (OneHotEncoder(handle_unknown="error"), LogisticRegression(), True),
+        (OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=2), {"city": "known"}),
+        (OneHotEncoder(handle_unknown="ignore", min_frequency=2), {}),
+        (OneHotEncoder(handle_unknown="error"), {"city": "known"}),
     ],
 )
-def test_graph_must_know_what_to_say_to_a_word_that_no_test_row_has(encoder, classifier, agrees):
-    """Unless scikit-learn does not know either."""
+def test_word_that_the_graph_does_not_know_is_left_to_scikit_learn(encoder, texts):
     columns = make_column_transformer((encoder, ["city"]), remainder="passthrough")
-    fitted = make_pipeline(columns, classifier).fit(CITIES, BINARY)
+    fitted = make_pipeline(columns, LogisticRegression()).fit(CITIES, BINARY)
     signature = Signature((Input("city", "string"), Input("a")), "classification", "y", (0, 1))
     conversion = convert(fitted, signature, to_table(signature, CITIES))
-    assert (conversion.onnx is not None) == agrees, conversion.reason
-    assert agrees or "Unknown Category" in conversion.reason or "'city'" in conversion.reason
+    assert conversion.onnx, conversion.reason
+    assert conversion.domain.texts == texts
 
 
-def test_graph_must_know_what_to_say_to_a_missing_value_that_no_test_row_has():
+def test_missing_value_that_the_graph_does_not_know_is_left_to_scikit_learn():
     trained = CITIES.assign(city=CITIES["city"].where(RNG.random(300) < 0.5))
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     columns = make_column_transformer((encoder, ["city"]), remainder="passthrough")
     fitted = make_pipeline(columns, HistGradientBoostingClassifier()).fit(trained, trained["city"].isna())
     signature = Signature((Input("city", "string", required=False), Input("a")), "classification", "y", (False, True))
     conversion = convert(fitted, signature, to_table(signature, trained.dropna()))
-    assert conversion.onnx is None, conversion.reason
-    assert "'city' is missing" in conversion.reason, conversion.reason
+    assert conversion.onnx, conversion.reason
+    assert conversion.domain.missing == ("city",)
 
 
 def test_mixed_columns_with_missing_values_are_served_as_trained(tmp_path):

@@ -9,10 +9,19 @@ import pandas as pd
 import pandera.pandas as pa
 import pytest
 from sklearn import metrics as sk
+from sklearn.svm import LinearSVC
 
 from mlops_nb.errors import GateError, SpecError, TrainingError
 from mlops_nb.examples.signals import spec as signals
-from mlops_nb.model.evaluate import Evaluation, check_gates, default_metrics, evaluate, score
+from mlops_nb.model.evaluate import (
+    BINARY_METRICS,
+    Evaluation,
+    check_gates,
+    check_metrics,
+    default_metrics,
+    evaluate,
+    score,
+)
 from mlops_nb.model.plots import plot_evaluation
 from mlops_nb.model.signature import Predictions
 from mlops_nb.model.train import fit, make_estimator
@@ -45,7 +54,7 @@ def test_metrics_of_several_classes_named_by_strings():
     y = np.array(["a", "b", "c"] * 20)
     probability = np.eye(3)[np.tile([0, 1, 2], 20)] * 0.7 + 0.1
     answer = Predictions(y.copy(), probability, ("a", "b", "c"))
-    found = score(answer, y, default_metrics(spec(), 3))
+    found = score(answer, y, default_metrics(spec(), answer.classes))
     assert found["accuracy"] == found["roc_auc_ovr"] == 1
     assert not any(math.isnan(v) for v in found.values())
 
@@ -169,3 +178,62 @@ def test_parameter_that_the_estimator_does_not_have_is_named():
 def test_parameter_of_a_build_that_is_mistyped_is_told_its_form(asked, message):
     with pytest.raises(TrainingError, match=re.escape(message)):
         fit(signals, pd.DataFrame(), pd.Series(), **asked)
+
+
+@pytest.mark.parametrize("labels", [(0, 1), (False, True), ("no", "yes"), ("yes", "no"), (-1, 1), (2, 1)])
+def test_metrics_of_the_positive_class_do_not_depend_on_how_labels_are_written(labels):
+    named = np.array(labels, dtype=object if isinstance(labels[0], str) else None)
+    classes = tuple(sorted(labels))
+    order = [classes.index(label) for label in labels]
+    probability = np.empty((200, 2))
+    probability[:, order] = np.column_stack([1 - P, P])
+    positive = None if tuple(labels) == (0, 1) else labels[1]
+    written = Predictions(named[BINARY.prediction], probability, classes, positive)
+    metrics = default_metrics(spec(), classes, positive)
+    assert set(BINARY_METRICS) <= set(metrics)
+    assert score(written, named[Y], [*metrics, "f1"]) == pytest.approx(score(BINARY, Y, [*metrics, "f1"]))
+
+
+def test_metric_of_one_class_is_not_zero_where_rows_do_not_define_it():
+    answer = Predictions(np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6]]), (0, 1), 1)
+    negative = score(answer, [0, 0, 0], ["recall", "average_precision", "roc_auc", "accuracy"])
+    assert [math.isnan(negative[m]) for m in negative] == [True, True, True, False]
+    never = Predictions(np.zeros(3, dtype=int), np.tile([0.9, 0.1], (3, 1)), (0, 1), 1)
+    assert math.isnan(score(never, [0, 1, 1], ["precision"])["precision"])
+    assert score(never, [0, 1, 1], ["recall"])["recall"] == 0, "defined, and bad"
+    undefined = {"precision": math.nan}
+    gates = check_gates(spec(scorer="precision", gates=Gates(minimum={"precision": 0.1})), undefined, undefined)
+    assert [gate.passed for gate in gates] == [False, False]
+
+
+def test_classifier_with_a_decision_function_has_metrics_of_ranks():
+    plain = Predictions(BINARY.prediction, None, (0, 1), 1, decision=P - 0.5)
+    ranks = ["roc_auc", "average_precision"]
+    assert score(plain, Y, ranks) == pytest.approx(score(BINARY, Y, ranks))
+    flipped = Predictions(BINARY.prediction, None, (0, 1), 0, decision=P - 0.5)
+    assert score(flipped, Y, ["roc_auc"]) == pytest.approx(score(plain, Y, ["roc_auc"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "train", "test", "message"),
+    [
+        ({"scorer": "f1"}, ["no", "yes"], ["no", "yes"], "say in the spec which of them is meant, e.g. positive='yes'"),
+        ({"scorer": "f1", "positive": "Yes"}, ["no", "yes"], ["no", "yes"], "positive='Yes' of the spec is not among"),
+        ({"scorer": "recall"}, [0, 1, 2], [0, 1, 2], "'recall' is a metric of two classes, and the target has 3"),
+        ({"scorer": "roc_auc"}, [0, 1, 1], [1, 1], "is not defined on the 2 test rows whose target is only 1"),
+        ({"scorer": "roc_auc"}, [0, 1, 2], [0, 1, 2], "'roc_auc' is not defined"),
+        ({"scorer": "r2"}, ["a", "b"], ["a", "b"], "'r2' is not defined on the 2 test rows"),
+        ({"scorer": "accuracy", "task": "regression"}, [0.5, 1.5], [0.5, 1.5], "'accuracy' is not defined"),
+        ({"scorer": "acc"}, [0, 1], [0, 1], "'acc' is not a metric"),
+    ],
+)
+def test_metric_that_the_labels_do_not_define_is_refused_before_training(changes, train, test, message):
+    with pytest.raises(GateError, match=re.escape(message)):
+        check_metrics(spec(**changes), train, test)
+
+
+def test_metric_that_an_estimator_has_no_probabilities_for_is_refused_before_it_is_fitted():
+    model = replace(spec(scorer="neg_log_loss"), make_estimator=lambda params: LinearSVC())
+    with pytest.raises(GateError, match="'neg_log_loss' needs predict_proba, which LinearSVC does not have"):
+        fit(model, pd.DataFrame({"x": P}), pd.Series(Y))
+    assert fit(replace(model, scorer="roc_auc"), pd.DataFrame({"x": P}), pd.Series(Y)).scores["score"].min() > 0.5

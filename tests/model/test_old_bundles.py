@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlops_nb.model.bundle import FORMAT
 from mlops_nb.model.predictor import Predictor
 
 BUNDLES = Path(__file__).parents[1] / "data" / "bundles"
@@ -19,7 +20,18 @@ def old(request):
 
 
 def test_there_is_one_of_each_kind():
-    assert {"emails-format-1", "loans-format-1"} <= {*OLD}
+    assert {f"{name}-format-{n}" for name in ("emails", "loans") for n in range(1, FORMAT + 1)} <= {*OLD}
+
+
+def test_graph_is_served_only_if_it_was_verified_on_hostile_rows(old):
+    path, written = old
+    predictor = Predictor.load(path)
+    manifest = predictor.bundle.manifest
+    assert manifest["engine"] == "onnxruntime"
+    assert predictor.engine.name == ("scikit-learn" if manifest["format"] == 1 else "onnxruntime")
+    expected = written["expected"]["scikit-learn"]["prediction"]
+    assert predictor.predict_rows(written["features"]).prediction.tolist() == expected
+    predictor.close()
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "scikit-learn"])

@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from mlops_nb.monitor.alerts import Finding, list_alerts, notify, update_alerts
-from mlops_nb.store.database import alerts, migrate, open_database, reading
+from mlops_nb.store.database import migrate, open_database, reading
+from mlops_nb.store.schema import alerts
 from tests.listening import listening
 
 DRIFT = Finding("drift", "income", 0.2, "half of it is gone", {"psi": 0.3})
@@ -60,8 +61,20 @@ def test_alert_says_since_when_it_was_seen_first(engine, capsys):
     look(engine, replace(DRIFT, size=1.0, figures=since[1]), at=1)
     (alert,) = list_alerts(engine, "loans")
     assert (alert.since, alert.opened_at) == (datetime(2026, 4, 30, 10, tzinfo=UTC), NOW)
-    said = "ALERT loans: drift of income {}: half of it is gone (in rows since 2026-04-30 10:00:00 UTC)"
-    assert capsys.readouterr().err.splitlines() == [said.format(change) for change in ("alerts", "got worse")]
+    result = "ALERT loans: drift of income {}: half of it is gone (in rows since 2026-04-30 10:00:00 UTC)"
+    assert capsys.readouterr().err.splitlines() == [result.format(change) for change in ("alerts", "got worse")]
+
+
+def test_alert_has_the_figures_of_the_version_that_was_checked_last(engine, capsys):
+    windows = [{"version": v, "since": f"2026-04-30T{9 + v}:00:00+00:00", "rows": 100 * v} for v in (1, 2, 3)]
+    look(engine, replace(DRIFT, figures=windows[0]))
+    assert look(engine, replace(DRIFT, text="less of it", figures=windows[1]), at=1) == [], "not worse"
+    (alert,) = list_alerts(engine, "loans")
+    assert (alert.version, alert.text, alert.figures, alert.opened_at) == (2, "less of it", windows[1], NOW)
+    assert look(engine, replace(DRIFT, size=1.0, figures=windows[2]), at=2) == [("worse", "income")]
+    assert look(engine, at=3) == [("closed", "income")]
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [f"ALERT loans version {v}" for v in (1, 3, 3)]
 
 
 def test_models_do_not_mix(engine):
@@ -154,10 +167,10 @@ def test_what_one_look_is_sending_is_left_to_it_by_another(engine, webhook):
 @pytest.mark.parametrize("other", ["json://ann:hidden@127.0.0.1:9/", "nosuch://ann:hidden@127.0.0.1"])
 def test_address_that_takes_nothing_keeps_nothing_from_the_others_and_is_not_shown(engine, webhook, other, capsys):
     assert look(engine, DRIFT, urls=[other, webhook.url]) == [("opened", "income")]
-    said = capsys.readouterr().err
-    assert "1 of 2 addresses in MLOPS_ALERT_URLS did not take the alerts." in said
-    assert "hidden" not in said
-    assert "127.0.0.1" not in said
+    output = capsys.readouterr().err
+    assert "1 of 2 addresses in MLOPS_ALERT_URLS did not take the alerts." in output
+    assert "hidden" not in output
+    assert "127.0.0.1" not in output
     assert look(engine, DRIFT, at=1, urls=[other, webhook.url]) == []
     assert len(webhook.got) == 1
 
@@ -165,7 +178,7 @@ def test_address_that_takes_nothing_keeps_nothing_from_the_others_and_is_not_sho
 def test_what_no_address_took_is_told_by_the_next_look(engine, webhook, capsys):
     webhook.status = 500
     assert look(engine, DRIFT, urls=[webhook.url] * 2) == []
-    said = "2 of 2 addresses in MLOPS_ALERT_URLS did not take the alerts; the next look tries again."
-    assert said in capsys.readouterr().err
+    result = "2 of 2 addresses in MLOPS_ALERT_URLS did not take the alerts; the next look tries again."
+    assert result in capsys.readouterr().err
     webhook.status = 200
     assert look(engine, DRIFT, urls=[webhook.url]) == [("opened", "income")]

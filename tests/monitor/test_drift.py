@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from mlops_nb.model.profile import make_profile, profile_numbers, profile_texts, profile_values
 from mlops_nb.model.signature import Input, Predictions, Signature
-from mlops_nb.monitor.drift import DriftReport, measure_drift
+from mlops_nb.model.statistics import distinct_values_test, one_value_p_value
+from mlops_nb.monitor.drift import measure_drift
+from mlops_nb.monitor.drift_report import DriftReport
 
 hypothesis.settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=100)
 hypothesis.settings.load_profile("same")
@@ -139,11 +141,11 @@ FLAGS = np.arange(2000) % 3 == 0
         (NOTHING, NOTHING, {"required": False}, False, "no more than chance"),
         (NOTHING, NOTHING[:3], {"required": False}, None, "not enough rows"),
         (np.ones(500), np.ones(500), {}, False, "no more than chance"),
-        (np.ones(500), np.full(500, 2.0), {}, True, "100.0% of the values are other values, 0.0%"),
+        (np.ones(500), np.full(500, 2.0), {}, True, "one value, 2, has 100.0% of the rows with a value; it had 0.0%"),
         (FLAGS * 1, 1 - FLAGS[:500], {"kind": "int"}, True, "66.6% of the values are 1"),
-        (FLAGS * 1, FLAGS[:500] * 1 + 0.5, {}, True, "100.0% of the values are other values"),
-        (NORMAL, np.where(NORMAL[:500] > 1, np.inf, NORMAL[:500]), {}, True, "of the values are (below|at most)"),
-        (NORMAL, np.where(NORMAL[:500] < -1, -np.inf, NORMAL[:500]), {}, True, "of the values are (below|at most)"),
+        (FLAGS * 1, FLAGS[:500] * 1 + 0.5, {}, True, "one value, 0.5, has 66.6% of the rows"),
+        (NORMAL, np.where(NORMAL[:500] > 1, np.inf, NORMAL[:500]), {}, True, "one value, Infinity, has"),
+        (NORMAL, np.where(NORMAL[:500] < -1, -np.inf, NORMAL[:500]), {}, True, "one value, -Infinity, has"),
         (np.where(NORMAL > 1, np.inf, NORMAL), NORMAL[:500], {}, True, "of the values are (below|at most)"),
         (NORMAL, ["high", "low"] * 250, {}, None, "inconclusive: expected numbers, the window has texts"),
         (NORMAL, [None, *NORMAL[:500].tolist()], {"required": False}, False, "no more than chance"),
@@ -155,7 +157,7 @@ FLAGS = np.arange(2000) % 3 == 0
         (HOMES, HOMES[:500], {"kind": "string"}, False, "no more than chance"),
         (HOMES, pd.Categorical(HOMES[:500], ["own", "rent", "ship"]), {"kind": "string"}, False, "no more than chance"),
         (HOMES, np.arange(500), {"kind": "string"}, True, "100.0% of the values are other values"),
-        (HOMES, [["own"], {}] * 100, {"kind": "string"}, True, "100.0% of the values are other values"),
+        (HOMES, [["own"], {}, 1] * 100, {"kind": "string"}, True, "100.0% of the values are other values"),
         (np.arange(2000).astype(str), np.arange(2000, 2500).astype(str), {"kind": "string"}, False, "chance"),
         (DAYS, DAYS[:730], {"kind": "datetime"}, False, "no more than chance"),
         (DAYS, DAYS[:730].tz_localize("UTC"), {"kind": "datetime"}, False, "no more than chance"),
@@ -171,6 +173,144 @@ def test_every_column_has_a_clear_answer(reference, window, kind, drifted, reaso
     result = one(reference, window, **kind)
     assert result.drifted is drifted, result
     assert re.search(reason, result.reason), result.reason
+
+
+# Columns that collapse
+
+ZIPF = 1 / np.arange(1, 901)
+POOLS = {"two": 2, "ten": 10, "postcode": 500, "client": 5000}
+
+
+def draw_names(rng, n):
+    """Columns of 2, 10, 500 and about 900 categories in 1,000 rows, Zipf's shares, whole and rounded numbers."""
+    columns = {name: rng.integers(size, size=n).astype(str) for name, size in POOLS.items()}
+    columns["street"] = rng.choice(900, n, p=ZIPF / ZIPF.sum()).astype(str)
+    return pd.DataFrame(columns | {"amount": rng.normal(size=n), "rounded": rng.normal(size=n).round(1)})
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.parametrize("effect", [0.05, 0.0])
+def test_of_2000_windows_of_names_without_drift_at_most_half_a_percent_raise_an_alarm(effect):
+    rng, alarms = np.random.default_rng(11), []
+    for _ in range(40):
+        profile = profile_of(draw_names(rng, int(rng.choice([500, 1000, 5000]))))
+        for rows in rng.choice([100, 300, 1000, 3000, 10_000], 50, p=[0.25, 0.25, 0.25, 0.15, 0.1]):
+            alarms.append([c.part for c in measure_drift(profile, draw_names(rng, rows), effect=effect).drifting])
+    assert sum(bool(parts) for parts in alarms) <= 10
+    assert sum("one value" in parts or "different values" in parts for parts in alarms) <= 2
+
+
+@pytest.fixture(scope="module")
+def names():
+    rng = np.random.default_rng(12)
+    frame = draw_names(rng, 1000)
+    mails = [f"dear {i:04} we need {rng.integers(900):03} of them" for i in range(1000)]
+    profile = profile_of(frame)
+    profile["inputs"]["mail"] = profile_texts(np.array(mails, dtype=object))
+    profile = json.loads(json.dumps(profile, allow_nan=False))
+    window = draw_names(rng, 500)
+    window["mail"] = [f"dear {1000 + i} we need {rng.integers(900):03} of them" for i in range(500)]
+    return profile, window
+
+
+def test_names_as_they_were_are_no_drift(names):
+    profile, window = names
+    assert measure_drift(profile, window).drifting == []
+    (client,) = measure_drift({"inputs": {"client": profile["inputs"]["client"]}}, window).columns
+    assert client.drifted is False
+
+
+@pytest.mark.parametrize(
+    ("name", "collapse", "part", "reason"),
+    [
+        ("client", lambda c: "unknown", "one value", r"'unknown', has 100\.0% of the rows .*; it had at most 0\.\d%"),
+        ("client", lambda c: "", "one value", "one value, '', has 100.0%"),
+        ("client", lambda c: c.iloc[0], "one value", "has 100.0%"),
+        ("client", lambda c: c.where(c.index >= 50, "0"), "one value", "one value, '0', has 10.[0-9]%"),
+        ("client", lambda c: (c.astype(int) % 60).astype(str), "different values",
+         "60 different values in 500 rows, about 3.. were"),
+        ("postcode", lambda c: (c.astype(int) % 100).astype(str), "different values", "were expected"),
+        ("street", lambda c: c.where(c != "0", "1"), "values", "of the values are 1, "),
+        ("street", lambda c: "none", "one value", "one value, 'none', has 100.0%"),
+        ("ten", lambda c: "none", "values", "one value, 'none', has 100.0% of the rows with a value; it had 0.0%"),
+        ("two", lambda c: "1", "values", "100.0% of the values are 1"),
+        ("mail", lambda c: "dear 1 we need 5", "one value", "one value, 'dear 1 we need 5', has 100.0%"),
+        ("mail", lambda c: "word " * 900, "one value", "one value, 'word word word .*…', has 100.0%"),
+        ("amount", lambda c: 0.1234, "one value", "one value, 0.1234, has 100.0%"),
+        ("amount", lambda c: (c * 4).round() / 4, "one value", "one value, 0.*, has"),
+        ("amount", lambda c: c.where(c.index >= 45, 0.0), "one value", "one value, 0, has 9"),
+        ("rounded", lambda c: c.round(), "(one value|values)", ""),
+        ("client", lambda c: None, "missing", "100.0% of the values are missing, 0.0% in the reference"),
+        ("amount", lambda c: np.nan, "missing", "100.0% of the values are missing"),
+    ],
+)  # fmt: skip
+def test_a_column_that_collapses_is_drift_and_says_to_what(names, name, collapse, part, reason):
+    profile, window = names
+    report = measure_drift(profile, window.assign(**{name: collapse(window[name])}))
+    (column,) = report.drifting
+    assert column.name == name
+    assert re.fullmatch(part, column.part), column
+    assert re.search(reason, column.reason), column.reason
+    assert sum(column.histogram["window"]) == pytest.approx(1)
+    assert DriftReport.from_dict(json.loads(json.dumps(report.to_dict(), allow_nan=False))) == report
+
+
+@pytest.mark.parametrize("value", [None, "unknown", ""])
+def test_a_certain_fault_is_reported_after_ten_rows(names, value):
+    profile, window = names
+    report = measure_drift(profile, window.head(10).assign(client=value))
+    assert [c.name for c in report.drifting] == ["client"]
+
+
+def test_half_of_the_categories_gone_is_drift():
+    rng = np.random.default_rng(13)
+    profile = profile_of(pd.DataFrame({"x": rng.integers(500, size=5000).astype(str)}))
+    for rows in (1000, 20_000):
+        result = measure_drift(profile, pd.DataFrame({"x": rng.integers(250, size=rows).astype(str)})).columns[0]
+        assert result.drifted
+        assert result.part in ("different values", "values")
+
+
+@pytest.mark.parametrize("rows", [300, 3000, 30_000])
+def test_a_window_that_replays_the_training_table_is_no_drift(rows):
+    reference = draw_names(np.random.default_rng(14), 1000)
+    window = reference.sample(rows, replace=True, random_state=1)
+    assert measure_drift(profile_of(reference), window).drifting == []
+
+
+def test_a_profile_without_multiplicities_is_compared_as_before(names):
+    profile, window = names
+    old = {"inputs": {k: {n: v for n, v in p.items() if n != "multiplicity"} for k, p in profile["inputs"].items()}}
+    assert measure_drift(old, window).drifting == []
+    fewer = window.assign(client=(window["client"].astype(int) % 60).astype(str))
+    assert measure_drift(old, fewer).drifting == []
+    assert [c.name for c in measure_drift(old, window.assign(client="unknown")).drifting] == ["client"]
+
+
+@hypothesis.given(st.data())
+def test_the_p_value_of_one_value_is_never_below_the_exact_one(data):
+    from scipy import stats
+
+    n, m = data.draw(st.integers(1, 3000)), data.draw(st.integers(1, 3000))
+    window, reference = data.draw(st.integers(1, m)), data.draw(st.integers(0, n))
+    exact = stats.hypergeom.sf(window - 1, n + m, window + reference, m) * (n + m) / (window + reference)
+    assert one_value_p_value(window, reference, n, m) >= min(1, exact) * (1 - 1e-6)
+    assert one_value_p_value(window, reference, n, m) <= one_value_p_value(window, min(n, reference + 1), n, m) + 1e-12
+
+
+LETTERS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=40)
+
+
+@hypothesis.given(LETTERS, LETTERS)
+def test_different_values_are_between_one_and_all_of_the_rows(reference, window):
+    rows, values = np.unique(np.unique(reference, return_counts=True)[1], return_counts=True)
+    counts = np.unique(window, return_counts=True)[1]
+    found, expected, s, p = distinct_values_test(np.column_stack([rows, values]), counts)
+    assert s == min(len(reference), len(window))
+    assert 1 - 1e-9 <= found <= min(s, len(set(window))) + 1e-9
+    assert 1 - 1e-9 <= expected <= min(s, len(set(reference))) + 1e-9
+    assert 0 <= p <= 1
 
 
 def test_an_unseen_category_is_named():

@@ -17,13 +17,16 @@ from mlops_nb.errors import BundleError, InputError, NotFoundError
 from mlops_nb.model.bundle import write_bundle
 from mlops_nb.model.signature import Input, Signature
 from mlops_nb.monitor.alerts import Finding, list_alerts, update_alerts
-from mlops_nb.monitor.health import MAX_LABELLED_ROWS, latest_health, monitor, parse_last, read_traffic
+from mlops_nb.monitor.checks import read_traffic
+from mlops_nb.monitor.health import monitor, parse_last
+from mlops_nb.monitor.health_report import latest_health
+from mlops_nb.monitor.label_checks import MAX_LABELLED_ROWS
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord, RequestCount
 from mlops_nb.monitor.report import past_checks
 from mlops_nb.settings import Settings
-from mlops_nb.store.database import health as health_table
 from mlops_nb.store.database import writing
 from mlops_nb.store.registry import Registry
+from mlops_nb.store.schema import health as health_table
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 SIDES = Signature((Input("a"), Input("b")), "classification", "side", ("left", "right"))
@@ -55,25 +58,33 @@ class Watched:
         self.predictor, self.log = self.registry.load("toy"), PredictionLog(self.registry.engine)
 
     def serve(self, n: int = 1000, shift: float = 0.0, ago: float = 60, ms: float = 0.4, version: int = 1):
-        """Rows that were asked so many seconds ago."""
+        """Log predictions of rows that were requested so many seconds ago."""
         rows = self.rng.normal(size=(n, 2)) + np.array([shift, 0])
-        answer = self.predictor.predict_rows(rows)
-        sure = None if answer.probability is None else answer.probability.tolist()
-        at = NOW.timestamp() - ago
-        said = answer.prediction.tolist(), sure
-        self.log.add(
-            [PredictionRecord(f"{at:.3f}", at, "toy", version, "production", ms, ["a", "b"], rows.tolist(), *said)]
+        predictions = self.predictor.predict_rows(rows)
+        at, probability = NOW.timestamp() - ago, predictions.probability
+        record = PredictionRecord(
+            id=f"{at:.3f}",
+            at=at,
+            name="toy",
+            version=version,
+            role="production",
+            latency_ms=ms,
+            columns=["a", "b"],
+            rows=rows.tolist(),
+            prediction=predictions.prediction.tolist(),
+            probability=None if probability is None else probability.tolist(),
         )
+        self.log.add([record])
 
     def label(self, ago: float, came: float, wrong: float = 0.0):
         """What was true of the rows that were asked so many seconds ago; the model is wrong about a share of them."""
-        said = self.log.read("toy").predictions
-        said = said[said["at"] == pd.Timestamp(NOW - timedelta(seconds=ago))]
+        predictions = self.log.read("toy").predictions
+        predictions = predictions[predictions["at"] == pd.Timestamp(NOW - timedelta(seconds=ago))]
         other = {"left": "right", "right": "left"}
-        mistaken = np.arange(len(said)) < wrong * len(said)
-        truth = [other[p] if m else p for p, m in zip(said["prediction"], mistaken, strict=True)]
+        mistaken = np.arange(len(predictions)) < wrong * len(predictions)
+        truth = [other[p] if m else p for p, m in zip(predictions["prediction"], mistaken, strict=True)]
         at = NOW.timestamp() - came
-        self.log.add([LabelRecord(key, label, at) for key, label in zip(said.index, truth, strict=True)])
+        self.log.add([LabelRecord(key, label, at) for key, label in zip(predictions.index, truth, strict=True)])
 
     def look(self, **window):
         return monitor("toy", self.settings, now=NOW, **window)
@@ -108,7 +119,7 @@ def test_window_like_the_data_is_healthy_and_stored(watched):
         pytest.approx(2000),
     )
     assert {("drift", "a"), ("drift", "b"), ("drift", "prediction"), ("latency", "p95")} <= {*health.evaluated}
-    assert latest_health(watched.registry.engine, "toy") == health.to_dict()
+    assert latest_health(watched.registry.engine, "toy", 1) == health.to_dict()
     json.dumps(health.to_dict(), allow_nan=False)
 
 
@@ -123,9 +134,9 @@ def test_shift_of_one_column_is_an_alert_that_closes_when_it_is_over(watched, ca
     watched.serve(ago=60)
     assert watched.look(rows=1000).status == "healthy"
     assert list_alerts(watched.registry.engine, "toy") == []
-    said = capsys.readouterr().err
-    assert said.count("drift of a alerts") == 1
-    assert said.count("drift of a is over") == 1
+    output = capsys.readouterr().err
+    assert output.count("drift of a alerts") == 1
+    assert output.count("drift of a is over") == 1
 
 
 def test_few_rows_or_none_are_not_fine_and_close_nothing(alone):
@@ -169,7 +180,7 @@ def test_bundle_that_was_changed_is_no_reference(alone):
     alone.serve()
     with pytest.raises(BundleError, match=r"profile\.json of toy was changed"):
         alone.look()
-    assert latest_health(alone.registry.engine, "toy") is None
+    assert latest_health(alone.registry.engine, "toy", 1) is None
 
 
 def test_report_of_an_earlier_release_is_read(alone):
@@ -178,8 +189,26 @@ def test_report_of_an_earlier_release_is_read(alone):
     with writing(alone.registry.engine) as connection:
         values = {"name": "toy", "version": 1, "at": NOW + timedelta(hours=1), "status": "unknown", "report": old}
         connection.execute(sa.insert(health_table).values(values))
-    assert latest_health(alone.registry.engine, "toy") == report
+    assert latest_health(alone.registry.engine, "toy", 1) == report
     assert [set(past) for past in past_checks(alone.registry.engine, "toy")] == [set(report)] * 2
+
+
+def test_requests_of_the_version_before_are_not_those_of_the_version_in_production(watched):
+    now = datetime.now(UTC)  # production moved a moment ago
+    watched.log.add([RequestCount("w1", "toy", now.timestamp() - 3600, 503, 100)])
+    first = monitor("toy", watched.settings, now=now)
+    assert (first.traffic.requests, [f.kind for f in first.findings]) == (None, [])
+    watched.log.add([RequestCount("w2", "toy", now.timestamp() + 60, 503, 90)])
+    second = monitor("toy", watched.settings, now=now + timedelta(minutes=2))
+    (finding,) = second.findings
+    assert (finding.kind, finding.figures["requests"], finding.figures["version"]) == ("errors", 90, 1)
+    assert second.traffic.since == watched.registry.alias_since("toy")
+
+
+def test_report_names_the_roles_of_its_predictions(alone):
+    assert alone.look(roles=("batch",)).roles == ["batch"]
+    assert latest_health(alone.registry.engine, "toy", 1)["roles"] == ["batch"]
+    assert alone.look().roles == ["production", "canary"]
 
 
 def test_model_that_nobody_knows(alone):
@@ -248,8 +277,8 @@ def test_accuracy_below_the_gate_is_an_alert_until_it_is_back(make_labelled, dat
     (alert,) = list_alerts(watched.registry.engine, "toy")
     assert alert.since == NOW - timedelta(seconds=7200)
     assert alert.opened_at == NOW
-    assert "performance of accuracy alerts" in (said := capsys.readouterr().err)
-    assert "since 2026-05-01 10:00" in said
+    assert "performance of accuracy alerts" in (output := capsys.readouterr().err)
+    assert "since 2026-05-01 10:00" in output
     watched.serve(ago=60)
     watched.label(60, 30)
     assert (watched.look(rows=1000).status, list_alerts(watched.registry.engine, "toy")) == ("healthy", [])
@@ -332,7 +361,7 @@ def test_few_labels_cannot_tell(make_labelled):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("import nothing_of_this_name", "cannot be imported: ModuleNotFoundError"), ("1 / 0", "ZeroDivisionError")],
+    [("import nothing_of_this_name", ": ModuleNotFoundError: "), ("1 / 0", "ZeroDivisionError")],
 )
 def test_spec_that_cannot_be_imported_stops_no_look(make_labelled, text, says):
     watched = make_labelled(text=text)
@@ -434,9 +463,9 @@ def test_silence_that_is_usual_or_cannot_be_compared_is_no_alert(alone, oldest, 
 def test_silence_of_the_evening_before_is_usual_though_it_began_later(alone, hours, steady):
     """Rows every two minutes since nine hours before; on the day before they went on for some hours longer."""
     today, before = range(20, 9 * 60, 2), range(24 * 60 + 20 - int(hours * 60), 33 * 60, 2)
-    said = ["a", "b"], [[0.0, 0.0]], ["left"], [[0.6, 0.4]]
+    result = ["a", "b"], [[0.0, 0.0]], ["left"], [[0.6, 0.4]]
     asked = [NOW.timestamp() - minutes * 60 for minutes in (*today, *before)]
-    alone.log.add([PredictionRecord(f"{at:.0f}", at, "toy", 1, "production", 0.4, *said) for at in asked])
+    alone.log.add([PredictionRecord(f"{at:.0f}", at, "toy", 1, "production", 0.4, *result) for at in asked])
     assert read_traffic(alone.log, "toy", NOW - timedelta(hours=1), NOW).steady is steady
 
 
@@ -484,14 +513,14 @@ def test_look_and_its_alerts_go_to_wandb_once_for_those_who_are_online(alone, mo
     assert first["drift/input a"] > 0.2
     assert "estimate/accuracy" in first
     assert None not in first.values()
-    said = {title: (text, level) for title, text, level in stand_in.alerts}
-    assert len(said) == len(stand_in.alerts), "said once"
-    text, level = said["toy: drift of a"]
+    result = {title: (text, level) for title, text, level in stand_in.alerts}
+    assert len(result) == len(stand_in.alerts), "sent once"
+    text, level = result["toy version 1: drift of a"]
     assert " of the values are " in text
     assert level == "WARN"
     alone.serve(ago=60)
     alone.look(rows=1000)
-    assert ("toy: drift of a", "INFO") in {(title, level) for title, _, level in stand_in.alerts}
+    assert ("toy version 1: drift of a", "INFO") in {(title, level) for title, _, level in stand_in.alerts}
 
 
 def test_wandb_that_is_away_stops_no_look(alone, monkeypatch, capsys):
@@ -522,18 +551,18 @@ def test_command_shows_performance_and_exits_by_it(make_labelled):
         return done.exit_code, done.stdout
 
     watched.serve(ago=7200)
-    code, said = run("--rows", "1000")
+    code, output = run("--rows", "1000")
     assert code == 0
-    assert "  accuracy: estimated from " in said
+    assert "  accuracy: estimated from " in output
     watched.label(7200, 3600, wrong=0.2)
-    code, said = run("--rows", "1000")
+    code, output = run("--rows", "1000")
     assert code == 2
-    assert "  accuracy: 0.8 (between 0.774 and 0.824), below the gate of 0.9" in said
-    assert "  ALERT performance of accuracy: " in said
+    assert "  accuracy: 0.8 (between 0.774 and 0.824), below the gate of 0.9" in output
+    assert "  ALERT performance of accuracy: " in output
     watched.label(7200, 1800)
-    code, said = run("--rows", "1000", "--json")
+    code, output = run("--rows", "1000", "--json")
     assert code == 0
-    assert json.loads(said)["performance"]["results"][0]["value"] == 1
+    assert json.loads(output)["performance"]["results"][0]["value"] == 1
 
 
 def test_command_prints_and_exits_with_what_it_found(alone):
@@ -543,13 +572,13 @@ def test_command_prints_and_exits_with_what_it_found(alone):
 
     assert run()[0] == 1
     alone.serve(shift=0.7, ago=7200)
-    code, said = run("--rows", "1000")
+    code, output = run("--rows", "1000")
     assert code == 2
-    assert said.startswith("toy version 1: alert (1000 rows, 2026-05-01 10:00:00 to")
-    assert "  ALERT drift of a: " in said
-    assert "  latency: p50 0.4 ms, p95 0.4 ms" in said
+    assert output.startswith("toy version 1: alert (1000 rows, 2026-05-01 10:00:00 to")
+    assert "  ALERT drift of a: " in output
+    assert "  latency: p50 0.4 ms, p95 0.4 ms" in output
     alone.serve(ago=60)
-    code, said = run("--rows", "1000", "--json")
-    assert (code, json.loads(said)["status"]) == (0, "healthy")
+    code, output = run("--rows", "1000", "--json")
+    assert (code, json.loads(output)["status"]) == (0, "healthy")
     assert run("--rows", "1000", "--last", "1h")[0] == 2, "a usage error"
     assert run("--last", "soon")[0] == 1

@@ -1,6 +1,7 @@
 """Performance: how often its intervals hold the truth, and what it says of odd windows."""
 
 import json
+from types import SimpleNamespace
 
 import hypothesis
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from mlops_nb.errors import DataError
 from mlops_nb.model.evaluate import score
 from mlops_nb.model.profile import calibrate
-from mlops_nb.model.signature import Predictions
+from mlops_nb.model.signature import Predictions, Signature
+from mlops_nb.monitor.label_checks import _least
 from mlops_nb.monitor.performance import (
     Estimate,
     Performance,
@@ -20,6 +22,7 @@ from mlops_nb.monitor.performance import (
     estimate_performance,
     measure_performance,
 )
+from mlops_nb.monitor.timeseries import _gates
 from mlops_nb.spec import Gates, ModelSpec
 
 RELEASE = {
@@ -38,8 +41,8 @@ def spec(**facts):
 def window(n, right):
     """Of n answers these were right."""
     y = np.arange(n) // 2 % 2
-    said = np.where(np.arange(n) < right, y, 1 - y)
-    return pd.DataFrame({"x": np.arange(n)}), y, Predictions(said, np.eye(2)[said], (0, 1))
+    result = np.where(np.arange(n) < right, y, 1 - y)
+    return pd.DataFrame({"x": np.arange(n)}), y, Predictions(result, np.eye(2)[result], (0, 1))
 
 
 def logistic(rng, n, sharpness=1.0, spread=1.5):
@@ -93,6 +96,16 @@ def test_slices_are_measured_against_their_own_release_and_no_gate():
 def test_a_baseline_higher_than_the_minimum_is_the_gate():
     release = RELEASE | {"gates": [{"gate": "baseline", "metric": "accuracy", "required": 0.85}]}
     assert measure_performance(spec(), *window(100, 90), release).results[0].gate == 0.85
+
+
+def test_gate_of_the_interval_is_of_a_release_alone():
+    gated = spec(interval=0.9, gates=Gates(minimum={"accuracy": 0.8, "interval_coverage": 0.87}))
+    inputs, truth, predictions = window(200, 190)
+    release = {"gates": [{"gate": "minimum", "metric": "interval_coverage", "required": 0.87}]}
+    assert {r.metric for r in measure_performance(gated, inputs, truth, predictions, release).results} == {"accuracy"}
+    bundle = SimpleNamespace(manifest={"evaluation": release})
+    assert _least(bundle, gated) == {"accuracy": 0.8}
+    assert _gates(bundle.manifest, Signature((), "regression", "y")) == {"neg_mean_absolute_error": None}
 
 
 def test_nothing_labelled_is_unknown_and_not_fine():

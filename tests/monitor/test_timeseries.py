@@ -10,7 +10,8 @@ from mlops_nb.monitor import timeseries as figures
 from mlops_nb.monitor.alerts import Finding, update_alerts
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
 from mlops_nb.monitor.timeseries import WINDOWS, TimeBuckets, health_summary, prediction_series, quality, traffic
-from mlops_nb.store.database import health, open_database, writing
+from mlops_nb.store.database import open_database, writing
+from mlops_nb.store.schema import health
 
 NOW = datetime(2026, 5, 31, 12, 34, 56, 789_000, tzinfo=UTC)
 BINARY = Signature((Input("x"),), "classification", "y", ("no", "yes"))
@@ -24,16 +25,16 @@ def log(database_url):
     log.close()
 
 
-def asked(id: str, at: datetime, said: list, **more) -> PredictionRecord:
+def asked(id: str, at: datetime, result: list, **more) -> PredictionRecord:
     values = {
         "name": "toy",
         "version": 1,
         "role": "production",
         "latency_ms": 1.0,
         "columns": ["x"],
-        "rows": [[0.0]] * len(said),
+        "rows": [[0.0]] * len(result),
     }
-    return PredictionRecord(id=id, at=at.timestamp(), prediction=said, **values | more)
+    return PredictionRecord(id=id, at=at.timestamp(), prediction=result, **values | more)
 
 
 def manifest(signature: Signature, **required: float) -> dict:
@@ -98,11 +99,22 @@ def test_numbers_of_a_model_that_once_had_classes_are_shown_without_them(log):
 def test_quality_is_that_of_the_labels_against_the_gates(log):
     log.add([asked("a", NOW, ["yes", "no"] * 50, probability=[[0.2, 0.8], [0.7, 0.3]] * 50)])
     log.add([LabelRecord(f"a-{i}", "yes" if i % 2 == 0 or i < 20 else "no", 1.0) for i in range(100)])
-    metrics = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(BINARY, accuracy=0.95, roc_auc=0.8))["metrics"]
-    accuracy, area = metrics
-    assert (accuracy["value"], accuracy["gate"], accuracy["ok"], accuracy["labels"]) == (0.9, 0.95, False, [100])
-    assert (area["name"], area["ok"]) == ("ROC AUC", True)
-    assert area["values"] == [area["value"]]
+    gates = manifest(BINARY, accuracy=0.95, roc_auc=0.8)
+    accuracy, area = quality(log.engine, "toy", TimeBuckets(1, NOW), gates, 1)["metrics"]
+    assert (accuracy["value"], accuracy["gate"], accuracy["rows"]) == (0.9, 0.95, 100)
+    assert area["name"] == "ROC AUC"
+    (series,) = area["series"]
+    assert (series["version"], series["values"], series["rows"]) == (1, [area["value"]], [100])
+
+
+def test_every_version_has_a_series_of_its_own_and_the_value_is_that_of_production(log):
+    for version, right in ((1, 50), (2, 80)):
+        log.add([asked(f"v{version}", NOW, ["yes"] * 100, version=version)])
+        log.add([LabelRecord(f"v{version}-{i}", "yes" if i < right else "no", 1.0) for i in range(100)])
+    for version, value in ((1, 0.5), (2, 0.8), (3, None)):
+        (metric,) = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(BINARY, accuracy=0.6), version)["metrics"]
+        assert (metric["value"], metric["rows"]) == (value, 100 if value else 0)
+        assert {s["version"]: s["values"] for s in metric["series"]} == {1: [0.5], 2: [0.8]}
 
 
 def test_points_over_time_have_enough_labels_each(log):
@@ -110,54 +122,61 @@ def test_points_over_time_have_enough_labels_each(log):
     for minute, n in ((40, 60), (30, 10), (20, 45), (1, 5)):
         log.add([asked(f"m{minute}", NOW - timedelta(minutes=minute), ["no"] * n)])
         log.add([LabelRecord(f"m{minute}-{i}", "no", 1.0) for i in range(n)])
-    found = quality(log.engine, "toy", span, manifest(BINARY))["metrics"][0]
-    assert (found["labels"], found["values"], found["gate"], found["ok"]) == ([60, 60], [1.0, 1.0], None, None)
+    found = quality(log.engine, "toy", span, manifest(BINARY), 1)["metrics"][0]
+    (series,) = found["series"]
+    assert (series["rows"], series["values"], found["gate"], found["rows"]) == ([60, 60], [1.0, 1.0], None, 120)
 
 
 def test_error_of_a_regression_has_its_gate_above(log):
     log.add([asked("a", NOW, [1.0, 2.0])])
     log.add([LabelRecord("a-0", 2, 1.0), LabelRecord("a-1", 4.0, 1.0)])
-    found = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(NUMBER, neg_root_mean_squared_error=-1.0, r2=0.5))
+    gates = manifest(NUMBER, neg_root_mean_squared_error=-1.0, r2=0.5)
+    found = quality(log.engine, "toy", TimeBuckets(1, NOW), gates, 1)
     error, r2, usual = found["metrics"]
     assert error["lower_is_better"]
     assert error["gate"] == 1.0
     assert error["value"] == pytest.approx(2.5**0.5)
-    assert (error["ok"], r2["ok"], usual["name"], usual["value"]) == (False, False, "mean absolute error", 1.5)
+    assert (r2["gate"], usual["name"], usual["value"]) == (0.5, "mean absolute error", 1.5)
 
 
 @pytest.mark.parametrize("signature", [BINARY, NUMBER], ids=["classes", "numbers"])
 def test_labels_that_cannot_be_compared_are_left_out(log, signature):
     log.add([asked("a", NOW, ["yes", 3.5, None, [1]])])
     log.add([LabelRecord(f"a-{i}", label, 1.0) for i, label in enumerate(["maybe", "x", None, [1]])])
-    found = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(signature, accuracy=0.5))
-    assert found["labels"] == 0
+    found = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(signature, accuracy=0.5), 1)
+    assert found["rows"] == 0
     assert found["metrics"][0]["value"] is None
-    assert found["metrics"][0]["ok"] is None
+    assert found["metrics"][0]["series"] == []
 
 
 def test_without_labels_the_gates_are_there_and_nothing_is_said_of_them(log):
     log.add([asked("a", NOW, ["yes"])])
-    found = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(BINARY, recall=0.9))
-    assert [(m["metric"], m["gate"], m["value"], m["at"]) for m in found["metrics"]] == [
+    found = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(BINARY, recall=0.9), 1)
+    assert [(m["metric"], m["gate"], m["value"], m["series"]) for m in found["metrics"]] == [
         ("recall", 0.9, None, []),
         ("accuracy", None, None, []),
     ]
 
 
 def test_last_report_and_the_open_alerts_are_those_of_the_monitor(log):
-    assert health_summary(log.engine, "toy") == (None, [])
+    assert health_summary(log.engine, "toy", 1) == (None, [])
     bars = {"names": ["x", "y"], "reference": [0.5, 0.5], "window": [0.1, 0.9]}
     with writing(log.engine) as connection:
         for i, name in enumerate(["toy", "toy", "other"]):
-            report = {"drift": {"columns": [{"name": f"c{i}", "drifted": None, "histogram": bars}]}}
-            said = {"name": name, "at": NOW, "version": 1, "status": "unknown", "report": report}
-            connection.execute(health.insert(), said)
+            report = {"at": str(NOW), "drift": {"columns": [{"name": f"c{i}", "drifted": None, "histogram": bars}]}}
+            result = {"name": name, "at": NOW, "version": 1, "status": "unknown", "report": report}
+            connection.execute(health.insert(), result)
     age, income = (Finding("drift", subject, 1.0, f"{subject} drifted") for subject in ("age", "income"))
     update_alerts(log.engine, "toy", [age, income], [], NOW)
     update_alerts(log.engine, "toy", [age], [("drift", "income")], NOW)
     update_alerts(log.engine, "other", [age], [], NOW)
-    report, opened = health_summary(log.engine, "toy")
+    report, opened = health_summary(log.engine, "toy", 1, now=NOW + timedelta(hours=1))
+    assert not report["outdated"]
+    assert health_summary(log.engine, "toy", 1, now=NOW + timedelta(hours=25))[0]["outdated"]
+    assert health_summary(log.engine, "toy", 1, since=NOW + timedelta(seconds=1))[0] is None
+    assert health_summary(log.engine, "toy", 2)[0] is None
+    assert health_summary(log.engine, "toy", None)[0] is None
     (column,) = report["drift"]["columns"]
     assert (column["name"], column["histogram"]["labels"]) == ("c1", ["x", "y"])
     known = {"kind": "drift", "subject": "age", "size": 1.0, "text": "age drifted", "opened_at": NOW}
-    assert opened == [{**known, "since": None, "command": None}]
+    assert opened == [{**known, **dict.fromkeys(("version", "rows", "since", "until", "command"))}]

@@ -49,11 +49,11 @@ def reviews(folder: Path) -> Given:
         "neutral": ["it is as described", "does what it should", "nothing special about it", "average for the price"],
     }
     stars = rng.choice(list(words), n, p=[0.5, 0.2, 0.3])
-    said = [". ".join(rng.choice(words[s if rng.uniform() < 0.9 else "neutral"], rng.integers(1, 4))) for s in stars]
+    result = [". ".join(rng.choice(words[s if rng.uniform() < 0.9 else "neutral"], rng.integers(1, 4))) for s in stars]
     seen = [f"bought {i} days ago, order {rng.integers(1e6)}" for i in rng.integers(1, 400, n)]
-    table = pd.DataFrame({"body": [f"{a}. {b}" for a, b in zip(said, seen, strict=True)], "opinion": stars})
+    table = pd.DataFrame({"body": [f"{a}. {b}" for a, b in zip(result, seen, strict=True)], "opinion": stars})
     table.insert(
-        0, "title", [None if rng.uniform() < 0.2 else f"{s.split('.')[0]} number {i}" for i, s in enumerate(said)]
+        0, "title", [None if rng.uniform() < 0.2 else f"{s.split('.')[0]} number {i}" for i, s in enumerate(result)]
     )
     table.to_parquet(folder / "reviews.parquet")
     return Given("reviews.parquet", "opinion")

@@ -70,14 +70,25 @@ def test_what_cannot_be_meant_is_one_clear_error_and_nothing_is_written(folder, 
     assert sorted(p.relative_to(folder) for p in folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize("place", ["shop", "nbs/deeper/shop"])
+def test_place_inside_a_project_is_refused_with_one_beside_it(folder, monkeypatch, place):
+    (folder / "outer/nbs").mkdir(parents=True)
+    (folder / "outer/settings.ini").touch()
+    monkeypatch.chdir(folder / "outer")
+    done = CliRunner().invoke(main, ["new", place, "--data", "../good.csv", "--target", "left"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "is inside the project outer. Give a place beside it: mlops-nb new ../shop\n" in done.stderr
+    assert sorted(p.name for p in (folder / "outer").rglob("*")) == ["nbs", "settings.ini"]
+
+
 def test_project_that_fails_half_way_leaves_nothing(folder, monkeypatch):
     from mlops_nb.errors import PipelineError
-    from mlops_nb.project import scaffold as project
+    from mlops_nb.project import scaffold
 
     def fail(_):
         raise PipelineError("The wheel of mlops-nb could not be made: no disk")
 
-    monkeypatch.setattr(project, "vendor_wheel", fail)
+    monkeypatch.setattr(scaffold, "vendor_wheel", fail)
     before = sorted(folder.iterdir())
     done = CliRunner().invoke(main, ["new", "churn", "--data", "good.csv", "--target", "left"])
     assert done.exit_code == 1

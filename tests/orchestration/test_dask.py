@@ -20,7 +20,7 @@ from mlops_nb.batch.requests import BatchRequest
 from mlops_nb.cli.main import main
 from mlops_nb.errors import BatchError, ScaleError
 from mlops_nb.model.train import fit
-from mlops_nb.orchestration.dask import cluster, fits_on_cluster, runs_on
+from mlops_nb.orchestration.dask import cluster, dask_runner, fits_on_cluster
 from mlops_nb.spec import ModelSpec
 from tests.batch.test_jobs import made, people, rows_in, settings  # noqa: F401
 from tests.factories import wait_for
@@ -52,12 +52,17 @@ class Cluster:
 
     def __init__(self, folder: Path, project: Path):
         self.file, self.folder, self.project = folder / "scheduler.json", folder, project
-        self.scheduler = self._start("dask_scheduler", "--host", "127.0.0.1", "--port", "0")
-        self.workers = [self._start("dask_worker", "--nthreads", "1", "--no-nanny") for _ in range(2)]
-        wait_for(self.file.is_file, 60)
-        self.address = json.loads(self.file.read_text())["address"]
-        with cluster(self.address) as client:
-            client.wait_for_workers(2, timeout=60)
+        self.processes: list[subprocess.Popen] = []
+        try:
+            self.scheduler = self._start("dask_scheduler", "--host", "127.0.0.1", "--port", "0")
+            self.workers = [self._start("dask_worker", "--nthreads", "1", "--no-nanny") for _ in range(2)]
+            wait_for(lambda: self.file.is_file() and self.file.read_text().endswith("}"), 60)  # not written at once
+            self.address = json.loads(self.file.read_text())["address"]
+            with cluster(self.address) as client:
+                client.wait_for_workers(2, timeout=60)
+        except BaseException:
+            self.stop()
+            raise
 
     def _start(self, name: str, *options: str) -> subprocess.Popen:
         command = [
@@ -76,14 +81,15 @@ class Cluster:
         else:
             command += [*options, "--local-directory", str(self.folder)]
         with (self.folder / f"{name}.log").open("a") as log:
-            return subprocess.Popen(command, cwd=self.project, env=environment, stdout=log, stderr=log)
+            self.processes.append(subprocess.Popen(command, cwd=self.project, env=environment, stdout=log, stderr=log))
+        return self.processes[-1]
 
     def kill(self, number: int):
         self.workers[number].send_signal(signal.SIGKILL)
         self.workers[number].wait(10)
 
     def stop(self):
-        for process in (*self.workers, self.scheduler):
+        for process in self.processes:
             process.kill()
             process.wait(30)
 
@@ -132,7 +138,7 @@ def _killing(dask: Cluster, client):
     """The runner of the cluster, that loses a worker when a fifth is done."""
 
     def run(score, numbers):
-        for count, done in enumerate(runs_on(client)(score, numbers)):
+        for count, done in enumerate(dask_runner(client)(score, numbers)):
             if count == len(numbers) // 5:
                 assert len(client.nthreads()) == 2
                 dask.kill(0)
@@ -147,7 +153,7 @@ def test_job_that_is_stopped_takes_back_what_nobody_has_begun(settings, tmp_path
     request = BatchRequest("loans", str(tmp_path / "in.parquet"), f"{tmp_path}/out/", chunk_rows=50)
     with cluster(dask.address) as client:
         with pytest.raises(BatchError, match=r"do not fit the model, more than the share of 0.01"):
-            predict_batch(request, settings=settings, run=runs_on(client))
+            predict_batch(request, settings=settings, run=dask_runner(client))
         wait_for(lambda: not client.processing() or not any(client.processing().values()))
 
 
@@ -213,9 +219,9 @@ def test_tasks_of_a_grid_run_side_by_side_and_a_failure_comes_back_with_its_trac
     # a pipeline with placeholders has its own env; this one has none
     (project.path / "env.grid.yaml").write_text("{}")
     done = project.run("ploomber", "build", "--entry-point", "pipeline.grid.yaml", MLOPS_DASK_SCHEDULER=dask.address)
-    said = done.stdout + done.stderr
-    assert done.returncode != 0, said
-    assert "ZeroDivisionError: division by zero" in said, said
+    output = done.stdout + done.stderr
+    assert done.returncode != 0, output
+    assert "ZeroDivisionError: division by zero" in output, output
     scores = {p.read_text() for p in (project.path / "out").glob("score-*.txt")}
     assert scores == {"0.1", "1.0", "10.0"}
     assert "so far" in (project.path / "out/broken.ipynb").read_text()
@@ -252,17 +258,45 @@ def test_build_survives_a_worker_that_is_killed(project, dask):
 
 
 def test_scheduler_that_does_not_answer_is_one_clear_error(project, monkeypatch):
-    monkeypatch.setattr("mlops_nb.orchestration.dask.PATIENCE", 1)
+    monkeypatch.setattr("mlops_nb.orchestration.dask.CLUSTER_TIMEOUT_SECONDS", 1)
     with pytest.raises(ScaleError, match=r"No Dask scheduler answers at 'tcp://127.0.0.1:1'. Start one"):
         cluster("tcp://127.0.0.1:1").__enter__()
-    said = project.fail(MLOPS_DASK_SCHEDULER="tcp://127.0.0.1:1")
-    assert "No Dask scheduler answers" in said
+    output = project.fail(MLOPS_DASK_SCHEDULER="tcp://127.0.0.1:1")
+    assert "No Dask scheduler answers" in output
+
+
+LOSES_ITS_SCHEDULER = """
+import os, signal, sys, threading, time
+from mlops_nb.cli.output import CommandGroup
+from mlops_nb.orchestration.dask import cluster, dask_runner
+import click
+
+def work():
+    with cluster(sys.argv[1]) as client:
+        threading.Timer(1, os.kill, [int(sys.argv[2]), signal.SIGKILL]).start()
+        list(dask_runner(client)(time.sleep, [60] * 4))
+
+group = CommandGroup()
+group.add_command(click.Command("work", callback=work))
+group(["work"])
+"""
+
+
+def test_scheduler_that_is_lost_during_the_work_is_one_sentence(dask):
+    done = subprocess.run(
+        [sys.executable, "-c", LOSES_ITS_SCHEDULER, dask.address, str(dask.scheduler.pid)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    lost = f"Error: The Dask scheduler at {dask.address} was lost during the work. Start it, then repeat."
+    assert done.stderr.splitlines()[-1] == lost
+    assert "Traceback" not in done.stderr
 
 
 def test_scheduler_without_workers_is_one_clear_error(dask, monkeypatch):
     dask.kill(0)
     dask.kill(1)
-    monkeypatch.setattr("mlops_nb.orchestration.dask.PATIENCE", 2)
+    monkeypatch.setattr("mlops_nb.orchestration.dask.CLUSTER_TIMEOUT_SECONDS", 2)
     with pytest.raises(ScaleError, match=r"has no workers. Start some"):
         cluster(dask.address).__enter__()
 

@@ -12,6 +12,7 @@ import pytest
 
 from mlops_nb.errors import PipelineError
 from mlops_nb.orchestration import hooks
+from mlops_nb.store import file_lock
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def products(tmp_path, monkeypatch):
     monkeypatch.setenv("MLOPS_HOME", str(tmp_path))
     monkeypatch.setattr(hooks, "find_project", lambda: tmp_path)
     held = {}
-    monkeypatch.setattr(hooks, "_HELD_LOCKS", held)
+    monkeypatch.setattr(file_lock, "_HELD", held)
     yield tmp_path / "products" / "toy"
     for file in held.values():
         file.close()
@@ -104,8 +105,8 @@ def test_second_build_is_refused_and_leaves_the_first_alone(project):
         while not (project.products / ".dataset.json.metadata").exists() and time.monotonic() < deadline:
             assert first.poll() is None, (project.path / "first.log").read_text()
             time.sleep(0.02)
-        said = project.fail("--env--seed", "22")
-        assert f"process {first.pid})" in said
+        output = project.fail("--env--seed", "22")
+        assert f"process {first.pid})" in output
         assert project.run("ploomber", "status", "--env--spec", "toy").returncode == 0
     finally:
         os.write(opened, b"\n")

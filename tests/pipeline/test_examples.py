@@ -9,7 +9,7 @@ ENGINES = {
     "mlops_nb.examples.signals": "onnxruntime",
     "mlops_nb.examples.loans": "onnxruntime",
     "mlops_nb.examples.emails": "onnxruntime",
-    "mlops_nb.examples.demand": "scikit-learn",
+    "mlops_nb.examples.demand": "onnxruntime",
 }
 
 

@@ -67,7 +67,7 @@ def elsewhere(origin, tmp_path) -> Project:
 
 
 def reproduce(project: Project, *words: str, code: int, **more: str) -> tuple[dict, str]:
-    """What the command found (nothing where it could not tell), and what it said on the way."""
+    """Return the report of the command (None if it was inconclusive) and its messages."""
     done = project.run("mlops-nb", "reproduce", "toy", *words, "--json", **more)
     assert done.returncode == code, done.stdout + done.stderr
     return (json.loads(done.stdout) if code != 1 else {}), done.stderr
@@ -95,10 +95,11 @@ def differing(found: dict) -> dict[str, dict]:
 def test_version_is_identical_where_nobody_trained_it_and_nothing_is_left_behind(elsewhere):
     (elsewhere.path / "README.md").write_text("somebody is working here")
     before = git(elsewhere.path, "status", "--porcelain"), (elsewhere.path / ".git/index").read_bytes()
-    found, said = reproduce(elsewhere, "2", code=0)
+    found, output = reproduce(elsewhere, "2", code=0)
     assert (found["verdict"], found["differences"], found["environment"]) == ("identical", [], {})
     assert found["compared"] == {"golden rows": 20, "test rows": 30, "metrics": 9}
-    assert [task for task in said.split() if task in ("ingest", "train", "register")] == ["ingest", "train", "register"]
+    tasks = ("ingest", "train", "register")
+    assert [word for word in output.split() if word in tasks] == [*tasks]
     assert (git(elsewhere.path, "status", "--porcelain"), (elsewhere.path / ".git/index").read_bytes()) == before
     assert len(git(elsewhere.path, "worktree", "list").splitlines()) == 1
     assert len(elsewhere.json("models", "list", "toy")) == 3
@@ -219,17 +220,17 @@ def forget_git(project: Project):
 )
 def test_what_is_not_there_is_said_before_anything_is_built(elsewhere, change, message):
     change(elsewhere)
-    said = []
+    result = []
     with pytest.raises(MlopsError, match=message):
-        reproduce_version("toy", 2, Settings.read({"MLOPS_HOME": str(elsewhere.path)}), say=said.append)
-    assert said == []
+        reproduce_version("toy", 2, Settings.read({"MLOPS_HOME": str(elsewhere.path)}), say=result.append)
+    assert result == []
 
 
 def test_uncommitted_changes_are_said_and_applied_only_when_asked_for(elsewhere):
-    said = reproduce(elsewhere, "3", code=1)[1]
-    assert "was made from a tree with uncommitted changes: toy.py (kept in " in said
-    assert "untracked files were not kept: note.txt. --with-diff applies the changes" in said
-    found, said = reproduce(elsewhere, "3", "--with-diff", code=0)
+    output = reproduce(elsewhere, "3", code=1)[1]
+    assert "was made from a tree with uncommitted changes: toy.py (kept in " in output
+    assert "untracked files were not kept: note.txt. --with-diff applies the changes" in output
+    found, output = reproduce(elsewhere, "3", "--with-diff", code=0)
     assert found["notes"][0] == "Uncommitted changes: toy.py."
     assert "note.txt" in found["notes"][1]
 
@@ -245,9 +246,9 @@ def test_uncommitted_changes_whose_run_is_gone_or_do_not_fit_cannot_be_applied(e
 @pytest.mark.soak
 def test_build_that_fails_is_an_error_that_shows_its_end(elsewhere):
     rewrite(elsewhere, lambda manifest: manifest["asked"].update(params={"nonsense": 1}))
-    said = reproduce(elsewhere, "2", code=1)[1]
-    assert "The build of commit" in said
-    assert "cannot be made with params {'nonsense': 1}" in said
+    output = reproduce(elsewhere, "2", code=1)[1]
+    assert "The build of commit" in output
+    assert "cannot be made with params {'nonsense': 1}" in output
     assert len(git(elsewhere.path, "worktree", "list").splitlines()) == 1
 
 

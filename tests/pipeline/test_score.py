@@ -23,8 +23,8 @@ def test_notebook_scores_shows_what_it_did_and_goes_on_from_there(project):
         "new.csv",
     ]
     command += ["--env--output", "scores", "--env--max_rejects", "0.1", "--env--probability", "true"]
-    said = [project.run(*command, "--env--engine", engine) for engine in ("papermill", "ploomber-engine")]
-    assert [done.returncode for done in said] == [0, 0], said[-1].stdout + said[-1].stderr
+    output = [project.run(*command, "--env--engine", engine) for engine in ("papermill", "ploomber-engine")]
+    assert [done.returncode for done in output] == [0, 0], output[-1].stdout + output[-1].stderr
     place = project.path / "products" / "score" / "toy"
     job = json.loads((place / "job.json").read_text())
     assert (job["state"], job["rows"], job["rejected"]) == ("finished", 49, 1)

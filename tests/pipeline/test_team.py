@@ -1,12 +1,15 @@
 """A team's set-up, from end to end: S3 and PostgreSQL, a machine that builds and another that serves."""
 
+import shutil
+
 import pandas as pd
 import pytest
 import sqlalchemy as sa
 
 from mlops_nb.settings import Settings
-from mlops_nb.store.artifacts import Files, RemoteStore
+from mlops_nb.store.artifacts import RemoteStore
 from mlops_nb.store.database import open_database, reading
+from mlops_nb.store.remote_files import Files
 from tests.factories import Service
 from tests.pipeline.test_build import ALL
 from tests.s3 import KEY, S3, SECRET
@@ -53,8 +56,8 @@ def test_model_is_built_here_and_served_there_and_the_credentials_are_nowhere(
     (there / "settings.ini").touch()
     service = Service(Settings.read({"MLOPS_HOME": str(there)}), tmp_path / "log", **team)
     try:
-        status, said = service.call("POST", "/predict", {"features": [[80.0], [3.0]]})
-        assert (status, said["prediction"], said["version"]) == (200, [1, 0], 1)
+        status, body = service.call("POST", "/predict", {"features": [[80.0], [3.0]]})
+        assert (status, body["prediction"], body["version"]) == (200, [1, 0], 1)
     finally:
         log = service.stop()
     data = pd.read_parquet(RemoteStore(address, there / "store/cache").snapshot(sha256))
@@ -62,6 +65,7 @@ def test_model_is_built_here_and_served_there_and_the_credentials_are_nowhere(
 
     manifest = next(n for n in names if n.endswith("manifest.json"))
     Files(address).remove(manifest)
+    shutil.rmtree(project.path / "store/cache")  # the verified copy of the machine that promoted it
     assert "it has no manifest.json" in project.fail(**team, **aws), "there is no champion to compare with"
     project.build("--env--champion", "none", **team, **aws)
     assert [n for n in server.names(address) if n.endswith("manifest.json")], "it was registered again"

@@ -95,6 +95,14 @@ def test_package_of_an_extra_may_be_absent_and_one_that_is_needed_may_not(home, 
     assert doctor.check_packages(settings(home)).message == "skops is not installed"
 
 
+def test_package_that_another_program_brought_is_not_judged(home, monkeypatch):
+    fake_metadata(monkeypatch, jupytext="1.17.1", ploomber=None)  # the extra is not installed whole
+    assert doctor.check_packages(settings(home)).ok is True
+    assert doctor.check_jupyterlab(settings(home)).ok is None
+    fake_metadata(monkeypatch, pandas="2.2.0", ploomber=None)
+    assert doctor.check_packages(settings(home)).message == "pandas 2.2.0 is not >=3"
+
+
 def test_plug_in_of_ploomber_that_is_not_enabled(home, monkeypatch):
     assert doctor.check_jupyterlab(settings(home)).ok is True
     disabled = {"ServerApp": {"jpserver_extensions": {"ploomber": False}}}
@@ -156,12 +164,12 @@ def test_database_at_another_revision(home):
     there = settings(home)
     engine = open_database(there.database_url)
     assert doctor.check_database(there).ok is True
-    for number, said in (("0000", "is at revision 0000, the newest is"), ("9999", "written by a later mlops-nb")):
+    for number, result in (("0000", "is at revision 0000, the newest is"), ("9999", "written by a later mlops-nb")):
         with engine.begin() as connection:
             connection.execute(sa.text("UPDATE alembic_version SET version_num = :n"), {"n": number})
         finding = doctor.check_database(there)
         assert finding.ok is False
-        assert said in finding.message
+        assert result in finding.message
         with engine.connect() as connection:
             assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == number
     engine.dispose()
@@ -205,7 +213,7 @@ def test_read_only_artifact_store(home, monkeypatch):
     def refused(dir):
         raise PermissionError(13, "Permission denied", str(dir))
 
-    monkeypatch.setattr(doctor, "TemporaryFile", refused)  # root writes everywhere
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)  # root writes everywhere
     finding = doctor.check_artifacts(settings(home))
     assert (finding.ok, finding.message) == (False, f"cannot write to {home}: Permission denied")
 
@@ -216,7 +224,7 @@ def test_read_only_artifact_store(home, monkeypatch):
 def test_hooks_are_those_that_nbdev_installs(home, tmp_path):
     assert doctor.check_hooks(settings(home)).ok is None
     subprocess.run(["git", "init", "-q"], cwd=home, check=True)
-    assert doctor.check_hooks(settings(home)).ok is False
+    assert doctor.check_hooks(settings(home)).ok is None
     environment = os.environ | {"HOME": str(tmp_path)}  # it writes Jupyter's settings there
     subprocess.run([BIN / "nbdev_install_hooks"], cwd=home, env=environment, check=True, capture_output=True)
     assert doctor.check_hooks(settings(home)).ok is True
@@ -224,7 +232,7 @@ def test_hooks_are_those_that_nbdev_installs(home, tmp_path):
     (home / ".git/hooks/post-merge").unlink()
     finding = doctor.check_hooks(settings(home))
     assert (finding.ok, finding.message) == (
-        False,
+        None,
         "nbdev's git hooks lack the hook post-merge, the line in .gitattributes",
     )
 
@@ -340,5 +348,85 @@ def test_check_that_fails_is_a_problem_without_traceback_or_secret(monkeypatch, 
 
     monkeypatch.chdir(home)
     monkeypatch.setenv("SOME_TOKEN", "hunter22hunter22")
-    monkeypatch.setattr(doctor, "OF_MACHINE", (check_wandb,))
+    monkeypatch.setattr(doctor, "ENVIRONMENT_CHECKS", (check_wandb,))
     assert by_name()["wandb"] == doctor.CheckResult("wandb", False, "RuntimeError: cannot reach x with [secret]")
+
+
+@pytest.mark.slow
+def test_fresh_clone_has_notes_and_no_problem(tmp_path):
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", "--no-local", str(ROOT), str(clone)], check=True)
+    changed = ["git", "ls-files", "-m", "-o", "-z", "--exclude-standard", "mlops_nb", "nbs", "settings.ini"]
+    listed = subprocess.run(changed, cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):  # what is not committed yet
+        if (ROOT / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, clone / name)
+    done = subprocess.run(
+        [sys.executable, "-c", "from mlops_nb.cli.main import main; main()", "doctor"],
+        cwd=clone, env=os.environ | {"PYTHONPATH": str(clone)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "note     hooks       nbdev's git hooks lack the hook post-merge" in done.stdout
+    assert "ok       library" in done.stdout
+
+
+def link_requirements(site: Path):
+    """Give an environment the packages that mlops-nb needs wherever it runs, and no other."""
+    from packaging.requirements import Requirement
+
+    waiting, seen = ["mlops-nb"], set()
+    while waiting:
+        distribution = importlib.metadata.distribution(waiting.pop())
+        if distribution.name in seen:
+            continue
+        seen.add(distribution.name)
+        for requirement in map(Requirement, distribution.requires or []):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name)
+        for top in {file.parts[0] for file in distribution.files or [] if ".." not in file.parts}:
+            if distribution.name != "mlops-nb" and not (site / top).exists():
+                (site / top).symlink_to(distribution.locate_file(top))
+
+
+@pytest.fixture(scope="module")
+def plain_environment(tmp_path_factory):
+    """A new environment with the wheel, as `pip install` makes it."""
+    from mlops_nb.project.framework_wheel import vendor_wheel
+
+    folder = tmp_path_factory.mktemp("plain")
+    wheel = vendor_wheel(folder)
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    python = folder / "venv/bin/python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
+    link_requirements(next((folder / "venv").glob("lib/python*/site-packages")))
+    return folder / "venv/bin/mlops-nb"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["empty", "project"])
+def test_plain_installation_of_the_wheel_has_notes_and_no_problem(plain_environment, tmp_path, place):
+    if place == "project":
+        for name in ("settings.ini", "env.yaml", "pipeline.yaml"):
+            shutil.copy2(ROOT / name, tmp_path)
+        shutil.copytree(ROOT / "nbs/pipeline", tmp_path / "nbs/pipeline")
+    done = subprocess.run([plain_environment, "doctor"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "PROBLEM" not in done.stdout
+    assert "note     kernel      mlops-nb[pipeline] is not installed" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", ["serve", "check", "new ../shop"])
+def test_command_that_needs_more_packages_says_how_to_get_them(plain_environment, tmp_path, words):
+    home = tmp_path / "home"
+    (home / "nbs").mkdir(parents=True)
+    for name in ("settings.ini", "env.yaml"):
+        shutil.copy2(ROOT / name, home)
+    (home / "nbs/x.ipynb").write_text("{}")
+    command = [plain_environment, *words.split()]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in done.stderr
+    assert "a package is not installed. All commands need pip install 'mlops-nb[serve,pipeline]'." in done.stderr
+    assert not (tmp_path / "shop").exists()

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from mlops_nb.cli.main import main
 from mlops_nb.errors import SpecError
 from mlops_nb.project import upgrade
-from mlops_nb.project.scaffold import lock_wheel, render_template, template_files, vendor_wheel
+from mlops_nb.project.framework_wheel import lock_wheel, vendor_wheel
+from mlops_nb.project.template import render_template, template_files
 from mlops_nb.project.upgrade import plan_upgrade
 from mlops_nb.settings import template_folder
 
@@ -143,16 +144,27 @@ def test_deleted_file_stays_deleted_and_changed_one_is_not_removed(project):
 @pytest.mark.parametrize("words", [["--dry-run"], []])
 def test_plan_is_shown_and_nothing_is_written_before_a_yes(project, words):
     done = CliRunner().invoke(main, ["upgrade", *words], input="n\n")
-    assert "updated   Makefile" in done.stdout
+    assert "updated   Makefile  +1 -1\n" in done.stdout
     assert done.exit_code == (0 if words else 1)
     assert git(project, "status", "--porcelain") == ""
 
 
+def test_diff_shows_the_lines_that_change(project):
+    done = CliRunner().invoke(main, ["upgrade", "--dry-run", "--diff"])
+    assert f"-lab: .venv/installed ## open the notebooks\n+{NEWER_TARGET}\n" in done.stdout
+    assert "+++ /dev/null" in done.stdout, "the file that the template lost"
+    changes = json.loads(CliRunner().invoke(main, ["upgrade", "--dry-run", "--diff", "--json"]).stdout)["changes"]
+    (makefile,) = [change for change in changes if change["path"] == "Makefile"]
+    assert (makefile["added"], makefile["removed"], makefile["diff"].splitlines()[0]) == (1, 1, "--- a/Makefile")
+
+
 def test_error_while_writing_leaves_every_file_as_it_was(project, monkeypatch):
+    (project / "Makefile").chmod(0o755)
+    commit(project)
     plan, write = plan_upgrade(project), upgrade._write
     failed = []
 
-    def fail_once(path, content, mode=None):
+    def fail_once(path, content, mode):
         if path.name == "settings.ini" and not failed:
             failed.append(path)
             raise OSError(28, "No space left on device")

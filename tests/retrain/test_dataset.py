@@ -9,7 +9,7 @@ import pytest
 from mlops_nb.data.tables import validate
 from mlops_nb.model.signature import make_signature
 from mlops_nb.monitor.prediction_log import LoggedPrediction
-from mlops_nb.retrain.dataset import recent_table
+from mlops_nb.retrain.dataset import labelled_rows
 from mlops_nb.spec import ModelSpec
 
 
@@ -28,12 +28,12 @@ def test_logged_rows_have_the_types_of_a_schema_that_allows_missing_values(kind,
         LoggedPrediction(f"{i}", now, "toy", 1, "production", 1.0, inputs, 0, None, y)
         for i, (inputs, y) in enumerate(zip(given, [0, 1, 0], strict=True))
     ]
-    recent = recent_table(spec, signature, logged)
-    assert recent.left_out == {}
+    recent = labelled_rows(spec, signature, logged)
+    assert recent.excluded == {}
     pd.testing.assert_frame_equal(recent.table, validate(table, schema))
 
 
-def test_label_that_is_no_whole_number_is_left_out_of_a_schema_that_allows_missing_values():
+def test_label_that_is_no_whole_number_is_excluded_from_a_schema_that_allows_missing_values():
     schema = pa.DataFrameSchema({"x": pa.Column(float), "y": pa.Column("Int64")})
     spec = ModelSpec(name="toy", load=lambda: None, target="y", schema=schema, make_estimator=None)
     signature, now = make_signature(schema, ["x"], "y", classes=[0, 1]), datetime.now(UTC)
@@ -42,6 +42,6 @@ def test_label_that_is_no_whole_number_is_left_out_of_a_schema_that_allows_missi
         LoggedPrediction(f"{i:02d}", now, "toy", 1, "production", 1.0, {"x": 1.0}, 0, None, y)
         for i, y in enumerate(labels)
     ]
-    recent = recent_table(spec, signature, logged)
+    recent = labelled_rows(spec, signature, logged)
     assert recent.table["y"].tolist() == labels[:-1]
-    assert recent.left_out == {"break the schema": 1}
+    assert recent.excluded == {"break the schema": 1}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -16,8 +17,10 @@ import sqlalchemy as sa
 from mlops_nb.errors import MlopsError
 from mlops_nb.retrain.watch import WatchEvent, watch
 from mlops_nb.settings import Settings
-from mlops_nb.store.database import locks, open_database, reading, writing
+from mlops_nb.store.database import open_database, reading, writing
 from mlops_nb.store.lock import Lock, LockedError
+from mlops_nb.store.runs import RunStore
+from mlops_nb.store.schema import locks
 from tests.conftest import POSTGRES
 from tests.relay import Relay
 from tests.simulated_production import FAST, make_world, project_of_sides
@@ -48,19 +51,19 @@ class Watcher:
         self.process = subprocess.Popen(
             command, env=kept | places | own | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        self.looks, self.said = [], []
-        streams = ((self.process.stdout, self.looks), (self.process.stderr, self.said))
+        self.events, self.errors = [], []
+        streams = ((self.process.stdout, self.events), (self.process.stderr, self.errors))
         self._readers = [threading.Thread(target=_read, args=pair) for pair in streams]
         for reader in self._readers:
             reader.start()
 
     @property
     def actions(self) -> list[str]:
-        return [json.loads(line)["action"] for line in self.looks]
+        return [json.loads(line)["action"] for line in self.events]
 
     def saw(self, action: str, times: int = 1):
         wait_for(lambda: self.actions.count(action) >= times or self.process.poll() is not None, action)
-        assert self.process.poll() is None, "".join(self.said)
+        assert self.process.poll() is None, "".join(self.errors)
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -209,10 +212,10 @@ def test_holder_renews_its_lock(database_url):
 # The watch, in this process
 
 
-def test_what_goes_wrong_in_a_look_is_its_line_and_no_end(tmp_path, monkeypatch):
+def test_error_in_a_check_is_its_event_and_the_watch_goes_on(tmp_path, monkeypatch):
     import mlops_nb.retrain.watch as module
 
-    stop, looks, raised = (
+    stop, events, raised = (
         threading.Event(),
         [],
         iter([MlopsError("no model"), ValueError("a defect"), LockedError("ann")]),
@@ -221,14 +224,14 @@ def test_what_goes_wrong_in_a_look_is_its_line_and_no_end(tmp_path, monkeypatch)
     def retrain(*_, **__):
         raise next(raised)
 
-    def report(look: WatchEvent):
-        looks.append(str(look)[20:])
-        if len(looks) == 3:
+    def report(event: WatchEvent):
+        events.append(str(event)[20:])
+        if len(events) == 3:
             stop.set()
 
     monkeypatch.setattr(module, "retrain", retrain)
     watch("sides", settings_of(tmp_path, f"sqlite:///{tmp_path}/mlops.db"), 0.01, report=report, stop=stop)
-    assert looks == ["error: no model", "error: ValueError: a defect", "busy: ann"]
+    assert events == ["error: no model", "error: ValueError: a defect", "busy: ann"]
 
 
 def test_watch_whose_lock_was_taken_meanwhile_ends(tmp_path, monkeypatch):
@@ -265,9 +268,9 @@ def test_second_watch_says_who_holds_the_lock_and_a_killed_one_loses_it(tmp_path
     first = start(settings).saw("error")
     second = start(settings)
     assert second.process.wait(PATIENCE) == 1
-    wait_for(lambda: second.said, "a word of the second")
-    assert f":{first.process.pid} since" in second.said[0]
-    assert "'watch sides' is held by" in second.said[0]
+    wait_for(lambda: second.errors, "an error of the second")
+    assert f":{first.process.pid} since" in second.errors[0]
+    assert "'watch sides' is held by" in second.errors[0]
     first.process.kill()
     first.process.wait()
     third = start(settings).saw("error")
@@ -288,7 +291,7 @@ def test_watch_goes_on_after_an_outage_and_speaks_of_it_once(tmp_path, database_
     watcher = start(settings).saw("error")
     relay.cut()
     watcher.saw("no database")
-    time.sleep(2)  # ten looks, at which it has nothing to say
+    time.sleep(2)  # ten checks without an event
     relay.up = True
     watcher.saw("database back")
     n = watcher.actions.count("error")
@@ -342,3 +345,24 @@ def test_options_of_the_command_make_the_policy_of_the_library():
     window, policy = _parse_options(None, None, "production", 0.5, 0.3, 300, "10m", "ploomber-engine")
     assert window == {"last": None, "rows": None}
     assert policy == FAST
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["papermill", "ploomber-engine"])
+def test_build_ends_with_a_watch_that_is_killed_and_registers_nothing(world, start, engine):
+    world.serve(world.draw("drift", 1000, 2))
+    watcher = start(world.settings, "--rows", "1000", "--engine", engine)
+    me = psutil.Process(watcher.process.pid)
+
+    def started() -> bool:
+        commands = [" ".join(p.cmdline()) for p in me.children(recursive=True)]
+        return any(("ipykernel" if engine == "papermill" else "ploomber build") in command for command in commands)
+
+    wait_for(started, "a build")
+    family = me.children(recursive=True)
+    watcher.process.kill()
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE)
+    assert not alive
+    assert {record["state"] for record in RunStore(Path(world.settings.runs)).list()} <= {"interrupted"}
+    assert [version.version for version in world.registry.versions("sides")] == [1]
+    assert world.actions() == ["building"], "the next watch counts a failure"

@@ -8,14 +8,14 @@ from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from mlops_nb.store.registry import Registry
 from serve.app import create_app
-from tests.factories import NUMBERS, SIGNATURE, Service, make_home
+from tests.factories import LIKELY, NUMBERS, Service, make_home
 
 
 @pytest.fixture(scope="session")
 def homes(tmp_path_factory):
     """Prepared homes, copied by the tests: training is what takes the time."""
     made = {}
-    for name, signature in (("numbers", NUMBERS), ("mixed", SIGNATURE)):
+    for name, signature in (("numbers", NUMBERS), ("mixed", LIKELY)):
         made[name] = tmp_path_factory.mktemp(name)
         make_home(made[name], signature)
     return made
@@ -66,3 +66,19 @@ def service(settings, tmp_path):
     assert service.process.returncode == 0, log
     assert "Traceback" not in log, log
     assert "terminate called" not in log, log
+
+
+@pytest.fixture
+def client_with(settings):
+    """Clients of services with more settings."""
+    apps = []
+
+    def make(**more):
+        own = {"MLOPS_HOME": str(settings.home), "MLOPS_MODEL": "toy"}
+        apps.append(create_app(Settings.read(own | more)))
+        live_model(apps[-1]).refresh()
+        return apps[-1].test_client()
+
+    yield make
+    for app in apps:
+        app.stop()

@@ -16,7 +16,7 @@ from tests.factories import Service, wait_for
 from tests.serving.project_app import ADDITIONS, SEEN_FILE, make_app, refuse
 
 BODY = orjson.dumps({"features": [[1, 0]]})
-RAW = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\r\n" + BODY
+RAW = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\r\n" + BODY
 KEY, ADMIN = "predict-" + "k" * 16, "admin-" + "a" * 16
 ALL = [*ADDITIONS, "subclass", "shadowed_route"]
 
@@ -61,8 +61,8 @@ def bearer(key: str) -> dict:
 
 
 def test_route_of_a_project_is_answered_counted_and_logged(own, capfd):
-    said = own.test_client().get("/mine/joe", headers={**bearer(KEY), "X-Request-ID": "abc"})
-    assert (said.status_code, said.json, said.headers["X-Request-ID"]) == (200, {"hello": "joe"}, "abc")
+    response = own.test_client().get("/mine/joe", headers={**bearer(KEY), "X-Request-ID": "abc"})
+    assert (response.status_code, response.json, response.headers["X-Request-ID"]) == (200, {"hello": "joe"}, "abc")
     assert ("/mine/<name>", "200", 1) in own.metrics.requests()
     line = orjson.loads(capfd.readouterr().out)
     assert (line["id"], line["route"], line["status"]) == ("abc", "/mine/<name>", 200)
@@ -71,8 +71,8 @@ def test_route_of_a_project_is_answered_counted_and_logged(own, capfd):
 def test_error_of_a_projects_route_has_the_shape_of_ours(own, capfd):
     own.add_url_rule("/fails", view_func=lambda: 1 / 0, endpoint="fails")
     own.extensions["keys"].levels["/fails"] = "open"
-    said = own.test_client().get("/fails")
-    assert (said.status_code, said.json["code"]) == (500, "internal_error")
+    response = own.test_client().get("/fails")
+    assert (response.status_code, response.json["code"]) == (500, "internal_error")
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 

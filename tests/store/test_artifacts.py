@@ -20,10 +20,12 @@ from mlops_nb.model.predictor import Predictor
 from mlops_nb.project import doctor
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
-from mlops_nb.store.artifacts import BundleCache, Files, RemoteStore, is_intact
+from mlops_nb.store.artifacts import RemoteStore
+from mlops_nb.store.bundle_cache import BundleCache, is_intact
 from mlops_nb.store.registry import Registry
+from mlops_nb.store.remote_files import Files
 from serve.app import create_app
-from tests.factories import ROOT, Service, package, wait_for
+from tests.factories import ROOT, Service, package, unverified, wait_for
 from tests.relay import Relay
 from tests.s3 import KEY, S3, SECRET
 from tests.store.test_registry import at_once
@@ -384,7 +386,10 @@ def test_version_that_is_promoted_while_the_store_is_away_is_refused_until_it_is
     assert live.predictor.version == 1
     registry.register(bundles[1])
     relay.cut()
-    registry.promote("toy", 2)
+    with pytest.raises(ArtifactError, match="cannot be reached"):
+        registry.promote("toy", 2)
+    with unverified():
+        registry.promote("toy", 2)
     wait_for(lambda: live.state.refused)
     response = client.get("/health/ready").get_json()
     assert (response["ready"], response["version"], response["production"]) == (True, 1, 2)

@@ -13,7 +13,6 @@ from alembic.migration import MigrationContext
 from mlops_nb.errors import SettingsError
 from mlops_nb.store.database import (
     connect,
-    metadata,
     migrate,
     migrations_folder,
     open_database,
@@ -22,6 +21,7 @@ from mlops_nb.store.database import (
     revisions,
     writing,
 )
+from mlops_nb.store.schema import metadata
 
 REVISIONS = revisions()
 VALUES = {sa.Integer: 1, sa.String: "toy", sa.Float: 0.5, sa.Boolean: True, sa.JSON: {"a": [1]}}

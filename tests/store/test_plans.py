@@ -7,7 +7,8 @@ import sqlalchemy as sa
 
 from mlops_nb.model.signature import Input, Signature
 from mlops_nb.monitor.alerts import list_alerts
-from mlops_nb.monitor.health import MAX_LABELLED_ROWS, MAX_ROWS, latest_health
+from mlops_nb.monitor.health import MAX_LABELLED_ROWS, MAX_ROWS
+from mlops_nb.monitor.health_report import latest_health
 from mlops_nb.monitor.prediction_log import PredictionLog
 from mlops_nb.monitor.timeseries import TimeBuckets, prediction_series, quality, traffic
 from mlops_nb.store.database import open_database
@@ -102,8 +103,11 @@ QUESTIONS = {
     "dashboard: traffic of a week": lambda log: traffic(log.engine, "toy", TimeBuckets(168, NOW)),
     "dashboard: traffic of an hour": lambda log: traffic(log.engine, "toy", TimeBuckets(1, NOW)),
     "dashboard: predictions of a week": lambda log: prediction_series(log.engine, "toy", TimeBuckets(168, NOW)),
-    "dashboard: quality of a week": lambda log: quality(log.engine, "toy", TimeBuckets(168, NOW), MANIFEST),
-    "dashboard: health and alerts": lambda log: (latest_health(log.engine, "toy"), list_alerts(log.engine, "toy")),
+    "dashboard: quality of a week": lambda log: quality(log.engine, "toy", TimeBuckets(168, NOW), MANIFEST, 1),
+    "dashboard: health and alerts": lambda log: (
+        latest_health(log.engine, "toy", 1, NOW - timedelta(hours=1)),
+        list_alerts(log.engine, "toy"),
+    ),
     "retention: nothing is old": lambda log: log.purge(90, 24, NOW, NOW - timedelta(minutes=10)),
     "retention: ten minutes are old": lambda log: log.purge(30 - 1 / 144, 24, NOW, NOW - timedelta(minutes=10)),
 }

@@ -1,8 +1,11 @@
 """Versions and aliases, on both databases: what must hold when several people act at once."""
 
+import hashlib
 import itertools
+import json
 import shutil
 import threading
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -207,6 +210,13 @@ def evaluation(passed: bool, champion: int | None) -> Evaluation:
     return Evaluation({"accuracy": 0.9}, {}, None, champion, {}, [gate])
 
 
+def test_promotion_by_gates_that_are_inconclusive_says_so(filled):
+    unknown = GateResult("slice", "recall", 0.5, 0.6, True, "old", 0.2, 0.8, True, "of 12 rows")
+    found = replace(evaluation(True, champion=None), gates=[GateResult("minimum", "accuracy", 0.9, 0.8, True), unknown])
+    decision = promote_if_passed(filled, filled.get("toy", 1), found, compared=False)
+    assert decision.reason == "in production, all 2 gates passed, 1 of them inconclusive"
+
+
 def test_build_does_not_overrule_somebody_who_promoted_meanwhile(filled):
     filled.promote("toy", 1)
     filled.promote("toy", 2, actor="ada")
@@ -274,3 +284,57 @@ def test_database_url_that_cannot_be_meant_is_refused_without_showing_it(url):
     with pytest.raises(SettingsError, match="MLOPS_DATABASE_URL") as caught:
         open_database(url)
     assert "hunter22" not in str(caught.value)
+
+
+def damage(registry, version: int, how: str):
+    """Delete or change the stored bundle of a version."""
+    folder = registry.fetch(registry.get("toy", version))
+    if how == "deleted":
+        shutil.rmtree(folder)
+        return
+    path = folder / {"model": "model.skops", "golden rows": "golden.json", "manifest": "manifest.json"}[how]
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize("how", ["deleted", "model", "golden rows", "manifest"])
+@pytest.mark.parametrize("alias", ["production", "canary", "staging"])
+def test_no_alias_moves_to_a_version_that_cannot_be_served(filled, how, alias):
+    filled.promote("toy", 1, alias)
+    filled.promote("toy", 2, alias)
+    damage(filled, 1, how)
+    damage(filled, 3, how)
+    before = filled.history("toy")
+    for force in (False, True):
+        with pytest.raises(BundleError, match="Version 3 of 'toy' cannot be served: "):
+            filled.promote("toy", 3, alias, force=force)
+    with pytest.raises(BundleError, match=r"Version 1 of 'toy' cannot be .* No earlier version can be"):
+        filled.rollback("toy", alias)
+    assert filled.history("toy") == before
+
+
+def test_rollback_names_the_nearest_version_that_can_be_served_and_takes_it_if_told_to(registry, bundles):
+    for bundle in bundles:
+        registry.register(bundle)
+    for version in (1, 2, 3, 4):
+        registry.promote("toy", version)
+    damage(registry, 3, "deleted")
+    with pytest.raises(BundleError, match=r"Version 3 .* earlier version that can be served is 2: --nearest"):
+        registry.rollback("toy")
+    assert registry.version_of("toy") == 4
+    change = registry.rollback("toy", nearest=True)
+    assert (change.action, change.from_version, change.to_version) == ("rollback", 4, 2)
+    assert registry.rollback("toy").to_version == 1, "what was skipped is undone, too"
+
+
+def test_bundle_that_a_service_would_refuse_is_not_registered(registry, tmp_path):
+    bundle = package(tmp_path / "bundle", 0.1)
+    golden = json.loads((bundle.path / "golden.json").read_text())
+    golden["prediction"] = [1 - label for label in golden["prediction"]]
+    (bundle.path / "golden.json").write_text(json.dumps(golden))
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    manifest["files"]["golden.json"] = hashlib.sha256((bundle.path / "golden.json").read_bytes()).hexdigest()
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="golden rows"):
+        registry.register(read_manifest(bundle.path))
+    assert registry.names() == []

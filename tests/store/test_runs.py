@@ -60,25 +60,100 @@ def test_crash_while_writing_leaves_the_last_whole_record(store, monkeypatch):
     assert run.record["seed"] == 1
 
 
-def test_build_that_runs_elsewhere_is_not_resumed_and_a_dead_one_is(store):
-    run = store.new()
-    run.start("toy", CLEAN, spec="toy")
-    other = subprocess.Popen(["sleep", "60"])
-    run.update(pid=other.pid)
-    assert store.resume("toy").id != run.id
-    other.kill()
-    other.wait()
-    assert store.resume("toy").id == run.id
+HOLDER = """
+import sys
+from pathlib import Path
+from mlops_nb.store.git import GitState
+from mlops_nb.store.runs import Run
+Run(Path(sys.argv[1])).start("toy", GitState(None, None, False, "", ()), spec="toy", products="products/toy")
+print("started", flush=True)
+sys.stdin.read()
+"""
 
 
-def test_resumed_run_keeps_its_start_and_counts_its_attempts(store):
+@pytest.fixture
+def other(store):
+    """A build in a process of its own, and its run."""
     run = store.new()
-    run.start("toy", CLEAN, spec="toy")
-    run.update(started="2026-01-01T00:00:00+00:00")
-    run.finish("failed", error="boom")
-    store.resume("toy").start("toy", CLEAN, spec="toy")
-    record = run.record
-    assert (record["started"], record["attempts"], record["error"]) == ("2026-01-01T00:00:00+00:00", 2, None)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(run.folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "started\n"
+    yield run, process
+    process.kill()
+    process.communicate()
+
+
+def test_run_whose_process_was_killed_is_interrupted_for_readers_and_then_in_its_record(store, other):
+    run, process = other
+    written = run.folder / "run.json"
+    assert store.list()[0]["state"] == "running"
+    store.close_interrupted("products/other")
+    assert store.list()[0]["state"] == "running"
+    process.kill()
+    process.wait()
+    before = written.read_bytes()
+    assert [store.list()[0]["state"], store.get(run.id).record["error"]] == [
+        "interrupted",
+        "The process of the build is gone.",
+    ]
+    assert written.read_bytes() == before
+    store.close_interrupted("products/other")
+    assert json.loads(written.read_text())["state"] == "interrupted"
+    assert json.loads(written.read_text())["ended"]
+
+
+def test_number_of_a_process_that_another_has_now_keeps_no_run_alive(store, other):
+    run, process = other
+    process.kill()
+    process.wait()
+    run.update(state="running", pid=os.getppid())  # an unrelated process that lives
+    assert run.record["state"] == "interrupted"
+
+
+def test_run_of_another_host_is_left_alone_unless_its_products_are_free(store, other):
+    run, process = other
+    run.update(host="elsewhere")
+    process.kill()
+    process.wait()
+    assert run.record["state"] == "running"
+    store.close_interrupted("products/other")
+    assert run.record["state"] == "running"
+    store.close_interrupted("products/toy")
+    assert run.record["state"] == "interrupted"
+
+
+def test_run_of_an_earlier_release_lives_as_long_as_its_process(store):
+    sleeper = subprocess.Popen(["sleep", "60"])
+    run = store.new()
+    run.update(id=run.id, model="toy", state="running", pid=sleeper.pid, attempts=1)
+    assert run.record["state"] == "running"
+    sleeper.kill()
+    sleeper.wait()
+    assert run.record["state"] == "interrupted"
+
+
+def test_ended_run_is_what_it_was(store):
+    for state in ("finished", "failed", "interrupted"):
+        run = store.new()
+        run.start("toy", CLEAN, products="products/toy")
+        run.finish(state)
+        before = (run.folder / "run.json").read_bytes()
+        store.close_interrupted("products/toy")
+        assert run.record["state"] == state
+        assert (run.folder / "run.json").read_bytes() == before
+        assert [p.name for p in run.folder.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{}", b"[]", b"\xff\xfe", b"null"])
+def test_record_that_cannot_be_read_hides_no_other_run(store, content):
+    whole, broken = store.new(), store.new()
+    whole.start("toy", CLEAN)
+    whole.finish()
+    broken.folder.mkdir()
+    (broken.folder / "run.json").write_bytes(content)
+    assert [r["state"] for r in store.list()] == ["unreadable", "finished"]
+    assert [r["state"] for r in store.list("toy")] == ["finished"]
 
 
 def test_secrets_are_blacked_out_wherever_they_stand(store, monkeypatch):

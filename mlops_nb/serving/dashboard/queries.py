@@ -3,7 +3,7 @@
 import bisect
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from mlops_nb.store.database import connect
 from mlops_nb.errors import MlopsError
 from mlops_nb.monitor.timeseries import (
     TimeBuckets,
+    checked_metrics,
     recent_decisions,
     health_summary,
     prediction_series,
@@ -26,6 +27,7 @@ from mlops_nb.monitor.timeseries import (
 from mlops_nb.store.registry import Registry
 from mlops_nb.settings import Settings
 from mlops_nb.serving.http.periodic import PeriodicThread
+from mlops_nb.serving.http.probes import HEALTH_ROUTES
 
 FRESH_SECONDS = 1.0  # that figures are cached; longer where they took more than a tenth of it to read
 STATEMENT_TIMEOUT_SECONDS = 5  # of PostgreSQL
@@ -35,12 +37,14 @@ CONNECT_TIMEOUT_SECONDS = 3  # of PostgreSQL
 class CachedFigures(NamedTuple):
     """Figures of a time range, and why newer ones could not be read."""
 
-    until: float  # when to read them again, `time.monotonic()`
+    read_at: float  # `time.monotonic()`
+    until: float  # when to read them again
     figures: dict | None
     problem: str | None
 
 
-_NOTHING = CachedFigures(0.0, None, None)
+_NO_QUALITY: dict = {"version": None, "rows": 0, "metrics": []}
+_NOTHING = CachedFigures(0.0, 0.0, None, None)
 
 
 class DashboardQueries:
@@ -68,20 +72,24 @@ class DashboardQueries:
         """Read anew the next time, because something changed."""
         self._cached = {hours: cached._replace(until=0.0) for hours, cached in self._cached.items()}
 
-    def read(self, hours: float) -> CachedFigures:
-        """Return the figures of the last hours; where the database is unavailable, the latest ones or None, and why."""
-        if (fresh := self._fresh(hours)) is not None:
+    def read(self, hours: float, production: int | None = None) -> CachedFigures:
+        """Return the figures of the last hours; where the database is unavailable, the latest ones or None, and why.
+
+        Figures of before a move to `production`, the version that the service knows to be there, are read again.
+        """
+        if (fresh := self._fresh(hours, production)) is not None:
             return fresh
         if not self._lock.acquire(blocking=hours not in self._cached):  # another thread reads; the latest will do
             return self._cached[hours]
         try:
-            return self._fresh(hours) or self._refresh(hours)
+            return self._fresh(hours, production) or self._refresh(hours)
         finally:
             self._lock.release()
 
-    def _fresh(self, hours: float) -> CachedFigures | None:
-        cached = self._cached.get(hours, _NOTHING)
-        return cached if time.monotonic() < cached.until else None
+    def _fresh(self, hours: float, production: int | None = None) -> CachedFigures | None:
+        cached, now = self._cached.get(hours, _NOTHING), time.monotonic()
+        moved = production is not None and cached.figures is not None and cached.figures.get("current") != production
+        return cached if now < cached.until and not (moved and now >= cached.read_at + FRESH_SECONDS) else None
 
     def _refresh(self, hours: float) -> CachedFigures:
         begin, problem = time.monotonic(), None
@@ -92,7 +100,7 @@ class DashboardQueries:
             figures = self._cached.get(hours, _NOTHING).figures
             problem = f"The database does not answer ({type(e).__name__})."
         now = time.monotonic()
-        self._cached[hours] = CachedFigures(now + max(FRESH_SECONDS, 10 * (now - begin)), figures, problem)
+        self._cached[hours] = CachedFigures(now, now + max(FRESH_SECONDS, 10 * (now - begin)), figures, problem)
         return self._cached[hours]
 
     def _query(self, span: TimeBuckets) -> dict:
@@ -100,14 +108,17 @@ class DashboardQueries:
         engine, found = registry.engine, version_overview(registry, name)
         manifest = found.pop("manifest")
         task = manifest["signature"]["task"] if manifest else "classification"
-        health, alerts = health_summary(engine, name)
+        current = found["current"]
+        health, alerts = health_summary(engine, name, current, found["since"])
+        if health and manifest:
+            health["metrics"] = checked_metrics(health, manifest)
         return {
             "asked_at": datetime.now(UTC),
             **found,
-            "created_at": next((v["created_at"] for v in found["versions"] if v["version"] == found["current"]), None),
+            "created_at": next((v["created_at"] for v in found["versions"] if v["version"] == current), None),
             "traffic": traffic(engine, name, span),
             "predictions": prediction_series(engine, name, span, task),
-            "quality": quality(engine, name, span, manifest) if manifest else {"labels": 0, "metrics": []},
+            "quality": quality(engine, name, span, manifest, current) if manifest else _NO_QUALITY,
             "health": health,
             "alerts": alerts,
             "decisions": recent_decisions(engine, name),
@@ -135,8 +146,9 @@ def _set_timeout(connection, _):
 class ErrorHistory:
     """The number of failed requests of all workers, by minute since this worker started."""
 
-    def __init__(self, requests: Callable):
+    def __init__(self, requests: Callable, health_routes: Set[str] = HEALTH_ROUTES):
         self._requests = requests  # `mlops_nb.serving.telemetry.metrics.Metrics.requests`
+        self._health_routes = health_routes
         self._minutes: list[int] = []  # their beginnings, seconds since 1970
         self._totals: list[tuple[int, int]] = []  # 4xx and 5xx at the beginning of each minute
         self._lock = threading.Lock()
@@ -154,9 +166,13 @@ class ErrorHistory:
         self.count()
         return 60 - time.time() % 60
 
-    def count(self) -> tuple[list[dict], tuple[int, int]]:
-        """Return the requests by route and status until now, without the dashboard's own, and the numbers of 4xx and 5xx."""
-        rows = [row for row in self._requests() if row[0] != "/" and not row[0].startswith("/dashboard/")]
+    def count(self) -> tuple[list[dict], tuple[int, int], list[dict]]:
+        """Return the requests by route and status until now, the numbers of 4xx and 5xx, and the health routes apart.
+
+        The dashboard's own requests are left out.
+        """
+        every = [row for row in self._requests() if row[0] != "/" and not row[0].startswith("/dashboard/")]
+        rows = [row for row in every if row[0] not in self._health_routes]
         client, server = (sum(n for _, status, n in rows if status[0] == kind) for kind in "45")
         totals = client, server
         minute = int(time.time()) // 60 * 60
@@ -165,29 +181,38 @@ class ErrorHistory:
                 self._minutes.append(minute)
                 self._totals.append(totals)
             del self._minutes[:-_MAX_MINUTES], self._totals[:-_MAX_MINUTES]
-        by_route: dict[str, dict[str, int]] = {}
-        for route, status, n in rows:
-            by_route.setdefault(route, {})[status] = n
-        routes = [{"route": r, "requests": sum(s.values()), "statuses": s} for r, s in by_route.items()]
-        return sorted(routes, key=lambda r: -r["requests"]), totals
+        probes = [row for row in every if row[0] in self._health_routes]
+        return _by_route(rows), totals, _by_route(probes)
 
     def over(self, span: TimeBuckets) -> dict:
         """Return the numbers of 4xx and 5xx in each bucket; None where they were not counted."""
-        routes, now = self.count()
+        routes, now, probes = self.count()
         ends = [*span.starts[1:], span.starts[-1] + span.seconds]
         with self._lock:
             pairs = [(self._at(start, now), self._at(end, now)) for start, end in zip(span.starts, ends, strict=True)]
             counted = [end > self._minutes[0] for end in ends]
+            first = self._minutes[0]
         client, server = (
             [after[i] - before[i] if seen else None for seen, (before, after) in zip(counted, pairs, strict=True)]
             for i in range(2)
         )
-        return {"at": span.starts, "client": client, "server": server, "routes": routes}
+        since = datetime.fromtimestamp(first, UTC) if first > span.starts[0] else None
+        counts = {"at": span.starts, "client": client, "server": server, "complete_since": since}
+        return counts | {"routes": routes, "probes": probes}
 
     def _at(self, second: int, now: tuple[int, int]) -> tuple[int, int]:
         """Return the counts at the beginning of a minute, or the first ones."""
         place = bisect.bisect_left(self._minutes, second)
         return now if place == len(self._minutes) else self._totals[place]
+
+
+def _by_route(rows: list[tuple[str, str, int]]) -> list[dict]:
+    """Return the routes with their numbers of requests by status, the busiest first."""
+    by_route: dict[str, dict[str, int]] = {}
+    for route, status, n in rows:
+        by_route.setdefault(route, {})[status] = n
+    routes = [{"route": r, "requests": sum(s.values()), "statuses": s} for r, s in by_route.items()]
+    return sorted(routes, key=lambda r: -r["requests"])
 
 
 _MAX_MINUTES = 7 * 24 * 60 + 1  # a week of minutes, which are kept

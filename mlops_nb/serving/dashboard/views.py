@@ -12,7 +12,7 @@ from mlops_nb.display import format_number
 from mlops_nb.errors import MlopsError
 from mlops_nb.monitor.timeseries import WINDOWS, TimeBuckets
 from mlops_nb.store.registry import AliasChange
-from mlops_nb.settings import Settings, is_loopback
+from mlops_nb.settings import Settings
 from mlops_nb.serving.http.auth import ForbiddenError
 from mlops_nb.serving.http.moves import CSRF_HEADER, DASHBOARD_DATA, DEFAULT_HOURS, MAX_REASON_LENGTH
 from mlops_nb.serving.http.static import SECURITY_HEADERS, send_static
@@ -52,7 +52,7 @@ class Dashboard:
         self.live, self.figures, self.failures = (
             live,
             DashboardQueries(settings, live.name),
-            ErrorHistory(metrics.requests),
+            ErrorHistory(metrics.requests, metrics.health_routes),
         )
 
     def start(self):
@@ -66,8 +66,8 @@ class Dashboard:
 
     def view(self, hours: float) -> dict:
         """Return all that the page shows of the last hours, as plain values."""
-        cached = self.figures.read(hours)
         state, span = self.live.state, TimeBuckets(hours)
+        cached = self.figures.read(hours, state.aliases.get("production"))
         predictor = state.production
         serving = {
             "version": predictor and predictor.version,
@@ -105,6 +105,7 @@ def page() -> Response:
     view = _dashboard().view(hours) if allowed else None
     moves = allowed and keys.is_allowed("/admin/promote", environ)
     context = {"view": view, "hours": hours, "windows": WINDOWS, "moves": moves, "draw": draw, "ago": _ago, "at": _at}
+    context["period"] = _period
     text = render_template("dashboard.html", **context, number=format_number)
     return Response(
         text, headers={**SECURITY_HEADERS, "Cache-Control": "no-store"}, content_type="text/html; charset=utf-8"
@@ -172,25 +173,12 @@ def _read_change(keys: set[str]) -> dict:
 
 
 def _refuse_other_sites():
-    """Raise `ForbiddenError` for a request that another site may have caused."""
-    headers, keys = request.headers, current_app.extensions["keys"]
+    """Raise `ForbiddenError` for a change that another site may have caused; stricter than the check of every request."""
+    headers = request.headers
     if headers.get(CSRF_HEADER) != "move":
         raise ForbiddenError(f"A change needs the header {CSRF_HEADER}: move, which no other site can send.")
     if (site := headers.get("Sec-Fetch-Site")) not in (None, "same-origin"):
         raise ForbiddenError(f"A change is accepted from this site alone; the browser says that it is {site[:20]!r}.")
-    origin = headers.get("Origin")
-    if origin is not None and origin.lower().partition("://")[2] != request.host.lower():
-        raise ForbiddenError(
-            "A change is accepted from this site alone; Origin is another host than Host. A proxy must hand on Host."
-        )
-    # another site may make a name of its own point to this address
-    if not keys.has_any and not is_loopback(_host_name(request.host)):
-        raise ForbiddenError("Without keys a change is accepted at localhost alone. Set MLOPS_ADMIN_KEYS.")
-
-
-def _host_name(host: str) -> str:
-    """Return the host without its port."""
-    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
 
 
 # formats of the page
@@ -198,6 +186,14 @@ def _host_name(host: str) -> str:
 
 def _at(value: datetime) -> str:
     return f"{value:%Y-%m-%d %H:%M} UTC"
+
+
+def _period(since: datetime, until: datetime) -> str:
+    """Return begin and end of a window; the day once where it is the same."""
+    if f"{since:%Y-%m-%d %H:%M}" == f"{until:%Y-%m-%d %H:%M}":
+        return f"{since:%Y-%m-%d %H:%M}"
+    end = f"{until:%H:%M}" if since.date() == until.date() else f"{until:%Y-%m-%d %H:%M}"
+    return f"{since:%Y-%m-%d %H:%M} to {end}"
 
 
 def _ago(value: datetime) -> str:

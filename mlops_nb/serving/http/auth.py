@@ -7,16 +7,12 @@ from flask import request
 
 from mlops_nb.errors import MlopsError
 from mlops_nb.settings import Settings, is_loopback, split_keys
+from mlops_nb.serving.http.probes import MODEL_PROBES, SERVER_PROBES
 
 # open to anybody, to any key, to an admin key; a route that is not listed needs an admin key
 LEVELS = {
     "open": {
-        "/health/live",
-        "/health/ready",
-        "/ping",
-        "/health",
-        "/v2/health/live",
-        "/v2/health/ready",
+        *SERVER_PROBES,
         "/docs",
         "/docs/style.css",
         "/docs/script.js",
@@ -28,18 +24,16 @@ LEVELS = {
         "/dashboard/uplot.js",
     },
     "key": {
+        *MODEL_PROBES,
         "/predict",
         "/invocations",
         "/feedback",
         "/v1/models",
-        "/v1/models/<name>",
         "/v1/models/<name>:predict",
         "/v2",
         "/v2/models/<name>",
-        "/v2/models/<name>/ready",
         "/v2/models/<name>/infer",
         "/v2/models/<name>/versions/<version>",
-        "/v2/models/<name>/versions/<version>/ready",
         "/v2/models/<name>/versions/<version>/infer",
         "/version",
         "/model",

@@ -7,10 +7,11 @@ from typing import cast
 
 import orjson
 from flask import request
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from mlops_nb.errors import known_names
 from mlops_nb.serving.http.errors import MediaTypeError, RequestError
+from mlops_nb.serving.http.unique_keys import check_unique_keys, loads
 
 
 def read_object(example: str = '{"features": [[...], ...]}') -> dict:
@@ -25,7 +26,12 @@ def read_body() -> bytes:
     """Return the body of the current request, decompressed; raise an error where it is over the limit."""
     length, limit = request.content_length, _max_bytes()
     if length is None:
-        content = request.stream.read()
+        try:
+            content = request.stream.read()
+        except HTTPException:
+            raise
+        except Exception as e:  # the server has the bytes: what its reader of chunks raises is the client's mistake
+            raise RequestError(f"The chunked body is malformed: {type(e).__name__}.") from e
         if len(content) >= limit:
             raise RequestEntityTooLarge()  # Flask cuts a chunked body off at the limit, silently
     else:
@@ -64,7 +70,7 @@ def _decompress(content: bytes, encoding: str, limit: int) -> bytes:
 def parse_object(content: bytes, example: str) -> dict:
     """Return the JSON object in a body; `example` is what an error shows."""
     try:
-        body = orjson.loads(content)
+        body = loads(content)
     except orjson.JSONDecodeError as e:
         body = _parse_leniently(content, e)
     if not isinstance(body, dict):
@@ -80,6 +86,7 @@ def _parse_leniently(content: bytes, error: ValueError):
     except (ValueError, RecursionError):
         reason = "the body is empty" if not content.strip() else str(error)
         raise RequestError(f"The body is not JSON: {reason}.") from None
+    check_unique_keys(content)
     return body
 
 

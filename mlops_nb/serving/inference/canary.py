@@ -51,22 +51,24 @@ class CanaryTrial:
             return ["its predictions are no labels or numbers that could be compared with production's"]
         return [*found, f"it raised {', '.join(sorted(self.failures))}"] if found and self.failures else found
 
-    def infer(self, rows, probability: bool, key: str | None) -> InferenceResult:
+    def infer(self, rows, probability: bool, key: str | None, interval: bool = False) -> InferenceResult:
         """Predict with one of the two; with production where the canary fails."""
         position = position_of(self.name, key) if key else random.random()
         if position < self.share:
-            return self._from_canary(rows, probability)
+            return self._from_canary(rows, probability, interval)
         if position < 1 - self.share:
             return InferenceResult.from_rows(self.production, rows)
         return self._from_production(rows)
 
-    def _from_canary(self, rows, probability: bool) -> InferenceResult:
+    def _from_canary(self, rows, probability: bool, interval: bool) -> InferenceResult:
         """Predict with the canary, or with production when it raises; that counts where production does not raise."""
         begin = time.perf_counter()
         try:
             result = InferenceResult.from_rows(self.canary, rows, "canary")
             if probability and result.predictions.probability is None:
                 raise InputError("It has no probabilities.")
+            if interval and self.canary.signature.interval is None:
+                raise InputError("It has no interval.")
         except Exception as e:
             result = InferenceResult.from_rows(self.production, rows)
             self._record_failure(type(e).__name__)

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlops_nb.store.artifacts import BundleCache
+from mlops_nb.store.bundle_cache import BundleCache
 from mlops_nb.errors import MlopsError
 from mlops_nb.store.registry import Version
 from mlops_nb.settings import Settings

@@ -1,5 +1,6 @@
 """From the rows of a request to its predictions, for every protocol."""
 
+import re
 import time
 from dataclasses import dataclass
 
@@ -7,10 +8,10 @@ import numpy as np
 import pyarrow
 from flask import current_app, request
 
-from mlops_nb.errors import TooManyRowsError
+from mlops_nb.errors import InputError, TooManyRowsError
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.model.signature import Predictions
-from mlops_nb.model.columns import Table
+from mlops_nb.model.columns import InvalidRowsError, Table, describe_value
 from mlops_nb.serving.http.errors import RequestError
 from mlops_nb.serving.http.claim import claim_response
 
@@ -32,13 +33,21 @@ class InferenceResult:
         return cls(predictor, table, predictor.predict(table), role)
 
 
-def infer(rows, name: str = "'features'", probability: bool = False, canary: bool = True) -> InferenceResult:
+def infer(
+    rows, name: str = "'features'", probability: bool = False, canary: bool = True, interval: bool = False
+) -> InferenceResult:
     """Predict rows of the current request with the live model; `rows` may be an array of numbers or an Arrow table."""
-    return run_inference(request.environ, current_app.extensions, rows, name, probability, canary)
+    return run_inference(request.environ, current_app.extensions, rows, name, probability, canary, interval)
 
 
 def run_inference(
-    environ: dict, extensions: dict, rows, name: str = "'features'", probability: bool = False, canary: bool = True
+    environ: dict,
+    extensions: dict,
+    rows,
+    name: str = "'features'",
+    probability: bool = False,
+    canary: bool = True,
+    interval: bool = False,
 ) -> InferenceResult:
     """Predict rows of a request with the live model, and log them: the one way to a prediction."""
     begin = time.perf_counter()
@@ -47,12 +56,17 @@ def run_inference(
     predictor = live.loaded(state)
     if probability and not predictor.signature.probability:
         raise RequestError(f"The model {predictor.name!r} has no probabilities; leave 'probability' out.")
+    if interval and predictor.signature.interval is None:
+        raise RequestError(
+            f"Version {predictor.version} of the model {predictor.name!r} has no interval; leave 'interval' out, or build "
+            "a version whose spec has one: ModelSpec(..., interval=0.9)."
+        )
     if isinstance(rows, _BATCH_TYPES):
         check_rows(len(rows), name, extensions["settings"].max_rows)
     if state.trial is None or not canary:
         result = InferenceResult.from_rows(predictor, rows)
     else:
-        result = state.trial.infer(rows, probability, environ.get("HTTP_X_CANARY_KEY"))
+        result = state.trial.infer(rows, probability, environ.get("HTTP_X_CANARY_KEY"), interval)
     claim_response(environ)  # only what gets this response may be in the log
     environ["serving.result"] = result
     key = extensions["log"].record(result, time.perf_counter() - begin)
@@ -61,6 +75,56 @@ def run_inference(
         if state.shadow is not None:
             live.shadow.offer(state.shadow, rows, len(result.ids), key)
     return result
+
+
+@dataclass(slots=True)
+class PartialResult:
+    """The predictions of the rows that have one, and the errors of the others."""
+
+    n_rows: int
+    result: InferenceResult | None  # None: no row has a prediction
+    rows: list[int]  # which ones have, by number
+    errors: dict[int, InputError]  # of every other row, by number
+
+    def in_place(self, values: list) -> list:
+        """Return values of the rows with a prediction at their places, and None at the others."""
+        places: list = [None] * self.n_rows
+        for row, value in zip(self.rows, values, strict=True):
+            places[row] = value
+        return places
+
+
+def infer_each(rows: list, probability: bool = False, interval: bool = False) -> PartialResult:
+    """Predict the rows of the current request that can be predicted, and keep the error of each other."""
+    rows = rows if isinstance(rows[0], list | dict) else [rows]  # a flat list is one row
+    check_rows(len(rows), "'features'")
+    kept, errors = list(range(len(rows))), dict[int, InputError]()
+    parse = current_app.extensions["live_model"].loaded().parse
+    while kept:
+        try:
+            result = infer([rows[i] for i in kept], probability=probability, interval=interval)
+            return PartialResult(len(rows), result, kept, errors)
+        except InvalidRowsError as e:
+            found = {kept[i]: e.of_row(i, kept[i]) for i in np.flatnonzero(~e.fits).tolist()}
+        except InputError:
+            each = ((i, _error_of(parse, rows[i], i, rows[kept[0]])) for i in kept)
+            if not (found := {i: error for i, error in each if error is not None}):
+                raise
+        errors |= found
+        kept = [i for i in kept if i not in found]
+    return PartialResult(len(rows), None, kept, errors)
+
+
+def _error_of(parse, row, number: int, first) -> InputError | None:
+    """Return the error of one row, with its number in the request."""
+    if not isinstance(row, list | dict) or type(row) is not type(first):
+        form = "a list" if isinstance(first, list) else "an object"
+        return InputError(f"Row {number} is {describe_value(row)}; the first is {form}, so all must be.", row=number)
+    try:
+        parse([row])
+    except InputError as e:
+        return InputError(re.sub("^Row 0", f"Row {number}", str(e)), **e.details | {"row": number})
+    return None
 
 
 _BATCH_TYPES = (list, np.ndarray, pyarrow.Table)

@@ -43,6 +43,7 @@ class ServingState:
     from_cache: bool = False  # whether production is the fallback on local disk, until the registry is read
     rolled_back: Mapping | None = None  # The last canary that was worse than production: version, reason
     problem: str | None = "The first load is not over yet."  # Why the registry could not be asked
+    lost: str | None = None  # What a registry without models lacks that the artifact store has
 
     @property
     def runs_inline(self) -> bool:
@@ -114,6 +115,8 @@ class LiveModel:
         if state.refused:
             reasons = " ".join(f"Version {version}: {reason}" for version, reason in state.refused.items())
             raise NoModelError(f"No version of {self.name!r} can be served. {reasons} Roll back, or build again.")
+        if state.lost:
+            raise NoModelError(f"No model is registered. {state.lost}")
         raise NoModelError(
             f"No version of {self.name!r} is in production. Run `ploomber build` (or `make build`); if its gates did "
             f"not pass, see `mlops-nb models list {self.name}` and `mlops-nb models promote`."
@@ -190,6 +193,9 @@ class LiveModel:
         is_fast = before.is_fast if production is before.production else runs_inline(production)
         canary, shadow = (load(aliases[role]) if role in aliases else None for role in ("canary", "shadow"))
         shadow = None if shadow is production else shadow
+        lost = None if found else registry.describe_loss()
+        if lost and lost != before.lost:
+            log(f"No model is registered. {lost}")
         verified = next(
             (one.version for one in loads.values() if one.predictor is production and not one.refused), None
         )
@@ -205,6 +211,7 @@ class LiveModel:
             from_cache=self._cached is not None,
             rolled_back=self._rolled_back(registry, aliases),
             problem=None,
+            lost=lost,
         )
         self._loads = loads
         if isinstance(verified, Version):

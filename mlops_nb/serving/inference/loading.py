@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlops_nb.model.bundle import check_hashes, read_manifest
 from mlops_nb.model.engine import OnnxEngine
-from mlops_nb.errors import ArtifactError, MlopsError
+from mlops_nb.errors import ArtifactError, BundleError, MlopsError
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.store.registry import Version
 from mlops_nb.serving.http.periodic import log
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 INLINE_SECONDS = 0.001  # CPU time of a row up to which a worker's main loop predicts it
+INLINE_FALLBACK_SECONDS = 0.02  # the same of the few rows that scikit-learn predicts beside the graph
 FETCH_RETRY_SECONDS = 5.0  # after which an artifact store that failed is asked again
 
 
@@ -72,19 +73,27 @@ def load_verified(
 
 
 def runs_inline(predictor: Predictor | None) -> bool:
-    """Whether a row takes less than `INLINE_SECONDS`, in an ONNX graph: Python code may at times take longer."""
+    """Whether a row takes less than `INLINE_SECONDS` in an ONNX graph, and little more outside its domain."""
     if predictor is None or predictor.engine.name != OnnxEngine.name:
         return False
     try:
         rows = predictor.bundle.golden()["features"][:1]
-    except (OSError, ValueError):  # deleted since the model was loaded
+    except BundleError:  # deleted since the model was loaded
         return False
+    table, fallback = predictor.parse(rows), getattr(predictor.engine, "fallback", None)
+    if fallback is not None and _cpu_seconds(lambda: fallback.predict(table), times=3) >= INLINE_FALLBACK_SECONDS:
+        return False
+    return _cpu_seconds(lambda: predictor.predict_rows(rows)) < INLINE_SECONDS
+
+
+def _cpu_seconds(work: Callable[[], Any], times: int = 5) -> float:
+    """Return the CPU time that work takes at its quickest."""
     took = []
-    for _ in range(5):
+    for _ in range(times):
         begin = time.thread_time()
-        predictor.predict_rows(rows)
+        work()
         took.append(time.thread_time() - begin)
-    return min(took) < INLINE_SECONDS
+    return min(took)
 
 
 def stamp_of(path: Path) -> tuple:

@@ -10,6 +10,8 @@ import orjson
 from mlops_nb.serving.http.auth import ApiKeys
 from mlops_nb.serving.protocols.arrow import ARROW
 from mlops_nb.serving.http.errors import JSON, RequestError
+from mlops_nb.serving.http.sites import BROWSER_HEADERS, SiteCheck
+from mlops_nb.serving.http.unique_keys import loads
 from mlops_nb.serving.protocols.predict import content_of, read_features
 from mlops_nb.serving.inference.infer import run_inference
 
@@ -18,14 +20,15 @@ _REQUEST_LINE = f"POST {ROUTE} ".encode()
 MAX_INLINE_BYTES = 4 * 2**10  # of a request that runs inline
 MAX_INLINE_BRACKETS = 4  # opening brackets in it, [ and {: those of one row or two
 _DENSE_ENCODINGS = (b"content-encoding", b"arrow")  # in a small request that may have many rows
-_UNUSUAL_HEADERS = ("HTTP_CONTENT_ENCODING", "HTTP_TRANSFER_ENCODING")
+_UNUSUAL_HEADERS = ("HTTP_CONTENT_ENCODING", "HTTP_TRANSFER_ENCODING", *BROWSER_HEADERS)
 
 
 class FastPath:
     """From the WSGI environment to the body of the response."""
 
-    def __init__(self, extensions: dict, keys: ApiKeys, max_body_bytes: int):
+    def __init__(self, extensions: dict, keys: ApiKeys, sites: SiteCheck, max_body_bytes: int):
         self._extensions, self._keys, self._most_bytes = extensions, keys, max_body_bytes
+        self._is_allowed_host = sites.is_allowed_host
 
     def respond(self, environ: dict) -> bytes | None:
         """Return the body of a response; None, and the request as it was, when Flask shall respond."""
@@ -37,7 +40,7 @@ class FastPath:
             if len(content) < length:
                 raise RequestError("The body ended too early.")
             self._keys.require(ROUTE, environ)
-            rows, probability = read_features(orjson.loads(content))
+            rows, probability = read_features(loads(content))
             result = run_inference(environ, self._extensions, rows, probability=bool(probability))
             return orjson.dumps(content_of(result, result.predictor.name, probability))
         except Exception:  # whatever it is: the route meets it again, and responds to it
@@ -63,6 +66,7 @@ class FastPath:
             and length.isdecimal()
             and int(length) <= self._most_bytes
             and not any(map(environ.__contains__, _UNUSUAL_HEADERS))
+            and self._is_allowed_host(environ.get("HTTP_HOST"))
             and ARROW not in environ.get("HTTP_ACCEPT", "")
             and self._extensions["live_model"].state.trial is None  # a canary counts what fails
         )

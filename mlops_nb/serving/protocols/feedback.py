@@ -2,6 +2,7 @@
 
 import re
 
+import pyarrow
 from flask import Blueprint, Response, current_app
 
 from mlops_nb.errors import InputError, MlopsError, TooManyRowsError
@@ -29,9 +30,8 @@ def feedback() -> Response:
     signature = live.loaded().signature
     body = read_object(_EXAMPLE)
     labels = _labels(body)
-    for row, entry in enumerate(labels):
-        _check(row, entry, signature)
-    if not log.label([(entry["id"], entry["label"]) for entry in labels]):
+    values = [_read(row, entry, signature) for row, entry in enumerate(labels)]
+    if not log.label([(entry["id"], value) for entry, value in zip(labels, values, strict=True)]):
         raise LogError("The prediction log is full: its database has been away for long. Send the labels again later.")
     return to_json({"accepted": len(labels)}, 202)
 
@@ -52,15 +52,27 @@ def _labels(body: dict) -> list:
     return labels
 
 
-def _check(row: int, entry, signature: Signature):
-    """Raise `InputError` for what is no id, or no value that the model could predict."""
+def _read(row: int, entry, signature: Signature):
+    """Return the label; raise `InputError` for what is no id, or no value that the model could predict."""
     if not isinstance(entry, dict) or entry.keys() != {"id", "label"}:
         raise InputError(f"Label {row} must be an object with 'id' and 'label'.", row=row)
     if not isinstance(entry["id"], str) or not _ID.match(entry["id"]):
         raise InputError(f"Label {row}: 'id' must be one of the 'ids' in a response of /predict.", row=row)
-    label = entry["label"]
+    label = _in_dialect(entry["label"], signature)
     if signature.classes is None:
         if isinstance(label, bool) or not isinstance(label, int | float) or not abs(label) < float("inf"):
             raise InputError(f"Label {row}: expected a number, {signature.output!r} is one.", row=row)
     elif not any(label == known and type(label) is type(known) for known in signature.classes):
         raise InputError(f"Label {row}: expected one of {list(signature.classes)}.", row=row)
+    return label
+
+
+def _in_dialect(label, signature: Signature):
+    """Return a text as the number, or in the spelling, that training made of it; any other label as it is."""
+    dialect, name = signature.dialect, signature.output
+    if dialect is None or not isinstance(label, str):
+        return label
+    if signature.classes is None and name in dialect.numbers:
+        [number] = dialect.read(pyarrow.array([label], "string"), "float", name)[0].to_pylist()
+        return label if number is None else number
+    return dialect.respell(name, [label])[0] if name in dialect.spellings else label

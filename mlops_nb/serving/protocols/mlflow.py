@@ -9,7 +9,9 @@ from itertools import islice
 from flask import Blueprint, Response, current_app, request
 
 from mlops_nb import __version__
-from mlops_nb.errors import TooManyRowsError
+from mlops_nb.data.dialect import has_row_numbers, has_trailing_separator, rows_lack_header
+from mlops_nb.data.quotes import check_quotes
+from mlops_nb.errors import DataError, InputError, TooManyRowsError
 from mlops_nb.model.signature import Signature
 from mlops_nb.serving.http.errors import MediaTypeError, RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_body, read_object
@@ -95,31 +97,76 @@ _FORMS = {
 
 
 def _read_csv(signature: Signature) -> list[dict]:
-    """Return rows of a CSV table with a header, each value converted to its column's kind; an empty one is missing."""
+    """Return rows of a CSV table with a header as texts, which the parser reads; one that is missing is None."""
     charset = request.mimetype_params.get("charset", "utf-8").lower()
     if charset not in ("utf-8", "utf8"):
         raise MediaTypeError(f"The charset of {CSV} must be utf-8, got {charset[:40]!r}.")
-    max_rows = current_app.extensions["settings"].max_rows
-    try:
-        lines = csv.reader(StringIO(read_body().decode("utf-8-sig"), ""), strict=True)
-        names, *rows = islice(filter(None, lines), max_rows + 2)
-    except (UnicodeDecodeError, csv.Error) as e:
-        raise RequestError(f"The body is not CSV: {e}.") from None
-    except ValueError:
-        raise RequestError("The body is empty; send a line with the names of the columns, and one a row.") from None
-    if len(rows) > max_rows:
-        raise TooManyRowsError(f"The table has more than {max_rows:,} rows, the limit. Send them in parts.")
-    if "" in names or len({*names}) < len(names):
-        raise RequestError("The first line must name each column once. (pandas: to_csv(index=False))")
+    names, rows = _csv_rows(signature)
+    if signature.dialect is not None:
+        missing = frozenset(signature.dialect.missing)
+        return [{n: None if text in missing else text for n, text in zip(names, row, strict=True)} for row in rows]
     kinds = {i.name: i.kind for i in signature.inputs}
     converters = [_CONVERTERS.get(kinds.get(name, ""), str) for name in names]
-    for number, row in enumerate(rows):
-        if len(row) != len(names):
-            raise RequestError(f"Row {number} has {len(row)} values; the first line names {len(names)}.", row=number)
     return [
         {n: value(text) if text else None for n, value, text in zip(names, converters, row, strict=True)}
         for row in rows
     ]
+
+
+def _csv_rows(signature: Signature) -> tuple[list[str], list[list[str]]]:
+    """Return the names of the columns and the rows, each with one value a name."""
+    max_rows, text = current_app.extensions["settings"].max_rows, ""
+    header = request.mimetype_params.get("header", "present").lower()
+    if header not in ("present", "absent"):
+        raise MediaTypeError(f"The parameter 'header' of {CSV} must be present or absent, got {header[:40]!r}.")
+    try:
+        text = read_body().decode("utf-8-sig")
+        lines = filter(None, csv.reader(StringIO(text, ""), strict=True))
+        first: list[str] = [*signature.names] if header == "absent" else next(lines)
+        names, *rows = [first, *islice(lines, max_rows + 1)]
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise RequestError(f"The body is not CSV: {e}{_quote_fault(text)}") from None
+    except StopIteration:
+        raise RequestError("The body is empty; send a line with the names of the columns, and one a row.") from None
+    if len(rows) > max_rows:
+        raise TooManyRowsError(f"The table has more than {max_rows:,} rows, the limit. Send them in parts.")
+    if not rows:
+        raise InputError(
+            "The table has no rows: the first line names the columns. Send a row a line below it, or rows alone as "
+            "text/csv; header=absent."
+        )
+    names, rows = _without_trailing(names, rows)
+    known = {*signature.names, *signature.ignored}
+    if "Unnamed: 0" in known and has_row_numbers([names, *rows]):
+        names = ["", *names]
+    names = [name.strip() or (f"Unnamed: {n}" if f"Unnamed: {n}" in known else "") for n, name in enumerate(names)]
+    if "" in names or len({*names}) < len(names):
+        raise RequestError("The first line must name each column once. (pandas: to_csv(index=False))")
+    if header == "present" and not known & {*names} and rows_lack_header([names, *rows]):
+        raise RequestError(
+            "The first line looks like the others; it must name the columns, or the Content-Type must be text/csv; header=absent."
+        )
+    for number, row in enumerate(rows):
+        if len(row) != len(names):
+            wanted = f"the first line names {len(names)}" if header == "present" else f"the model has {len(names)} columns"
+            raise RequestError(f"Row {number} has {len(row)} values; {wanted}.", row=number)
+    return names, rows
+
+
+def _quote_fault(text: str) -> str:
+    """Return the end of a sentence that names the line of a wrong quote."""
+    try:
+        check_quotes(StringIO(text, "\n"))
+    except DataError as e:
+        return f"; {e}"
+    return "."
+
+
+def _without_trailing(names: list[str], rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Return a table without the separator that stands behind the last value of each row."""
+    if not has_trailing_separator([names, *rows]):
+        return names, rows
+    return names if names[-1] else names[:-1], [row[:-1] for row in rows]
 
 
 def _to_number(text: str) -> int | float | str:

@@ -6,7 +6,7 @@ from mlops_nb.serving.http.errors import to_json
 
 routes = Blueprint("model", __name__)
 
-_FIELDS = ("signature", "engine", "onnx", "params", "seed", "data", "code", "python", "packages", "run_id", "created")
+_FIELDS = ("signature", "onnx", "params", "seed", "data", "code", "python", "packages", "run_id", "created")
 
 
 @routes.get("/model")
@@ -19,4 +19,12 @@ def model() -> Response:
     evaluation = manifest.get("evaluation") or {}
     evaluated = {key: evaluation.get(key) for key in ("metrics", "baseline", "gates")}
     shown = {key: manifest.get(key) for key in _FIELDS}
+    shown |= {"engine": predictor.engine.name, "parity": _without_texts(manifest.get("parity"))}
     return to_json({"name": live.name, "version": predictor.version, "roles": state.roles, **shown, **evaluated})
+
+
+def _without_texts(parity: dict | None) -> dict | None:
+    """Return what was verified, without the texts of rows that the model was trained with."""
+    if not parity:
+        return None
+    return {**parity, "domain": {key: value for key, value in parity["domain"].items() if key != "known"}}

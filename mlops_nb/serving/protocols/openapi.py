@@ -5,6 +5,7 @@ from typing import Any
 from flask import Blueprint, Response, current_app
 from werkzeug.exceptions import HTTPException
 
+from mlops_nb.errors import BundleError
 from mlops_nb.monitor.timeseries import WINDOWS
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.model.signature import Signature, label_text
@@ -16,6 +17,7 @@ from mlops_nb.serving.protocols.mlflow import CSV
 from mlops_nb.serving.protocols.schemas import (
     columns_schema,
     input_schema,
+    interval_schemas,
     list_of,
     non_empty_list,
     object_of,
@@ -61,15 +63,26 @@ def describe(name: str, predictor: Predictor) -> dict:
     rows = {"$ref": "#/components/schemas/Rows"}
     predictions = {"type": "array", "items": output_schema(signature)}
     named_predictions = object_of({"predictions": predictions})
-    ids = {"type": ["array", "null"], "items": {"type": "string"}}
+    null = {"type": "null"}  # at the place of a row that has an error
+    places = {"type": "array", "items": {"anyOf": [output_schema(signature), null]}}
+    ids = {"type": ["array", "null"], "items": {"type": ["string", "null"]}}
+    error = {"row": {"type": "integer"}} | {key: {"type": "string"} for key in ("column", "error", "code")}
     body: dict[str, Any] = {"features": rows, "probability": {"enum": [False], "default": False}}
-    response = {"prediction": predictions, "ids": ids, "model": {"const": name}, "version": {"type": "integer"}}
-    probability: dict = {}
+    body |= {"on_error": {"const": "request"}, "explain": {"type": "boolean", "default": False}}
+    response = {"prediction": places, "ids": ids, "model": {"const": name}, "version": {"type": "integer"}}
+    optional: dict = {"errors": {"type": "array", "items": {"type": "object", "properties": error}}}
+    effect = {"column": {"type": "string"}, "value": {}, "effect": {"type": "number"}, "error": {"type": "number"}}
+    effects = {"mean": {"type": "number"}, "contributions": {"type": "array", "items": object_of(effect)}}
+    optional["explanations"] = {"type": "array", "items": {"anyOf": [object_of(effects), null]}}
     if signature.probability:
         body["probability"]["enum"] = [False, True, "named"]
         named = object_of({label_text(label): {"type": "number"} for label in signature.classes or ()})
-        lists = [{"type": "array", "items": form} for form in (list_of("number"), named)]
-        probability = {"probability": {"anyOf": lists}, "classes": predictions}
+        lists = [{"type": "array", "items": {"anyOf": [form, null]}} for form in (list_of("number"), named)]
+        optional |= {"probability": {"anyOf": lists}, "classes": predictions}
+    body["interval"] = {"enum": [False], "default": False}
+    if signature.interval is not None:
+        body["interval"]["enum"] = [False, True]
+        optional |= interval_schemas(signature)
     inputs = {"anyOf": [rows, columns_schema(signature)]}
     forms = {"dataframe_split": split_schema(signature), "dataframe_records": rows, "instances": rows, "inputs": inputs}
     params = {"params": {"type": ["object", "null"], "maxProperties": 0}}
@@ -77,7 +90,10 @@ def describe(name: str, predictor: Predictor) -> dict:
     label = object_of({"id": {"type": "string", "pattern": PATTERN}, "label": output_schema(signature)})
     labels = {"oneOf": [label, object_of({"labels": {"type": "array", "items": label, "minItems": 1}})]}
     instances = object_of({"instances": rows, "signature_name": {}}, ["instances"])
-    predict = _post("Predict rows", object_of(body, ["features"]), object_of(response | probability, list(response)))
+    any_rows = {"type": ["array", "object"], "minItems": 1, "minProperties": 1}
+    by_row = object_of(body | {"features": any_rows, "on_error": {"const": "row"}}, ["features", "on_error"])
+    forms_of_body = {"anyOf": [object_of(body, ["features"]), by_row]}
+    predict = _post("Predict rows", forms_of_body, object_of(response | optional, list(response)))
     for holder in (predict["post"]["requestBody"], predict["post"]["responses"]["200"]):
         holder["content"][ARROW] = {"schema": {"type": "string", "format": "binary"}}
     invocations = _post("Predict by MLflow's protocol", invocation, named_predictions)
@@ -167,7 +183,7 @@ def _example(predictor: Predictor) -> dict:
     """Return the first golden row, which is valid and has a prediction."""
     try:
         golden = predictor.bundle.golden()
-    except (OSError, ValueError):  # deleted since the model was loaded
+    except BundleError:  # deleted since the model was loaded
         return {}
     return dict(zip(predictor.signature.names, golden["features"][0], strict=True))
 

@@ -1,32 +1,123 @@
 """POST /predict: predictions of rows as JSON or as an Arrow table."""
 
 from collections.abc import Sequence
-from typing import cast
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import numpy as np
 from flask import Blueprint, Response, current_app, request
 
+from mlops_nb.errors import TooManyRowsError
+from mlops_nb.model.columns import describe_value, rows_of
+from mlops_nb.model.contributions import measure_contributions
 from mlops_nb.model.signature import label_text
 from mlops_nb.serving.protocols.arrow import ARROW, read_table, wants_arrow, write_table
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_object
-from mlops_nb.serving.inference.infer import InferenceResult, infer
+from mlops_nb.serving.inference.infer import InferenceResult, PartialResult, infer, infer_each
 
 routes = Blueprint("predict", __name__)
 
 
 @routes.post("/predict")
 def predict() -> Response:
-    """Return a prediction and an id for each row; with `"probability": true` the probabilities of the classes too."""
+    """Return a prediction and an id for each row; with `"probability": true` the probabilities of the classes too.
+
+    With `"on_error": "row"` a row that cannot be predicted refuses no other: it has null, and its error in `errors`.
+    With `"explain": true` each row has the effect of every column on its prediction, with `"interval": true` its interval
+    or its set of labels.
+    """
     live = current_app.extensions["live_model"]
     live.loaded()
     probability: bool | str
     if request.mimetype == ARROW:
         result, probability = infer(read_table(), "The table"), False
     else:
-        rows, probability = read_features(read_object())
-        result = infer(rows, probability=bool(probability))
+        body = read_object()
+        options = _pop_options(body)
+        rows, probability = read_features(body)
+        if options != _Options() and wants_arrow():
+            raise RequestError(
+                "An Arrow table has no place for errors, explanations and intervals; accept JSON, or leave them out."
+            )
+        if options.explain:
+            _check_explained(rows)
+        if options.by_row and rows and isinstance(rows, list | dict):
+            rows = [rows] if isinstance(rows, dict) else rows
+            partial = infer_each(rows, bool(probability), options.interval)
+            return to_json(_content_by_row(partial, live, probability, options))
+        result = infer(rows, probability=bool(probability), interval=options.interval)
+        if options != _Options():
+            return to_json(content_of(result, live.name, probability) | _optional_content(result, options))
     return write_table(result, live.name) if wants_arrow() else to_json(content_of(result, live.name, probability))
+
+
+MAX_EXPLAINED_ROWS = 10  # of a request
+MAX_EXPLAINING_ROWS = 2000  # rows that are predicted to explain one
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What a request asks for beside predictions and probabilities."""
+
+    by_row: bool = False  # an error is of its row alone
+    explain: bool = False
+    interval: bool = False
+
+
+def _pop_options(body: dict) -> _Options:
+    """Take the options out of the body."""
+    on_error = body.pop("on_error", "request")
+    if on_error not in ("request", "row"):
+        raise RequestError(f"'on_error' must be \"request\" or \"row\", got {describe_value(on_error)}.")
+    flags = {name: body.pop(name, False) for name in ("explain", "interval")}
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise RequestError(f"'{name}' must be true or false, got {describe_value(value)}.")
+    return _Options(on_error == "row", **flags)
+
+
+def _check_explained(rows: object):
+    """Raise a `TooManyRowsError` for more rows than one request may have explained."""
+    n_rows = len(rows) if isinstance(rows, list) and rows and isinstance(rows[0], list | dict) else 1
+    if n_rows > MAX_EXPLAINED_ROWS:
+        message = f"'features' has {n_rows:,} rows; at most {MAX_EXPLAINED_ROWS} are explained. Send them in parts."
+        raise TooManyRowsError(message)
+
+
+def _explanations(result: InferenceResult) -> list[dict]:
+    """Return how much each column moved the prediction of each row, the largest effect first."""
+    signature, explanations = result.predictor.signature, []
+    for row in rows_of(signature, result.table):
+        named = dict(zip(signature.names, row, strict=True))
+        found, mean = measure_contributions(result.predictor, named, max_rows=MAX_EXPLAINING_ROWS)
+        explanations.append({"mean": mean, "contributions": [asdict(contribution) for contribution in found]})
+    return explanations
+
+
+def _optional_content(result: InferenceResult, options: _Options) -> dict:
+    """Return the explanations and intervals that a request asks for."""
+    content: dict[str, Any] = {"explanations": _explanations(result)} if options.explain else {}
+    interval, predictions = result.predictor.signature.interval, result.predictions
+    if not options.interval or interval is None:
+        return content
+    content["level"] = interval.level
+    if predictions.classes is None or predictions.probability is None:
+        return content | {"interval": interval.bounds(predictions.prediction).tolist()}
+    sets = interval.sets(predictions.prediction, predictions.probability, predictions.classes)
+    return content | {"prediction_set": sets}
+
+
+def _content_by_row(partial: PartialResult, live, probability: bool | str, options: _Options) -> dict:
+    """Return the body of a response with null for each row that has no prediction, and the errors."""
+    content: dict[str, Any] = {"prediction": [], "ids": [], "model": live.name, "version": live.loaded().version}
+    if partial.result is not None:
+        content = content_of(partial.result, live.name, probability) | _optional_content(partial.result, options)
+    for name in ("prediction", "ids", "probability", "explanations", "interval", "prediction_set"):
+        if content.get(name) is not None:
+            content[name] = partial.in_place(content[name])
+    errors = [e.details | {"error": str(e), "code": e.code} for _, e in sorted(partial.errors.items())]
+    return content | {"errors": errors}
 
 
 def read_features(body: dict) -> tuple[object, bool | str]:

@@ -29,6 +29,16 @@ def output_schema(signature: Signature) -> dict:
     return {"type": "number"} if signature.classes is None else {"enum": list(signature.classes)}
 
 
+def interval_schemas(signature: Signature) -> dict:
+    """Return the schemas of the fields that a response with intervals has; a row with an error has null."""
+    level = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+    if signature.classes is None:
+        bounds = list_of("number") | {"minItems": 2, "maxItems": 2}
+        return {"level": level, "interval": {"type": "array", "items": {"anyOf": [bounds, {"type": "null"}]}}}
+    labels = non_empty_list(output_schema(signature)) | {"uniqueItems": True}
+    return {"level": level, "prediction_set": {"type": "array", "items": {"anyOf": [labels, {"type": "null"}]}}}
+
+
 def input_schema(i: Input) -> dict:
     """Return the schema of one column."""
     kind = _JSON_TYPES[i.kind]
@@ -55,7 +65,11 @@ def flat_row_schema(signature: Signature) -> dict:
 def row_schema(signature: Signature) -> dict:
     """Return the schema of one row as an object; columns that the model ignores may have any value."""
     properties = {i.name: input_schema(i) for i in signature.inputs} | {name: {} for name in signature.ignored}
-    return object_of(properties, [i.name for i in signature.inputs if i.required])
+    schema = object_of(properties, [i.name for i in signature.inputs if i.required])
+    return schema | ({} if signature.dialect is None else {"description": _TEXTS})
+
+
+_TEXTS = "A column of numbers, booleans or times takes texts as well; `dialect` in `GET /model` says how they are read."
 
 
 def rows_schema(signature: Signature) -> dict:

@@ -36,13 +36,16 @@ def gunicorn_settings() -> dict:
     address = f"{host}:{settings.port}"
 
     def on_starting(server):
-        """Refuse an open service without keys; make a folder for metrics, or clear the named one."""
+        """Refuse an open service without keys; make a folder for metrics, or clear the named one; replace the master."""
         try:
             for bound in server.address:
                 require_keys(settings, bound[0] if isinstance(bound, tuple) else "localhost")
         except MlopsError as e:
             sys.exit(f"Error: {e}")
         _prepare_metrics_folder()
+        from mlops_nb.serving.server.arbiter import RollingArbiter  # of a supported Gunicorn
+
+        server.__class__ = RollingArbiter  # no setting of Gunicorn names the class of its master
 
     def when_ready(_server):
         model = settings.model or "the default model"

@@ -1,7 +1,8 @@
-"""The number of connections of each worker, in shared memory, so that a worker with many lets the others accept first.
+"""What each worker tells the others and the master, in shared memory: its number of connections, and whether it is ready.
 
 Every worker is told of a new connection, and the first one awake would accept it: a few clients that keep their
-connections might all be with one worker while the others idle.
+connections might all be with one worker while the others idle. A worker that has no model yet would accept connections
+that another could serve.
 """
 
 from functools import cache
@@ -9,24 +10,27 @@ from mmap import mmap
 
 MAX_WORKERS = 256  # of one service, those that are stopping included
 _FREE = -1
+_LOADING, _READY, _RETIRED, _ENDING = range(4)  # states of a worker
+_SERVING = (_READY, _RETIRED)
 
 
 @cache
-def _shared_counts() -> memoryview:
-    """Return one count for each worker, made in the process that forks the workers."""
-    counts = memoryview(mmap(-1, 4 * MAX_WORKERS)).cast("i")
+def _shared_numbers() -> tuple[memoryview, memoryview]:
+    """Return the count and the state of each worker, made in the process that forks the workers."""
+    counts, states = (memoryview(mmap(-1, 4 * MAX_WORKERS)).cast("i") for _ in range(2))
     for i in range(MAX_WORKERS):
         counts[i] = _FREE
-    return counts
+    return counts, states
 
 
 class ConnectionCounter:
-    """The number of one worker's connections, compared with the others'; made before the fork."""
+    """The number of one worker's connections, compared with the others', and its state; made before the fork."""
 
     def __init__(self):
-        self._counts = _shared_counts()
+        self._counts, self._states = _shared_numbers()
         self._index = self._counts.tolist().index(_FREE)
         self.count = 0
+        self._states[self._index] = _LOADING
 
     @property
     def count(self) -> int:
@@ -38,10 +42,38 @@ class ConnectionCounter:
         self._counts[self._index] = n
 
     def is_least(self) -> bool:
-        """Whether no other worker has fewer connections."""
-        own = self.count
-        return not any(_FREE < n < own for n in self._counts)
+        """Whether no other worker, of those that are ready if this one is, has fewer connections."""
+        own, is_ready = self.count, self.is_ready
+        others = zip(self._counts, self._states, strict=True)
+        return not any(_FREE < n < own and (state in _SERVING or not is_ready) for n, state in others)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the worker can serve requests."""
+        return self._states[self._index] in _SERVING
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether the worker ends, or serves only until another is ready in its place."""
+        return self._states[self._index] in (_RETIRED, _ENDING)
+
+    def is_any_ready(self) -> bool:
+        """Whether a worker, this one or another, can serve requests."""
+        return any(state in _SERVING for state in self._states)
+
+    def ready(self):
+        """Tell the others that this worker can serve requests."""
+        self._states[self._index] = _READY
+
+    def retire(self):
+        """Ask the master for another worker in the place of this one, which is ready."""
+        self._states[self._index] = _RETIRED
+
+    def end(self):
+        """Tell the others that this worker serves no new connections any more."""
+        self._states[self._index] = _ENDING
 
     def release(self):
         """Free the place of a worker that ended."""
+        self._states[self._index] = _LOADING
         self.count = _FREE

@@ -15,6 +15,8 @@ SUPPORTED_MAJOR = 27
 # what the modules of this package import
 IMPORTS = {
     "gunicorn": {"SERVER", "__version__"},
+    "gunicorn.arbiter": {"Arbiter"},
+    "gunicorn.errors": {"HaltServer"},
     "gunicorn.http": {"errors"},
     "gunicorn.http.unreader": {"Unreader"},
     "gunicorn.util": {"http_date"},
@@ -37,6 +39,16 @@ ERRORS = {
 
 # methods that are overridden or called, with the names of their parameters
 SIGNATURES = {
+    "gunicorn.arbiter:Arbiter": {
+        # overridden
+        "reload": ("self",),
+        "reexec": ("self",),
+        "reap_workers": ("self",),
+        "manage_workers": ("self",),
+        # called
+        "spawn_worker": ("self",),
+        "kill_worker": ("self", "pid", "sig"),
+    },
     "gunicorn.workers.gthread:ThreadWorker": {
         # overridden
         "check_config": ("cfg", "log"),
@@ -77,6 +89,7 @@ SIGNATURES = {
 
 # attributes that are made in an `__init__`, or read by a method that is overridden
 ATTRIBUTES = {
+    "gunicorn.arbiter:Arbiter": {"START_CTX", "num_workers", "worker_age"},
     "gunicorn.workers.gthread:ThreadWorker": {
         "alive",
         "cfg",

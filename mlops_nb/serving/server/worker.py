@@ -7,12 +7,14 @@ one, for too long.
 
 Waking a thread and hearing from it costs more than many a model. So the main loop itself handles what the application
 says runs inline, without Gunicorn's parser and response where the head of the request is in the cache. Because it is
-busy meanwhile, a new connection goes to the worker with the fewest.
+busy meanwhile, a new connection goes to the worker with the fewest. A worker without a model accepts none while another
+has one.
 
 The module is longer than 300 lines because it is one state machine: each method moves a connection from one state to
 the next (accepted, received, dispatched, responded, lingering, closed) and shares the tables of `__init__`.
 """
 
+import os
 import resource
 import select
 import socket
@@ -72,6 +74,7 @@ class BoundedThreadWorker(ThreadWorker):
     """Gunicorn's threaded worker, with limits on the time and memory of clients and requests."""
 
     alive: bool
+    max_requests: int
     sockets: list[socket.socket]
     tpool: ThreadPoolExecutor
     vital_pool: ThreadPoolExecutor
@@ -87,6 +90,8 @@ class BoundedThreadWorker(ThreadWorker):
         self.large: dict[TConn, int] = {}  # bytes of large requests in progress, and of responses not read
         self.stuck: set[ResponseClaim] = set()  # of requests that timed out and whose threads still run
         self._next_check = 0.0
+        # Gunicorn would end the worker after so many requests, before another is ready
+        self._retire_after, self.max_requests = self.max_requests, sys.maxsize
         self._accept_again_at = 0.0  # until when new connections are left to other workers
 
     @property
@@ -97,6 +102,15 @@ class BoundedThreadWorker(ThreadWorker):
     @nr_conns.setter
     def nr_conns(self, n: int):
         self.connections.count = n
+
+    @property
+    def max_keepalived(self) -> int:
+        """The number of idle connections up to which responses keep theirs: none after `max_requests`."""
+        return 0 if self.nr >= self._retire_after else self._max_keepalived
+
+    @max_keepalived.setter
+    def max_keepalived(self, n: int):
+        self._max_keepalived = n
 
     @classmethod
     def check_config(cls, cfg, log):
@@ -121,10 +135,25 @@ class BoundedThreadWorker(ThreadWorker):
     def accept(self, listener: socket.socket):
         """Accept a connection, or leave it to a worker with fewer; if that does not come, accept all for a while."""
         now = time.monotonic()
-        if self.alive and now > self._accept_again_at + YIELD_SECONDS and not self.connections.is_least():
+        if self.alive and not self._serves():
+            self._pause_accepting(now + CHECK_SECONDS)
+        elif self.alive and now > self._accept_again_at + YIELD_SECONDS and not self.connections.is_least():
             self._pause_accepting(now + YIELD_SECONDS)
         elif not self._accept_one(listener):
             self._pause_accepting(now + ACCEPT_BACKOFF_SECONDS)
+
+    def _serves(self) -> bool:
+        """Whether this worker has a model, or no other has one, nor the service that this one will replace."""
+        return self._update_state() or not (self.connections.is_any_ready() or _is_replacing())
+
+    def _update_state(self) -> bool:
+        """Tell the others and the master that there is a model, or that another worker is wanted; True with a model."""
+        # another application may have no such property
+        if self.alive and not self.connections.is_ready and getattr(self.wsgi, "has_model", True):
+            self.connections.ready()
+        if self.nr >= self._retire_after and self.connections.is_ready:
+            self.connections.retire()
+        return self.connections.is_ready
 
     def _accept_one(self, listener: socket.socket) -> bool:
         """Accept a connection if there is one; False when this process can have no more of them."""
@@ -227,7 +256,7 @@ class BoundedThreadWorker(ThreadWorker):
     def _handle_cached_head(self, conn: TConn, head: bytes, body: bytes) -> bool:
         """Handle a request without Gunicorn's parser and response; False when its head is not in the cache."""
         environ = self.heads.get(head)
-        closes = not self.alive or self.nr + 1 >= self.max_requests or len(self.keepalived_conns) >= self.max_keepalived
+        closes = not self.alive or self.nr + 1 >= self._retire_after or len(self.keepalived_conns) >= self.max_keepalived
         if environ is None or closes:
             return False
         environ["wsgi.input"] = BytesIO(body)
@@ -407,7 +436,8 @@ class BoundedThreadWorker(ThreadWorker):
         """Wait for events, though not past the next check of the deadlines, and handle them."""
         if not self._accepting and time.monotonic() < self._accept_again_at + CHECK_SECONDS:
             timeout = YIELD_SECONDS  # then it accepts again
-        super().wait_for_and_dispatch_events(min(timeout, CHECK_SECONDS) if self.claims or self.waits else timeout)
+        is_checked = self.claims or self.waits or not self.connections.is_ready
+        super().wait_for_and_dispatch_events(min(timeout, CHECK_SECONDS) if is_checked else timeout)
 
     def murder_pending(self):
         """Check the deadlines of clients and requests; Gunicorn calls this after every event."""
@@ -415,6 +445,7 @@ class BoundedThreadWorker(ThreadWorker):
         if now < self._next_check:
             return
         self._next_check = now + CHECK_SECONDS
+        self._update_state()
         # with no room for another connection, clients get less time
         haste = max(0, self.settings.arrival_seconds - 1) if self.nr_conns >= self.worker_connections else 0
         for conn, (deadline, on_timeout) in list(self.waits.items()):
@@ -469,9 +500,11 @@ class BoundedThreadWorker(ThreadWorker):
             return
         super().set_accept_enabled(enabled)
         if not (enabled or self.alive):
+            serves = self._serves()
+            self.connections.end()
             listeners, self.sockets = self.sockets, []  # once: SIGTERM may come while this is called
             for listener in listeners:
-                self._drain(listener)
+                self._drain(listener) if serves else listener.close()
             soon = time.monotonic() + LINGER_SECONDS
             for conn, (deadline, on_timeout) in self.waits.items():
                 if on_timeout == self._drop_idle:
@@ -488,6 +521,17 @@ class BoundedThreadWorker(ThreadWorker):
     def is_busy(self) -> bool:
         """Whether threads still run, for which Python would wait before the process ends."""
         return bool(self.claims or self.stuck)
+
+
+def _is_replacing() -> bool:
+    """Whether the master that started this one (SIGUSR2) still runs."""
+    if (master := os.environ.get("GUNICORN_PID")) is None:
+        return False
+    try:
+        os.kill(int(master), 0)
+    except OSError:
+        return False
+    return True
 
 
 def _render_ok(headers: list[tuple[str, str]], content: bytes) -> bytes:

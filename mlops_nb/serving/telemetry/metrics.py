@@ -1,6 +1,5 @@
 """GET /metrics: counters, gauges and histograms for Prometheus, summed over all workers."""
 
-import json
 import os
 import threading
 import time
@@ -15,8 +14,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make
 from prometheus_client.multiprocess import MultiProcessCollector
 from werkzeug import Response as WerkzeugResponse
 
+from mlops_nb.errors import BundleError
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.serving.http.periodic import PeriodicThread
+from mlops_nb.serving.http.probes import HEALTH_ROUTES
 from mlops_nb.serving.inference.live_model import LiveModel
 from mlops_nb.serving.telemetry.prediction_logger import PredictionLogger
 from mlops_nb.serving.telemetry.request_record import RequestRecord
@@ -36,7 +37,8 @@ _DURATION_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
 def metrics() -> WerkzeugResponse:
     """Return Prometheus' text or OpenMetrics, compressed or not, as the client accepts."""
     app = make_wsgi_app(current_app.extensions["metrics"].collect())
-    return WerkzeugResponse.from_app(app, request.environ, buffered=True)
+    # its application takes no HEAD; Werkzeug sends no body for one
+    return WerkzeugResponse.from_app(app, {**request.environ, "REQUEST_METHOD": "GET"}, buffered=True)
 
 
 class Metrics:
@@ -53,8 +55,11 @@ class Metrics:
     def __init__(self):
         self.registry = CollectorRegistry()
         self.collectors: list = []
+        self.health_routes = set(HEALTH_ROUTES)  # counted apart; a project adds its own
         self.in_progress: set[int] = set()  # a number for each request without a response
         self.after_count: Callable = lambda _: None  # given the new requests by route and status
+        # of the prediction log; asked here, because the thread that ships waits while the database hangs
+        self.backlog: Callable[[], tuple[int, float]] = lambda: (0, 0.0)
         self._pending: deque[RequestRecord] = deque()
         self._values_of: dict[int | None, _Histogram] = {}  # by version
         self._served_before: dict[str, tuple[int | None, int]] = {}  # role to version and identity of the predictor
@@ -70,6 +75,8 @@ class Metrics:
         what = "Requests without a response yet"
         self._in_progress = Gauge("mlops_requests_in_progress", what, **own, multiprocess_mode="livesum")
         self._requests = Counter("mlops_requests", "Requests with a response", ["route", "status"], **own)
+        what = "Requests of health routes, which no other metric of requests counts"
+        self._probes = Counter("mlops_health_requests", what, ["route", "status"], **own)
         what = "Seconds from a request to its response"
         name = "mlops_request_duration_seconds"
         self._seconds = _Histogram(name, what, ["route"], buckets=_DURATION_BUCKETS, **own)
@@ -118,9 +125,9 @@ class Metrics:
         return collected
 
     def requests(self) -> list[tuple[str, str, int]]:
-        """Return (route, status, number of requests) of all workers."""
-        families = (family for family in self.collect().collect() if family.name == "mlops_requests")
-        samples = (s for family in families for s in family.samples if s.name == "mlops_requests_total")
+        """Return (route, status, number of requests) of all workers, health routes among them."""
+        names = {"mlops_requests_total", "mlops_health_requests_total"}
+        samples = (s for family in self.collect().collect() for s in family.samples if s.name in names)
         return [(s.labels["route"], s.labels["status"], int(s.value)) for s in samples]
 
     def record(self, record: RequestRecord):
@@ -128,12 +135,15 @@ class Metrics:
         self._pending.append(record)
 
     def count(self):
-        """Count the recorded requests."""
+        """Count the recorded requests, and measure what waits for the database."""
         with self._lock:
             pending = [self._pending.popleft() for _ in range(len(self._pending))]
             self._count_requests(pending)
             self._count_predictions(pending)
             self._in_progress.set(len(self.in_progress))
+            size, age = self.backlog()
+            self._spool_bytes.set(size)
+            self._spool_age.set(age)
 
     def _count_requests(self, pending: list[RequestRecord]):
         requests: Counts[tuple[str, str]] = Counts()
@@ -141,9 +151,11 @@ class Metrics:
         for record in pending:
             route = record.route or "none"
             requests[route, record.status] += 1
-            durations[route].append(record.seconds)
-        for labels, n in requests.items():
-            self._requests.labels(*labels).inc(n)
+            if route not in self.health_routes:
+                durations[route].append(record.seconds)
+        for (route, status), n in requests.items():
+            counter = self._probes if route in self.health_routes else self._requests
+            counter.labels(route, status).inc(n)
         self.after_count(requests)
         for route, seconds in durations.items():
             self._seconds.labels(route).observe_all(seconds)
@@ -192,9 +204,6 @@ class Metrics:
         for name, before in self._seen.items():
             counters[name].inc(getattr(log, name) - before)
             self._seen[name] = getattr(log, name)
-        size, age = log.backlog()
-        self._spool_bytes.set(size)
-        self._spool_age.set(age)
 
 
 class _Histogram(Histogram):
@@ -219,7 +228,7 @@ class _Histogram(Histogram):
 def _bounds(predictor: Predictor) -> list[float]:
     """Return the deciles of the reference data."""
     try:
-        profile = json.loads((predictor.bundle.path / "profile.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # it was there when the model was loaded; what is served is in memory
-        profile = {}
-    return sorted({float(f"{edge:.4g}") for edge in profile.get("output", {}).get("edges", ())}) or [0.0]
+        edges = predictor.bundle.profile()["output"].get("edges", ())
+    except BundleError:  # it was there when the model was loaded; what is served is in memory
+        edges = ()
+    return sorted({float(f"{edge:.4g}") for edge in edges}) or [0.0]

@@ -195,12 +195,13 @@ class SpoolShipper:
 
 def segments(folder: Path) -> dict[Path, tuple[int, float]]:
     """Return the files with lines, the oldest first: their bytes, and when they were begun."""
-    try:
-        with os.scandir(folder) as entries:
-            found = sorted((e.name, e.stat().st_size) for e in entries if e.name.endswith(_SUFFIX))
-    except FileNotFoundError:
-        return {}
-    return {folder / name: (size, int(name.split("-")[0]) / 1e9) for name, size in found}
+    found = {}
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(_SUFFIX):
+                with contextlib.suppress(FileNotFoundError):  # just delivered, by another thread or worker
+                    found[entry.name] = entry.stat().st_size
+    return {folder / name: (size, int(name.split("-")[0]) / 1e9) for name, size in sorted(found.items())}
 
 
 def _is_at(path: Path, file: int) -> bool:

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from mlops_nb.store.database import metadata
+from mlops_nb.store.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -62,14 +62,14 @@ def fill(registry, minutes: int = 50):
     rng, now, entries = np.random.default_rng(0), time.time(), []
     for i in range(600):
         at = now - (rng.uniform(0, 60 * minutes) if i % 2 else rng.uniform(0, 86_000))
-        said, key = int(rng.random() < 0.4), f"{i:028x}"
-        sure = [[0.2, 0.8] if said else [0.7, 0.3]]
+        result, key = int(rng.random() < 0.4), f"{i:028x}"
+        sure = [[0.2, 0.8] if result else [0.7, 0.3]]
         entries.append(
             PredictionRecord(
-                key, at, "toy", 1, "production", float(rng.gamma(2, 0.8)), ["a", "b"], [[0, 1]], [said], sure
+                key, at, "toy", 1, "production", float(rng.gamma(2, 0.8)), ["a", "b"], [[0, 1]], [result], sure
             )
         )
-        entries.append(LabelRecord(f"{key}-0", said if rng.random() < 0.86 else 1 - said, now))
+        entries.append(LabelRecord(f"{key}-0", result if rng.random() < 0.86 else 1 - result, now))
     PredictionLog(registry.engine).add(entries)
     binned = {"edges": [1.5, 2.5], "reference": [10, 10, 10], "window": [3, 12, 25]}
     why = "PSI 0.31 is above 0.25, and more than chance"
@@ -152,7 +152,7 @@ def test_numbers_update_by_themselves(open_page, url, service):
     expect(page.locator(TILE.format("Requests"))).to_have_text("0")
     for figure in ("requests", "latency", "errors", "predictions"):
         expect(page.locator(f"#{figure} .empty")).to_be_visible()
-    expect(page.locator("#drift")).to_contain_text("No health report yet: run mlops-nb monitor toy")
+    expect(page.locator("#drift")).to_contain_text("Version 1 is not monitored yet: run mlops-nb monitor toy")
     expect(page.locator("#quality")).to_contain_text("No labels yet")
     ids = [service.predict()[1]["ids"][0] for _ in range(7)]
     service.call("POST", "/predict", {"features": [[1]]})
@@ -163,8 +163,10 @@ def test_numbers_update_by_themselves(open_page, url, service):
     expect(page.locator("#errors canvas")).to_be_visible()
     expect(page.locator("#routes")).to_contain_text("400: 1")
     service.call("POST", "/feedback", {"labels": [{"id": key, "label": int(i > 0)} for i, key in enumerate(ids)]})
-    expect(page.locator(TILE.format("Accuracy"))).to_have_text("0.8571")
+    caption = "version 1: 0.8571 on 7 labelled rows of the last hour"
+    expect(page.locator("#quality-accuracy small")).to_contain_text(caption)
     expect(page.locator("#quality canvas")).to_be_visible()
+    expect(page.locator(TILE.format("Accuracy"))).to_have_text("–")
 
 
 def test_person_promotes_after_a_confirmation_with_a_reason_and_rolls_back(open_page, url, registry, service):
@@ -249,7 +251,7 @@ def test_words_of_strangers_are_shown_and_not_obeyed(open_page, url, registry):
     registry.promote("toy", 2, reason=HOSTILE, actor=HOSTILE)
     binned = {"labels": [HOSTILE], "reference": [1], "window": [1]}
     column = {"name": HOSTILE, "drifted": True, "reason": HOSTILE, "histogram": binned}
-    monitor_says(registry.engine, [column], [dict.fromkeys(("kind", "subject", "text"), HOSTILE)])
+    monitor_says(registry.engine, [column], [dict.fromkeys(("kind", "subject", "text"), HOSTILE)], version=2)
     PredictionLog(registry.engine).add(
         [PredictionRecord("x", time.time(), "toy", 1, "production", 1.0, ["a"], [[1]], [HOSTILE])]
     )

@@ -8,7 +8,6 @@ import pytest
 
 from mlops_nb.errors import SettingsError
 from mlops_nb.serving.http.auth import LEVELS
-from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from serve.app import create_app
 from tests.factories import ROOT, Service
@@ -19,21 +18,15 @@ PREDICT = {"json": {"features": [[1, 0]]}}
 
 
 @pytest.fixture
-def client_with(settings):
+def client_with(client_with):
     """Clients of services with more settings; each has a route for admins."""
-    apps = []
 
     def make(**more):
-        own = {"MLOPS_HOME": str(settings.home), "MLOPS_MODEL": "toy"}
-        app = create_app(Settings.read(own | more))
-        app.add_url_rule("/promote", view_func=lambda: "promoted", methods=["POST"])
-        live_model(app).refresh()
-        apps.append(app)
-        return app.test_client()
+        client = client_with(**more)
+        client.application.add_url_rule("/promote", view_func=lambda: "promoted", methods=["POST"])
+        return client
 
-    yield make
-    for app in apps:
-        live_model(app).stop()
+    return make
 
 
 def bearer(key: str) -> dict:

@@ -65,15 +65,15 @@ def place_of(settings, version: int) -> Path:
 
 def test_last_good_bundle_is_served_while_the_database_is_away_and_left_when_it_answers(cached, registry, away):
     live, client = started(cached)
-    said = client.get("/health/ready").get_json()
-    assert (said["ready"], said["version"], said["from_cache"], said["production"]) == (True, 1, True, None)
-    assert said["problem"] == "The registry cannot be asked: OperationalError."
+    body = client.get("/health/ready").get_json()
+    assert (body["ready"], body["version"], body["from_cache"], body["production"]) == (True, 1, True, None)
+    assert body["problem"] == "The registry cannot be asked: OperationalError."
     assert client.post("/predict", json={"features": [[1, 0]]}).get_json()["version"] == 1
     predictor = live.predictor
     away()
     wait_for(lambda: not live.state.from_cache)
-    said = client.get("/health/ready").get_json()
-    assert (said["version"], said["production"], said["problem"]) == (1, 1, None)
+    body = client.get("/health/ready").get_json()
+    assert (body["version"], body["production"], body["problem"]) == (1, 1, None)
     assert live.predictor is predictor, "it was the same: nothing had to be loaded again"
     live.stop()
 
@@ -103,9 +103,9 @@ def test_bundle_that_is_away_is_served_from_the_cache_and_watched(cached, regist
     path = registry.get("toy", 1).path
     path.rename(path.with_suffix(".away"))
     live, client = started(cached)
-    said = client.get("/health/ready").get_json()
-    assert (said["ready"], said["version"], said["from_cache"], said["production"]) == (True, 1, True, 1)
-    assert said["refused"] == [{"version": 1, "reason": "There is no bundle at 1: it has no manifest.json."}]
+    body = client.get("/health/ready").get_json()
+    assert (body["ready"], body["version"], body["from_cache"], body["production"]) == (True, 1, True, 1)
+    assert body["refused"] == [{"version": 1, "reason": "There is no bundle at 1: it has no manifest.json."}]
     path.with_suffix(".away").rename(path)
     wait_for(lambda: not live.state.from_cache)
     assert not live.state.refused
@@ -118,8 +118,8 @@ def test_registry_that_hangs_is_not_waited_for(cached, monkeypatch):
     monkeypatch.setattr(Registry, "open", lambda settings: goes_on.wait(60) and _refuse())
     app = create_app(cached)
     live_model(app).start(timeout_seconds=0.5)
-    said = app.test_client().get("/health/ready").get_json()
-    assert (said["version"], said["from_cache"], said["problem"]) == (1, True, "The first load is not over yet.")
+    body = app.test_client().get("/health/ready").get_json()
+    assert (body["version"], body["from_cache"], body["problem"]) == (1, True, "The first load is not over yet.")
     goes_on.set()
     live_model(app).stop()
 
@@ -211,7 +211,7 @@ def test_service_whose_database_and_bundles_are_away_starts_with_what_it_served_
     service = Service(settings, tmp_path / "again", **cache, **gone)
     try:
         assert service.versions() == {2}
-        said = service.get("/health/ready")[1]
-        assert (said["from_cache"], said["problem"]) == (True, "The registry cannot be asked: OperationalError.")
+        body = service.get("/health/ready")[1]
+        assert (body["from_cache"], body["problem"]) == (True, "The registry cannot be asked: OperationalError.")
     finally:
         service.stop()

@@ -19,7 +19,7 @@ from mlops_nb.model.predictor import Predictor
 from mlops_nb.serving.service import live_model
 from mlops_nb.store.registry import Registry
 from serve.app import create_app
-from tests.factories import ROOT, Service, package, wait_for
+from tests.factories import ROOT, Service, package, unverified, wait_for
 from tests.model.test_bundle import rehash, rewrite
 
 
@@ -49,12 +49,13 @@ def test_nothing_is_loaded_again_when_nothing_moved(app):
 def test_tampered_version_is_refused_and_the_last_good_one_keeps_serving(app, registry):
     live, client = live_model(app), app.test_client()
     replace_model(registry, 2)
-    registry.promote("toy", 2)
+    with unverified():
+        registry.promote("toy", 2)
     live.refresh()
     assert live.predictor.version == 1
-    said = client.get("/health/ready").get_json()
-    assert (said["ready"], said["version"], said["production"]) == (True, 1, 2)
-    assert said["refused"] == [
+    body = client.get("/health/ready").get_json()
+    assert (body["ready"], body["version"], body["production"]) == (True, 1, 2)
+    assert body["refused"] == [
         {"version": 2, "reason": "model.skops of toy was changed after it was packaged: its SHA-256 differs."}
     ]
 
@@ -65,9 +66,9 @@ def test_file_replaced_under_the_served_version_is_reported_and_forgiven_when_pu
     original = model.read_bytes()
     replace_model(registry, 1)
     live.refresh()
-    said = client.get("/health/ready").get_json()
-    assert said["ready"]
-    assert said["refused"][0]["version"] == 1
+    body = client.get("/health/ready").get_json()
+    assert body["ready"]
+    assert body["refused"][0]["version"] == 1
     assert client.post("/predict", json={"features": [[1, 0]]}).get_json()["version"] == 1
     model.write_bytes(original)
     live.refresh()
@@ -118,7 +119,8 @@ def test_any_version_that_could_be_served_is_noticed_when_its_files_are_put_back
 def test_bundle_that_breaks_whoever_loads_it_is_refused(app, registry, monkeypatch):
     live = live_model(app)
     monkeypatch.setattr(Predictor, "load", lambda *_: 1 / 0)
-    registry.promote("toy", 2)
+    with unverified():
+        registry.promote("toy", 2)
     live.refresh()
     assert live.predictor.version == 1
     assert live.state.refused == {2: "Its files cannot be loaded: ZeroDivisionError."}
@@ -129,19 +131,21 @@ def test_registered_bundle_with_a_type_of_an_attacker_is_refused_with_the_reason
     strange = {"__class__": "Popen", "__module__": "subprocess", "__loader__": "ObjectNode"}
     rewrite(attack.path / "model.skops", lambda schema, _: schema.update(strange))
     rehash(attack.path, "model.skops")
-    version = registry.register(read_manifest(attack.path))[0].version
-    registry.promote("toy", version)
+    with unverified():
+        version = registry.register(read_manifest(attack.path))[0].version
+        registry.promote("toy", version)
     live.refresh()
-    said = client.get("/health/ready").get_json()
-    assert (said["version"], said["production"]) == (1, version)
-    assert said["refused"][0]["reason"].startswith("model.skops holds types that are not on the allow-list: subprocess")
+    body = client.get("/health/ready").get_json()
+    assert (body["version"], body["production"]) == (1, version)
+    assert body["refused"][0]["reason"].startswith("model.skops holds types that are not on the allow-list: subprocess")
 
 
 def test_state_of_a_request_does_not_change(app, registry):
     live = live_model(app)
     state = live.state
     replace_model(registry, 2)
-    registry.promote("toy", 2)
+    with unverified():
+        registry.promote("toy", 2)
     live.refresh()
     assert (state.production.version, state.aliases, state.refused) == (1, {"production": 1}, {})
     with pytest.raises(FrozenInstanceError):
@@ -154,9 +158,9 @@ def test_registry_that_hangs_at_the_start_does_not_hang_the_worker(settings, reg
     app = create_app(settings)
     live, client = live_model(app), app.test_client()
     live.start(timeout_seconds=0.05)
-    said = client.post("/predict", json={"features": [[1, 0]]})
-    assert (said.status_code, said.get_json()["code"]) == (503, "no_model")
-    assert "The first load is not over yet. The service tries again by itself." in said.get_json()["error"]
+    response = client.post("/predict", json={"features": [[1, 0]]})
+    assert (response.status_code, response.get_json()["code"]) == (503, "no_model")
+    assert "The first load is not over yet. The service tries again by itself." in response.get_json()["error"]
     answers.set()
     wait_for(lambda: client.post("/predict", json={"features": [[1, 0]]}).status_code == 200)
     live.stop()
@@ -172,9 +176,9 @@ def test_database_that_does_not_answer_is_said_and_survived(app, registry, monke
 
     monkeypatch.setattr(live._registry, "aliases", away)
     live.refresh()
-    said = client.get("/health/ready").get_json()
-    assert said["ready"]
-    assert said["problem"] == "The registry cannot be asked: OperationalError."
+    body = client.get("/health/ready").get_json()
+    assert body["ready"]
+    assert body["problem"] == "The registry cannot be asked: OperationalError."
     monkeypatch.undo()
     live.refresh()
     assert client.get("/health/ready").get_json()["problem"] is None
@@ -211,7 +215,7 @@ BORDER = [[x / 4, 0.0] for x in range(-4, 5)]  # The two versions disagree on ho
 
 
 def traffic(service, stop: threading.Event, answers: list):
-    """Ask over one connection that is kept alive, and take down what was said; a failure is an answer too."""
+    """Send requests over one kept-alive connection, and record the responses, failures included."""
     connection = HTTPConnection("127.0.0.1", service.port, timeout=30)
     body = {"features": BORDER, "probability": True}
     while not stop.is_set():
@@ -252,10 +256,10 @@ def test_twenty_promotions_and_rollbacks_reach_every_worker_within_two_seconds_w
         stop.set()
         for thread in threads:
             thread.join()
-    assert [said for each in answers for status, said in each if status != 200] == []
-    said = [body for each in answers for _, body in each]
-    assert {body["version"] for body in said} == {1, 2}
-    for body in said:
+    assert [payload for each in answers for status, payload in each if status != 200] == []
+    payload = [body for each in answers for _, body in each]
+    assert {body["version"] for body in payload} == {1, 2}
+    for body in payload:
         right = expected[body["version"]]
         assert body["prediction"] == right.prediction.tolist()
         assert np.allclose(body["probability"], right.probability, atol=1e-7), "of another version than it says"
@@ -340,3 +344,22 @@ def test_chunked_body_over_the_limit_is_refused_and_the_service_goes_on(settings
         assert service.predict()[0] == 200
     finally:
         service.stop()
+
+
+@pytest.mark.parametrize(
+    ("empty", "problem"),
+    [
+        (True, "The database mlops.db is an empty file (0 bytes): what it held is lost. Restore a backup"),
+        (False, "the artifact store has bundles of 'toy': the database is new, or was emptied. Restore a backup"),
+    ],
+)
+def test_a_service_whose_database_was_emptied_names_the_loss(settings, empty, problem):
+    for file in (settings.home / "store").glob("mlops.db*"):
+        file.write_bytes(b"") if empty and file.suffix == ".db" else file.unlink()
+    app = create_app(settings)
+    live_model(app).refresh()
+    response = app.test_client().post("/predict", json={"features": [[1, 0]]})
+    assert response.status_code == 503
+    assert problem in response.get_json()["error"]
+    assert str(settings.home) not in response.get_json()["error"]
+    app.stop()

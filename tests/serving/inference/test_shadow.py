@@ -26,13 +26,13 @@ def ask(client, n: int = 1):
 
 
 def test_shadow_is_asked_what_production_was_asked_and_only_recorded(live, client):
-    said = ask(client, 2)
-    assert said["version"] == 1
+    body = ask(client, 2)
+    assert body["version"] == 1
     wait_for(lambda: live.shadow.counts["answered"] == 1)
     first, second = (logged(client.application, [role]) for role in ("production", "shadow"))
-    assert first.predictions.index.tolist() == said["ids"]
+    assert first.predictions.index.tolist() == body["ids"]
     assert second.predictions["version"].tolist() == [2, 2]
-    assert second.predictions.index.tolist() == [i.replace("-", "-shadow-") for i in said["ids"]]
+    assert second.predictions.index.tolist() == [i.replace("-", "-shadow-") for i in body["ids"]]
     assert first.inputs.values.tolist() == second.inputs.values.tolist() == [[1, 0], [1, 0]]
     ready = client.get("/health/ready").get_json()
     assert ready["roles"] == {"production": 1, "shadow": 2}

@@ -55,10 +55,10 @@ def test_table_gets_what_its_rows_get(mixed, expected):
     for content in (TABLE, encoded, viewed, ignored, stream(TABLE, 1), stream(encoded, 2)):
         answer = post(mixed, content)
         assert answer.content_type == "application/json"
-        said = answer.get_json()
-        assert (said["prediction"], said["model"], said["version"]) == (expected["prediction"], "toy", 1)
-        assert len({*said["ids"]}) == 3
-        assert "probability" not in said
+        body = answer.get_json()
+        assert (body["prediction"], body["model"], body["version"]) == (expected["prediction"], "toy", 1)
+        assert len({*body["ids"]}) == 3
+        assert "probability" not in body
     packed = post(mixed, gzip.compress(stream(TABLE)), **{"Content-Encoding": "gzip"})
     assert packed.get_json()["prediction"] == expected["prediction"]
 
@@ -212,7 +212,7 @@ def test_table_and_rows_get_the_same_answer_or_the_same_error(mixed, rows, left)
     one, two = post(mixed, table), mixed.post("/predict", json={"features": rows})
     assert one.status_code == two.status_code
     kept = ("prediction", "version", "code", "column")
-    one, two = ({key: said.get_json().get(key) for key in kept} for said in (one, two))
+    one, two = ({key: result.get_json().get(key) for key in kept} for result in (one, two))
     assert one == two
 
 

@@ -30,10 +30,10 @@ def closed(app, monkeypatch):
 
 @pytest.mark.parametrize("probability", [False, True, "named"])
 def test_usual_request_needs_no_flask(closed, app, probability):
-    said = closed.post("/predict", json={"features": [[1, 0], [0, 1]], "probability": probability})
-    assert said.json["prediction"] == [1, 0]
-    assert said.headers["X-Request-ID"]
-    assert logged(app).predictions.index.tolist() == said.json["ids"]
+    response = closed.post("/predict", json={"features": [[1, 0], [0, 1]], "probability": probability})
+    assert response.json["prediction"] == [1, 0]
+    assert response.headers["X-Request-ID"]
+    assert logged(app).predictions.index.tolist() == response.json["ids"]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_unusual_request_is_for_flask(closed, unusual):
         closed.open(**{"path": "/predict", "method": "POST", "data": BODY} | unusual)
 
 
-QUICK = b"POST /predict HTTP/1.1\r\nHost: x\r\n\r\n" + BODY
+QUICK = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n\r\n" + BODY
 HEAVY = {
     "rows": QUICK.replace(b"[1,0]", b"[1,0],[0,1],[1,1]"),
     "bytes": QUICK.replace(b"\r\n\r\n", b"\r\nX-A: " + b"a" * 4096 + b"\r\n\r\n"),
@@ -77,6 +77,7 @@ def test_request_that_may_be_more_is_not_quick(app, what):
 
 SLOW = {
     "slow": ("mlops_nb.serving.inference.loading.INLINE_SECONDS", 0),
+    "slow outside the domain": ("mlops_nb.serving.inference.loading.INLINE_FALLBACK_SECONDS", 0),
     "another engine": ("mlops_nb.serving.inference.loading.OnnxEngine", SklearnEngine),
 }
 
@@ -142,15 +143,15 @@ def test_keys_are_asked_for(settings):
     app = create_app(replace(settings, api_keys="k" * 16))
     live_model(app).refresh()
     client = app.test_client()
-    said = [client.post("/predict", data=BODY, headers=h, **JSON) for h in ({}, {"X-API-Key": "l" * 16})]
-    assert [answer.status_code for answer in said] == [401, 403]
+    response = [client.post("/predict", data=BODY, headers=h, **JSON) for h in ({}, {"X-API-Key": "l" * 16})]
+    assert [answer.status_code for answer in response] == [401, 403]
     app.stop()
 
 
 def test_body_that_ended_too_early_is_refused(client):
     environ = {"CONTENT_LENGTH": str(len(BODY) + 1)}
-    said = client.post("/predict", data=BODY, environ_overrides=environ, **JSON)
-    assert said.status_code == 400
+    response = client.post("/predict", data=BODY, environ_overrides=environ, **JSON)
+    assert response.status_code == 400
 
 
 def test_defect_is_answered_once_and_not_recorded(app, client, monkeypatch, capfd):

@@ -137,10 +137,10 @@ def test_tritonclient_finds_asks_and_is_refused(service):
         assert not client.is_model_ready("toy", "2")
         assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
         for version in ("", "1"):
-            said = client.get_model_metadata("toy", version)
-            assert (said["name"], said["versions"], said["platform"]) == ("toy", ["1"], "onnxruntime_onnx")
-            assert said["inputs"] == [{"name": n, "datatype": "FP64", "shape": [-1]} for n in "ab"]
-            assert [(o["name"], o["datatype"], o["shape"]) for o in said["outputs"]] == [
+            result = client.get_model_metadata("toy", version)
+            assert (result["name"], result["versions"], result["platform"]) == ("toy", ["1"], "onnxruntime_onnx")
+            assert result["inputs"] == [{"name": n, "datatype": "FP64", "shape": [-1]} for n in "ab"]
+            assert [(o["name"], o["datatype"], o["shape"]) for o in result["outputs"]] == [
                 ("prediction", "INT64", [-1]), ("probability", "FP64", [-1, 2]), ("id", "BYTES", [-1]),
             ]  # fmt: skip
         for dtype in (np.float16, np.float32, np.float64, np.int8, np.uint64):
@@ -152,18 +152,18 @@ def test_tritonclient_finds_asks_and_is_refused(service):
                         triton_input("a", np.array([[1], [0]], dtype)),
                     ],
                 ):
-                    said = client.infer("toy", inputs, "1", request_id="mine")
-                    assert said.as_numpy("prediction").tolist() == expected["prediction"]
-                    assert said.as_numpy("probability").tolist() == expected["probability"]
-                    response = said.get_response()
+                    result = client.infer("toy", inputs, "1", request_id="mine")
+                    assert result.as_numpy("prediction").tolist() == expected["prediction"]
+                    assert result.as_numpy("probability").tolist() == expected["probability"]
+                    response = result.get_response()
                     assert (response["id"], response["model_name"], response["model_version"]) == ("mine", "toy", "1")
         inputs = [triton_input("features", np.array([[1.0, 0]]))]
         for binary in (True, False):
             outputs = [InferRequestedOutput("id", binary), InferRequestedOutput("prediction", not binary)]
-            said = client.infer("toy", inputs, outputs=outputs)
-            assert [o["name"] for o in said.get_response()["outputs"]] == ["id", "prediction"]
-            assert said.as_numpy("prediction").tolist() == [1]
-            assert said.as_numpy("id").shape == (1,)
+            result = client.infer("toy", inputs, outputs=outputs)
+            assert [o["name"] for o in result.get_response()["outputs"]] == ["id", "prediction"]
+            assert result.as_numpy("prediction").tolist() == [1]
+            assert result.as_numpy("id").shape == (1,)
         for algorithm in ("gzip", "deflate"):
             compressed = {"request_compression_algorithm": algorithm, "response_compression_algorithm": algorithm}
             assert client.infer("toy", inputs, **compressed).as_numpy("prediction").tolist() == [1]
@@ -188,9 +188,9 @@ def test_tritonclient_sends_every_kind_of_column(kinds_home, tmp_path, expected)
     }
     with triton(service.port) as client:
         for binary in (True, False):
-            said = client.infer("toy", [triton_input(name, array, binary) for name, array in arrays.items()])
-            assert [text.decode() for text in said.as_numpy("prediction")] == expected["prediction"]
-            assert said.as_numpy("probability").tolist() == expected["probability"]
+            response = client.infer("toy", [triton_input(name, array, binary) for name, array in arrays.items()])
+            assert [text.decode() for text in response.as_numpy("prediction")] == expected["prediction"]
+            assert response.as_numpy("probability").tolist() == expected["probability"]
     assert "Traceback" not in service.stop()
 
 
@@ -198,13 +198,13 @@ def test_tritonclient_sends_every_kind_of_column(kinds_home, tmp_path, expected)
 
 
 def test_columns_as_json_get_what_predict_answers(kinds, expected):
-    said = infer(kinds, COLUMNS, id="").get_json()
-    assert (said["id"], said["model_name"], said["model_version"]) == ("", "toy", "1")
-    prediction, probability = said["outputs"]
+    body = infer(kinds, COLUMNS, id="").get_json()
+    assert (body["id"], body["model_name"], body["model_version"]) == ("", "toy", "1")
+    prediction, probability = body["outputs"]
     assert prediction == tensor("prediction", "BYTES", expected["prediction"])
     assert probability == tensor("probability", "FP64", [p for row in expected["probability"] for p in row], [2, 2])
     with_ignored = [*COLUMNS, tensor("id", "BYTES", ["x", None])]
-    assert infer(kinds, with_ignored).get_json()["outputs"] == said["outputs"]
+    assert infer(kinds, with_ignored).get_json()["outputs"] == body["outputs"]
     without_optional = [column for column in COLUMNS if column["name"] != "income"]
     assert infer(kinds, without_optional).get_json()["outputs"][0]["data"] == expected["prediction"]
 
@@ -212,9 +212,9 @@ def test_columns_as_json_get_what_predict_answers(kinds, expected):
 @pytest.mark.parametrize("data", [[[1, 0], [0, 1]], [1, 0, 0, 1], [1.0, 0, 0, 1]])
 def test_one_tensor_of_all_columns_may_be_flat_or_nested(client, data):
     for datatype in ("INT64", "FP32"):
-        said = infer(client, [tensor("any", datatype, data, [2, 2])]).get_json()
-        assert said["outputs"][0]["data"] == [1, 0]
-        assert "id" not in said
+        body = infer(client, [tensor("any", datatype, data, [2, 2])]).get_json()
+        assert body["outputs"][0]["data"] == [1, 0]
+        assert "id" not in body
 
 
 @pytest.mark.parametrize("rows", [1, 2])

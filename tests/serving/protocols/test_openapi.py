@@ -156,9 +156,9 @@ def test_description_says_how_to_send_a_key_and_where(settings):
     ):
         app = create_app(Settings.read(homed | more))
         live_model(app).refresh()
-        said = app.test_client().get("/openapi.json", headers={"X-API-Key": key}).get_json()
+        body = app.test_client().get("/openapi.json", headers={"X-API-Key": key}).get_json()
         live_model(app).stop()
-        operations = {(path, method): o for path, methods in said["paths"].items() for method, o in methods.items()}
+        operations = {(path, method): o for path, methods in body["paths"].items() for method, o in methods.items()}
         needing = {path for (path, _), operation in operations.items() if "security" in operation}
         assert len(needing) == closed
         for (path, method), operation in operations.items():
@@ -166,7 +166,7 @@ def test_description_says_how_to_send_a_key_and_where(settings):
             status = app.test_client().open(path, method=method).status_code
             assert (status == 401) == (path in needing), path
         if needing:
-            assert said["components"]["securitySchemes"]["header"]["name"] == "X-API-Key"
+            assert body["components"]["securitySchemes"]["header"]["name"] == "X-API-Key"
             of_needing = [operation["security"] for (path, _), operation in operations.items() if path in needing]
             assert of_needing == [[{"bearer": []}, {"header": []}]] * closed
 

@@ -4,9 +4,10 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 
-from mlops_nb.model.signature import label_text
+from mlops_nb.model.signature import Predictions, label_text
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from serve.app import create_app
@@ -19,9 +20,9 @@ def post(client, body, **options):
 
 def test_rows_as_lists_as_objects_and_one_flat_list_get_the_same_answer(client):
     for features in ([[1, 0], [0, 1]], [{"a": 1, "b": 0}, {"b": 1, "a": 0}]):
-        said = post(client, {"features": features}).get_json()
-        assert (said["prediction"], said["model"], said["version"]) == ([1, 0], "toy", 1)
-        assert len(set(said["ids"])) == 2
+        body = post(client, {"features": features}).get_json()
+        assert (body["prediction"], body["model"], body["version"]) == ([1, 0], "toy", 1)
+        assert len(set(body["ids"])) == 2
     assert post(client, {"features": [1, 0]}).get_json()["prediction"] == [1]
 
 
@@ -30,9 +31,9 @@ def test_answer_has_just_the_promised_keys(client):
 
 
 def test_probabilities_are_given_when_asked_for(client):
-    said = post(client, {"features": [[1, 0]], "probability": True}).get_json()
-    assert said["classes"] == [0, 1]
-    assert math.isclose(sum(said["probability"][0]), 1, abs_tol=1e-6)
+    body = post(client, {"features": [[1, 0]], "probability": True}).get_json()
+    assert body["classes"] == [0, 1]
+    assert math.isclose(sum(body["probability"][0]), 1, abs_tol=1e-6)
 
 
 def test_mixed_columns_with_a_missing_value(mixed):
@@ -59,16 +60,16 @@ GOOD = [41, 1200.5, "own"]
 def test_probabilities_by_name(mixed):
     rows = [GOOD, [23, None, "rent"]]
     expected = post(mixed, {"features": rows, "probability": True}).get_json()
-    said = post(mixed, {"features": rows, "probability": "named"}).get_json()
-    assert said["probability"] == [dict(zip(["no", "yes"], row, strict=True)) for row in expected["probability"]]
-    assert said["classes"] == ["no", "yes"]
+    body = post(mixed, {"features": rows, "probability": "named"}).get_json()
+    assert body["probability"] == [dict(zip(["no", "yes"], row, strict=True)) for row in expected["probability"]]
+    assert body["classes"] == ["no", "yes"]
     assert [label_text(label) for label in ("a b", 1, 1.5, True)] == ["a b", "1", "1.5", "true"]
 
 
 def test_probabilities_by_number_of_a_class_are_texts_too(client):
-    said = post(client, {"features": [[1, 0]], "probability": "named"}).get_json()
-    assert said["probability"][0].keys() == {"0", "1"}
-    assert said["classes"] == [0, 1]
+    body = post(client, {"features": [[1, 0]], "probability": "named"}).get_json()
+    assert body["probability"][0].keys() == {"0", "1"}
+    assert body["classes"] == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -123,22 +124,35 @@ def test_probabilities_by_number_of_a_class_are_texts_too(client):
 )
 def test_bad_input_is_named_in_the_one_error_shape(mixed, body, status, code, message):
     answer = post(mixed, body)
-    said = answer.get_json()
-    assert (answer.status_code, said["code"]) == (status, code), said
-    assert message in said["error"]
+    payload = answer.get_json()
+    assert (answer.status_code, payload["code"]) == (status, code), payload
+    assert message in payload["error"]
     assert answer.content_type == "application/json"
 
 
 def test_nan_is_refused_by_a_model_whose_columns_must_not_be_missing(client):
-    said = post(client, '{"features": [[1, 2], [NaN, 2]]}').get_json()
-    assert said["error"] == "Row 1, column 'a': expected a finite number, got NaN."
-    assert (said["row"], said["column"]) == (1, "a")
+    body = post(client, '{"features": [[1, 2], [NaN, 2]]}').get_json()
+    assert body["error"] == "Row 1, column 'a': expected a finite number, got NaN."
+    assert (body["row"], body["column"]) == (1, "a")
 
 
-def test_row_without_a_finite_answer_is_refused_and_not_guessed(client):
-    answer = post(client, {"features": [[1, 0], [1e300, 1e300]], "probability": True})
+def test_row_without_a_finite_answer_is_refused_and_not_guessed(client, app, monkeypatch):
+    infinite = Predictions(np.array([1, 0]), np.array([[0.1, 0.9], [np.nan, np.nan]]), (0, 1))
+    monkeypatch.setattr(live_model(app).predictor.engine, "predict", lambda table: infinite)
+    answer = post(client, {"features": [[1, 0], [1e308, 1e308]], "probability": True})
     assert (answer.status_code, answer.get_json()["code"], answer.get_json()["row"]) == (400, "bad_input", 1)
     assert "the model has no finite prediction" in answer.get_json()["error"]
+
+
+def test_row_outside_the_domain_of_the_graph_is_predicted_by_scikit_learn(client, app):
+    engine = live_model(app).predictor.engine
+    low, high = engine.domain.numbers["a"]
+    rows = [[1, 0], [high * 2, high * 2], [0, 1], [low * 2, 0]]
+    said = post(client, {"features": rows, "probability": True}).get_json()
+    expected = engine.fallback.predict(np.array(rows, dtype=float))
+    assert said["prediction"] == expected.prediction.tolist()
+    assert np.abs(np.array(said["probability"]) - expected.probability).max() <= 1e-5
+    assert client.get("/model").get_json()["parity"]["domain"]["numbers"]["a"] == [low, high]
 
 
 def test_row_that_an_engine_cannot_compute_with_is_refused_and_a_defect_is_not(client, app, monkeypatch, capsys):
@@ -198,11 +212,11 @@ def test_every_route_answers_errors_in_the_one_shape(client, app):
         ]
     for method, path in calls:
         answer = client.open(path, method=method)
-        said = answer.get_json()
+        body = answer.get_json()
         assert answer.status_code in (404, 405), (method, path)
-        assert isinstance(said["error"], str)
+        assert isinstance(body["error"], str)
         if not path.startswith("/v2"):  # where the Open Inference Protocol has its own shape
-            assert re.fullmatch("[a-z_]+", said["code"]), (method, path)
+            assert re.fullmatch("[a-z_]+", body["code"]), (method, path)
         if answer.status_code == 405:
             assert answer.headers["Allow"]
 
@@ -217,7 +231,7 @@ def test_defect_of_ours_is_a_500_without_traceback_or_path(client, app, monkeypa
 
 
 def test_model_says_signature_and_provenance_and_no_path(client, settings):
-    said = client.get("/model").get_json()
-    assert [i["name"] for i in said["signature"]["inputs"]] == ["a", "b"]
-    assert (said["name"], said["version"], said["params"]) == ("toy", 1, {"C": 0.1})
+    body = client.get("/model").get_json()
+    assert [i["name"] for i in body["signature"]["inputs"]] == ["a", "b"]
+    assert (body["name"], body["version"], body["params"]) == ("toy", 1, {"C": 0.1})
     assert str(settings.home) not in client.get("/model").get_data(as_text=True)

@@ -81,6 +81,18 @@ def test_csv_gets_what_the_same_rows_get_as_json(mixed, expected, body, kind):
     assert (answer.status_code, answer.get_json()) == (200, {"predictions": expected})
 
 
+def test_csv_may_have_no_header_or_blanks_around_its_names(mixed, expected):
+    rows = FRAME.to_csv(index=False, header=False)
+    assert post_csv(mixed, rows, "text/csv; header=absent").get_json()["predictions"] == expected
+    blanks = FRAME.rename(columns=lambda name: f" {name}  ").to_csv(index=False)
+    assert post_csv(mixed, blanks).get_json()["predictions"] == expected
+    answer = post_csv(mixed, "1\n", "text/csv; header=absent")
+    assert (answer.status_code, f"the model has {len(NAMES)} columns" in answer.get_json()["error"]) == (400, True)
+    assert post_csv(mixed, "", "text/csv; header=absent").status_code == 400
+    answer = post_csv(mixed, rows, "text/csv; header=no")
+    assert (answer.status_code, "must be present or absent, got 'no'" in answer.get_json()["error"]) == (415, True)
+
+
 def test_csv_may_leave_out_an_optional_column(mixed, expected):
     assert post_csv(mixed, FRAME.drop(columns="income").to_csv(index=False)).get_json()["predictions"] == expected
 
@@ -117,6 +129,28 @@ def test_csv_that_does_not_fit_is_named_in_the_one_error_shape(mixed, body, code
     assert message in answer.get_json()["error"]
 
 
+def test_csv_that_ends_inside_quotes_names_the_line_where_they_open(mixed):
+    body = FRAME.to_csv(index=False) + '"' + FRAME.to_csv(index=False, header=False)
+    answer = post_csv(mixed, body)
+    assert answer.status_code == 400
+    assert f"line {len(FRAME) + 2} opens a quote that is never closed" in answer.get_json()["error"]
+
+
+@pytest.mark.parametrize("header", ["", ","])
+def test_csv_may_have_a_separator_behind_each_row(mixed, expected, header):
+    first, *rows = FRAME.to_csv(index=False).splitlines()
+    body = "\n".join([first + header, *(f"{row}," for row in rows)])
+    assert post_csv(mixed, body).get_json()["predictions"] == expected
+    answer = post_csv(mixed, body + "lost")
+    assert answer.status_code == 400
+
+
+def test_csv_without_a_header_is_told_so(mixed):
+    answer = post_csv(mixed, "\n".join(FRAME.to_csv(index=False).splitlines()[1:] * 2))
+    assert answer.status_code == 400
+    assert "The first line looks like the others; it must name the columns, or" in answer.get_json()["error"]
+
+
 def test_csv_in_another_charset_is_refused(mixed):
     answer = post_csv(mixed, FRAME.to_csv(index=False), "text/csv; charset=latin-1")
     assert (answer.status_code, answer.get_json()["code"]) == (415, "unsupported_media_type")
@@ -149,9 +183,9 @@ def test_rows_without_names_are_taken_where_the_signature_has_names(mixed, expec
     {"dataframe_records": [{"age": None, "home": "own"}]}, {"inputs": {"age": [None], "home": ["own"]}},
 ])  # fmt: skip
 def test_a_null_is_named_by_row_and_column_and_by_nothing_else(mixed, body):
-    said = mixed.post("/invocations", json=body).get_json()
+    payload = mixed.post("/invocations", json=body).get_json()
     message = "Row 0, column 'age': expected a whole number, got null."
-    assert said == {"error": message, "code": "bad_input", "row": 0, "column": "age"}
+    assert payload == {"error": message, "code": "bad_input", "row": 0, "column": "age"}
 
 
 @pytest.mark.parametrize(
@@ -179,10 +213,10 @@ def test_what_does_not_fit_invocations_is_said_in_the_one_error_shape(mixed, bod
     import re
 
     answer = mixed.post("/invocations", json=body)
-    said = answer.get_json()
+    payload = answer.get_json()
     assert answer.status_code in (400, 413)
-    assert said["code"] == code
-    assert re.search(message, said["error"]), said["error"]
+    assert payload["code"] == code
+    assert re.search(message, payload["error"]), payload["error"]
 
 
 def test_kserve_clients_get_names_readiness_and_predictions(mixed, expected):
@@ -270,7 +304,7 @@ def test_body_in_pieces_is_taken_and_a_body_that_ends_early_is_refused(service):
     import socket
 
     body = b'{"features": [[1, 0]]}'
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
     chunks = [b"%x\r\n%s\r\n" % (len(p), p) for p in (body[:5], body[5:])] + [b"0\r\n\r\n"]
     for framing, pieces in ((b"Content-Length: 22", [body[:5], body[5:]]), (b"Transfer-Encoding: chunked", chunks)):
         for sent, status in ((pieces, b"200"), (pieces[:1], b"400")):
@@ -281,3 +315,23 @@ def test_body_in_pieces_is_taken_and_a_body_that_ends_early_is_refused(service):
                 answer = b"".join(iter(lambda open=connection: open.recv(65536), b""))
             assert answer.split(b" ", 2)[1] == status, answer
             assert status == b"200" or b'"error":' in answer
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/predict", '{"features": [{"age": 1, "age": 2, "income": 3, "home": "own"}]}'),
+        ("/predict", '{"features": [[1, 2, "own"]], "age": 1, "age": 2}'),
+        ("/predict", '{"features": [{"age": 1, "\\u0061ge": 2, "income": 3, "home": "own"}]}'),
+        ("/invocations", '{"dataframe_records": [{"age": 1, "age": 2, "income": 3, "home": "own"}]}'),
+        ("/invocations", '{"inputs": {"age": [1], "age": [2], "income": [3], "home": ["own"]}}'),
+        ("/v1/models/{}:predict", '{"instances": [{"age": 1, "age": 2, "income": 3, "home": "own"}]}'),
+        ("/v2/models/{}/infer", '{"inputs": [{"name": "age", "shape": [1], "datatype": "FP64", "age": 1, "age": 2}]}'),
+        ("/feedback", '{"labels": {"age": 1, "age": 2}}'),
+    ],
+)
+def test_a_key_that_is_twice_in_an_object_is_refused(mixed, path, body):
+    name = live_model(mixed.application).name
+    response = mixed.post(path.format(name), data=body, content_type="application/json")
+    assert response.status_code == 400
+    assert response.get_json()["error"] == "The body has the key 'age' twice in one object; send each key once."

@@ -25,7 +25,7 @@ KEY = "predict-" + "k" * 16
 
 # What a description leaves open: that lengths agree, what is in a tensor or a table, what a model can compute with
 UNSAYABLE = {
-    "/predict": "no finite prediction|Arrow stream",
+    "/predict": "no finite prediction|Arrow stream|at most 10 are explained",
     "/v1/models/toy:predict": "no finite prediction",
     "/invocations": "no finite prediction|must have one length|a list of . values, one a column|Row ., column",
     "/v2/models/toy/infer": "^Tensor |^Row |^Column |There is an unknown column|^There are two tensors|body has . bytes"

@@ -23,6 +23,7 @@ def make():
     def make(count: int = 0) -> ConnectionCounter:
         made.append(ConnectionCounter())
         made[-1].count = count
+        made[-1].ready()
         return made[-1]
 
     yield make
@@ -42,6 +43,23 @@ def test_worker_knows_whether_another_has_fewer(make):
     assert mine.is_least(), "one that is gone takes none"
     assert not make(4).is_least()
     assert mine.is_least()
+
+
+def test_worker_that_is_not_ready_is_waited_for_by_no_other_that_is(make):
+    ready, other = make(2), make(0)
+    other.end()
+    assert (other.is_ready, other.is_retired) == (False, True)
+    assert ready.is_least()
+    assert ready.is_any_ready()
+    ready.end()
+    assert not ready.is_least(), "two that are not ready share what comes"
+    assert not ready.is_any_ready()
+    other.retire()
+    assert (other.is_ready, other.is_retired) == (True, True), "it serves until another does"
+    other.release()
+    assert not ready.is_any_ready()
+    ready.ready()
+    assert (ready.is_ready, ready.is_retired) == (True, False)
 
 
 def test_count_of_a_forked_worker_is_seen_by_the_others(make):
@@ -68,7 +86,7 @@ def worker(make, monkeypatch):
     monkeypatch.setattr("gunicorn.workers.gthread.ThreadWorker.accept", lambda self, listener: told.append("accepts"))
     worker = BoundedThreadWorker.__new__(BoundedThreadWorker)
     worker.connections, worker.alive, worker.sockets, worker._accept_again_at = make(1), True, [], 0.0
-    worker._accepting = True
+    worker._accepting, worker.nr, worker._retire_after = True, 0, 10
     return SimpleNamespace(door=worker, clock=clock, told=told)
 
 
@@ -124,7 +142,7 @@ def test_worker_without_files_leaves_connections_to_others_for_a_while(worker, m
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr("gunicorn.workers.gthread.ThreadWorker.accept", accept)
-    worker.door.log = SimpleNamespace(error=lambda *said: worker.told.append(said[-1]))
+    worker.door.log = SimpleNamespace(error=lambda *result: worker.told.append(result[-1]))
     worker.door.accept(None)
     assert worker.told == ["tries", "Too many open files"]
     assert not worker.door._accepting
@@ -137,7 +155,7 @@ def test_worker_without_files_ends(worker, monkeypatch):
     monkeypatch.setattr(
         "gunicorn.workers.gthread.ThreadWorker.accept", lambda *_: (_ for _ in ()).throw(OSError(errno.ENFILE, "full"))
     )
-    worker.door.log, worker.door.alive = SimpleNamespace(error=lambda *said: None), False
+    worker.door.log, worker.door.alive = SimpleNamespace(error=lambda *result: None), False
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()):
         worker.door.sockets, worker.door.waits = [listener], {}
         worker.door.poller = SimpleNamespace(unregister=lambda listener: None)

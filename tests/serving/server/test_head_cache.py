@@ -3,6 +3,7 @@
 import shutil
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from mlops_nb.monitor.prediction_log import PredictionLog
@@ -46,7 +47,8 @@ def test_no_more_than_so_many_are_remembered():
 
 
 KEY = b"k" * 16
-HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(BODY)
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+HEAD += b"Content-Length: %d\r\n" % len(BODY)
 
 
 def asked(body: bytes = BODY, more: bytes = b"X-API-Key: " + KEY) -> bytes:
@@ -95,19 +97,19 @@ def test_known_head_is_answered_as_the_first_was_and_each_body_for_itself(keyed,
     assert [is_known(one) for one in (first, again, second)] == [False, False, True]
     assert [name for name in second.headers if name != "X-Known"] == list(first.headers)
     assert {first.headers["X-Request-ID"], second.headers["X-Request-ID"]} == {"first"}
-    told = first.said.pop("ids"), second.said.pop("ids")
-    assert first.said == second.said
+    told = first.body.pop("ids"), second.body.pop("ids")
+    assert first.body == second.body
     assert told[0] != told[1]
     other = talk(asked(BODY.replace(b"1, 0", b"0, 1"), ids[0]))
     assert is_known(other)
-    assert other.said["prediction"] != first.said["prediction"]
+    assert other.body["prediction"] != first.body["prediction"]
     renamed = talk(asked(more=ids[1]))
     assert (is_known(renamed), renamed.headers["X-Request-ID"]) == (False, "second")
     with connect(keyed, asked(more=ids[0])) as another:
         assert is_known(answer(another)), "by whoever sends it"
     log = PredictionLog.open(keyed.settings)
     try:
-        wanted = {*told[0], *told[1], *other.said["ids"], *renamed.said["ids"]}
+        wanted = {*told[0], *told[1], *other.body["ids"], *renamed.body["ids"]}
         wait_for(lambda: wanted <= set(log.read("toy").predictions.index))
     finally:
         log.close()
@@ -119,7 +121,7 @@ def test_known_head_is_answered_as_the_first_was_and_each_body_for_itself(keyed,
 def test_what_is_wrong_behind_a_known_head_is_answered_as_anywhere(talk):
     assert is_known([talk(asked()) for _ in range(3)][-1])
     bad = talk(asked(BODY.replace(b"[[1, 0]]", b"[[1   ]]")))
-    assert (bad.status, bad.said["code"], bad.said["row"]) == (400, "bad_input", 0)
+    assert (bad.status, bad.body["code"], bad.body["row"]) == (400, "bad_input", 0)
     assert is_known(talk(asked())), "the connection goes on"
 
 
@@ -150,6 +152,7 @@ def test_worker_that_is_to_end_says_so_whatever_is_known(settings, tmp_path):
         assert known[2:] == (True,) * (len(known) - 3) + (False,), ends
         assert 3 < len(known) <= 8, ends
         wait_for(lambda: service.log.read_text().count("loaded") == 2)
+        wait_for(lambda: len(psutil.Process(service.process.pid).children()) == 1)  # the one before has ended
         wait_for(service.answers)
         with connect(service, asked()) as connection:
             assert answer(connection).headers["Connection"] == "keep-alive"

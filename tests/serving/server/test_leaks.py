@@ -87,8 +87,8 @@ def assert_nothing_leaks(app, paths: list[str], hidden: list[str]) -> set[int]:
     statuses = set()
     for path, answer in ask(app, paths):
         statuses.add(answer.status_code)
-        said = f"{answer.headers}\n{answer.get_data(as_text=True)}"
-        assert [word for word in hidden if word in said] == [], (path, answer.status_code, said)
+        result = f"{answer.headers}\n{answer.get_data(as_text=True)}"
+        assert [word for word in hidden if word in result] == [], (path, answer.status_code, result)
     return statuses
 
 

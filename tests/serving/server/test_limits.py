@@ -27,7 +27,7 @@ SLOW = 777  # As tests.serving.server.slow_app says
 LIMITS = {"MLOPS_ARRIVAL_SECONDS": "3", "MLOPS_REQUEST_SECONDS": "2", "MLOPS_QUEUE_SECONDS": "1"}
 LIMITS |= {"MLOPS_MAX_BODY_MB": "1"}
 BODY = b'{"features": [[1, 0]]}'
-POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+POST = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 WHOLE = POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n5;a=b\r\n" + BODY[:5] + b"\r\n11\r\n" + BODY[5:] + b"\r\n0\r\n\r\n"
 
@@ -58,7 +58,7 @@ def parsed(arrival: RequestBuffer) -> bytes:
 
 
 TRAILERS = CHUNKED[:-2] + b"X-A: b\r\n\r\n"
-GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+GET = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 REQUESTS = {"get": GET, "length": WHOLE, "chunked": CHUNKED, "trailers": TRAILERS, "empty line": b"\r\n" + GET}
 
 
@@ -95,7 +95,7 @@ def test_what_follows_a_request_is_kept_for_the_next():
 
 
 HOPELESS = {
-    "bare LF": b"GET / HTTP/1.1\nHost: x\n\n",
+    "bare LF": b"GET / HTTP/1.1\nHost: localhost\n\n",
     "length": POST + b"Content-Length: 12a\r\n\r\n",
     "chunk": POST + b"Transfer-Encoding: chunked\r\n\r\n-5\r\n",
     "line of a chunk": POST + b"Transfer-Encoding: chunked\r\n\r\n5;" + b"a" * 9000,
@@ -274,7 +274,7 @@ def answer(connection: socket.socket | Answers, read=orjson.loads) -> SimpleName
     with HTTPResponse(connection) as response:
         response.begin()
         content = response.read()
-        return SimpleNamespace(status=response.status, headers=response.headers, said=read(content))
+        return SimpleNamespace(status=response.status, headers=response.headers, body=read(content))
 
 
 def wait_until_still(count):
@@ -317,7 +317,7 @@ SLOW_CLIENTS = {  # What comes at once, and what follows of it a byte at a time
     "too large, asking": (POST + b"Expect: 100-continue\r\nContent-Length: 100000000\r\n\r\n", b""),
     "unread body": (POST.replace(b"/predict", b"/nowhere") + b"Content-Length: 900000\r\n\r\n", b"a" * 10_000),
     "closing": (GET.replace(b"Host", b"Connection: close\r\nHost"), b""),
-    "not reading": (b"GET /docs/script.js HTTP/1.1\r\nHost: x\r\n\r\n" * 1000, b""),
+    "not reading": (b"GET /docs/script.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000, b""),
 }
 
 
@@ -354,7 +354,7 @@ def test_request_that_is_not_there_in_time_gets_408(crowded):
         clients = [stack.enter_context(connect(crowded, content)) for content in begun]
         for client in clients:
             got = answer(client)
-            assert (got.status, got.said["code"]) == (408, "request_timeout"), got
+            assert (got.status, got.body["code"]) == (408, "request_timeout"), got
             assert got.headers["X-Request-ID"] == "mine"
             assert got.headers["Connection"] == "close"
             assert client.recv(1) == b""
@@ -369,7 +369,7 @@ def test_who_sends_a_too_large_body_can_read_why_it_is_refused(crowded):
         for _ in range(30):
             client.sendall(bytes(1_000_000))
         got = answer(client)
-        assert (got.status, got.said["code"]) == (413, "request_entity_too_large")
+        assert (got.status, got.body["code"]) == (413, "request_entity_too_large")
         assert client.recv(1) == b""
 
 
@@ -390,7 +390,7 @@ def test_requests_that_are_sent_together_or_in_pieces_are_all_answered(crowded):
         answers = Answers(client)
         for name in ("prediction", "prediction", "live"):
             got = answer(answers)
-            assert (got.status, name in got.said) == (200, True)
+            assert (got.status, name in got.body) == (200, True)
         for byte in WHOLE[30:] + CHUNKED:
             client.send(bytes([byte]))
         assert [answer(answers).status for _ in range(2)] == [200, 200]
@@ -402,7 +402,7 @@ BAD = {
     "field": (431, "request_header_fields_too_large", POST + b"X-A: " + b"a" * 9_000 + b"\r\n\r\n"),
     "line": (414, "request_uri_too_long", b"GET /" + b"a" * 5_000 + b" HTTP/1.1\r\n\r\n"),
     "no HTTP": (400, "bad_request", b"\x16\x03\x01\x02\x00\r\n\r\n"),
-    "bare LF": (400, "bad_request", b"GET / HTTP/1.1\nHost: x\n\n"),
+    "bare LF": (400, "bad_request", b"GET / HTTP/1.1\nHost: localhost\n\n"),
     "coding": (501, "not_implemented", POST + b"Transfer-Encoding: zip\r\n\r\n"),
     "v2": (413, None, POST.replace(b"/predict", b"/v2/models/toy/infer") + b"Content-Length: 2000000\r\n\r\n"),
 }
@@ -413,8 +413,8 @@ BAD = {
 def test_what_no_application_sees_has_the_shape_of_an_error(crowded, status, code, content):
     with connect(crowded, content) as client:
         got = answer(client)
-        assert (got.status, got.said.get("code")) == (status, code), got.said
-        assert got.said.keys() == ({"error", "code"} if code else {"error"})
+        assert (got.status, got.body.get("code")) == (status, code), got.body
+        assert got.body.keys() == ({"error", "code"} if code else {"error"})
         assert got.headers["Content-Type"] == "application/json"
         assert got.headers["X-Request-ID"]
 
@@ -436,7 +436,7 @@ def test_no_more_than_so_much_is_held_of_unfinished_requests(single):
         clients = [stack.enter_context(connect(single, most)) for _ in range(5)]
         refused, _, _ = select.select(clients, [], [], 10)  # whichever was one too many
         got = answer(refused[0])
-        assert (got.status, got.said["code"], got.headers["Retry-After"]) == (503, "overloaded", "1")
+        assert (got.status, got.body["code"], got.headers["Retry-After"]) == (503, "overloaded", "1")
         assert single.predict()[0] == 200
     with connect(single, most + b" " * (10_000 - len(BODY)) + BODY) as client:
         assert answer(client).status == 200
@@ -456,7 +456,7 @@ def test_no_more_than_so_much_is_held_of_answers_that_nobody_takes(homes, tmp_pa
         second.sendall(asked)
         assert second.recv(9, socket.MSG_PEEK) == b"HTTP/1.1 "
         got = answer(second)
-        assert len(got.said["ids"]) == 100_000
+        assert len(got.body["ids"]) == 100_000
         with pytest.raises((ConnectionResetError, IncompleteRead)):
             answer(first)
 
@@ -474,13 +474,13 @@ def test_quick_request_is_answered_without_a_thread_and_any_other_with_one(setti
         with connect(service, WHOLE + WHOLE) as client:
             answers = Answers(client)
             first, second = answer(answers), answer(answers)
-            assert not {first.said["thread"], second.said["thread"]} & {"MainThread"}, "they came together"
+            assert not {first.body["thread"], second.body["thread"]} & {"MainThread"}, "they came together"
             for content, status in ((bad, 400), (WHOLE, 200), (large, 200), (defect, 500)):
                 client.sendall(content)
                 got = answer(answers)
-                assert got.status == status, got.said
+                assert got.status == status, got.body
                 if status == 200:
-                    assert (got.said["thread"] == "MainThread") is (content is WHOLE)
+                    assert (got.body["thread"] == "MainThread") is (content is WHOLE)
             assert client.recv(1) == b"", "after a defect"
             answers.close_all()
         assert service.predict()[1]["thread"] == "MainThread"
@@ -495,17 +495,17 @@ def test_request_that_takes_too_long_gets_503_and_leaves_its_thread_to_others(si
     began = time.monotonic()
     got = together(lambda seconds: predict_slowly(single, seconds), 4, 4, 4)
     assert 2 <= time.monotonic() - began < 3.5
-    assert [(one.status, one.said["code"]) for one in got] == [(503, "timeout")] * 3
+    assert [(one.status, one.body["code"]) for one in got] == [(503, "timeout")] * 3
     began = time.monotonic()
     got = together(lambda seconds: predict_slowly(single, seconds), 0.6, 0.6, 0.6, 0.6)
     assert time.monotonic() - began < 1.2  # all four at the same time
     assert [one.status for one in got] == [200] * 4
-    assert {len(one.said["ids"]) for one in got} == {1}
+    assert {len(one.body["ids"]) for one in got} == {1}
     wait_for(lambda: b"\nmlops_requests_in_progress 1.0\n" in metrics(single))  # its own; the late ones have ended
     refused = [line["id"] for line in single.lines("/predict") if line["status"] == 503 and line["ms"] > 2000]
     assert len(refused) == len(set(refused)) == 3
     assert sum(line["id"] in refused for line in single.lines("/predict")) == 3
-    ids = {key for one in got for key in one.said["ids"]}
+    ids = {key for one in got for key in one.body["ids"]}
     database = PredictionLog.open(single.settings)
     try:
         window = wait_for(lambda: (w := database.read("toy", last=1000)) and ids <= set(w.predictions.index) and w)
@@ -515,8 +515,8 @@ def test_request_that_takes_too_long_gets_503_and_leaves_its_thread_to_others(si
 
 
 def metrics(service: Service) -> bytes:
-    with connect(service, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as client:
-        return answer(client, bytes).said
+    with connect(service, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n") as client:
+        return answer(client, bytes).body
 
 
 @pytest.mark.slow
@@ -534,7 +534,7 @@ def test_overload_is_answered_at_once_and_passes(single):
     refused = [one for one in got if one.status == 503]
     assert len(got) == 16, [one.status for one in got]
     assert len(refused) == 12, [one.status for one in got]
-    assert {(one.said["code"], one.headers["Retry-After"]) for one in refused} == {("overloaded", "1")}
+    assert {(one.body["code"], one.headers["Retry-After"]) for one in refused} == {("overloaded", "1")}
     assert all(single.predict()[0] == 200 for _ in range(50))
     assert all(one.status == 200 for one in together(lambda s: predict_slowly(single, s), *[0.1] * 16))
 
@@ -543,7 +543,7 @@ def test_overload_is_answered_at_once_and_passes(single):
 def test_worker_whose_threads_are_all_stuck_is_replaced(single):
     began = single.loads(1)
     got = together(lambda seconds: predict_slowly(single, seconds), *[600] * 4)
-    assert [(one.status, one.said["code"]) for one in got] == [(503, "timeout")] * 4
+    assert [(one.status, one.body["code"]) for one in got] == [(503, "timeout")] * 4
     wait_for(lambda: single.loads(1) == began + 1)
     wait_for(lambda: single.predict()[0] == 200)
     got = together(lambda seconds: predict_slowly(single, seconds), *[600] * 3)
@@ -588,7 +588,7 @@ def test_stop_cuts_nothing(homes, tmp_path):
         half.sendall(WHOLE[-5:])
         for client in (idle, half):
             got = answer(client)
-            assert (got.status, "ids" in got.said) == (200, True)
+            assert (got.status, "ids" in got.body) == (200, True)
         for thread in slow + clients:
             thread.join(timeout=20)
             assert not thread.is_alive()
@@ -608,11 +608,11 @@ def test_workers_without_their_master_end_as_if_they_were_told_to(homes, tmp_pat
         assert answer(client).headers["Connection"] == "keep-alive"
         service.process.kill()
         service.process.wait()
-        said = ""
-        while said != "close":
+        result = ""
+        while result != "close":
             client.sendall(WHOLE)
             got = answer(client)
-            said = got.headers["Connection"]
+            result = got.headers["Connection"]
             assert got.status == 200
     wait_for(lambda: not any(worker.is_running() for worker in workers), 10)
     with pytest.raises(ConnectionRefusedError):

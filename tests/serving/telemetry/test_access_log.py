@@ -63,9 +63,9 @@ def test_errors_carry_an_id_and_are_logged(app, capfd, monkeypatch):
     ]
     monkeypatch.setattr(live_model(app), "loaded", lambda: 1 / 0)
     answers.append(client.post("/predict", **PREDICT))
-    said = lines(capfd)
-    assert [line["status"] for line in said] == [a.status_code for a in answers] == [404, 405, 415, 200, 500]
-    assert [line["id"] for line in said] == [a.headers["X-Request-ID"] for a in answers]
+    output = lines(capfd)
+    assert [line["status"] for line in output] == [a.status_code for a in answers] == [404, 405, 415, 200, 500]
+    assert [line["id"] for line in output] == [a.headers["X-Request-ID"] for a in answers]
 
 
 def test_line_names_the_rule_and_only_for_what_is_not_there_the_path(client, capfd):
@@ -128,9 +128,9 @@ def test_what_one_part_cannot_end_ends_all_others(settings, monkeypatch, capfd):
     app.test_client().get("/health/live")
     assert lines(capfd) == []
     app.stop()
-    said = capfd.readouterr()
-    assert "/health/live" in said.out
-    assert "ZeroDivisionError" in said.err
+    output = capfd.readouterr()
+    assert "/health/live" in output.out
+    assert "ZeroDivisionError" in output.err
 
 
 def test_line_that_waits_keeps_no_row(app, client, monkeypatch):

@@ -1,6 +1,5 @@
 """GET /metrics: right over several workers, and after one died."""
 
-import json
 import os
 import re
 import shutil
@@ -8,6 +7,7 @@ import signal
 import subprocess
 import threading
 from types import SimpleNamespace
+from urllib.request import urlopen
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,16 @@ from sqlalchemy.exc import OperationalError
 from mlops_nb.model.bundle import write_bundle
 from mlops_nb.model.signature import Input, Signature
 from mlops_nb.monitor.prediction_log import PredictionLog
+from mlops_nb.serving.http.probes import HEALTH_ROUTES
 from mlops_nb.serving.service import live_model
 from mlops_nb.serving.telemetry.metrics import Metrics
+from mlops_nb.serving.telemetry.request_counts import INFERENCE_ROUTES
 from mlops_nb.serving.telemetry.request_record import RequestRecord
 from mlops_nb.settings import Settings
 from mlops_nb.store.registry import Registry
 from serve.app import create_app
-from tests.factories import Service, wait_for
+from tests.factories import Service, make_home, wait_for
+from tests.relay import Relay
 
 
 def samples(text: str) -> dict:
@@ -44,14 +47,60 @@ def test_requests_rows_and_classes_are_counted(client):
         assert client.post("/predict", json={"features": features}).status_code == 200
     client.post("/predict", data="{")
     client.get("/no/such/thing")
-    said = scrape(client)
-    assert said["mlops_requests_total", "/predict", "200"] == 2
-    assert said["mlops_requests_total", "/predict", "415"] == 1
-    assert said["mlops_requests_total", "404", "none"] == 1
-    assert said["mlops_predictions_total", "1", "1"] == 3
-    assert said["mlops_predictions_total", "0", "1"] == 1
-    assert said["mlops_request_duration_seconds_count", "/predict"] == 3
-    assert 0 < said["mlops_request_duration_seconds_sum", "/predict"] < 10
+    measured = scrape(client)
+    assert measured["mlops_requests_total", "/predict", "200"] == 2
+    assert measured["mlops_requests_total", "/predict", "415"] == 1
+    assert measured["mlops_requests_total", "404", "none"] == 1
+    assert measured["mlops_predictions_total", "1", "1"] == 3
+    assert measured["mlops_predictions_total", "0", "1"] == 1
+    assert measured["mlops_request_duration_seconds_count", "/predict"] == 3
+    assert 0 < measured["mlops_request_duration_seconds_sum", "/predict"] < 10
+
+
+def path_of(rule: str) -> str:
+    return rule.replace("<name>", "toy").replace("<version>", "1")
+
+
+def test_probes_of_a_service_without_a_model_are_no_errors(settings):
+    app = create_app(settings)
+    client = app.test_client()
+    app.extensions["dashboard"].failures.count()  # the service counts from its start on
+    statuses = {route: client.get(path_of(route)).status_code for route in sorted(HEALTH_ROUTES)}
+    assert 503 in statuses.values(), "no model is loaded yet"
+    assert client.post("/predict", json={"features": [[1, 0]]}).status_code == 503
+    measured = scrape(client)
+    page = client.get("/dashboard/data.json").get_json()["errors"]
+    app.stop()
+    for route, status in statuses.items():
+        assert measured["mlops_health_requests_total", *sorted([route, str(status)])] == 1
+        assert not [key for key in measured if route in key and not key[0].startswith("mlops_health_requests")]
+    assert measured["mlops_requests_total", "/predict", "503"] == 1, "a request that failed is an error"
+    assert sum(n or 0 for n in page["server"]) == 1
+    assert {r["route"] for r in page["routes"]} == {"/predict", "/metrics"}
+    assert {r["route"]: [*r["statuses"]] for r in page["probes"]} == {r: [str(s)] for r, s in statuses.items()}
+
+
+def test_routes_of_probes_are_those_that_tell_whether_a_service_is_ready(app):
+    known = {rule.rule for rule in app.url_map.iter_rules()}
+    assert known >= HEALTH_ROUTES
+    named = {rule for rule in known if {"health", "ready", "live", "ping"} & {*rule.split("/")}}
+    assert named <= HEALTH_ROUTES
+    assert not HEALTH_ROUTES & INFERENCE_ROUTES, "no alert about errors counts them"
+
+
+def test_health_route_of_a_project_is_counted_apart(settings):
+    app = create_app(settings)
+    app.metrics.health_routes.add("/healthz")
+    app.extensions["keys"].levels["/healthz"] = "open"
+    app.add_url_rule("/healthz", "healthz", lambda: ("starting", 503))
+    client = app.test_client()
+    app.extensions["dashboard"].failures.count()
+    assert client.get("/healthz").status_code == 503
+    measured = scrape(client)
+    errors = client.get("/dashboard/data.json").get_json()["errors"]
+    app.stop()
+    assert measured["mlops_health_requests_total", "/healthz", "503"] == 1
+    assert sum(n or 0 for n in errors["server"]) == 0
 
 
 def test_request_that_asks_is_in_progress(client):
@@ -73,12 +122,10 @@ def test_version_that_answers_is_said_and_the_one_before_is_not(app, registry):
     assert scrape(client)["mlops_model_info", "1", "production", "toy"] == 1
     registry.promote("toy", 2)
     live_model(app).refresh()
-    said = scrape(client)
-    assert (said["mlops_model_info", "1", "production", "toy"], said["mlops_model_info", "2", "production", "toy"]) == (
-        0,
-        1,
-    )
-    assert said["mlops_model_loaded_timestamp_seconds", "2", "production", "toy"] > 1.7e9
+    measured = scrape(client)
+    assert measured["mlops_model_info", "1", "production", "toy"] == 0
+    assert measured["mlops_model_info", "2", "production", "toy"] == 1
+    assert measured["mlops_model_loaded_timestamp_seconds", "2", "production", "toy"] > 1.7e9
 
 
 def test_database_that_does_not_answer_is_counted(app, monkeypatch):
@@ -101,17 +148,18 @@ def test_what_the_prediction_log_does_is_counted(app, client, monkeypatch):
     monkeypatch.setattr(PredictionLog, "add", away)
     log._step()
     log.after_step(log)
-    said = scrape(client)
-    assert said["mlops_spool_bytes",] > 100
-    assert 0 < said["mlops_spool_age_seconds",] < 60
-    assert said["mlops_database_errors_total",] == 1
+    measured = scrape(client)
+    assert measured["mlops_spool_bytes",] > 100
+    assert 0 < measured["mlops_spool_age_seconds",] < 60
+    assert measured["mlops_database_errors_total",] == 1
     monkeypatch.undo()
     monkeypatch.setattr(log._spool, "full", True)
     client.post("/predict", json={"features": [[1, 0]]})
     log._step()
     log.after_step(log)
-    said = scrape(client)
-    assert (said["mlops_spool_bytes",], said["mlops_log_dropped_total",], said["mlops_database_errors_total",]) == (
+    measured = scrape(client)
+    names = ("mlops_spool_bytes", "mlops_log_dropped_total", "mlops_database_errors_total")
+    assert tuple(measured[name,] for name in names) == (
         0,
         1,
         1,
@@ -134,26 +182,25 @@ def test_predicted_numbers_are_a_histogram_with_the_buckets_of_the_reference_dat
     client = app.test_client()
     client.post("/predict", json={"features": [[1], [55], [1000]]})
     client.post("/predict", json={"features": [[55]]})
-    said = scrape(client)
+    measured = scrape(client)
     live_model(app).stop()
-    buckets = {max(name[1:], key=float): n for name, n in said.items() if name[0] == "mlops_predicted_value_bucket"}
+    buckets = {max(name[1:], key=float): n for name, n in measured.items() if name[0] == "mlops_predicted_value_bucket"}
     assert len(buckets) == 10
     assert (buckets["10.0"], buckets["60.0"], buckets["90.0"], buckets["+Inf"]) == (1, 3, 3, 4)
-    assert said["mlops_predicted_value_sum", "1"] == pytest.approx(1111, abs=0.01)
-    assert said["mlops_predictions_total", "", "1"] == 4
+    assert measured["mlops_predicted_value_sum", "1"] == pytest.approx(1111, abs=0.01)
+    assert measured["mlops_predictions_total", "", "1"] == 4
 
 
-def test_values_of_each_version_have_buckets_of_their_own(tmp_path):
+def test_values_of_each_version_have_buckets_of_their_own():
     def says(version: int, edges: list[int]) -> SimpleNamespace:
-        (tmp_path / str(version)).mkdir()
-        (tmp_path / str(version) / "profile.json").write_text(json.dumps({"output": {"edges": edges}}))
-        bundle, signature = SimpleNamespace(path=tmp_path / str(version)), SimpleNamespace(classes=None)
+        bundle = SimpleNamespace(profile=lambda: {"output": {"edges": edges}})
+        signature = SimpleNamespace(classes=None)
         predictor = SimpleNamespace(version=version, bundle=bundle, signature=signature)
         return SimpleNamespace(predictor=predictor, predictions=SimpleNamespace(prediction=np.array([12.0])))
 
     metrics = Metrics()
-    for said in (says(1, [10, 20]), says(2, [15, 25])):  # a worker that begins with 2 has no other buckets for it
-        metrics.record(RequestRecord("id", "POST", "/predict", "/predict", "200", 0.01, 10, said))
+    for result in (says(1, [10, 20]), says(2, [15, 25])):  # a worker that begins with 2 has no other buckets for it
+        metrics.record(RequestRecord("id", "POST", "/predict", "/predict", "200", 0.01, 10, result))
         metrics.count()
     samples = [s.labels for f in metrics.registry.collect() for s in f.samples if s.name.endswith("value_bucket")]
     edges = {v: [s["le"] for s in samples if s["version"] == v] for v in "12"}
@@ -235,10 +282,10 @@ def test_counts_are_exact_over_two_workers_and_stay_when_one_is_killed(settings,
         assert predictions() == 200
         ask(100)
         wait_for(lambda: predictions() == 300, 5)
-        said = samples(metrics_of(service))
-        assert said["mlops_requests_total", "/predict", "200"] == 300
-        assert said["mlops_request_duration_seconds_count", "/predict"] == 300
-        assert said["mlops_model_info", "1", "production", "toy"] == 1
+        measured = samples(metrics_of(service))
+        assert measured["mlops_requests_total", "/predict", "200"] == 300
+        assert measured["mlops_request_duration_seconds_count", "/predict"] == 300
+        assert measured["mlops_model_info", "1", "production", "toy"] == 1
         check_with_promtool(metrics_of(service))
     finally:  # a check that is skipped for want of promtool, too, leaves no process
         service.stop()
@@ -256,3 +303,35 @@ def test_named_folder_is_cleared_at_the_start_and_stays(settings, tmp_path, metr
         finally:
             service.stop()
         assert list(folder.glob("counter_*.db"))
+
+
+@pytest.mark.slow
+def test_waiting_bytes_are_true_while_the_database_hangs(postgres_url, tmp_path):
+    relay = Relay(5432)
+    home = tmp_path / "served"
+    home.mkdir()
+    served = make_home(home, MLOPS_DATABASE_URL=postgres_url)
+    service = Service(served, tmp_path / "log", MLOPS_DATABASE_URL=postgres_url.replace(":5432", f":{relay.port}"))
+    try:
+        wait_for(lambda: {service.predict()[0] for _ in range(8)} == {200}, 60)
+        wait_for(lambda: of_service(service)["mlops_spool_bytes",] == 0, 60)
+        relay.hang()
+        for _ in range(40):
+            assert service.call("POST", "/predict", {"features": [[1, 0]] * 1000})[0] == 200
+        wait_for(lambda: of_service(service)["mlops_spool_bytes",] > 2**20)
+        assert all(of_service(service)["mlops_spool_bytes",] > 2**20 for _ in range(8)), "whichever worker is asked"
+        age = of_service(service)["mlops_spool_age_seconds",]
+        wait_for(lambda: of_service(service)["mlops_spool_age_seconds",] > age + 1)
+        relay.go_on()
+        wait_for(lambda: of_service(service)["mlops_spool_bytes",] == 0, 60)
+    finally:
+        relay.go_on()
+        log = service.stop()
+        relay.close()
+    assert "Traceback" not in log
+
+
+def of_service(service: Service) -> dict:
+    """The metrics of a real service."""
+    with urlopen(f"http://127.0.0.1:{service.port}/metrics") as response:
+        return samples(response.read().decode())

@@ -89,12 +89,11 @@ AWKWARD = [
 @pytest.mark.parametrize("ready", [True, False])
 def test_every_value_and_every_microsecond_comes_back(log, ready):
     at, probability = 1_780_000_000.123457, [0.1 + 0.2, 1 / 3]
-    said = [value for value in AWKWARD if value is not None]
-    one = entry(
-        "x", at=at, columns=["v"], rows=[[v] for v in said], prediction=said, probability=[probability] * len(said)
-    )
+    values = [value for value in AWKWARD if value is not None]
+    rows, probabilities = [[v] for v in values], [probability] * len(values)
+    one = entry("x", at=at, columns=["v"], rows=rows, prediction=values, probability=probabilities)
     log.add([], lines_of(one)) if ready else log.add([PredictionRecord(**orjson.loads(orjson.dumps(one)))])
-    for i, value in enumerate(said):
+    for i, value in enumerate(values):
         back = log.get(f"x-{i}")
         assert repr(back.inputs["v"]) == repr(value), "a JSON value inside an object keeps its type"
         assert back.prediction == value
@@ -347,17 +346,17 @@ def spooled(app) -> str:
 def test_every_protocol_is_logged(serving):
     app = serving("mixed")
     client, row = app.test_client(), {"age": 41, "income": None, "home": "own"}
-    said = client.post("/predict", json={"features": [row, [30, 5.5, "rent"]][:1], "probability": True}).get_json()
+    body = client.post("/predict", json={"features": [row, [30, 5.5, "rent"]][:1], "probability": True}).get_json()
     client.post("/invocations", json={"dataframe_records": [row]})
     client.post("/v1/models/toy:predict", json={"instances": [[30, 5.5, "rent"]]})
     window = logged(app)
     assert len(window) == 3
-    assert set(said["ids"]) <= set(window.predictions.index)
-    mine = window.predictions.loc[said["ids"][0]]
-    assert mine["prediction"] == said["prediction"][0]
+    assert set(body["ids"]) <= set(window.predictions.index)
+    mine = window.predictions.loc[body["ids"][0]]
+    assert mine["prediction"] == body["prediction"][0]
     assert mine["version"] == 1
     assert mine["role"] == "production"
-    assert np.allclose(mine["probability"], said["probability"][0])
+    assert np.allclose(mine["probability"], body["probability"][0])
     assert 0 < mine["latency_ms"] < 10_000
     assert window.inputs["age"].tolist() == [41, 41, 30]
     assert window.inputs["home"].tolist() == ["own", "own", "rent"]
@@ -378,10 +377,10 @@ def test_defect_beside_the_shipping_is_logged_and_does_not_end_it(serving, monke
     ids = app.test_client().post("/predict", json={"features": [[1, 0]]}).get_json()["ids"]
     wait_for(lambda: len(calls) > 3 and log._shipper.backlog() == (0, 0.0))
     log.after_step = lambda _: None
-    said = capfd.readouterr().err
-    assert "OSError" in said
-    assert "after_step" in said
-    assert "OSError: " not in said
+    output = capfd.readouterr().err
+    assert "OSError" in output
+    assert "after_step" in output
+    assert "OSError: " not in output
     assert logged(app).predictions.index.tolist() == ids
 
 
@@ -526,8 +525,8 @@ def test_log_that_is_off_writes_nothing_and_gives_no_ids(serving):
 def test_sample_is_about_its_share_and_only_what_is_logged_has_ids(serving):
     app = serving(MLOPS_LOG_SHARE="0.25")
     client = app.test_client()
-    said = [client.post("/predict", json={"features": [[1, 0]]}).get_json()["ids"] for _ in range(400)]
-    ids = [i for answer in said if answer for i in answer]
+    body = [client.post("/predict", json={"features": [[1, 0]]}).get_json()["ids"] for _ in range(400)]
+    ids = [i for answer in body if answer for i in answer]
     assert 60 < len(ids) < 140
     assert sorted(logged(app).predictions.index) == sorted(ids)
 
@@ -590,9 +589,9 @@ def test_database_that_is_away_is_said_once_and_nothing_is_lost(serving, capfd, 
     assert not log._step()
     assert not log._step()
     assert log.errors == 2
-    said = capfd.readouterr().err
-    assert said.count("The prediction log waits: OperationalError.") == 1
-    assert "secret-host" not in said
+    output = capfd.readouterr().err
+    assert output.count("The prediction log waits: OperationalError.") == 1
+    assert "secret-host" not in output
     monkeypatch.undo()
     assert logged(app).predictions.index.tolist() == ids
 

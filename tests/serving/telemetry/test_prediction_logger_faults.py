@@ -38,9 +38,9 @@ class Traffic:
         while not self._stop.is_set():
             connection = connection or HTTPConnection("127.0.0.1", service.port, timeout=30)
             try:
-                status, said = service.call("POST", "/predict", {"features": [[1, 0], [0, 1]]}, connection)
-                assert status == 200, said
-                self.ids += said["ids"] or []
+                status, body = service.call("POST", "/predict", {"features": [[1, 0], [0, 1]]}, connection)
+                assert status == 200, body
+                self.ids += body["ids"] or []
             except (OSError, HTTPException):
                 self.failed += 1
                 connection.close()
@@ -143,8 +143,13 @@ def kept(place, ids: list[str]) -> bool:
         assert not list(place.settings.home.glob(f"spool-*/{DEAD_LETTERS}")), "a line was put aside"
         return True
 
-    wait_for(lambda: passed() and place.count() >= len(ids), 60)
-    return wait_for(lambda: passed() and set(ids) <= set(place.logged()), 60)
+    try:
+        wait_for(lambda: passed() and place.count() >= len(ids), 180)
+        return wait_for(lambda: passed() and set(ids) <= set(place.logged()), 180)
+    except AssertionError as e:
+        missing = sorted({*ids} - {*place.logged()})
+        logs = "\n".join(file.read_text() for file in sorted(place.settings.home.glob("log-*")))
+        raise AssertionError(f"{len(missing)} of {len(ids)} ids are missing, first {missing[:3]}\n{logs}") from e
 
 
 def workers(service: Service) -> list[psutil.Process]:
@@ -227,9 +232,9 @@ def test_two_services_a_watcher_monitors_a_batch_job_and_promotions_share_a_data
             for version in (2, 1) * 3:
                 registry.promote("toy", version)
             for monitor in monitors:
-                said = monitor.communicate(timeout=120)
-                assert monitor.returncode in (0, 1, 2), said[1]
-                assert '"status"' in said[0], said[1]
+                output = monitor.communicate(timeout=120)
+                assert monitor.returncode in (0, 1, 2), output[1]
+                assert '"status"' in output[0], output[1]
             looks += len(monitors)
         assert batch.returncode == 0, batch.communicate()
         assert watcher.poll() is None, watcher.communicate()

@@ -116,8 +116,13 @@ function drawAll() {
   drawQuality(figures.quality, within);
 }
 
-function drawQuality({labels, metrics}, span) {
-  get("quality-note").textContent = labels ? `Of the ${number(labels)} predictions of this time whose truth is known.` : "";
+const LENGTHS = {0.25: "15 minutes", 1: "hour", 24: "24 hours", 168: "7 days"};
+
+const OTHERS = ["c3", "c6", "c5", "c4"]; // Colors of versions that are not in production; green and red are verdicts
+
+function drawQuality({version, metrics}, span) {
+  const length = `the last ${LENGTHS[hours]}`;
+  get("quality-note").textContent = version ? `Predictions of ${length} whose label is known; each version has a line of its own. What the last check measured is above.` : "No version is in production, so there are no gates.";
   const wanted = metrics.map(m => `quality-${m.metric}`);
   for (const old of [...get("quality").children]) if (!wanted.includes(old.id)) { plots.get(old.id)?.plot.destroy(); plots.delete(old.id); old.remove(); }
   for (const m of metrics) {
@@ -132,13 +137,19 @@ function drawQuality({labels, metrics}, span) {
       get("quality").append(figure);
     }
     const gate = m.gate == null ? "no gate" : `gate: at ${m.lower_is_better ? "most" : "least"} ${number(m.gate)}`;
-    caption(id, m.value == null ? gate : `${number(m.value)} of all labels of this time, ${gate}`);
-    const at = [span.from, ...m.at.map(t => Math.max(t, span.from + 1)), span.to], series = [{label: m.name, joined: true, values: [null, ...m.values, null]}];
+    const measured = m.rows ? `${number(m.value)} on ${number(m.rows)} labelled rows` : "no labelled rows";
+    caption(id, `version ${version}: ${measured} of ${length}; ${gate}`);
+    const at = [...new Set([span.from, ...m.series.flatMap(s => s.at.map(t => Math.max(t, span.from + 1))), span.to])].sort((a, b) => a - b);
+    const series = m.series.map(s => ({label: `version ${s.version}`, color: s.version === version ? "c0" : OTHERS[s.version % OTHERS.length], thin: s.version !== version, joined: true, values: onAxis(at, s, span)}));
     if (m.gate != null) series.push({label: "gate", color: "bad", dash: [6, 4], values: at.map(() => m.gate)});
-    if (m.release != null) series.push({label: "at release", color: "soft", dash: [2, 4], values: at.map(() => m.release)});
+    if (m.release != null) series.push({label: `version ${version} at release${m.release_rows ? `, ${number(m.release_rows)} test rows` : ""}`, color: "soft", dash: [2, 4], values: at.map(() => m.release)});
     draw(id, {...span, at, value: number, series, limits: m.lower_is_better ? fromZero : near});
   }
-  if (!metrics.length) get("quality-note").textContent = "No version is in production, so there are no gates.";
+}
+
+function onAxis(at, {at: own, values}, span) { // Values of one version on the axis of all
+  const known = new Map(own.map((t, i) => [Math.max(t, span.from + 1), values[i]]));
+  return at.map(t => known.get(t) ?? null);
 }
 
 // what the server rendered

@@ -1,0 +1,70 @@
+"""Lines of a table that are no rows are found, and no others; row numbers without a name are a column."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlops_nb.batch.sources import open_source
+from mlops_nb.data.explore import describe_target
+from mlops_nb.data.odd_lines import odd_line
+from mlops_nb.data.tables import read_table
+from mlops_nb.errors import DataError
+from mlops_nb.project.scaffold import left_out_rows
+
+few = settings(derandomize=True, deadline=None, database=None, max_examples=30)
+ROWS = st.lists(
+    st.tuples(st.integers(-999, 999), st.integers(1, 9999), st.sampled_from(["red", "blue", "mean streets"])),
+    min_size=8,
+    max_size=20,
+)
+
+
+def frame(rows) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["n", "w", "kind"])
+
+
+@few
+@given(rows=ROWS, texts=st.booleans(), word=st.sampled_from(["free", "unknown", "-", None]))
+def test_usual_rows_are_no_odd_lines(rows, texts, word):
+    table = frame(rows)
+    assert odd_line(table.astype(str) if texts else table) is None
+    table = table.astype({"w": object})
+    table.loc[0, "w"] = word
+    assert odd_line(table) is None, "one word among numbers"
+
+
+@few
+@given(rows=ROWS, units=st.sampled_from([("count", "kg"), ("1/min", "m/s"), ("[n]", "[w]")]))
+def test_line_of_units_is_found(rows, units):
+    table = pd.concat([frame([(*units, "colour")]), frame(rows).astype(str)], ignore_index=True)
+    assert f"the first row has '{units[0]}', '{units[1]}' where" in odd_line(table)
+
+
+@few
+@given(rows=ROWS.filter(lambda rows: min(frame(rows)[["n", "w"]].nunique()) > 2), word=st.sampled_from(["Total", None]))
+def test_line_of_totals_is_found(rows, word):
+    table = frame(rows)
+    last = frame([(table["n"].sum(), table["w"].sum(), word)])
+    assert "as a line of totals" in odd_line(pd.concat([table, last], ignore_index=True))
+
+
+def test_row_numbers_without_a_name_are_a_column_in_training_and_jobs(tmp_path):
+    (tmp_path / "r.csv").write_text("size,kind\n" + "".join(f"{n},{n / 2},a\n" for n in range(1, 9)))
+    table = read_table(tmp_path / "r.csv")
+    assert table.columns.tolist() == ["Unnamed: 0", "size", "kind"]
+    assert table["size"].tolist() == [n / 2 for n in range(1, 9)]
+    assert open_source(str(tmp_path / "r.csv"), None, tmp_path, 4).names == table.columns.tolist()
+    (tmp_path / "names.csv").write_text("name,age\n" + "Smith, John,34\n" * 9)
+    with pytest.raises(DataError, match=r"the table has 2 columns\. The first line is 'name, age'"):
+        read_table(tmp_path / "names.csv")
+
+
+def test_rows_left_out_are_counted():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"x": rng.normal(size=60), "y": ["a", "b"] * 25 + ["c"] * 4 + [None] * 6})
+    assert [*left_out_rows(table, describe_target(table, "y"))] == [
+        "Left out: 6 of 60 rows, which have no `y`.",
+        "Left out: 4 row(s) whose `y` is `c`, too few to train and evaluate on.",
+    ]

@@ -1,0 +1,71 @@
+"""What a parameter means does not depend on how it came to the notebook."""
+
+import ast
+import json
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+import pytest
+from papermill.translators import PythonTranslator
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.tree import DecisionTreeClassifier
+
+from mlops_nb.model.train import fit
+from mlops_nb.spec import ModelSpec
+
+X = pd.DataFrame({"x": np.arange(40.0)})
+LABELS = {"int": [0, 1], "bool": [False, True], "text": ["no", "yes"], "negative": [-1, 1]}
+
+
+def spec_of(task="classification", make_estimator=lambda params: DecisionTreeClassifier(**params)):
+    schema = pa.DataFrameSchema({"x": pa.Column(float), "y": pa.Column()})
+    return ModelSpec("keys", lambda: pd.DataFrame(), "y", schema, make_estimator=make_estimator, task=task)
+
+
+def as_it_is(value):
+    return value
+
+
+def through_papermill(value):
+    return ast.literal_eval(PythonTranslator.translate(value))
+
+
+def through_json(value):
+    return json.loads(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    "way", [lambda value: value, through_papermill, through_json], ids=["python", "papermill", "json"]
+)
+@pytest.mark.parametrize("kind", LABELS)
+def test_keys_of_a_mapping_are_labels_on_every_way(kind, way):
+    labels = LABELS[kind]
+    y = pd.Series(labels * 20, name="y")
+    params = {"class_weight": dict(zip([str(v) if way is through_json else v for v in labels], (1.5, 2), strict=True))}
+    training = fit(spec_of(), X, y, way(params), folds=0)
+    assert training.estimator.class_weight == dict(zip(labels, (1.5, 2), strict=True))
+    assert [type(key) for key in training.params["class_weight"]] == [type(label) for label in labels]
+    space = {"class_weight": [None, params["class_weight"]]}
+    found = fit(spec_of(), X, y, space=way(space), folds=2)
+    assert found.params["class_weight"] in (None, dict(zip(labels, (1.5, 2), strict=True)))
+
+
+def given_to_make_estimator(y, task, params):
+    made = []
+
+    def make(given):
+        made.append(given)
+        return DummyClassifier() if task == "classification" else DummyRegressor()
+
+    fit(spec_of(task, make), X, pd.Series(y, name="y"), params, folds=0)
+    return made[-1]
+
+
+def test_key_is_a_label_before_it_is_a_number():
+    """scikit-learn itself reads text labels of digits as numbers, so no estimator of its own can show this."""
+    params = {"weight": {"0": 1, "2": {"-1": "a"}, "x": 1}}
+    assert given_to_make_estimator(["0", "1"] * 20, "classification", params) == {
+        "weight": {"0": 1, 2: {-1: "a"}, "x": 1}
+    }
+    assert given_to_make_estimator(np.arange(40.0), "regression", params) == {"weight": {0: 1, 2: {-1: "a"}, "x": 1}}

@@ -1,0 +1,115 @@
+"""A drafted model takes what its table did not show: missing values and new categories, in every column."""
+
+import json
+import types
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mlops_nb.data.explore import explore
+from mlops_nb.data.tables import validate
+from mlops_nb.model.columns import input_frame, rows_of
+from mlops_nb.model.engine import SklearnEngine
+from mlops_nb.model.parser import InputParser
+from mlops_nb.model.signature import signature_of
+from mlops_nb.model.train import fit
+from mlops_nb.project.baseline import BaselineComparison
+from mlops_nb.project.draft import draft_notebook
+from mlops_nb.project.estimator_code import EstimatorKind, candidate_kinds
+from mlops_nb.project.table_source import TableSource
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),  # of a fit on few rows
+]
+
+
+def drafted(table: pd.DataFrame, target: str, kind: EstimatorKind, time: str | None = None):
+    """The spec of the notebook that is drafted for a table, without its trials."""
+    summary = explore(table, target, time)
+    comparison = BaselineComparison((0.1, 0.1), {kind: (0.9, 0.9)}, len(table))
+    script = draft_notebook("m", TableSource("read()", (), "words"), summary, comparison)
+    cells = [cell for cell in script.split("\n\n# %%") if cell.lstrip().startswith("#| export")]
+    module = types.ModuleType("m")
+    module.__dict__["read"] = lambda: table
+    exec("\n\n".join(cells), module.__dict__)
+    return module.__dict__["spec"]
+
+
+def of_all_kinds(seed: int, rows: int = 120) -> pd.DataFrame:
+    """A table without a gap."""
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame({"amount": rng.normal(50, 9, rows), "count": rng.integers(0, 9, rows)})
+    table["member"] = rng.random(rows) < 0.4
+    table["port"] = rng.choice(["S", "C", "Q"], rows)
+    table["town"] = rng.choice([f"town {i}" for i in range(30)], rows)
+    table["day"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 300, rows), "D")
+    table["written"] = table["day"].dt.strftime("%d.%m.%Y")
+    words = np.array(["quiet", "flat", "near", "park", "lake", "with", "view", "loft"])
+    table["note"] = [" ".join(rng.choice(words, 5)) for _ in range(rows)]
+    table["price"] = np.exp(table["amount"] / 9 + 0.1 * rng.normal(size=rows))
+    table["label"] = np.where(table["amount"] + 9 * rng.normal(size=rows) > 50, "yes", "no")
+    return table
+
+
+KINDS = [
+    (target, kind)
+    for target in ("label", "price")
+    for kind in candidate_kinds(explore(of_all_kinds(0).drop(columns={"label", "price"} - {target}), target))
+]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda given: f"{given[0]}-{given[1].name.lower()}")
+def model(request):
+    target, kind = request.param
+    table = of_all_kinds(0).drop(columns={"label", "price"} - {target})
+    spec = drafted(table, target, kind)
+    rows = validate(table, spec.schema)
+    training = fit(spec, input_frame(spec, rows), rows[target], folds=0)
+    signature = signature_of(spec, training.estimator)
+    return spec, SklearnEngine(training.estimator, signature), InputParser(signature), table
+
+
+def figures(predictions):
+    """The numbers that a prediction is made of."""
+    return predictions.prediction if predictions.probability is None else predictions.probability
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_every_value_may_be_missing_or_new(model, data):
+    spec, engine, parser, table = model
+    row = json.loads(table[spec.inputs].iloc[[3]].to_json(orient="records", date_format="iso"))[0]
+    gone = data.draw(st.sets(st.sampled_from(spec.inputs)))
+    new = {"port": "X", "town": "elsewhere", "note": "words that nobody wrote before"}
+    changed = data.draw(st.sets(st.sampled_from(sorted(new))))
+    sent = row | {name: new[name] for name in changed} | dict.fromkeys(gone)
+    if data.draw(st.booleans()):  # an absent column is a missing value
+        sent = {name: value for name, value in sent.items() if value is not None}
+    parsed = parser.parse([sent, row] if sent else [dict.fromkeys(spec.inputs), row])
+    assert np.isfinite(figures(engine.predict(parsed))).all()
+
+
+def test_training_takes_what_a_request_takes(model):
+    spec, engine, parser, table = model
+    dirty = table.astype({"count": "Int64", "member": "boolean"})
+    for number, name in enumerate(spec.inputs):
+        dirty.loc[number::20, name] = None
+    dirty.loc[19, "port"] = "X"
+    rows = validate(dirty, spec.schema)
+    fit(spec, input_frame(spec, rows), rows[spec.target], folds=0)
+    of_table = engine.predict(parser.parse(rows_of(parser.signature, parser.parse(_json(dirty[spec.inputs])))))
+    assert np.isfinite(figures(of_table)).all()
+
+
+def _json(rows: pd.DataFrame) -> list[dict]:
+    return json.loads(rows.to_json(orient="records", date_format="iso"))
+
+
+def test_column_that_splits_by_time_must_be_there():
+    spec = drafted(of_all_kinds(1).drop(columns="price"), "label", EstimatorKind.TREES, time="day")
+    assert not spec.schema.columns["day"].nullable
+    assert spec.schema.columns["port"].nullable

@@ -1,0 +1,131 @@
+"""`"interval": true`: beside each prediction an interval, or a set of labels, that holds the truth at a stated rate."""
+
+import shutil
+
+import jsonschema
+import pytest
+
+from mlops_nb.serving.service import live_model
+from mlops_nb.settings import Settings
+from serve.app import create_app
+from tests.factories import LIKELY, NUMBERS, SIGNATURE, logged, package
+
+ROW = {"age": 41, "income": 3000.0, "home": "own"}
+
+
+@pytest.fixture(scope="module")
+def likely(homes, tmp_path_factory):
+    """An application whose model has prediction sets."""
+    home = shutil.copytree(homes["mixed"], tmp_path_factory.mktemp("likely") / "home")
+    app = create_app(Settings.read({"MLOPS_HOME": str(home), "MLOPS_MODEL": "toy"}))
+    live_model(app).refresh()
+    yield app
+    app.stop()
+
+
+def post(app, **more):
+    return app.test_client().post("/predict", json={"features": [ROW, ROW | {"age": 20}], **more})
+
+
+def test_set_has_the_labels_that_are_probable_enough(likely):
+    body = post(likely, interval=True, probability="named").get_json()
+    assert body["level"] == 0.9
+    for labels, probability in zip(body["prediction_set"], body["probability"], strict=True):
+        expected = [label for label, p in probability.items() if p >= 0.3 - 1e-6]
+        assert labels == sorted(expected, key=probability.get, reverse=True)
+    assert len(body["prediction_set"][0]) == 2  # 41 is next to the limit
+    assert "interval" not in body
+    assert "prediction_set" not in post(likely).get_json()
+    assert "prediction_set" not in post(likely, interval=False).get_json()
+
+
+def test_interval_goes_with_the_other_options(likely):
+    rows = [ROW, {"x": 1}, ROW]
+    body = {"features": rows, "interval": True, "on_error": "row", "explain": True, "probability": True}
+    response = likely.test_client().post("/predict", json=body)
+    body = response.get_json()
+    assert response.status_code == 200, response.text
+    for name in ("prediction", "ids", "probability", "explanations", "prediction_set"):
+        assert [value is None for value in body[name]] == [False, True, False], name
+    assert [e["row"] for e in body["errors"]] == [1]
+
+
+def test_request_of_bad_rows_alone_has_its_errors(likely):
+    body = {"features": [{"x": 1}], "interval": True, "on_error": "row"}
+    assert likely.test_client().post("/predict", json=body).get_json()["prediction"] == [None]
+
+
+def test_prediction_with_an_interval_is_logged_once(likely):
+    before = len(logged(likely).predictions)
+    assert post(likely, interval=True).status_code == 200
+    assert len(logged(likely).predictions) == before + 2
+
+
+def test_model_without_an_interval_says_what_to_do(client, app):
+    for more in ({}, {"on_error": "row"}):
+        response = client.post("/predict", json={"features": [[1, 0]], "interval": True, **more})
+        assert response.status_code == 400
+        assert "Version 1 of the model 'toy' has no interval; leave 'interval' out" in response.get_json()["error"]
+        assert "ModelSpec(..., interval=0.9)" in response.get_json()["error"]
+    assert not len(logged(app).predictions)
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None, 0.9, [True]])
+def test_interval_is_true_or_false(likely, value):
+    response = post(likely, interval=value)
+    assert (response.status_code, "'interval' must be true or false" in response.get_json()["error"]) == (400, True)
+
+
+def test_arrow_table_has_no_place_for_an_interval(likely):
+    headers = {"Accept": "application/vnd.apache.arrow.stream"}
+    response = likely.test_client().post("/predict", json={"features": [ROW], "interval": True}, headers=headers)
+    assert (response.status_code, "accept JSON" in response.get_json()["error"]) == (400, True)
+
+
+def test_model_and_openapi_describe_it(likely, client):
+    found = likely.test_client().get("/model").get_json()
+    assert found["signature"]["interval"] == LIKELY.interval.to_dict()
+    for description, has_one in ((likely.test_client(), True), (client, False)):
+        operation = description.get("/openapi.json").get_json()["paths"]["/predict"]["post"]
+        forms = operation["requestBody"]["content"]["application/json"]["schema"]["anyOf"]
+        allowed = [form["properties"]["interval"]["enum"] for form in forms]
+        assert allowed == [[False, True] if has_one else [False]] * 2
+        fields = operation["responses"]["200"]["content"]["application/json"]["schema"]["properties"]
+        assert ("prediction_set" in fields, "level" in fields) == (has_one, has_one)
+
+
+@pytest.mark.parametrize("more", [{}, {"on_error": "row", "features": [ROW, {"x": 1}]}])
+def test_response_has_its_schema(likely, more):
+    paths = likely.test_client().get("/openapi.json").get_json()["paths"]
+    schema = paths["/predict"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    jsonschema.validate(post(likely, interval=True, **more).get_json(), schema)
+
+
+def test_canary_without_an_interval_leaves_the_request_to_production(tmp_path):
+    from mlops_nb.store.registry import Registry
+
+    (tmp_path / "settings.ini").touch()
+    settings = Settings.read({"MLOPS_HOME": str(tmp_path), "MLOPS_MODEL": "toy", "MLOPS_CANARY_SHARE": "0.5"})
+    registry = Registry.open(settings)
+    registry.register(package(tmp_path / "bundle", 0.1, LIKELY))
+    registry.register(package(tmp_path / "bundle", 10.0, SIGNATURE))
+    registry.promote("toy", 1)
+    registry.promote("toy", 2, alias="canary")
+    registry.close()
+    app = create_app(settings)
+    live_model(app).refresh()
+    client, versions = app.test_client(), set()
+    for key in map(str, range(20)):
+        response = client.post("/predict", json={"features": [ROW], "interval": True}, headers={"X-Canary-Key": key})
+        assert response.status_code == 200, response.text
+        assert "prediction_set" in response.get_json()
+        versions.add(response.get_json()["version"])
+    assert versions == {1}
+    trial = app.extensions["live_model"].state.trial
+    assert trial.failures == {"InputError": len(trial.calls["canary"])}
+    assert len(trial.calls["canary"])
+    app.stop()
+
+
+def test_signature_without_one_is_as_it_was():
+    assert "interval" not in NUMBERS.to_dict()
