@@ -42,7 +42,7 @@ def build(
     run.folder.mkdir(parents=True, exist_ok=True)
     with (run.folder / "build.log").open("wb") as log:
         process = subprocess.Popen(
-            [ploomber, "build", "--entry-point", "pipeline.yaml", *options],
+            [*_ending_with_parent(), ploomber, "build", "--entry-point", "pipeline.yaml", *options],
             cwd=settings.home,
             env=_environment(settings, run),
             stdin=subprocess.DEVNULL,
@@ -54,11 +54,25 @@ def build(
             _wait(process, stop or threading.Event())
         except BaseException:
             _end(process)
-            if "model" in run.record:  # its first task is done
-                run.finish("failed", error="The build was stopped.")
+            if run.record["state"] == "interrupted":  # it had begun
+                run.finish("interrupted", error="The build was stopped.")
             raise
     if process.returncode:
         raise PipelineError(_failure_of(run))
+
+
+_END_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, which lasts beyond exec
+if os.getppid() != int(sys.argv[1]):  # it was killed before
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def _ending_with_parent() -> list[str]:
+    "Return words before a command, by which Linux ends it when its parent is killed; none on other systems."
+    return [sys.executable, "-IS", "-c", _END_WITH_PARENT, str(os.getpid())] if sys.platform == "linux" else []
 
 
 def _environment(settings: Settings, run: Run) -> dict[str, str]:
@@ -99,8 +113,10 @@ def _end(process: subprocess.Popen):
 def _failure_of(run: Run) -> str:
     "Return a message with the last error of a failed build."
     log = (run.folder / "build.log").read_text(encoding="utf-8", errors="replace")
-    text = re.sub(r"\x1b\[[0-9;]*m", "", run.record.get("error") or log)  # without colours
+    recorded = run.record.get("error")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", recorded or log)  # without colours
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"(?!ploomber)[\w.]*(Error|Exception)\b", line)]
-    reason = (errors or lines or ["it printed nothing"])[-1]
+    last = (errors or lines or ["it printed nothing"])[-1].removeprefix("Error: ")
+    reason = recorded if recorded and not errors else last  # what is recorded may be one sentence
     return redact(f"The build failed: {reason} See {run.folder / 'build.log'}.")
