@@ -41,6 +41,7 @@ class Dialect:
     numbers: Mapping[str, NumberFormat] = field(default_factory=dict, hash=False)  # Columns whose numbers are written otherwise
     missing_in: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)  # Column of dates to further texts for a missing one
     spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)  # Column of texts to its values, each in one spelling
+    texts: tuple[str, ...] = ()  # Columns of texts that a file of texts had: there too, a text of `missing` is missing
 
     def __post_init__(self):
         check_marks(self.decimal, self.thousands)
@@ -49,15 +50,16 @@ class Dialect:
         for name, texts in self.spellings.items():
             if len({*map(spelling_key, texts)}) < len(texts):
                 raise DataError(f"The spellings of column {name!r} must differ in more than case and blanks, got {list(texts)}.")
-        for words in ("missing", "true", "false"):
+        for words in ("missing", "true", "false", "texts"):
             object.__setattr__(self, words, tuple(getattr(self, words)))
 
     def to_dict(self) -> dict:
         "Return plain JSON values."
-        own: dict[str, dict] = {"numbers": {name: number.to_dict() for name, number in self.numbers.items()}}
+        own: dict[str, dict | list] = {"numbers": {name: number.to_dict() for name, number in self.numbers.items()}}
         for words in ("missing_in", "spellings"):
             own[words] = {name: list(texts) for name, texts in getattr(self, words).items()}
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items() if name not in own}
+        own["texts"] = values.pop("texts")
         return values | {name: columns for name, columns in own.items() if columns}
 
     @classmethod
@@ -95,6 +97,26 @@ class Dialect:
             fits = compute.fill_null(compute.match_substring_regex(plain, self._number), False)
             values = self._floats(compute.if_else(fits, plain, None))
         return values, np.asarray(compute.or_(fits, compute.is_null(present)))
+
+    def read_text(
+        self,
+        column: str,
+        values: Iterable,  # Other values than texts stay as they are
+        nullable: bool,  # The column takes a missing value
+    ) -> list:
+        "Return the texts of a column of texts as its values: None for a missing one, and its spellings where they are declared."
+        if nullable and column in self.texts:
+            words = frozenset(self.missing)
+            values = [None if type(v) is str and v in words else v for v in values]
+        return self.respell(column, values) if column in self.spellings else list(values)
+
+    def rereads(
+        self,
+        column: str,  # One of texts
+        nullable: bool,  # It takes a missing value
+    ) -> bool:
+        "Whether `read_text` may change a text of a column."
+        return column in self.spellings or (nullable and column in self.texts)
 
     def respell(
         self,

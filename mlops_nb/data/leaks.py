@@ -15,6 +15,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from .dialect import read_times
 from .explore import TableSummary, column_codes
 
 # %% ../../nbs/data/05_leaks.ipynb #aa2becba
@@ -201,9 +202,21 @@ def find_leak(
     leak = None
     if target.task == "regression" or len(target.classes) == 2:
         values = y.astype(float) if target.task == "regression" else (y == target.classes[1]).astype(float)
-        leak = arithmetic_leak(sample[numbers], values)
+        leak = arithmetic_leak(pd.concat([sample[numbers], _days(summary, sample)], axis=1), values)
     if leak is not None or not strong:
         return leak
     coded = [c.name for c in summary.used if c.kind != "text"]
     X = pd.DataFrame({name: column_codes(sample[name]) for name in coded}, index=sample.index)
     return model_leak(X, y.astype(float) if target.task == "regression" else pd.Series(pd.factorize(y)[0], y.index), target.task)
+
+
+def _days(summary: TableSummary, sample: pd.DataFrame) -> pd.DataFrame:
+    "Return the columns of dates and times as days, so that a span between two is a difference."
+    days = {}
+    for column in summary.used:
+        if column.kind == "time":
+            values = sample[column.name]
+            is_time = pd.api.types.is_datetime64_any_dtype(values)
+            times = values if is_time else read_times(values.where(values.notna(), None), column.format).set_axis(sample.index)
+            days[column.name] = (pd.to_datetime(times, utc=True) - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+    return pd.DataFrame(days, index=sample.index)

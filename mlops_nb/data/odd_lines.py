@@ -17,7 +17,10 @@ from .dialect import Dialect
 
 # %% ../../nbs/data/03_odd_lines.ipynb #465302af
 MIN_ROWS = 5  # of a table in which the lines are looked for
-_TOTAL = re.compile(r"\s*(grand |sub)?(totals?|sum|summe|gesamt|total g\u00e9n\u00e9ral|average|mean|mittelwert)\s*:?\s*", re.I)
+_TOTAL = re.compile(
+    r"\s*((grand |sub[- ]?)?totals?|(zwischen)?summe|sum|gesamt|(sous-)?total( g\u00e9n\u00e9ral)?|average|avg\.?|mean|mittelwert|moyenne)\s*:?\s*",
+    re.IGNORECASE,
+)
 
 
 def odd_line(
@@ -48,16 +51,44 @@ def _units(table: pd.DataFrame, dialect: Dialect) -> str | None:
 
 
 def _totals(table: pd.DataFrame) -> str | None:
-    "Describe a last row of totals."
-    last, above = table.iloc[-1], table.iloc[:-1]
-    words = [v for name, v in last.items() if type(v) is str and _TOTAL.fullmatch(v) and v not in set(above[name])]
-    numbers = {name: v for name, v in last.items() if _is_numeric(table[name]) and pd.notna(v)}
-    sums = [name for name, v in numbers.items() if above[name].nunique() > 2 and np.isclose(v, above[name].sum(), rtol=1e-6)]
-    if words and (sums or not numbers):
-        return f"the last row has the word {words[0]!r}, as a line of totals"
-    if len(sums) > 1 and len(sums) == len(numbers):
+    "Describe a row of totals, subtotals or means, among the others or at the end."
+    numeric = [name for name in table.columns if _is_numeric(table[name])]
+    for name in [name for name in table.columns if name not in numeric]:
+        marked = np.flatnonzero(_has_total_word(table[name]))
+        if 0 < len(marked) <= len(table) // 3 and all(_sums_up(table[numeric], row, marked) for row in marked.tolist()):
+            where = "the last row" if marked[0] == len(table) - 1 else f"row {marked[0]}"
+            return f"{where} has the word {table[name].iloc[marked[0]]!r}, as a line of totals"
+    last, above = table[numeric].iloc[-1].dropna(), table[numeric].iloc[:-1]
+    sums = [name for name, v in last.items() if above[name].nunique() > 2 and np.isclose(v, above[name].sum(), rtol=1e-6)]
+    if len(sums) > 1 and len(sums) == len(last):
         return f"the last row has the sums of {_listed(sums)}, as a line of totals"
     return None
+
+
+def _has_total_word(values: pd.Series) -> np.ndarray:
+    "Return which texts of a column are a word for a total or a mean."
+    if not isinstance(values.dtype, pd.StringDtype) and values.dtype != object:
+        return np.zeros(len(values), dtype=bool)
+    return np.array([type(v) is str and bool(_TOTAL.fullmatch(v)) for v in values])
+
+
+def _sums_up(numbers: pd.DataFrame, row: int, marked: np.ndarray) -> bool:
+    "Whether a row has the rounded sum or mean of the rows above it, or of those below the total before it; or no number, at the end."
+    values = numbers.iloc[row].dropna()
+    if values.empty:
+        return row == len(numbers) - 1
+    above = np.setdiff1d(np.arange(row), marked)
+    since = above[above > max((other for other in marked if other < row), default=-1)]
+    return any(_is_total(value, numbers[name].iloc[rows].dropna()) for rows in (above, since) for name, value in values.items())
+
+
+def _is_total(value: float, parts: pd.Series) -> bool:
+    "Whether a number is the sum of several, within a thousandth, or their mean, rounded."
+    if parts.nunique() < 2:
+        return False
+    decimals = len(str(value).partition(".")[2].rstrip("0"))
+    is_mean = abs(value - parts.mean()) <= 0.5000001 * 10.0**-decimals
+    return bool(is_mean or np.isclose(value, parts.sum(), rtol=1e-3, atol=0.5 * 10.0**-decimals))
 
 
 def _is_numeric(values: pd.Series) -> bool:

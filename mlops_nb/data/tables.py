@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ForwardRef
@@ -155,6 +155,8 @@ def convert_columns(
 def _in_dialect(table: pd.DataFrame, dialect: Dialect) -> pd.DataFrame:
     "Read the columns that a dialect names, and keep the dialect in the `attrs`."
     table = convert_columns(table, dialect)
+    texts = table.attrs.get(DIALECT, {}).get("texts", ())  # of a sheet
+    dialect = replace(dialect, texts=texts)
     table.attrs = {**table.attrs, DIALECT: dialect.to_dict()} if dialect != Dialect() else table.attrs
     return table
 
@@ -163,7 +165,12 @@ def dialect_of(
     table: pd.DataFrame,
 ) -> dict:  # {"dialect": ...}, empty for a table that was not read from unusual texts
     "Return the dialect in which a table was read, as JSON values."
-    return {DIALECT: table.attrs[DIALECT]} if DIALECT in table.attrs else {}
+    if DIALECT not in table.attrs:
+        return {}
+    dialect = Dialect.from_dict(table.attrs[DIALECT])
+    made = [name for name in dialect.texts if name not in table or table[name].isin(dialect.missing).any()]  # by the spec's load()
+    dialect = replace(dialect, texts=tuple(name for name in dialect.texts if name not in made))
+    return {DIALECT: dialect.to_dict()} if dialect != Dialect() else {}
 
 
 def _reader_for(source: str) -> Callable[..., pd.DataFrame]:
@@ -189,6 +196,8 @@ def _read_excel(source, **options) -> pd.DataFrame:
         present = cells[name].dropna()
         if set(map(type, present)) == {str} and are_codes(pyarrow.array(present, "string")):
             table[name] = cells[name].astype("str")
+    texts = tuple(str(name) for name, values in table.items() if isinstance(values.dtype, pd.StringDtype))
+    table.attrs = {DIALECT: Dialect(texts=texts).to_dict()} if texts else {}
     return table
 
 

@@ -117,7 +117,7 @@ SIGNATURE: Schema = {
     "ignored?": [str],
     "dialect?": {
         **{"missing?": [str], "true?": [str], "false?": [str], "decimal?": str, "thousands?": str},
-        **{"numbers?": {str: _NUMBER_FORMAT}, "missing_in?": {str: [str]}, "spellings?": {str: [str]}, str: object},
+        **{"numbers?": {str: _NUMBER_FORMAT}, "missing_in?": {str: [str]}, "spellings?": {str: [str]}, "texts?": [str], str: object},
     },
     "positive?": (*LABEL, None),
     "interval?": {"level": float, "quantile": float, "rows": int, "method": frozenset({RESIDUAL, LAC})},

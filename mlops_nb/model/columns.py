@@ -153,7 +153,7 @@ def read_texts(
 ) -> Sequence:
     "Read the texts among the values of a column as its values, or in their declared spelling; raise an error for one that is none."
     if i.kind == "string":
-        return dialect.respell(i.name, values) if i.name in dialect.spellings else values
+        return dialect.read_text(i.name, values, not i.required)
     if str not in {*map(type, values)}:
         return values
     texts = [v if type(v) is str else None for v in values]
@@ -205,7 +205,7 @@ def parse_arrow_column(
     dialect: Dialect | None = None,  # Reading of texts; None: they are no numbers
 ) -> np.ndarray:
     "Check an Arrow column and return what `parse_column` returns for the same values."
-    if dialect is not None and (i.kind != "string" or i.name in dialect.spellings) and _is_text(column.type):
+    if dialect is not None and (i.kind != "string" or dialect.rereads(i.name, not i.required)) and _is_text(column.type):
         column = _read_arrow_texts(i, column, dialect)
     encoded, missing = arrow_types.is_dictionary(column.type), column.is_null().to_numpy()
     kind = column.type.value_type if encoded else column.type
@@ -259,7 +259,7 @@ def _read_arrow_texts(i: Input, column: pyarrow.ChunkedArray, dialect: Dialect) 
     "Read a column of texts as the values of an input."
     texts = column.cast("string")
     if i.kind == "string":
-        return pyarrow.chunked_array([pyarrow.array(dialect.respell(i.name, texts.to_pylist()), "string")])
+        return pyarrow.chunked_array([pyarrow.array(dialect.read_text(i.name, texts.to_pylist(), not i.required), "string")])
     values, fits = dialect.read(texts, i.kind, i.name)
     _require(i, column, fits, f"expected {EXPECTED[i.kind]}")
     return values

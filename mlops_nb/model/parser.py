@@ -151,13 +151,14 @@ MAX_SINGLE_CHECKS = 32  # rows up to which values are tested one by one
 
 def _plain_test(i: Input, dialect: Dialect | None) -> Callable[[Any], bool]:
     "Return a test of one value of an input, whether it needs neither conversion nor slow checks."
-    is_respelled = i.kind == "string" and dialect is not None and i.name in dialect.spellings
-    if i.kind == "datetime" or is_respelled or (i.kind != "string" and i.categories is not None):
+    is_reread = i.kind == "string" and dialect is not None and i.name in dialect.spellings
+    if i.kind == "datetime" or is_reread or (i.kind != "string" and i.categories is not None):
         return lambda _value: False
     types, optional = JSON_TYPES[i.kind], not i.required
     if i.kind == "string":
         known = None if i.categories is None or i.unseen == "ignore" else frozenset(i.categories)
-        return lambda v: (type(v) is str and (known is None or v in known)) or (v is None and optional)
+        missing = frozenset(dialect.missing) if dialect is not None and dialect.rereads(i.name, optional) else frozenset()
+        return lambda v: (type(v) is str and v not in missing and (known is None or v in known)) or (v is None and optional)
     low, high = finite_limits(i)
     if i.kind == "int":
         low, high = max(low, -(2**53)), min(high, 2**53)

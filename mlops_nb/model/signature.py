@@ -251,6 +251,7 @@ def signature_of(
     classes, probability = getattr(estimator, "classes_", None), hasattr(estimator, "predict_proba")
     others = dict.fromkeys([spec.target, *([spec.time] if spec.time else []), *spec.ignored])
     ignored = [name for name in others if name not in spec.inputs]
+    read = None if dialect is None else Dialect.from_dict(dialect)
     signature = make_signature(
         schema=spec.schema,
         inputs=spec.inputs,
@@ -259,7 +260,7 @@ def signature_of(
         classes=classes,
         probability=probability,
         ignored=ignored,
-        dialect=spec.dialect or (None if dialect is None else Dialect.from_dict(dialect)),
+        dialect=replace(spec.dialect, texts=read.texts) if spec.dialect and read else spec.dialect or read,
         positive=spec.positive,
     )
     return replace(signature, interval=Interval.from_dict(interval)) if interval else signature

@@ -25,7 +25,7 @@ from .draft import draft_notebook
 from .framework_wheel import lock_wheel, vendor_wheel
 from .judgement import judge_table
 from .subprocesses import nbdev_command, run_command
-from .table_formats import in_own_formats, spelling_warnings
+from .table_formats import in_own_formats, missing_word_warnings, spelling_warnings
 from .table_source import ProjectTable, open_table
 from .template import package_name, render_template
 from ..settings import find_project
@@ -164,13 +164,14 @@ def new_project(
         summary, comparison = judged.summary, judged.comparison
         bar.total = bar.n + 1
         source = replace(table.source, warnings=tuple(spelling_warnings(table.frame, summary)))
-        script = draft_notebook(folder.name, source, summary, comparison, judged.warnings)
+        warnings = (*judged.warnings, *missing_word_warnings(table, summary, header is not False))
+        script = draft_notebook(folder.name, source, summary, comparison, warnings)
         with _published(folder) as partial:
             _write_files(partial, folder.name, package, table, script)
             _advance(bar, "the project's files")
             notes = (*source.conversions, *left_out_rows(table.frame, summary.target), *_begin_repository(partial))
             notes += (*_cautions(summary),)
-    return NewProject(folder, summary, comparison, notes, (*source.warnings, *judged.warnings))
+    return NewProject(folder, summary, comparison, notes, (*source.warnings, *warnings))
 
 
 def _check_place(folder: Path):

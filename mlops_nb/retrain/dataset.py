@@ -213,9 +213,7 @@ def reference_of(
     table = pd.read_parquet(artifacts.snapshot(sha256)) if known else load_table(spec.load, None, spec.schema, spec.dialect)
     table = validate(table, spec.schema, dialect=spec.dialect)
     written = Dialect.from_dict(manifest.get("signature", {}).get("dialect", {}))
-    if written != Dialect():  # the snapshot of an earlier release does not have it
-        table.attrs[DIALECT] = written.to_dict()
-    table.attrs = {}
+    table.attrs = {DIALECT: written.to_dict()} if written != Dialect() else {}
     return table, sha256 if known else save_table(table, artifacts).sha256
 
 

@@ -42,6 +42,23 @@ def test_parts_with_missing_values_are_found():
     assert find_leak(explore(table, "target"), table).columns == ("x0", "x1")
 
 
+@pytest.mark.parametrize("form", [None, "%d.%m.%Y", "%B %d, %Y"])
+@pytest.mark.parametrize(
+    "rule", [lambda days, hours: days, lambda days, hours: days > 9, lambda days, hours: 24 * days + hours]
+)
+def test_span_between_two_dates_is_found(form, rule):
+    rng = np.random.default_rng(2)
+    begin = pd.Timestamp("2023-03-01") + pd.to_timedelta(rng.integers(0, 300, 500), "D")
+    days, hours = rng.integers(0, 30, 500), 0 if form else rng.integers(0, 24, 500)
+    end = begin + pd.to_timedelta(days, "D") + pd.to_timedelta(hours, "h")
+    table = pd.DataFrame({"begin": begin, "end": end, "size": rng.normal(size=500)})
+    if form:
+        table[["begin", "end"]] = table[["begin", "end"]].apply(lambda dates: dates.dt.strftime(form))
+        table.loc[3, "begin"] = None
+    table["target"] = rule(days, hours)
+    assert find_leak(explore(table, "target"), table).columns == ("begin", "end")
+
+
 @pytest.mark.parametrize("noise", [0.3, 1])
 @pytest.mark.parametrize("classes", [True, False])
 def test_columns_that_are_only_related_are_no_leak(noise, classes):

@@ -50,6 +50,29 @@ def test_line_of_totals_is_found(rows, word):
     assert "as a line of totals" in odd_line(pd.concat([table, last], ignore_index=True))
 
 
+@few
+@given(
+    rows=ROWS.filter(lambda rows: min(frame(rows)[["n", "w"]].nunique()) > 2),
+    word=st.sampled_from(["Total", "Subtotal", "Average", " mean", "Sub-total:"]),
+    middle=st.booleans(),
+)
+def test_rounded_totals_and_means_are_found_also_among_the_rows(rows, word, middle):
+    table = frame(rows)
+    values = table[["n", "w"]].mean() if word.strip() in ("Average", "mean") else table[["n", "w"]].sum()
+    line = frame([(values["n"].round(2), values["w"].round(1), word)])
+    parts = [table, line, *([table, line] if middle else [])]
+    assert f"has the word {word!r}, as a line of totals" in odd_line(pd.concat(parts, ignore_index=True))
+
+
+def test_word_for_a_total_that_is_a_category_is_none():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"plan": rng.choice(["Basic", "Total", "Mean"], 200), "n": rng.integers(1, 900, 200)})
+    assert odd_line(table) is None
+    table.loc[:, "plan"] = "Basic"
+    table.loc[70, "plan"] = "Total"
+    assert odd_line(table) is None
+
+
 def test_row_numbers_without_a_name_are_a_column_in_training_and_jobs(tmp_path):
     (tmp_path / "r.csv").write_text("size,kind\n" + "".join(f"{n},{n / 2},a\n" for n in range(1, 9)))
     table = read_table(tmp_path / "r.csv")

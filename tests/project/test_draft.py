@@ -19,7 +19,8 @@ from mlops_nb.model.train import fit
 from mlops_nb.project.baseline import BaselineComparison
 from mlops_nb.project.draft import draft_notebook
 from mlops_nb.project.estimator_code import EstimatorKind, candidate_kinds
-from mlops_nb.project.table_source import TableSource
+from mlops_nb.project.table_formats import missing_word_warnings
+from mlops_nb.project.table_source import TableSource, open_table
 
 pytestmark = [
     pytest.mark.slow,
@@ -113,3 +114,14 @@ def test_column_that_splits_by_time_must_be_there():
     spec = drafted(of_all_kinds(1).drop(columns="price"), "label", EstimatorKind.TREES, time="day")
     assert not spec.schema.columns["day"].nullable
     assert spec.schema.columns["port"].nullable
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_word_that_is_read_as_missing_in_a_column_of_texts_is_named(tmp_path, header):
+    lines = [f"{country},{i}.5,{'yn'[i % 3 == 0]}" for i, country in enumerate(["NA", "AO", "ZA", "", "None"] * 20)]
+    (tmp_path / "places.csv").write_text("\n".join([*["country,price,sold"] * header, *lines, "AO,NA,y"]) + "\n")
+    table = open_table(str(tmp_path / "places.csv"), header=header)
+    target = table.frame.columns[2]
+    [warning] = missing_word_warnings(table, explore(table.frame, target), header)
+    name = "country" if header else "column_1"
+    assert warning.startswith(f"`{name}`: read as missing: 'NA' (20 rows), 'None' (20 rows). If it is a value")

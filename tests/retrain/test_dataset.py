@@ -6,11 +6,13 @@ import pandas as pd
 import pandera.pandas as pa
 import pytest
 
-from mlops_nb.data.tables import validate
+from mlops_nb.data.dialect import Dialect
+from mlops_nb.data.tables import dialect_of, validate
 from mlops_nb.model.signature import make_signature
 from mlops_nb.monitor.prediction_log import LoggedPrediction
-from mlops_nb.retrain.dataset import labelled_rows
+from mlops_nb.retrain.dataset import labelled_rows, reference_of, save_table
 from mlops_nb.spec import ModelSpec
+from mlops_nb.store.artifacts import FolderStore
 
 
 @pytest.mark.parametrize("coerce", [False, True])
@@ -45,3 +47,15 @@ def test_label_that_is_no_whole_number_is_excluded_from_a_schema_that_allows_mis
     recent = labelled_rows(spec, signature, logged)
     assert recent.table["y"].tolist() == labels[:-1]
     assert recent.excluded == {"break the schema": 1}
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_texts_of_a_retrained_version_are_read_as_those_of_the_version_before(tmp_path, is_known):
+    schema = pa.DataFrameSchema({"x": pa.Column(float), "y": pa.Column(int)})
+    spec = ModelSpec("toy", lambda: pd.DataFrame({"x": [0.5, 1.5], "y": [0, 1]}), "y", schema, make_estimator=None)
+    artifacts = FolderStore(tmp_path)
+    sha256 = save_table(spec.load(), artifacts).sha256 if is_known else "lost"
+    written = Dialect(decimal=",", texts=("note",)).to_dict()
+    table, _ = reference_of(spec, {"data": {"sha256": sha256}, "signature": {"dialect": written}}, artifacts)
+    assert table["x"].tolist() == [0.5, 1.5]
+    assert dialect_of(table.assign(note="a"))["dialect"] == written
