@@ -213,11 +213,34 @@ def _first_rows(source: str | Path, size: int = 1 << 18) -> tuple[list[list[str]
 
     with fsspec.open(str(source), compression="infer") as file:
         beginning = file.read(size)
+    _check_is_text(beginning)
     text, encoding = _decode(beginning)
     lines = text.splitlines(keepends=True)[: 1000 if len(beginning) < size else -1][:1000]
     tables = {sep: list(_rows(lines, sep)) for sep in ",;\t|"}
     sep = max(tables, key=lambda s: _regularity(tables[s]))
     return tables[sep], sep, encoding
+
+
+_BEGINNINGS = {
+    b"PK\x03\x04": "a ZIP archive or an Excel sheet",
+    b"PAR1": "a Parquet file",
+    b"\xd0\xcf\x11\xe0": "an old Excel sheet",
+    b"%PDF": "a PDF document",
+    b"SQLite format 3\0": "an SQLite database",
+    b"<!doctype html": "an HTML page",
+    b"<html": "an HTML page",
+    b"<?xml": "an XML document",
+    b"[{": "JSON",
+    b'{"': "JSON",
+}
+
+
+def _check_is_text(beginning: bytes):
+    "Raise a `DataError` for a file that only has the name of a text table."
+    first = beginning[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for mark, what in _BEGINNINGS.items():
+        if first.startswith(mark.lower()):
+            raise DataError(f"it is {what}, not a table of text: download or export the table itself, or give the file its own ending.")
 
 
 def _rows(lines: Iterable[str], sep: str) -> Iterator[list[str]]:

@@ -191,6 +191,8 @@ def _read_excel(source, **options) -> pd.DataFrame:
     "Read a sheet; cells of texts that are codes, such as 01067, stay texts."
     with pd.ExcelFile(source) as book:
         table = pd.read_excel(book, **options)
+        if table.empty and (others := book.sheet_names[1:]):
+            raise DataError(f"its first sheet, {book.sheet_names[0]!r}, has no rows. Move the table there, or save its sheet alone; others: {others}.")
         cells = pd.read_excel(book, **options | {"dtype": object})
     for name in (name for name in table if pd.api.types.is_numeric_dtype(table[name])):
         present = cells[name].dropna()

@@ -43,7 +43,8 @@ def parse_rows(
     reason = "the row has {} values, the table has {} columns."
 
     def skip(row) -> str:
-        malformed[row.number - 1] = reason.format(row.actual_columns, len(names))
+        remark = " It begins with '#': if it is a comment, remove it." if row.text.lstrip().startswith("#") else ""
+        malformed[row.number - 1] = reason.format(row.actual_columns, len(names)) + remark
         return "skip"
 
     wanted = {**types, **({BEHIND: pyarrow.string()} if trailing else {})}

@@ -25,6 +25,16 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "empty.csv").touch()
     (tmp_path / "zip.parquet").write_bytes(b"PK")
     (tmp_path / "good.json").write_text("{}")
+    lines = GOOD.to_csv(index=False).splitlines(keepends=True)
+    (tmp_path / "page.csv").write_text("\n<!DOCTYPE html>\n<html><table>")
+    (tmp_path / "lines.csv").write_text('{"age": 1, "left": "yes"}\n')
+    GOOD.to_excel("sheet.xlsx", index=False)
+    (tmp_path / "sheet.csv").write_bytes((tmp_path / "sheet.xlsx").read_bytes())
+    (tmp_path / "title.csv").write_text("".join(["Customers 2024,,\n", *lines]))
+    (tmp_path / "comment.csv").write_text("".join([*lines[:9], "# checked until here\n", *lines[9:]]))
+    with pd.ExcelWriter("second.xlsx") as book:
+        GOOD.head(0).to_excel(book, sheet_name="Notes", index=False)
+        GOOD.to_excel(book, sheet_name="Customers", index=False)
     (tmp_path / "taken").mkdir()
     database = sqlite3.connect("good.db")
     GOOD.to_sql("t", database, index=False)
@@ -45,6 +55,18 @@ def folder(tmp_path, monkeypatch):
         ("churn --data alone.csv --target left", "No column is left to predict 'left' from"),
         ("churn --data zip.parquet --target left", "Cannot read zip.parquet"),
         ("churn --data good.json --target left", "it ends in .json, not in one of .csv"),
+        ("churn --data page.csv --target left", "Cannot read page.csv: it is an HTML page, not a table of text"),
+        ("churn --data lines.csv --target left", "it is JSON, not a table of text"),
+        ("churn --data sheet.csv --target left", "it is a ZIP archive or an Excel sheet, not a table of text"),
+        (
+            "churn --data title.csv --target left",
+            "the first line has one value, 'Customers 2024', for 3 columns",
+        ),
+        (
+            "churn --data comment.csv --target left",
+            "row 8: the row has 1 values, the table has 3 columns. It begins",
+        ),
+        ("churn --data second.xlsx --target left", "its first sheet, 'Notes', has no rows. Move the table there"),
         ("churn --data nowhere.csv --target left", "Cannot read nowhere.csv"),
         ("churn --data sqlite:///good.db --target left", "is a database: name what to read"),
         ("churn --data sqlite:///good.db --query SELECT --target left", "Cannot read sqlite:///good.db"),
