@@ -89,7 +89,25 @@ def _describe_numbers(present: pd.Series, common: dict) -> ColumnSummary:
         return ColumnSummary(**common, kind="number", shown=f"{low:g} to {high:g}", exclusion_reason=reason)
     kind = "whole number" if whole and not common["missing"] and high < 2**63 else "number"  # as an int64
     column = ColumnSummary(**common, kind=kind, shown=f"{low:g} to {high:g}", low=low, high=high)
-    return replace(column, exclusion_reason=id_reason(present), grows=grows_with_time(present))
+    return replace(column, exclusion_reason=id_reason(present), grows=grows_with_time(present), note=_time_note(present))
+
+
+_EPOCHS = {"s": (9e8, 2.2e9), "ms": (9e11, 2.2e12)}  # from 1998 to 2039
+_MIN_TIMES = 5  # different values that may be times
+
+
+def _time_note(present: pd.Series) -> str:
+    "Return what a person should know about numbers that look like dates or times; empty: they do not."
+    sample = present.head(SAMPLE_ROWS)
+    if sample.nunique() < _MIN_TIMES or (sample % 1 != 0).any():
+        return ""
+    low, high = sample.min(), sample.max()
+    if low >= 19000101 and high <= 21001231:
+        days = pd.to_datetime(sample.astype("int64").astype(str), format="%Y%m%d", errors="coerce")
+        how = "format='%Y%m%d'" if days.notna().all() else ""
+    else:
+        how = next((f"unit={unit!r}" for unit, (least, most) in _EPOCHS.items() if least <= low and high <= most), "")
+    return f"a number such as {low:.0f} looks like a time; if it is, make it one where the table is loaded: pd.to_datetime(..., {how})" if how else ""
 
 
 def _describe_words(present: pd.Series, common: dict) -> ColumnSummary:
@@ -97,7 +115,7 @@ def _describe_words(present: pd.Series, common: dict) -> ColumnSummary:
     sample = present.head(SAMPLE_ROWS).astype(str)
     form = date_format(present)
     if form is not None:
-        note = "day first is assumed, and month first fits as well" if fits_month_first(present, form) else ""
+        note = f"day first is assumed, and month first fits as well ({form})" if fits_month_first(present, form) else ""
         return replace(_describe_times(dates_of(present, form), common), format=form, note=note)
     words, letters = sample.str.split().str.len().mean(), sample.str.len().mean()
     if words >= 3 and common["distinct"] > 30:

@@ -219,7 +219,7 @@ def _cautions(summary: TableSummary) -> Iterator[str]:
         elif re.fullmatch(r"Unnamed: \d+", column.name):
             yield f"`{column.name}` has no name in the table, so requests must call it that: give it one."
         if column.note:
-            yield f"`{column.name}`: {column.note} ({column.format})."
+            yield f"`{column.name}`: {column.note}."
 
 # %% ../../nbs/project/10_scaffold.ipynb #a953acf5
 def left_out_rows(
