@@ -255,10 +255,15 @@ def _keys(request: BatchRequest, source: Source, signature: Signature) -> tuple[
     taken_names = (*OUTPUT_COLUMNS, "row", *(INTERVAL_COLUMNS if request.interval else ()))
     keys = request.key or tuple(name for name in source.names if name not in signature.names)
     if taken := [name for name in keys if name in taken_names or name.startswith("probability_")]:
+        free = [name for name in source.names if name not in taken_names and not name.startswith("probability_")]
         raise BatchError(
-            f"{request.input} has a column {taken[0]!r}, as the output has. Choose with --key which to keep."
+            f"{request.input} has a column {taken[0]!r}, as the output has. Rename it there, or name with --key the columns to keep "
+            f"instead: {', '.join(map(repr, free[:_MAX_LISTED_KEYS]))}{' ...' if len(free) > _MAX_LISTED_KEYS else ''}."
         )
     return keys
+
+
+_MAX_LISTED_KEYS = 5  # columns in a message
 
 
 def _known_columns(name: str, source: Source) -> str:
