@@ -85,7 +85,7 @@ def labelled_rows(
         return LabelledRows(pd.DataFrame(columns=[*spec.schema.columns]), [], [], {})
     accepted, frame = _parse(signature, complete)
     table = _with_target(spec, frame, accepted)
-    fits = _is_whole(spec, table[spec.target])
+    fits = np.all([_is_whole(spec, table[name], name) for name in spec.targets], axis=0)
     fits[fits] = fits_schema(_as_schema(table[fits], spec), spec.schema)
     counts = {
         "lack a column": len(logged) - len(complete),
@@ -124,7 +124,9 @@ def _accepts(parser: InputParser, row: LoggedPrediction) -> bool:
 
 def _with_target(spec: ModelSpec, frame: pd.DataFrame, rows: Sequence[LoggedPrediction]) -> pd.DataFrame:
     "Add the target, and the time of the request where the schema has a time column that is no input."
-    frame = frame.assign(**{spec.target: pd.Series([row.label for row in rows], index=frame.index)})
+    for name in spec.targets:
+        labels = [row.label if isinstance(spec.target, str) else row.label[name] for row in rows]
+        frame = frame.assign(**{name: pd.Series(labels, index=frame.index)})
     if spec.time is not None and spec.time not in frame:
         frame[spec.time] = pd.to_datetime([row.at.replace(tzinfo=None) for row in rows])
     return frame[[c for c in spec.schema.columns if c in frame]]
@@ -136,9 +138,9 @@ def _kinds(spec: ModelSpec) -> dict[str, np.dtype | ExtensionDtype]:
     return {name: kind for name, kind in kinds.items() if getattr(kind, "kind", None) in tuple("iufb")}
 
 
-def _is_whole(spec: ModelSpec, labels: pd.Series) -> np.ndarray:  # `(n_rows,)`
+def _is_whole(spec: ModelSpec, labels: pd.Series, target: str) -> np.ndarray:  # `(n_rows,)`
     "Return a mask of the whole numbers, where the schema requires them: a cast would turn 0.5 into 0."
-    kind = _kinds(spec).get(spec.target)
+    kind = _kinds(spec).get(target)
     if kind is None or kind.kind not in "iu":
         return np.ones(len(labels), dtype=bool)
     numbers = pd.to_numeric(labels, errors="coerce")
