@@ -159,7 +159,7 @@ def logged(app, roles=("production", "canary")):
     log = app.extensions["log"]
     assert log._step(), log._problem
     database = PredictionLog.open(app.extensions["settings"])
-    window = database.read("toy", roles=roles)
+    window = database.read(app.extensions["settings"].model, roles=roles)
     database.close()
     return window
 
