@@ -74,6 +74,7 @@ def labelled_rows(
     "Return logged rows with their labels as rows of the model's table."
     logged = sorted((row for row in logged if row.label is not None), key=lambda row: (row.at, row.id))
     missing = {c for row in logged for c in set(signature.names) - row.inputs.keys()}
+    n_labelled, logged = len(logged), [row for row in logged if _has_targets(spec, row.label)]
     complete = [row for row in logged if not set(signature.names) - row.inputs.keys()]
     if missing and not complete:
         columns = ", ".join(map(repr, sorted(missing)))
@@ -88,21 +89,29 @@ def labelled_rows(
     fits = np.all([_is_whole(spec, table[name], name) for name in spec.targets], axis=0)
     fits[fits] = fits_schema(_as_schema(table[fits], spec), spec.schema)
     counts = {
+        "have no label of each output": n_labelled - len(logged),
         "lack a column": len(logged) - len(complete),
         "are refused by the signature": len(complete) - len(accepted),
         "break the schema": int((~fits).sum()),
     }
     excluded = {reason: n for reason, n in counts.items() if n}
-    if sum(counts.values()) > MAX_EXCLUDED_SHARE * len(logged):
+    if sum(counts.values()) > MAX_EXCLUDED_SHARE * n_labelled:
         reasons = ", ".join(f"{n} {reason}" for reason, n in excluded.items())
         raise DataError(
-            f"Of {len(logged)} labelled rows {reasons}: more than {MAX_EXCLUDED_SHARE:.0%}. Correct the schema of {spec.name!r}, "
+            f"Of {n_labelled} labelled rows {reasons}: more than {MAX_EXCLUDED_SHARE:.0%}. Correct the schema of {spec.name!r}, "
             "or find out what is wrong with these rows."
         )
     rows = LabelledRows(table, [row.id for row in accepted], [row.at for row in accepted], excluded).take(fits)
     return replace(rows, table=validate(_as_schema(rows.table, spec), spec.schema)) if len(rows) else rows
 
 # %% ../../nbs/retrain/00_dataset.ipynb #851e158d
+def _has_targets(spec: ModelSpec, label) -> bool:
+    "Whether a label is one of the outputs of a spec: an earlier version may have had others."
+    if isinstance(spec.target, str):
+        return not isinstance(label, dict)
+    return isinstance(label, dict) and set(spec.target) <= label.keys()
+
+
 def _parse(signature: Signature, rows: Sequence[LoggedPrediction]) -> tuple[list[LoggedPrediction], pd.DataFrame]:
     "Return the rows that the signature accepts, parsed as a request is."
     parser = InputParser(signature)
