@@ -14,8 +14,13 @@ from types import SimpleNamespace
 import numpy as np
 import orjson
 import pandas as pd
+import pandera.pandas as pa
 import pytest
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from mlops_nb.model.bundle import write_bundle
 from mlops_nb.model.columns import input_frame
@@ -25,6 +30,7 @@ from mlops_nb.model.signature import Input, Signature, signature_of
 from mlops_nb.model.train import fit
 from mlops_nb.monitor.prediction_log import PredictionLog
 from mlops_nb.settings import Settings
+from mlops_nb.spec import ModelSpec
 from mlops_nb.store.registry import Registry
 
 ROOT = Path(__file__).parents[1]
@@ -51,10 +57,7 @@ def package(folder: Path, C: float, signature: Signature = NUMBERS):
         X = pd.DataFrame(rng.normal(size=(n, 2)), columns=["a", "b"])
         estimator, y = LogisticRegression(C=C), (X["a"] > X["b"]).astype(int)
     else:
-        from sklearn.compose import make_column_transformer
         from sklearn.impute import SimpleImputer
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import OneHotEncoder
 
         X = pd.DataFrame({"age": rng.integers(18, 90, n), "income": rng.normal(3000, 500, n)})
         X["home"] = rng.choice(["own", "rent"], n)
@@ -79,6 +82,37 @@ def served(spec, folder: Path, folds: int = 0) -> tuple:
     metadata = {"params": {}, "seed": 0, "data": {}, "python": "", "packages": {}, "evaluation": evaluation}
     write_bundle(folder / "bundle", spec.name, estimator, signature_of(spec, estimator), rows, rows, metadata)
     return estimator, X, Predictor.load(folder / "bundle")
+
+
+def several_outputs(
+    names: tuple = ("late", "a of b", 'é "x"'), kinds: tuple = (bool, str, int), make=None, n: int = 300, **more
+) -> ModelSpec:
+    """A spec of several outputs: of labels (bool, int, str), or numbers (float), which follow from two columns."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"x": rng.normal(size=n), "home": rng.choice(["own", "rent"], n)})
+    for number, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+        sign = table["x"] + (table["home"] == "own") * number > 0
+        if kind is float:
+            table[name] = table["x"] * (number + 1) + (table["home"] == "own")
+        elif kind is str:
+            table[name] = np.where(sign, "yes", np.where(table["home"] == "own", "no", "maybe"))
+        else:
+            table[name] = sign.astype(kind)
+    is_regression = float in kinds
+    trees = RandomForestRegressor if is_regression else RandomForestClassifier
+    encode = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["home"]), remainder="passthrough")
+    columns = {"x": pa.Column(float), "home": pa.Column(str, pa.Check.isin(["own", "rent"]))}
+    spec = {
+        "name": "several",
+        "load": lambda: table,
+        "target": list(names),
+        "schema": pa.DataFrameSchema(columns | dict(zip(names, map(pa.Column, kinds), strict=True))),
+        "make_estimator": lambda params: make_pipeline(encode, (make or (lambda: trees(10)))()),
+        "task": "regression" if is_regression else "classification",
+        "scorer": "r2" if is_regression else "accuracy",
+        "slices": {"owners": lambda X: X["home"] == "own"},
+    }
+    return ModelSpec(**spec | more)
 
 
 def make_home(home: Path, signature: Signature = NUMBERS, promoted: int = 1, **more: str) -> Settings:
@@ -125,7 +159,7 @@ def logged(app, roles=("production", "canary")):
     log = app.extensions["log"]
     assert log._step(), log._problem
     database = PredictionLog.open(app.extensions["settings"])
-    window = database.read("toy", roles=roles)
+    window = database.read(app.extensions["settings"].model, roles=roles)
     database.close()
     return window
 

@@ -27,6 +27,8 @@ def compare_predictions(
     after: Predictions,  # Of the same rows
 ) -> dict:  # rows, differ, labels (None: there are none), largest difference of a number, the first rows
     "Count how the predictions of two models differ, bit for bit."
+    if before.outputs is not None and after.outputs is not None and before.outputs.keys() == after.outputs.keys():
+        return _compare_outputs(before.outputs, after.outputs)
     one, two = (np.asarray(predictions.prediction).tolist() for predictions in (before, after))
     changed = np.array([a != b for a, b in zip(one, two, strict=True)], dtype=bool)
     classes = before.classes is not None
@@ -42,6 +44,29 @@ def compare_predictions(
         "largest": float(gap.max(initial=0)),
         "first": [{"row": int(i), "before": one[i], "after": two[i], "by": float(gap[i])} for i in rows[:MAX_SHOWN]],
     }
+
+
+def _compare_outputs(before: Mapping[str, Predictions], after: Mapping[str, Predictions]) -> dict:
+    "Count the rows in which any of several outputs differs."
+    each = {name: compare_predictions(part, after[name]) for name, part in before.items()}
+    differ = np.any([_differ(part, after[name]) for name, part in before.items()], axis=0)
+    first = [{**row, "output": name} for name, found in each.items() for row in found["first"]]
+    labels = [found["labels"] for found in each.values() if found["labels"] is not None]
+    return {
+        "rows": next(iter(each.values()))["rows"],
+        "differ": int(differ.sum()),
+        "labels": sum(labels) if labels else None,
+        "largest": max(found["largest"] for found in each.values()),
+        "first": sorted(first, key=lambda row: row["row"])[:MAX_SHOWN],
+    }
+
+
+def _differ(before: Predictions, after: Predictions) -> np.ndarray:  # `(n_rows,)`
+    "Return the rows in which one output differs."
+    changed = np.asarray(before.prediction != after.prediction, dtype=bool)
+    if before.probability is None or after.probability is None or before.probability.shape != after.probability.shape:
+        return changed
+    return changed | (before.probability != after.probability).any(axis=1)
 
 
 def summarize(
@@ -121,6 +146,8 @@ def _golden_difference(was: Mapping, now: Mapping, old: Bundle, new: Bundle) -> 
 
 def _golden_predictions(golden: Mapping, bundle: Bundle) -> Predictions:
     "Return the predictions that golden rows must give."
+    if bundle.signature.outputs:
+        return bundle.signature.read_predictions(golden["prediction"], golden["probability"])
     probability = np.array(golden["probability"]) if golden["probability"] else None
     return bundle.signature.predictions(np.array(golden["prediction"], dtype=object), probability)
 

@@ -20,8 +20,9 @@ import pandas as pd
 from ..display import format_html, format_number
 from ..errors import ArtifactError, InputError, MlopsError, NotFoundError, SpecError
 from ..model.contributions import Contribution, measure_contributions
-from ..model.engine import TOLERANCE
+from ..model.engine import TOLERANCE, compare
 from ..model.predictor import Predictor
+from ..model.signature import Predictions
 from ..monitor.prediction_log import LoggedPrediction, PredictionLog
 from ..settings import Settings, split_names
 from ..spec import ModelSpec
@@ -52,6 +53,8 @@ def reproduce(
 ) -> Reproduction:
     "Compute a logged prediction again, and compare."
     predictions = predictor.predict_rows([logged.inputs])
+    if predictions.outputs is not None:
+        return _reproduce_outputs(predictor, predictions, logged)
     prediction = predictions.prediction.tolist()[0]
     probability = None if predictions.probability is None else predictions.probability[0].tolist()
     is_label = predictions.classes is not None
@@ -68,6 +71,19 @@ def reproduce(
     return Reproduction(prediction, probability, difference, problem)
 
 # %% ../../nbs/audit/00_explain.ipynb #00000005
+def _reproduce_outputs(predictor: Predictor, predictions: Predictions, logged: LoggedPrediction) -> Reproduction:
+    "Compare the outputs of a logged prediction with those that were computed again."
+    prediction = predictions.prediction[0]
+    probability = None if predictions.probability is None else predictions.probability[0]
+    try:
+        rates = None if logged.probability is None else [logged.probability]
+        expected = predictor.signature.read_predictions([logged.prediction], rates)
+        problem, difference = compare(expected, predictions)
+    except (KeyError, TypeError, ValueError):  # of a version with other outputs
+        problem, difference = f"the prediction was {logged.prediction!r}, now it is {prediction!r}", float("inf")
+    return Reproduction(prediction, probability, difference, problem)
+
+
 def _distance(logged: Any, computed: list[float] | None, scale: float = 1.0) -> float:
     "Return the largest difference of two lists of numbers; infinite if they are not lists of equally many."
     are_numbers = isinstance(logged, list) and all(type(v) in (int, float) for v in logged)
@@ -262,6 +278,8 @@ def _compute_again(predictor: Predictor, logged: LoggedPrediction) -> _Computed:
         reproduction = reproduce(predictor, logged)
     except InputError as e:
         return _Computed(missing=[f"{refused} the logged input: {e}"])
+    if predictor.signature.outputs:
+        return _Computed(reproduction, missing=["The contributions of columns are of one output, and the model has several."])
     try:
         contributions, mean = measure_contributions(predictor, logged.inputs)
     except InputError as e:

@@ -27,6 +27,7 @@ from ..monitor.health import subject_of
 from ..monitor.health_report import latest_health
 from ..monitor.prediction_log import LogWindow
 from ..settings import Settings
+from ..spec import OF_OUTPUT
 from ..store.privacy import redact
 from ..store.registry import Registry
 
@@ -82,7 +83,8 @@ def _range(column: ColumnDrift, values: pd.Series, window: LogWindow, bar: int) 
 def _values_of(column: ColumnDrift, window: LogWindow) -> pd.Series | None:
     "Return what the histogram of a column counts, row by row; None if it counts no rows."
     if column.role == "prediction":
-        return window.predictions["prediction"]
+        output, predictions = column.name.partition(OF_OUTPUT)[2], window.predictions["prediction"]
+        return predictions.map(lambda outputs: outputs[output]) if output else predictions
     if column.role == "probability" or column.name not in window.inputs:
         return None
     values, part = window.inputs[column.name], (column.histogram or {})["part"]
@@ -155,8 +157,14 @@ def errors_of(
     signature: Signature,
     window: LogWindow,  # Labelled rows
 ) -> np.ndarray:  # `(n_rows,)`
-    "Return whether each prediction was wrong or, of a regression, its absolute error."
+    "Return whether each prediction was wrong or, of a regression, its absolute error; of several outputs any, or the mean in units of their spread."
     predictions, labels = window.predictions["prediction"], window.predictions["label"]
+    if signature.outputs:
+        pairs = {name: (predictions.map(lambda row, n=name: row[n]), labels.map(lambda row, n=name: row[n])) for name in signature.parts}
+        if signature.task == "classification":
+            return np.any([found != truth for found, truth in pairs.values()], axis=0)
+        each = [(found - truth).abs() / (truth.std() or 1.0) for found, truth in pairs.values()]
+        return np.mean(each, axis=0)
     if signature.classes is None:
         return (predictions.astype(float) - labels.astype(float)).abs().to_numpy()
     return (predictions != labels).to_numpy()

@@ -78,6 +78,9 @@ def _reason(error: InputError) -> str:
 
 def _join(parts: Sequence[Predictions], signature: Signature) -> Predictions:
     "Return predictions of several batches as one."
+    if signature.outputs:
+        rates = [row for part in parts if part.probability is not None for row in part.probability]
+        return signature.read_predictions([row for part in parts for row in part.prediction], rates or None)
     probabilities = [part.probability for part in parts if part.probability is not None]
     labels = np.concatenate([part.prediction for part in parts]) if parts else np.array([])
     return signature.predictions(labels, np.concatenate(probabilities) if probabilities else None)
@@ -165,6 +168,11 @@ def _compare(
     trained_on: Sequence[RowRange],
 ) -> ReplayReport:
     "Replay rows through both versions, and count."
+    if champion.signature.outputs or challenger.signature.outputs:
+        raise DataError(
+            f"A replay compares versions of one output, and {challenger.name!r} has several: compare their evaluations "
+            f"(mlops-nb models diff {challenger.name})."
+        )
     if champion.signature.task != challenger.signature.task:
         raise DataError(f"{champion.signature.task} and {challenger.signature.task} cannot be compared.")
     before = replay_rows(champion, [row.inputs for row in rows])

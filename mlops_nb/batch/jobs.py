@@ -34,7 +34,7 @@ from .table_sink import close_connections, split_table
 from .targets import INTERVAL_COLUMNS, OUTPUT_COLUMNS, ChunkResult
 from ..data.tables import expand_source
 from ..errors import BatchError, DataError, known_names
-from ..model.signature import Signature
+from ..model.signature import Signature, column_of
 from ..settings import Settings
 from ..store.database import connect, reading
 from ..store.faults import check_writable
@@ -226,7 +226,9 @@ def _check_input(fingerprint: str, job: Job):
 
 def _check_destination(scorer: ChunkScorer, finished: Job | None, earlier: list[Job]):
     "Raise a `BatchError` if the output would overwrite what no job wrote."
-    request, sink = scorer.request, scorer.sink
+    request, sink, names = scorer.request, scorer.sink, scorer.schema.names
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BatchError(f"Two outputs and labels of the model give the column {twice[0]!r}: leave --probability out, or rename a target.")
     exists = f"{request.output}{{}} exists, and no job that is known here wrote it. Remove it, or give another."
     if sink.owner() not in (None, scorer.job.id):
         raise BatchError(f"{request.output}.parts belongs to another job. {_RESTART}")
@@ -252,7 +254,8 @@ def _keys(request: BatchRequest, source: Source, signature: Signature) -> tuple[
             f"This version of the model {request.name!r} has no interval; leave --interval out, or build a version whose spec has "
             "one: ModelSpec(..., interval=0.9)."
         )
-    taken_names = (*OUTPUT_COLUMNS, "row", *(INTERVAL_COLUMNS if request.interval else ()))
+    of_outputs = [column_of(name, "prediction") for name in signature.parts] if signature.outputs else []
+    taken_names = (*OUTPUT_COLUMNS, "row", *(INTERVAL_COLUMNS if request.interval else ()), *of_outputs)
     keys = request.key or tuple(name for name in source.names if name not in signature.names)
     if taken := [name for name in keys if name in taken_names or name.startswith("probability_")]:
         free = [name for name in source.names if name not in taken_names and not name.startswith("probability_")]

@@ -22,7 +22,7 @@ from .requests import BatchRequest, Job
 from .targets import ChunkResult, Sink
 from ..model.columns import rows_of
 from ..model.predictor import PartialPredictions, Predictor
-from ..model.signature import Predictions, Signature, label_text
+from ..model.signature import Predictions, Signature, column_of, label_text
 from ..monitor.prediction_log import PredictionLog, PredictionRecord
 from ..settings import Settings, split_names
 from ..store.registry import Registry
@@ -61,10 +61,10 @@ class ChunkScorer:
     def schema(self) -> pyarrow.Schema:
         "Columns of the output."
         keys = [(key, _writable(self.source.type_of(key))) for key in self.keys] or [("row", pyarrow.int64())]
-        labels = self.signature.classes
-        columns = [("prediction", pyarrow.float64() if labels is None else pyarrow.array(list(labels)).type)]
-        if self.request.probability:
-            columns += [(f"probability_{label_text(label)}", pyarrow.float64()) for label in labels or ()]
+        labels, columns = self.signature.classes, list[tuple[str, pyarrow.DataType]]()
+        for output, part in self.signature.parts.items():
+            of_output = _output_columns(part, self.request.probability)
+            columns += [(column_of(output, name), kind) for name, kind in of_output] if self.signature.outputs else of_output
         if self.request.interval and labels is None:
             columns += [("prediction_low", pyarrow.float64()), ("prediction_high", pyarrow.float64())]
         elif self.request.interval:
@@ -135,6 +135,13 @@ def load_predictor(settings: Settings, name: str, version: int) -> Predictor:
     "Load a version, once in a process."
     with closing(Registry.open(settings)) as registry:
         return registry.load(name, version, split_names(settings.trusted_types))
+
+
+def _output_columns(signature: Signature, probability: bool) -> list[tuple[str, pyarrow.DataType]]:
+    "Return name and type of the columns of one output."
+    labels = signature.classes
+    columns = [("prediction", pyarrow.float64() if labels is None else pyarrow.array(list(labels)).type)]
+    return columns + [(f"probability_{label_text(label)}", pyarrow.float64()) for label in labels or () if probability]
 
 
 def _interval_columns(signature: Signature, predictions: Predictions) -> dict[str, pyarrow.Array]:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DIALECT', 'LINEAGE', 'expand_source', 'is_database', 'read_table', 'convert_columns', 'dialect_of', 'is_text_table',
            'load_table', 'validate', 'fits_schema', 'odd_type', 'describe_table', 'schema_table', 'Snapshot',
-           'snapshot', 'split', 'fingerprint', 'lineage_of', 'recent_rows', 'row_weights']
+           'snapshot', 'strata', 'split', 'fingerprint', 'lineage_of', 'recent_rows', 'row_weights']
 
 # %% ../../nbs/data/00_tables.ipynb #00000002
 # more than 300 lines: reading, snapshots and splits share the lineage that a table carries
@@ -13,9 +13,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ForwardRef
 
@@ -488,9 +489,21 @@ def _read_snapshot(location: str) -> pd.DataFrame:
     return table
 
 # %% ../../nbs/data/00_tables.ipynb #0000001a
+def strata(
+    labels: pd.DataFrame,  # `(n_rows, n_targets)`
+    least: int = 2,  # rows of a stratum
+) -> pd.Series:  # `(n_rows,)` numbers of strata
+    "Return which combination of labels each row has; combinations of fewer rows are one stratum, or share the most frequent one."
+    numbers = labels.groupby([*labels.columns], observed=True, dropna=False, sort=True).ngroup()
+    counts = numbers.value_counts()
+    rare = set(counts[counts < least].index)
+    other = int(counts.idxmax()) if sum(counts[number] for number in rare) < least else -1
+    return numbers.where(~numbers.isin(rare), other)
+
+
 def split(
     table: pd.DataFrame,  # Validated rows
-    target: str,  # The column to predict
+    target: str | Sequence[str],  # The column to predict, or several
     test_size: float = 0.2,  # Share of rows to evaluate on, between 0 and 1
     seed: int = 0,  # Of the random split
     time: str | None = None,  # A column to split by; None splits at random
@@ -501,9 +514,10 @@ def split(
 
     if not isinstance(test_size, int | float) or not 0 < test_size < 1:
         raise DataError(f"test_size must be a number between 0 and 1 such as 0.2, got {test_size!r}.")
-    if table[target].nunique() < 2:
-        value = table[target].iloc[0]
-        raise DataError(f"The target {target!r} has the one value {value!r}: there is nothing to tell apart.")
+    for name in [target] if isinstance(target, str) else target:
+        if table[name].nunique() < 2:
+            value = table[name].iloc[0]
+            raise DataError(f"The target {name!r} has the one value {value!r}: there is nothing to tell apart.")
     if time is not None:
         if absent := int(table[time].isna().sum()):
             raise DataError(
@@ -520,9 +534,8 @@ def split(
             )
     else:
         try:
-            parts = train_test_split(
-                table, test_size=test_size, random_state=seed, stratify=table[target] if stratify else None
-            )
+            labels = (table[target] if isinstance(target, str) else strata(table[[*target]], ceil(1 / test_size))) if stratify else None
+            parts = train_test_split(table, test_size=test_size, random_state=seed, stratify=labels)
         except ValueError as e:
             raise DataError(f"Cannot split {len(table)} rows: {e}") from e
     return tuple(part.reset_index(drop=True) for part in parts)

@@ -159,7 +159,7 @@ def write_bundle(
             served = HybridEngine(OnnxEngine(conversion.onnx, signature), fallback, conversion.domain).predict(table)
         golden = make_golden(signature, test.head(GOLDEN_ROWS), predictions)
         _write_json(partial / "golden.json", golden)
-        profile = make_profile(signature, reference, served, test.get(signature.output))
+        profile = make_profile(signature, reference, served, _truth_of(signature, test))
         _write_json(partial / "profile.json", profile)
         (partial / "model_card.md").write_text(card, encoding="utf-8")
         manifest = {
@@ -182,6 +182,14 @@ def write_bundle(
 
 # %% ../../nbs/model/09_bundle.ipynb #0000000b
 MAX_VERIFICATION_ROWS = 20_000  # of the reference, beside all test rows
+
+
+def _truth_of(signature: Signature, test: pd.DataFrame):
+    "Return the targets of the test rows, None where they are not known."
+    if not signature.outputs:
+        return test.get(signature.output)
+    names = [*signature.parts]
+    return test[names] if set(names) <= set(test) else None
 
 
 def _verification_rows(signature: Signature, test: pd.DataFrame, reference: pd.DataFrame) -> Table:
@@ -384,10 +392,28 @@ def load_engine(
 def _load_estimator(bundle: Bundle, trusted: Iterable[str]) -> BaseEstimator:
     "Load the estimator, and check that its classes are those of the signature, in this order."
     estimator, classes = load_estimator(bundle.path / "model.skops", trusted), bundle.signature.classes
+    if bundle.signature.outputs:
+        return _checked_outputs(bundle, estimator)
     found = getattr(estimator, "classes_", None)
     if (None if found is None else list(found)) != (None if classes is None else list(classes)):
         raise BundleError(f"The signature of {bundle.name} has other classes than its model. Build it again.")
     return estimator
+
+
+def _checked_outputs(bundle: Bundle, estimator: BaseEstimator) -> BaseEstimator:
+    "Check that the classes of each output are those of the signature, in this order."
+    found, outputs = getattr(estimator, "classes_", None), bundle.signature.outputs
+    if not isinstance(found, list):  # they are 0 and 1, and named nowhere; or there are none
+        return estimator
+    if len(found) != len(outputs) or not all(map(_are_same, found, (output.classes or () for output in outputs))):
+        raise BundleError(f"The signature of {bundle.name} has other classes than its model. Build it again.")
+    return estimator
+
+
+def _are_same(found: Sequence, expected: Sequence) -> bool:
+    "Whether two lists of labels are equal, or their texts are: beside an output of texts, all labels are fitted as texts."
+    found = np.asarray(found).tolist()
+    return found == list(expected) or found == list(map(str, expected))
 
 
 def _make_engine(bundle: Bundle, name: str, model):
@@ -419,8 +445,7 @@ def check_golden(bundle: Bundle, engine):
     "Check that the golden rows have the predictions of when the bundle was written."
     golden = bundle.golden()
     try:
-        probability = None if golden["probability"] is None else np.array(golden["probability"])
-        expected = bundle.signature.predictions(np.array(golden["prediction"]), probability)
+        expected = bundle.signature.read_predictions(golden["prediction"], golden["probability"])
         predictions = engine.predict(InputParser(bundle.signature).parse(golden["features"]))
         problem, _ = compare(expected, predictions, TOLERANCE)
     except MlopsError as e:

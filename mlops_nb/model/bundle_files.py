@@ -121,6 +121,7 @@ SIGNATURE: Schema = {
     },
     "positive?": (*LABEL, None),
     "interval?": {"level": float, "quantile": float, "rows": int, "method": frozenset({RESIDUAL, LAC})},
+    "outputs?": [{"name": str, "classes": ([LABEL], None), "positive?": (*LABEL, None)}],
     str: object,
 }
 _METRICS = {str: (float, None)}
@@ -145,7 +146,11 @@ MANIFEST: Schema = {
     **dict.fromkeys(("params?", "data?", "code?", "packages?", "asked?"), ({str: object}, None)),
     str: object,
 }
-GOLDEN: Schema = {"features": [[(*LABEL, None)]], "prediction": [LABEL], "probability": ([[float]], None)}
+GOLDEN: Schema = {
+    "features": [[(*LABEL, None)]],
+    "prediction": ([LABEL], [{str: LABEL}]),  # the second of several outputs
+    "probability": ([[float]], [{str: [float]}], None),
+}
 
 # %% ../../nbs/model/08_bundle_files.ipynb #c56736c5
 _ROWS = {"rows": int, "missing": int}
@@ -159,12 +164,12 @@ _DISTINCT = {"distinct": int, "multiplicity?": {str: int}}
 _CATEGORY = {"kind": frozenset({"category"}), **_ROWS, **_DISTINCT, "listed": bool, **_COUNTS, "sample?": _COUNTS}
 _TEXT = {"kind": frozenset({"text"}), **_ROWS, **_DISTINCT, "words": [str], "length": _NUMBER, "unseen": _NUMBER}
 _COLUMN = (*_NUMBER, _CATEGORY, _TEXT)
-PROFILE: Schema = {
-    "inputs": {str: _COLUMN},
+_OUTPUT = {
     "output": _COLUMN,
     "probability": ({str: _NUMBER}, None),
     "calibration": ({str: {"points": [float], "shares": [float]}}, None),
 }
+PROFILE: Schema = ({"inputs": {str: _COLUMN}, **_OUTPUT}, {"inputs": {str: _COLUMN}, "outputs": {str: _OUTPUT}})
 
 # %% ../../nbs/model/08_bundle_files.ipynb #c2b1f8a8
 def read_json(

@@ -7,6 +7,7 @@ __all__ = ['MATRIX', 'TOLERANCE', 'MARGIN', 'SklearnEngine', 'OnnxEngine', 'is_c
            'compare', 'make_engine']
 
 # %% ../../nbs/model/05_engine.ipynb #86a67146
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ForwardRef
 
@@ -15,6 +16,7 @@ import numpy as np
 from ..errors import BundleError
 from .columns import Table, to_frame
 from .domain import Domain, DomainTest, take_rows
+from .outputs import predict_outputs
 from .signature import Predictions, Signature
 from ..onnx_session import open_session
 
@@ -36,6 +38,8 @@ class SklearnEngine:
     def predict(self, table: Table) -> Predictions:
         "Predict the rows of a table."
         frame = to_frame(self.signature, table)
+        if self.signature.outputs:
+            return predict_outputs(self.estimator, frame, self.signature)
         if self.signature.classes is None or not self.signature.probability:
             predictions = self.signature.predictions(np.asarray(self.estimator.predict(frame)))
             return replace(predictions, decision=self.estimator.decision_function(frame)) if self._decision else predictions
@@ -186,6 +190,8 @@ def compare(
     tolerance: float = TOLERANCE,
 ) -> tuple[str | None, float]:  # What differs, None if nothing does; the largest difference
     "Compare two predictions of the same rows."
+    if expected.outputs is not None and predictions.outputs is not None:
+        return _compare_outputs(expected.outputs, predictions.outputs, tolerance)
     if expected.classes is None:
         difference = relative_difference(expected.prediction, predictions.prediction)
         worst = float(difference.max())
@@ -197,6 +203,15 @@ def compare(
         return None, 0.0
     worst = float(np.abs(predictions.probability - expected.probability).max())
     return (None if worst <= tolerance else f"a probability differs by {worst:.2g}"), worst
+
+
+def _compare_outputs(
+    expected: Mapping[str, Predictions], predictions: Mapping[str, Predictions], tolerance: float
+) -> tuple[str | None, float]:
+    "Compare the predictions of several outputs."
+    found = {name: compare(part, predictions[name], tolerance) for name, part in expected.items()}
+    problem = next((f"{problem} of {name!r}" for name, (problem, _) in found.items() if problem), None)
+    return problem, max(worst for _, worst in found.values())
 
 # %% ../../nbs/model/05_engine.ipynb #4297ce32
 def make_engine(

@@ -50,10 +50,14 @@ def default_metrics(
 
 def score(
     predictions: Predictions,
-    y: Sequence | np.ndarray,  # `(n_rows,)` true labels or numbers
+    y: Sequence | np.ndarray | pd.DataFrame,  # `(n_rows,)` true labels or numbers; of several outputs a column each
     metrics: Sequence[str],  # scikit-learn scorer names
 ) -> dict[str, float]:  # NaN where a metric is not defined for these rows, e.g. ROC of one class
     "Score predictions against the true values."
+    if predictions.outputs is not None:
+        from mlops_nb.model.output_metrics import score_outputs  # it builds on this module
+
+        return score_outputs(predictions, y, metrics)
     from sklearn.metrics import get_scorer, get_scorer_names
 
     unknown = [m for m in metrics if m not in get_scorer_names()]
@@ -151,6 +155,11 @@ def check_metrics(
     y_test: Sequence | np.ndarray,
 ):
     "Raise a `GateError` for a metric of the gates that these labels do not define; nothing has to be trained."
+    if len(spec.targets) > 1:
+        from mlops_nb.model.output_metrics import check_output_metrics  # it builds on this module
+
+        check_output_metrics(spec, pd.DataFrame(y_train), pd.DataFrame(y_test))
+        return
     names, classes = list(dict.fromkeys([spec.scorer, *spec.metrics, *spec.gates.scorers])), None
     truth = np.asarray(y_test)
     if spec.task == "classification":
@@ -382,6 +391,19 @@ def nulls(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _check_champion(spec: ModelSpec, champion: Predictions | None, version: int | None):
+    "Raise a `GateError` for a champion of other outputs, which no metric compares."
+    if champion is None:
+        return
+    found = None if champion.outputs is None else set(champion.outputs)
+    if found != (set(spec.targets) if len(spec.targets) > 1 else None):
+        theirs = "one output" if found is None else f"the outputs {', '.join(map(repr, sorted(found)))}"
+        raise GateError(
+            f"Version {version} of {spec.name!r} in production has {theirs}, and the spec has {', '.join(map(repr, spec.targets))}: they "
+            "cannot be compared. Build without a champion (--env--champion none), or under another name."
+        )
+
+
 def evaluate(
     spec: ModelSpec,
     X: pd.DataFrame,  # The test rows, which training never saw
@@ -393,6 +415,11 @@ def evaluate(
     interval: Interval | None = None,  # Of the challenger
 ) -> Evaluation:
     "Evaluate a model: metrics, baseline, champion, slices and gates."
+    _check_champion(spec, champion, champion_version)
+    if predictions.outputs is not None:
+        from mlops_nb.model.output_metrics import evaluate_outputs  # it builds on this module
+
+        return evaluate_outputs(spec, X, pd.DataFrame(y), pd.DataFrame(y_train), predictions, champion, champion_version)
     names = default_metrics(spec, predictions.classes, predictions.positive, predictions.probability is not None)
     metrics, dummy = score(predictions, y, names), score(baseline(spec, y_train, len(X)), y, names)
     champion_metrics = None if champion is None else score(champion, y, names)

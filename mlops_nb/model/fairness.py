@@ -266,6 +266,11 @@ def check_fairness(
     "Raise an error for gates of slices and groups that these rows do not define; nothing has to be trained."
     from sklearn.metrics import get_scorer_names
 
+    if len(spec.targets) > 1:
+        from mlops_nb.model.output_metrics import check_output_fairness  # it builds on this module
+
+        check_output_fairness(spec, train, test)
+        return
     used = list(dict.fromkeys(m for limits in [*slice_limits(spec).values(), *spec.gates.groups.values()] for m in limits))
     for metric in used:
         if metric not in RATES and metric not in get_scorer_names():

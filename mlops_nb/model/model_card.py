@@ -33,7 +33,7 @@ def model_card(
 
 {spec.description or "No description was written."}
 
-**Task:** {spec.task} of `{spec.target}`{_classes(signature)}.
+**Task:** {spec.task} of {_targets(signature)}.
 **Decides by:** `{spec.scorer}`. **Gates:** {"passed" if evaluation.passed else "FAILED"}.{_interval(signature)}
 
 ## How good it is
@@ -63,6 +63,11 @@ Data SHA-256 `{data["sha256"]}`; code {commit}; seed {metadata["seed"]}; paramet
 """
 
 # %% ../../nbs/model/08_model_card.ipynb #297e42d5
+def _targets(signature: Signature) -> str:
+    "Describe each output, of a classifier with its labels."
+    return "; ".join(f"`{name}`{_classes(part)}" for name, part in signature.parts.items())
+
+
 def _classes(signature: Signature) -> str:
     return "" if signature.classes is None else f" into {', '.join(f'`{c}`' for c in signature.classes)}"
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ForwardRef
 
 import numpy as np
+import pandas as pd
 
 from .signature import Predictions
 from ..spec import ModelSpec
@@ -22,20 +23,35 @@ else:
 # %% ../../nbs/model/04_plots.ipynb #00000004
 def plot_evaluation(
     spec: ModelSpec,
-    y: Sequence,  # `(n_rows,)` true values
+    y: "Sequence | pd.DataFrame",  # `(n_rows,)` true values; of several outputs a column each
     predictions: Predictions,  # Of the same rows
 ) -> Figure:
     "Plot ROC curve, confusion matrix and calibration of a classifier, or truth and residuals of a regression."
-    plot = _plot_regression if spec.task == "regression" else _plot_classes
-    return plot(np.asarray(y), predictions)
-
-
-def _plot_classes(y: np.ndarray, predictions: Predictions) -> Figure:
     from matplotlib.figure import Figure
+
+    several = predictions.outputs is not None
+    outputs = predictions.outputs if predictions.outputs is not None else {"": predictions}
+    width, plot = (11, _plot_regression) if spec.task == "regression" else (13, _plot_classes)
+    figure = Figure(figsize=(width, 4 * len(outputs)), layout="constrained")
+    rows = figure.subfigures(len(outputs), 1, squeeze=False)[:, 0] if several else [figure]
+    for row, (name, part) in zip(rows, outputs.items(), strict=True):
+        plot(row, _truth(y, name, part) if several else np.asarray(y), part)
+        if several:
+            row.suptitle(name)
+    return figure
+
+
+def _truth(y, name: str, part: Predictions) -> np.ndarray:
+    "Return the true values of one output, in the type of its labels."
+    column = pd.DataFrame(y)[name]
+    return np.asarray(column if part.classes is None else column.astype(np.asarray(part.classes).dtype))
+
+
+
+def _plot_classes(figure, y: np.ndarray, predictions: Predictions):
     from sklearn.calibration import CalibrationDisplay
     from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 
-    figure = Figure(figsize=(13, 4), layout="constrained")
     roc, confusion, calibration = figure.subplots(1, 3)
     labels = np.asarray(predictions.classes)
     ConfusionMatrixDisplay.from_predictions(
@@ -55,17 +71,13 @@ def _plot_classes(y: np.ndarray, predictions: Predictions) -> Figure:
     calibration.set(title="Calibration", xlabel="Predicted probability", ylabel="Share of rows")
     for axes in (roc, calibration) if predictions.probability is not None else ():
         axes.legend(loc="lower right")
-    return figure
 
 
-def _plot_regression(y: np.ndarray, predictions: Predictions) -> Figure:
-    from matplotlib.figure import Figure
+def _plot_regression(figure, y: np.ndarray, predictions: Predictions):
     from sklearn.metrics import PredictionErrorDisplay
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, kind in ((left, "actual_vs_predicted"), (right, "residual_vs_predicted")):
         PredictionErrorDisplay.from_predictions(y, predictions.prediction, kind=kind, ax=axes, scatter_kwargs={"alpha": 0.5})
     left.set(title="Truth and prediction")
     right.set(title="Residuals")
-    return figure

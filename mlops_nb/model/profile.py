@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BINS', 'GRID', 'DISTINCT', 'COMMON', 'RARE', 'TOP', 'WORDS', 'profile_numbers', 'name_of', 'count_values',
            'profile_values', 'first_half', 'split_words', 'unseen_share', 'text_lengths', 'profile_texts', 'is_text',
-           'calibrate', 'make_profile', 'to_days', 'plot_profile']
+           'calibrate', 'make_profile', 'profile_output', 'to_days', 'plot_profile']
 
 # %% ../../nbs/model/06_profile.ipynb #00000002
 from collections.abc import Mapping, Sequence
@@ -222,26 +222,31 @@ def make_profile(
     signature: Signature,
     frame: pd.DataFrame,  # Rows with the signature's columns
     predictions: Predictions,  # Of the test rows
-    y: Sequence | None = None,  # The truth of the test rows
-) -> (
-    dict
-):  # {"inputs": {name: profile}, "output": profile, "probability": {class: profile} or None, "calibration": ...}
+    y: "Sequence | pd.DataFrame | None" = None,  # The truth of the test rows
+) -> dict:  # {"inputs": {name: profile}, and what `profile_output` returns; of several outputs "outputs": {name: that}}
     "Profile every input and the output."
     inputs = {i.name: _profile(i, frame[i.name]) for i in signature.inputs}
+    if predictions.outputs is None:
+        return {"inputs": inputs, **profile_output(signature, predictions, y)}
+    truth: dict = {} if y is None else {str(name): column for name, column in pd.DataFrame(y).items()}
+    each = {name: profile_output(part, predictions.outputs[name], truth.get(name)) for name, part in signature.parts.items()}
+    return {"inputs": inputs, "outputs": each}
+
+
+def profile_output(
+    signature: Signature,  # Of one output
+    predictions: Predictions,  # Of the test rows
+    y: Sequence | None = None,  # The truth of the test rows
+) -> dict:  # {"output": profile, "probability": {class: profile} or None, "calibration": ...}
+    "Profile one output."
     if signature.classes is None:
-        return {
-            "inputs": inputs,
-            "output": profile_numbers(predictions.prediction),
-            "probability": None,
-            "calibration": None,
-        }
+        return {"output": profile_numbers(predictions.prediction), "probability": None, "calibration": None}
     probability = None
     if predictions.probability is not None:
         probability = {
             name_of(c): profile_numbers(p) for c, p in zip(signature.classes, predictions.probability.T, strict=True)
         }
     return {
-        "inputs": inputs,
         "output": profile_values(predictions.prediction, listed=True),
         "probability": probability,
         "calibration": None if y is None or probability is None else calibrate(predictions, y),

@@ -6,7 +6,7 @@
 __all__ = ['MIN_EXPECTED_COUNT', 'MEDIUM_KS', 'MEDIUM_W', 'POWER', 'RESAMPLES', 'MIN_BOOTSTRAP_ROWS', 'psi',
            'effective_sample_size', 'kolmogorov_smirnov', 'chi_square', 'one_value_p_value', 'distinct_values_test',
            'benjamini_hochberg', 'required_sample_size', 'exact_interval', 'wilson_interval', 'newcombe_interval',
-           'subset_scorer', 'bootstrap_interval', 'bootstrap_error']
+           'subset_scorer', 'bootstrap_interval', 'bootstrap_mean_interval', 'bootstrap_error']
 
 # %% ../../nbs/model/07_statistics.ipynb #00000002
 from collections.abc import Callable, Sequence
@@ -240,13 +240,34 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def bootstrap_mean_interval(
+    predictions: Sequence[Predictions],  # Of several outputs of the same rows
+    y: Sequence[np.ndarray],  # `(n_rows,)` true values, of each output
+    metric: str,  # Name of a scikit-learn scorer
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float] | None:  # None: too few rows, or not defined on half of the draws
+    "Return the bootstrap confidence interval of the mean of a metric over outputs; a row is drawn with all of them."
+    values, tail = _bootstrap_mean(predictions, y, metric, seed), (1 - confidence) / 2
+    if values is None:
+        return None
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
 def _bootstrap(predictions: Predictions, y: np.ndarray, metric: str, seed: int) -> np.ndarray | None:
     "Return a metric of draws with replacement, where it is defined; None: too few rows, or not on half of the draws."
-    if len(y) < MIN_BOOTSTRAP_ROWS:
+    return _bootstrap_mean([predictions], [y], metric, seed)
+
+
+def _bootstrap_mean(predictions: Sequence[Predictions], y: Sequence[np.ndarray], metric: str, seed: int) -> np.ndarray | None:
+    "Return the mean over outputs of a metric of draws with replacement; None: too few rows, or not defined on half of the draws."
+    n = len(y[0])
+    if n < MIN_BOOTSTRAP_ROWS:
         return None
-    drawn = np.random.default_rng(seed).integers(len(y), size=(RESAMPLES, len(y)))
-    scorer = subset_scorer(predictions, metric)
-    values = np.array([scorer(rows, y[rows]) for rows in drawn])
+    drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+    scorers = [subset_scorer(part, metric) for part in predictions]
+    values = np.array([np.mean([scorer(rows, truth[rows]) for scorer, truth in zip(scorers, y, strict=True)]) for rows in drawn])
     values = values[np.isfinite(values)]
     return None if len(values) < RESAMPLES / 2 else values
 

@@ -11,15 +11,19 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ForwardRef
 
 import numpy as np
 import pandas as pd
 
+from ..data.tables import strata
 from ..errors import GateError, TrainingError
+from .evaluate import score
 from .interval import Interval, check_rows, fit_interval
+from .outputs import check_estimator, predict_outputs, signature_of_outputs, target_values
 from .trusted_types import check_types
-from ..spec import ModelSpec
+from ..spec import ModelSpec, split_metric
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
@@ -68,7 +72,7 @@ class Training:
 def fit(
     spec: ModelSpec,
     X: pd.DataFrame,  # `(n_rows, n_inputs)`
-    y: pd.Series,  # `(n_rows,)`
+    y: "pd.Series | pd.DataFrame",  # `(n_rows,)`; of several targets `(n_rows, n_targets)`
     params: Mapping | None = None,  # Given to `spec.make_estimator`
     space: Mapping[str, Sequence] | None = None,  # Values to try a parameter; every combination is
     folds: int = 5,  # Of the cross-validation; 0 leaves it out
@@ -78,12 +82,16 @@ def fit(
     "Search if there is a space, cross-validate the parameters, fit on all rows."
     start = time.perf_counter()
     _check_form(params, space, folds)
-    labels = {str(label): label for label in y.unique().tolist()} if spec.task == "classification" else {}
+    y = target_values(spec, y)
+    labels = {str(label): label for label in pd.unique(np.ravel(y)).tolist()} if spec.task == "classification" else {}
     chosen: dict = _with_typed_keys(params or {}, labels)
     space = _with_typed_keys(space, labels)
     unfitted = make_estimator(spec, chosen, seed)
     _check_scorers(spec, unfitted)
     _check_interval(spec, unfitted, len(y), folds)
+    if len(spec.targets) > 1:
+        rows = _few_rows(y)
+        check_estimator(spec, unfitted, X.iloc[rows], y.iloc[rows])
     check_loadable(unfitted, X, y, spec.trusted_types)
     search = _search(spec, X, y, chosen, space, folds, seed, weights) if space else None
     if space and search is not None:
@@ -131,6 +139,7 @@ def check_loadable(
 
 def _few_rows(y: pd.Series) -> np.ndarray:  # Numbers of `TRIAL_ROWS` rows
     "Return rows of each class in turn, else from the whole table."
+    y = y if isinstance(y, pd.Series) else strata(y)
     if y.nunique() > TRIAL_ROWS // 5:
         return np.unique(np.linspace(0, len(y) - 1, TRIAL_ROWS).astype(int))
     turns = y.groupby(y, observed=True).cumcount().to_numpy()
@@ -161,8 +170,10 @@ def _check_scorers(spec: ModelSpec, estimator):
 
     if spec.task != "classification":
         return
-    for name in dict.fromkeys([spec.scorer, *spec.gates.scorers]):
+    several = len(spec.targets) > 1
+    for name in dict.fromkeys(split_metric(name)[0] if several else name for name in [spec.scorer, *spec.gates.scorers]):
         methods = np.atleast_1d(getattr(get_scorer(name), "_response_method", "predict")).tolist()
+        methods = [m for m in methods if m != "decision_function"] if several else methods
         if not any(hasattr(estimator, method) for method in methods):
             raise GateError(
                 f"{name!r} needs {' or '.join(methods)}, which {type(estimator).__name__} does not have. Take another metric, or "
@@ -206,6 +217,8 @@ def _weighing(estimator, weights) -> dict:
 def _splits(spec, X, y, folds, seed) -> list:
     "Return numbers of the rows to fit on, and of those held out, of each fold."
     try:
+        if isinstance(y, pd.DataFrame):
+            y = strata(y, folds) if spec.task == "classification" else y.iloc[:, 0]
         return list(_folds(spec, folds, seed).split(X, y))
     except ValueError as e:
         raise TrainingError(f"Cross-validation of {spec.name!r} failed: {e}") from e
@@ -224,10 +237,19 @@ def _score(spec, X, y, params, split, seed, weights=None) -> float:
 
     estimator = make_estimator(spec, params, seed)
     try:
-        how = {"scoring": spec.scorer, "cv": [split], "error_score": "raise", "params": _weighing(estimator, weights)}
+        scorer = spec.scorer if len(spec.targets) == 1 else partial(_score_outputs, spec)
+        how = {"scoring": scorer, "cv": [split], "error_score": "raise", "params": _weighing(estimator, weights)}
         return cross_val_score(estimator, X, y, **how)[0].item()
     except ValueError as e:
         raise TrainingError(f"Cross-validation of {spec.name!r} with params {params} failed: {e}") from e
+
+
+def _score_outputs(spec, estimator, X, y) -> float:
+    "Score an estimator of several outputs on held-out rows: the mean over them."
+    value = score(predict_outputs(estimator, X, signature_of_outputs(spec, estimator)), y, [spec.scorer])[spec.scorer]
+    if not np.isfinite(value):
+        raise ValueError(f"{spec.scorer!r} is not defined for each output on {len(X)} held-out rows. Take fewer folds, or another scorer.")
+    return value
 
 
 def _side_by_side(do: Callable, jobs: Iterable[tuple]) -> list:

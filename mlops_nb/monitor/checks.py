@@ -57,7 +57,7 @@ def check_drift(
 
 def subject_of(column: ColumnDrift) -> str:
     "Return the subject of a finding about a column."
-    names = {"input": column.name, "prediction": "prediction", "probability": f"probability of {column.name}"}
+    names = {"input": column.name, "prediction": column.name, "probability": f"probability of {column.name}"}
     return names[column.role]
 
 

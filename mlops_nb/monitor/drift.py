@@ -72,7 +72,10 @@ BEYOND_DOUBT = 1e-15  # p-value below which all are alike
 
 
 def _outputs(profile: Mapping, predictions: Predictions) -> list[tuple]:
-    "Return the columns of the output: the prediction, and the probabilities (of two classes the second)."
+    "Return the columns of the output, of several outputs those of each: the prediction, and the probabilities (of two classes the second)."
+    if predictions.outputs is not None:
+        of_outputs = {output: _outputs(profile["outputs"][output], part) for output, part in predictions.outputs.items()}
+        return [(role, f"{name} of {output}", *rest) for output, found in of_outputs.items() for role, name, *rest in found]
     columns = [("prediction", "prediction", profile["output"], pd.Series(predictions.prediction))]
     classes = list((profile.get("probability") or {}).items())
     if predictions.probability is not None and classes:

@@ -22,7 +22,7 @@ from .alerts import Finding
 from .checks import PartResult
 from .performance import Estimate, MetricResult, Performance, estimate_performance, measure_performance
 from .prediction_log import LogWindow
-from ..spec import INTERVAL_METRICS, ModelSpec
+from ..spec import INTERVAL_METRICS, OF_OUTPUT, ModelSpec, split_metric
 
 # %% ../../nbs/monitor/04_label_checks.ipynb #a3361a28
 def predictions_of(
@@ -30,10 +30,8 @@ def predictions_of(
     predictions: pd.DataFrame,  # of a `LogWindow`
 ) -> Predictions:
     "Return logged predictions as the model returned them."
-    if signature.classes is None:
-        return Predictions(predictions["prediction"].to_numpy(dtype=np.float64))
-    probability = np.array(predictions["probability"].tolist(), dtype=np.float64) if signature.probability else None
-    return signature.predictions(np.array(predictions["prediction"].tolist()), probability)
+    probability = predictions["probability"].tolist() if signature.probability and signature.task == "classification" else None
+    return signature.read_predictions(predictions["prediction"].tolist(), probability)
 
 
 def take(
@@ -75,7 +73,10 @@ def measure_labelled(
 
 # %% ../../nbs/monitor/04_label_checks.ipynb #1abe0006
 def _is_valid(label, signature: Signature) -> bool:
-    "Whether a label can be compared with predictions of the model."
+    "Whether a label can be compared with predictions of the model; of several outputs an object of one each."
+    if signature.outputs:
+        is_whole = isinstance(label, dict) and label.keys() == signature.parts.keys()
+        return is_whole and all(_is_valid(label[name], part) for name, part in signature.parts.items())
     if signature.classes is None:
         return isinstance(label, int | float) and not isinstance(label, bool) and bool(np.isfinite(label))
     return name_of(label) in map(name_of, signature.classes)
@@ -148,9 +149,16 @@ def estimate_metrics(
     window: LogWindow,
 ) -> list[Estimate]:
     "Estimate the metrics of a classifier on the newest rows, as many as would be measured."
-    if bundle.signature.classes is None or not len(window):
+    if bundle.signature.task == "regression" or not len(window):
         return []
     predictions = predictions_of(bundle.signature, window.predictions.tail(MAX_LABELLED_ROWS))
+    if predictions.outputs is not None:
+        least, found = _least(bundle, spec), list[Estimate]()
+        for output, part in predictions.outputs.items():
+            metrics = [metric for metric, of in map(split_metric, least) if of in (None, output)]
+            estimates = estimate_performance(part, list(dict.fromkeys(metrics)), profile["outputs"][output]["calibration"])
+            found += [replace(e, metric=f"{e.metric}{OF_OUTPUT}{output}") for e in estimates]
+        return found
     return estimate_performance(predictions, [*_least(bundle, spec)], profile.get("calibration"))
 
 
@@ -174,6 +182,7 @@ def check_estimates(
         why = "in the window, as they did before" if labels_come else "yet, and nothing can be expected instead"
         return PartResult(inconclusive=[f"performance: no labels came {why}"])
     least = _least(bundle, spec)
+    least |= {e.metric: -np.inf for e in estimates if e.metric not in least}  # of an output whose mean alone has a gate
     low = [e for e in estimates if e.estimated_high is None or e.estimated_high < least[e.metric]]
     gates = (f"; its gate is {format_number(least[e.metric], 3)}" if e.estimated_value is not None else "" for e in low)
     return PartResult(inconclusive=[f"performance by {e.metric}: {e.reason}{gate}" for e, gate in zip(low, gates, strict=True)])

@@ -19,8 +19,8 @@ from ..errors import DataError
 from ..model.evaluate import score
 from ..model.profile import name_of
 from ..model.signature import Predictions
-from ..model.statistics import bootstrap_interval, exact_interval, subset_scorer
-from ..spec import ModelSpec
+from ..model.statistics import bootstrap_interval, bootstrap_mean_interval, exact_interval, subset_scorer
+from ..spec import OF_OUTPUT, ModelSpec, split_metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +114,7 @@ def _draw(axes, results: list[MetricResult]):
 def measure_performance(
     spec: ModelSpec,
     inputs: pd.DataFrame,  # The labelled rows of a window
-    y: Sequence,  # `(n_rows,)` what was true
+    y: Sequence,  # `(n_rows,)` what was true; of several outputs an object a row
     answer: Predictions,  # of the model, for these rows
     release: Mapping | None = None,  # `manifest["evaluation"]` of the bundle
     confidence: float = 0.95,
@@ -123,7 +123,9 @@ def measure_performance(
     "Metrics with intervals, against gate and release, by slice."
     truth, release = _labels(y, answer), release or {}
     gates = _gates(spec, release)
-    metrics = list(dict.fromkeys([spec.scorer, *gates]))
+    scorer = split_metric(spec.scorer)[0]
+    of_outputs = [f"{scorer}{OF_OUTPUT}{name}" for name in answer.outputs or ()]
+    metrics = list(dict.fromkeys([spec.scorer, *of_outputs, *gates]))
     slices = {"all": lambda frame: np.ones(len(frame), dtype=bool), **spec.slices}
     results = []
     for name, mask_of in slices.items():
@@ -131,11 +133,11 @@ def measure_performance(
         then = (release.get("slices") or {}).get(name, {})
         values = release.get("metrics", {}) if name == "all" else then
         for metric in metrics:
-            found = _measured(answer.take(rows), truth[rows], metric, confidence, seed)
+            found = _measured_output(answer, truth, rows, metric, confidence, seed)
             gate = gates.get(metric) if name == "all" else None
             limits = (gate, values.get(metric), then.get("rows"), spec.gates.tolerance)
             results.append(_judged(name, metric, len(rows), found, *limits))
-    return Performance(len(truth), confidence, results)
+    return Performance(len(y), confidence, results)
 
 
 def _gates(spec: ModelSpec, release: Mapping) -> dict[str, float]:
@@ -147,8 +149,10 @@ def _gates(spec: ModelSpec, release: Mapping) -> dict[str, float]:
     return gates
 
 
-def _labels(y: Sequence, answer: Predictions) -> np.ndarray:
+def _labels(y: Sequence, answer: Predictions):  # `(n_rows,)`; of several outputs by their name
     "Labels as they came in JSON, as the model has them."
+    if answer.outputs is not None:
+        return {name: _labels([label[name] for label in y], part) for name, part in answer.outputs.items()}
     if answer.classes is None:
         return np.asarray(y, dtype=np.float64)
     known = {name_of(label): label for label in np.asarray(answer.classes).tolist()}
@@ -159,6 +163,20 @@ def _labels(y: Sequence, answer: Predictions) -> np.ndarray:
     return np.array([known[name] for name in names], dtype=np.asarray(answer.classes).dtype)
 
 # %% ../../nbs/monitor/03_performance.ipynb #0000000e
+def _measured_output(answer: Predictions, truth, rows: np.ndarray, metric: str, confidence: float, seed: int) -> tuple:
+    "Return value and interval of a metric of some rows: of the one output, of one of several, or the mean over them."
+    if answer.outputs is None:
+        return _measured(answer.take(rows), truth[rows], metric, confidence, seed)
+    name, output = split_metric(metric)
+    if output is not None:
+        return _measured(answer.outputs[output].take(rows), truth[output][rows], name, confidence, seed)
+    parts = {output: part.take(rows) for output, part in answer.outputs.items()}
+    value = float(np.mean([score(part, truth[output][rows], [name])[name] for output, part in parts.items()])) if len(rows) else np.nan
+    if not np.isfinite(value):
+        return None, None, None
+    return value, *(bootstrap_mean_interval(list(parts.values()), [truth[output][rows] for output in parts], name, confidence, seed) or (None, None))
+
+
 def _measured(answer: Predictions, y: np.ndarray, metric: str, confidence: float, seed: int) -> tuple:
     "Value and interval, None for what there is not."
     if not len(y):

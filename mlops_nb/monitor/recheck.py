@@ -61,7 +61,7 @@ def recheck(
     evaluated = [("parity", SUBJECT)]
     if not differ.any():
         return Recheck(len(kept), evaluated=evaluated)
-    what = "of itself" if bundle.signature.classes is None else "in a probability" if bundle.signature.probability else "in the label"
+    what = "of itself" if bundle.signature.task == "regression" else "in a probability" if bundle.signature.probability else "in the label"
     text = f"{int(differ.sum())} of {len(kept)} logged rows are predicted otherwise by the scikit-learn model of the bundle, by up to {size:.2g} {what}"
     figures = {"rows": len(kept), "differ": int(differ.sum()), "difference": size, "ids": logged.index[kept][differ][:5].tolist()}
     return Recheck(len(kept), [Finding("parity", SUBJECT, size, text, figures)], evaluated)
@@ -80,6 +80,12 @@ def _predict(predictor: Predictor, inputs: pd.DataFrame) -> tuple[np.ndarray, Pr
     return kept, None
 
 
+def _output_of(logged: pd.DataFrame, name: str) -> pd.DataFrame:
+    "Return logged predictions and probabilities of one of several outputs."
+    values = {key: [row and row[name] for row in logged[key]] for key in ("prediction", "probability")}
+    return pd.DataFrame(values, index=logged.index)
+
+
 def _is_missing(value) -> bool:
     "Whether a logged value stands for none: of a table of JSON values that is None or NaN."
     return value is None or (isinstance(value, float) and bool(np.isnan(value)))
@@ -87,6 +93,9 @@ def _is_missing(value) -> bool:
 
 def _differences(logged: pd.DataFrame, predictions: Predictions) -> tuple[np.ndarray, float]:
     "Return which logged predictions differ, and by how much at most."
+    if predictions.outputs is not None:
+        of_outputs = [_differences(_output_of(logged, name), part) for name, part in predictions.outputs.items()]
+        return np.any([differ for differ, _ in of_outputs], axis=0), max(size for _, size in of_outputs)
     if predictions.classes is None:
         logged_values = logged["prediction"].to_numpy(dtype=np.float64)
         size = relative_difference(predictions.prediction, logged_values)

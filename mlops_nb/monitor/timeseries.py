@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import orjson
+import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
@@ -23,7 +24,7 @@ from ..model.evaluate import score
 from ..model.signature import Signature
 from .alerts import Alert, list_alerts
 from .health_report import latest_health
-from ..spec import INTERVAL_METRICS
+from ..spec import INTERVAL_METRICS, OF_OUTPUT, split_metric
 from ..store.aliases import since_last
 from ..store.database import reading
 from ..store.decisions import list_decisions
@@ -140,7 +141,7 @@ def prediction_series(
 
 def _numbers(engine: Engine, span: TimeBuckets, recent) -> dict:
     "Return the percentiles of predicted numbers, without what is no number."
-    number = sa.case((~recent.c.text.like('"%') & recent.c.text.not_in(_NO_NUMBERS), sa.cast(recent.c.text, sa.Float)))
+    number = sa.case((~recent.c.text.like('"%') & ~recent.c.text.like("{%") & recent.c.text.not_in(_NO_NUMBERS), sa.cast(recent.c.text, sa.Float)))
     valued = sa.select(recent.c.bucket, number.label("value")).subquery("valued")
     present = sa.select(valued).where(valued.c.value.is_not(None)).subquery("present")
     with reading(engine) as connection:
@@ -199,12 +200,19 @@ def _gates(manifest: Mapping, signature: Signature) -> dict[str, float | None]:
     for gate in (manifest.get("evaluation") or {}).get("gates") or ():
         if gate["metric"] not in INTERVAL_METRICS:  # labelled predictions are logged without it
             found[gate["metric"]] = max(gate["required"], found.get(gate["metric"]) or -math.inf)
-    usual = "accuracy" if signature.classes is not None else "neg_mean_absolute_error"
+    usual = "accuracy" if signature.task == "classification" else "neg_mean_absolute_error"
     return found if usual in found else {**found, usual: None}
 
 
 def _fits(label, predicted, signature: Signature) -> bool:
     "Whether label and prediction can be compared under this signature; another version may have had another."
+    if signature.outputs:
+        names, are_objects = signature.parts.keys(), isinstance(label, dict) and isinstance(predicted, dict)
+        if not are_objects or label.keys() != names or predicted.keys() != names:
+            return False
+        return all(_fits(label[name], predicted[name], part) for name, part in signature.parts.items())
+    if isinstance(label, dict) or isinstance(predicted, dict):
+        return False
     if signature.classes is None:
         return all(isinstance(v, int | float) and not isinstance(v, bool) for v in (label, predicted))
     return label in signature.classes and predicted in signature.classes
@@ -228,6 +236,10 @@ def _score(rows: Sequence, signature: Signature, metrics: Sequence[str]) -> dict
     "Metrics of labelled rows."
     predicted, truth = np.array([orjson.loads(r.text) for r in rows]), np.array([r.label for r in rows])
     probability, classes = [r.probability for r in rows], signature.classes
+    if signature.outputs:
+        whole = all(isinstance(p, dict) and p.keys() == signature.parts.keys() for p in probability)
+        predictions = signature.read_predictions([orjson.loads(r.text) for r in rows], probability if whole else None)
+        return score(predictions, pd.DataFrame([r.label for r in rows]), metrics)
     known = classes is not None and all(p is not None and len(p) == len(classes) for p in probability)
     return score(signature.predictions(predicted, np.array(probability, dtype=np.float64) if known else None), truth, metrics)
 
@@ -263,8 +275,9 @@ def display_name(
     metric: str,  # A scikit-learn scorer
 ) -> str:
     "Return a metric's name for people; scikit-learn's negated errors lose their sign."
-    name = metric.removeprefix("neg_").replace("_", " ")
-    return _SPELLED.get(name, name)
+    plain, output = split_metric(metric)
+    name = plain.removeprefix("neg_").replace("_", " ")
+    return _SPELLED.get(name, name) + (f"{OF_OUTPUT}{output}" if output else "")
 
 
 _SPELLED = {"roc auc": "ROC AUC", "roc auc ovr": "ROC AUC, one against the rest", "r2": "R²", "f1 macro": "F1, macro"}

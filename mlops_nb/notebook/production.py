@@ -7,6 +7,7 @@ __all__ = ['DEFAULT_LOGGED_ROWS', 'load_test_set', 'predict_labelled', 'logged_p
            'production_table']
 
 # %% ../../nbs/notebook/00_production.ipynb #7a40c003
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..data.tables import split
 from ..errors import DataError, NotFoundError
 from ..model.bundle import make_golden
 from ..model.predictor import Predictor
+from ..model.signature import Signature, column_of
 from ..monitor.prediction_log import LogWindow, PredictionLog
 from ..settings import Settings
 from ..spec import import_from, load_spec
@@ -76,6 +78,9 @@ def predict_labelled(
 ) -> pd.DataFrame:  # Inputs, target, prediction; probability of the predicted class; `correct`, or `error` of a regression
     "Predict for rows whose true label is known."
     signature, predictions = predictor.signature, predictor.predict_frame(rows)
+    if predictions.outputs is not None:
+        found = {name: part.prediction.tolist() for name, part in predictions.outputs.items()}
+        return _with_outputs(rows[[*signature.names]], signature, found, {name: rows[name].tolist() for name in found})
     table = rows[[*signature.names, signature.output]].assign(prediction=predictions.prediction)
     if predictions.probability is not None and predictions.classes is not None:
         columns = pd.Index([*predictions.classes]).get_indexer(predictions.prediction)
@@ -91,6 +96,11 @@ def logged_predictions(
 ) -> pd.DataFrame:  # As of `predict_labelled`, and `requested_at`; missing where a prediction has no label yet
     "Return inputs, predictions and labels of the prediction log."
     signature, logged = predictor.signature, window.predictions
+    if signature.outputs:
+        found = {name: [row[name] for row in logged["prediction"]] for name in signature.parts}
+        truth = {name: [row[name] if isinstance(row, dict) else None for row in logged["label"]] for name in signature.parts}
+        inputs = window.inputs[[name for name in signature.names if name in window.inputs]]
+        return _with_outputs(inputs, signature, found, truth).assign(requested_at=logged["at"])
     inputs = window.inputs if len(window.inputs) else pd.DataFrame(columns=signature.names, index=window.inputs.index)
     table = inputs[[name for name in signature.names if name in inputs]]  # the log leaves out what is private
     times = {i.name: pd.to_datetime(table[i.name]) for i in signature.inputs if i.kind == "datetime" and i.name in table}
@@ -105,6 +115,22 @@ def logged_predictions(
     else:
         table["error"] = table["prediction"].astype(float) - pd.to_numeric(logged["label"], errors="coerce")
     return table.assign(requested_at=logged["at"])
+
+
+def _with_outputs(
+    inputs: pd.DataFrame, signature: Signature, found: Mapping[str, Sequence], truth: Mapping[str, Sequence]
+) -> pd.DataFrame:  # `correct` of all outputs, or `error`: the mean in units of the spread of each; missing without a label
+    "Return inputs with the label and the prediction of each output, `<output>` and `prediction_<output>`."
+    columns = {name: pd.Series(values, inputs.index, dtype=object) for name, values in truth.items()}
+    predicted = {column_of(name, "prediction"): pd.Series(values, inputs.index) for name, values in found.items()}
+    table = pd.concat([inputs, pd.DataFrame({**columns, **predicted}, inputs.index)], axis=1)
+    labelled = pd.DataFrame(columns).notna().all(axis=1)
+    if signature.task == "classification":
+        right = [columns[name] == predicted[column_of(name, "prediction")] for name in columns]
+        return table.assign(correct=pd.concat(right, axis=1).all(axis=1).astype(object).where(labelled, None))
+    numbers = {name: pd.to_numeric(column) for name, column in columns.items()}
+    each = [(predicted[column_of(name, "prediction")] - y).abs() / (y.std() or 1.0) for name, y in numbers.items()]
+    return table.assign(error=pd.concat(each, axis=1).mean(axis=1).where(labelled))
 
 
 def wrong_predictions(

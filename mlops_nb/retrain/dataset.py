@@ -74,6 +74,7 @@ def labelled_rows(
     "Return logged rows with their labels as rows of the model's table."
     logged = sorted((row for row in logged if row.label is not None), key=lambda row: (row.at, row.id))
     missing = {c for row in logged for c in set(signature.names) - row.inputs.keys()}
+    n_labelled, logged = len(logged), [row for row in logged if _has_targets(spec, row.label)]
     complete = [row for row in logged if not set(signature.names) - row.inputs.keys()]
     if missing and not complete:
         columns = ", ".join(map(repr, sorted(missing)))
@@ -85,24 +86,32 @@ def labelled_rows(
         return LabelledRows(pd.DataFrame(columns=[*spec.schema.columns]), [], [], {})
     accepted, frame = _parse(signature, complete)
     table = _with_target(spec, frame, accepted)
-    fits = _is_whole(spec, table[spec.target])
+    fits = np.all([_is_whole(spec, table[name], name) for name in spec.targets], axis=0)
     fits[fits] = fits_schema(_as_schema(table[fits], spec), spec.schema)
     counts = {
+        "have no label of each output": n_labelled - len(logged),
         "lack a column": len(logged) - len(complete),
         "are refused by the signature": len(complete) - len(accepted),
         "break the schema": int((~fits).sum()),
     }
     excluded = {reason: n for reason, n in counts.items() if n}
-    if sum(counts.values()) > MAX_EXCLUDED_SHARE * len(logged):
+    if sum(counts.values()) > MAX_EXCLUDED_SHARE * n_labelled:
         reasons = ", ".join(f"{n} {reason}" for reason, n in excluded.items())
         raise DataError(
-            f"Of {len(logged)} labelled rows {reasons}: more than {MAX_EXCLUDED_SHARE:.0%}. Correct the schema of {spec.name!r}, "
+            f"Of {n_labelled} labelled rows {reasons}: more than {MAX_EXCLUDED_SHARE:.0%}. Correct the schema of {spec.name!r}, "
             "or find out what is wrong with these rows."
         )
     rows = LabelledRows(table, [row.id for row in accepted], [row.at for row in accepted], excluded).take(fits)
     return replace(rows, table=validate(_as_schema(rows.table, spec), spec.schema)) if len(rows) else rows
 
 # %% ../../nbs/retrain/00_dataset.ipynb #851e158d
+def _has_targets(spec: ModelSpec, label) -> bool:
+    "Whether a label is one of the outputs of a spec: an earlier version may have had others."
+    if isinstance(spec.target, str):
+        return not isinstance(label, dict)
+    return isinstance(label, dict) and set(spec.target) <= label.keys()
+
+
 def _parse(signature: Signature, rows: Sequence[LoggedPrediction]) -> tuple[list[LoggedPrediction], pd.DataFrame]:
     "Return the rows that the signature accepts, parsed as a request is."
     parser = InputParser(signature)
@@ -124,7 +133,9 @@ def _accepts(parser: InputParser, row: LoggedPrediction) -> bool:
 
 def _with_target(spec: ModelSpec, frame: pd.DataFrame, rows: Sequence[LoggedPrediction]) -> pd.DataFrame:
     "Add the target, and the time of the request where the schema has a time column that is no input."
-    frame = frame.assign(**{spec.target: pd.Series([row.label for row in rows], index=frame.index)})
+    for name in spec.targets:
+        labels = [row.label if isinstance(spec.target, str) else row.label[name] for row in rows]
+        frame = frame.assign(**{name: pd.Series(labels, index=frame.index)})
     if spec.time is not None and spec.time not in frame:
         frame[spec.time] = pd.to_datetime([row.at.replace(tzinfo=None) for row in rows])
     return frame[[c for c in spec.schema.columns if c in frame]]
@@ -136,9 +147,9 @@ def _kinds(spec: ModelSpec) -> dict[str, np.dtype | ExtensionDtype]:
     return {name: kind for name, kind in kinds.items() if getattr(kind, "kind", None) in tuple("iufb")}
 
 
-def _is_whole(spec: ModelSpec, labels: pd.Series) -> np.ndarray:  # `(n_rows,)`
+def _is_whole(spec: ModelSpec, labels: pd.Series, target: str) -> np.ndarray:  # `(n_rows,)`
     "Return a mask of the whole numbers, where the schema requires them: a cast would turn 0.5 into 0."
-    kind = _kinds(spec).get(spec.target)
+    kind = _kinds(spec).get(target)
     if kind is None or kind.kind not in "iu":
         return np.ones(len(labels), dtype=bool)
     numbers = pd.to_numeric(labels, errors="coerce")

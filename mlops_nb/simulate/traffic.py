@@ -8,7 +8,7 @@ __all__ = ['MAX_ATTEMPTS', 'TIMEOUT_SECONDS', 'ROWS_PER_REQUEST', 'sample_scenar
 # %% ../../nbs/simulate/00_traffic.ipynb #00000002
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -113,7 +113,7 @@ ROWS_PER_REQUEST = 20  # at most
 
 def send(
     rows: pd.DataFrame,  # Inputs and target
-    target: str,  # Column of the true labels
+    target: str | Sequence[str],  # Column of the true labels, or of several outputs their columns
     url: str = "http://127.0.0.1:5000",  # Address of the service
     key: str | None = None,  # One of its API keys
     rate: float | None = None,  # Rows a second; as fast as possible by default
@@ -157,6 +157,7 @@ def _to_records(rows: pd.DataFrame) -> list[dict]:
     return plain.where(plain.notna(), None).to_dict("records")
 
 
-def _to_labels(ids: Iterable[str] | None, truth: pd.Series) -> list[dict]:
-    "Return the labels of predictions; none where the service does not log."
-    return [{"id": i, "label": label} for i, label in zip(ids or (), truth.tolist(), strict=False)]
+def _to_labels(ids: Iterable[str] | None, truth: pd.Series | pd.DataFrame) -> list[dict]:
+    "Return the labels of predictions, objects for several outputs; none where the service does not log."
+    labels = truth.tolist() if isinstance(truth, pd.Series) else truth.astype(object).to_dict("records")
+    return [{"id": i, "label": label} for i, label in zip(ids or (), labels, strict=False)]

@@ -11,6 +11,7 @@ import numpy as np
 from mlops_nb.monitor.canary import CanaryLimits, CanaryWindow, compare_windows
 from mlops_nb.errors import InputError
 from mlops_nb.model.predictor import Predictor
+from mlops_nb.model.signature import Predictions
 from mlops_nb.settings import Settings
 from mlops_nb.serving.http.periodic import log
 from mlops_nb.serving.inference.infer import InferenceResult
@@ -65,6 +66,8 @@ class CanaryTrial:
         begin = time.perf_counter()
         try:
             result = InferenceResult.from_rows(self.canary, rows, "canary")
+            if [o.name for o in self.canary.signature.outputs] != [o.name for o in self.production.signature.outputs]:
+                raise InputError("It has other outputs.")
             if probability and result.predictions.probability is None:
                 raise InputError("It has no probabilities.")
             if interval and self.canary.signature.interval is None:
@@ -90,13 +93,21 @@ class CanaryTrial:
         return result
 
     def _record(self, result: InferenceResult, begin: float):
-        self.calls[result.role].append((time.perf_counter() - begin, result.predictions.prediction[0]))
+        self.calls[result.role].append((time.perf_counter() - begin, _first_of(result.predictions)))
 
     def _record_failure(self, kind: str):
         if kind not in self.failures:
             log(f"{self.name} version {self.canary.version} failed as the canary: {kind}")
         self.failures[kind] += 1
         self.calls["canary"].append(None)
+
+
+def _first_of(predictions: Predictions):
+    """Return the first prediction as a value to compare; of several outputs of labels all of them as one text."""
+    if predictions.outputs is None:
+        return predictions.prediction[0]
+    first = [part.prediction[0] for part in predictions.outputs.values()]
+    return first[0] if isinstance(first[0], np.floating) else repr(first)
 
 
 def position_of(name: str, key: str) -> float:

@@ -117,7 +117,8 @@ def write_table(result: InferenceResult, model: str) -> Response:
     """Return predictions, ids and probabilities as a table, with model and version in its metadata."""
     ids = pyarrow.array(result.ids or pyarrow.nulls(len(result.predictions.prediction)), "string")
     columns = result.predictions.columns()
-    columns = {"prediction": columns.pop("prediction"), "id": ids, **columns}
+    first = {name: values for name, values in columns.items() if name.startswith("prediction")}
+    columns = first | {"id": ids} | {name: values for name, values in columns.items() if name not in first}
     metadata = {"model": model, "version": str(result.predictor.version)}
     table = pyarrow.table(columns).replace_schema_metadata(metadata)
     sink = pyarrow.BufferOutputStream()

@@ -6,6 +6,7 @@ import pyarrow
 from flask import Blueprint, Response, current_app
 
 from mlops_nb.errors import InputError, MlopsError, TooManyRowsError
+from mlops_nb.model.columns import describe_value
 from mlops_nb.model.signature import Signature
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_object
@@ -58,12 +59,24 @@ def _read(row: int, entry, signature: Signature):
         raise InputError(f"Label {row} must be an object with 'id' and 'label'.", row=row)
     if not isinstance(entry["id"], str) or not _ID.match(entry["id"]):
         raise InputError(f"Label {row}: 'id' must be one of the 'ids' in a response of /predict.", row=row)
-    label = _in_dialect(entry["label"], signature)
+    if not signature.outputs:
+        return _read_value(f"Label {row}", row, entry["label"], signature)
+    parts, label = signature.parts, entry["label"]
+    if not isinstance(label, dict) or label.keys() != parts.keys():
+        seen = f"an object with {[*label]}" if isinstance(label, dict) else describe_value(label)
+        message = f"Label {row} must be an object with a value of each output, {[*parts]}; got {seen[:200]}."
+        raise InputError(f"{message} Send it when all are known.", row=row)
+    return {name: _read_value(f"Label {row}, {name!r}", row, label[name], part) for name, part in parts.items()}
+
+
+def _read_value(where: str, row: int, given, signature: Signature):
+    """Return the label of one output; raise `InputError` for a value that the model could not predict."""
+    label = _in_dialect(given, signature)
     if signature.classes is None:
         if isinstance(label, bool) or not isinstance(label, int | float) or not abs(label) < float("inf"):
-            raise InputError(f"Label {row}: expected a number, {signature.output!r} is one.", row=row)
+            raise InputError(f"{where}: expected a number, {signature.output!r} is one.", row=row)
     elif not any(label == known and type(label) is type(known) for known in signature.classes):
-        raise InputError(f"Label {row}: expected one of {list(signature.classes)}.", row=row)
+        raise InputError(f"{where}: expected one of {list(signature.classes)}.", row=row)
     return label
 
 

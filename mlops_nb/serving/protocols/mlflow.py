@@ -148,7 +148,9 @@ def _csv_rows(signature: Signature) -> tuple[list[str], list[list[str]]]:
         )
     for number, row in enumerate(rows):
         if len(row) != len(names):
-            wanted = f"the first line names {len(names)}" if header == "present" else f"the model has {len(names)} columns"
+            wanted = (
+                f"the first line names {len(names)}" if header == "present" else f"the model has {len(names)} columns"
+            )
             raise RequestError(f"Row {number} has {len(row)} values; {wanted}.", row=number)
     return names, rows
 

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, current_app, request
 from mlops_nb import __version__
 from mlops_nb.errors import NotFoundError, known_names
 from mlops_nb.model.predictor import Predictor
-from mlops_nb.model.signature import Signature
+from mlops_nb.model.signature import Signature, column_of
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, parse_object, read_body
 from mlops_nb.serving.inference.infer import InferenceResult, infer
@@ -71,18 +71,25 @@ def infer_tensors(name: str, version: str | None = None) -> Response:
     body, binary = _read()
     wanted = _requested_outputs(body, signature)
     rows = to_rows(read_tensors(body.get("inputs"), binary), signature.names)
-    result = infer(rows, "'inputs'", "probability" in wanted, canary=version is None)
+    result = infer(rows, "'inputs'", any(n.startswith("probability") for n in wanted), canary=version is None)
     _check_version(version, result.predictor)  # production may have changed meanwhile
     return _to_response(name, body.get("id"), wanted, result)
 
 
 def outputs_of(signature: Signature) -> dict[str, tuple[str, list[int]]]:
     """Return the outputs that a request may name: datatype and shape by name."""
-    label = "FP64" if signature.classes is None else _datatype(signature.classes[0])
-    outputs = {"prediction": (label, [-1])}
-    if signature.probability:
-        outputs["probability"] = ("FP64", [-1, len(signature.classes or ())])
+    outputs: dict[str, tuple[str, list[int]]] = {}
+    for name, part in signature.parts.items():
+        label = "FP64" if part.classes is None else _datatype(part.classes[0])
+        outputs[_name_of("prediction", name, signature)] = (label, [-1])
+        if part.probability:
+            outputs[_name_of("probability", name, signature)] = ("FP64", [-1, len(part.classes or ())])
     return outputs | {"id": ("BYTES", [-1])}
+
+
+def _name_of(kind: str, output: str, signature: Signature) -> str:
+    """Return the name of an output tensor; of several outputs of the model with the name of the one."""
+    return column_of(output, kind) if signature.outputs else kind
 
 
 def _datatype(label) -> str:
@@ -150,12 +157,12 @@ def _flag(holder: dict, name: str, default: bool) -> bool:
 
 def _to_response(name: str, id: str | None, wanted: dict[str, bool], result: InferenceResult) -> Response:
     """Return the outputs: JSON, and behind it the bytes of those that were requested so."""
-    predictions, datatypes = result.predictions, outputs_of(result.predictor.signature)
-    values = {
-        "prediction": predictions.prediction,
-        "probability": predictions.probability,
-        "id": result.ids or [""] * len(predictions.prediction),
-    }
+    predictions, signature = result.predictions, result.predictor.signature
+    datatypes = outputs_of(signature)
+    values: dict[str, Any] = {"id": result.ids or [""] * len(predictions.prediction)}
+    for output, part in zip(signature.parts, (predictions.outputs or {"": predictions}).values(), strict=True):
+        values[_name_of("prediction", output, signature)] = part.prediction
+        values[_name_of("probability", output, signature)] = part.probability
     outputs = [write_tensor(n, datatypes[n][0], np.asarray(values[n]), binary) for n, binary in wanted.items()]
     entries = [entry for entry, _ in outputs]
     echo = {} if id is None else {"id": id}

@@ -68,7 +68,8 @@ def describe(name: str, predictor: Predictor) -> dict:
     ids = {"type": ["array", "null"], "items": {"type": ["string", "null"]}}
     error = {"row": {"type": "integer"}} | {key: {"type": "string"} for key in ("column", "error", "code")}
     body: dict[str, Any] = {"features": rows, "probability": {"enum": [False], "default": False}}
-    body |= {"on_error": {"const": "request"}, "explain": {"type": "boolean", "default": False}}
+    explain = {"enum": [False], "default": False} if signature.outputs else {"type": "boolean", "default": False}
+    body |= {"on_error": {"const": "request"}, "explain": explain}
     response = {"prediction": places, "ids": ids, "model": {"const": name}, "version": {"type": "integer"}}
     optional: dict = {"errors": {"type": "array", "items": {"type": "object", "properties": error}}}
     effect = {"column": {"type": "string"}, "value": {}, "effect": {"type": "number"}, "error": {"type": "number"}}
@@ -76,9 +77,8 @@ def describe(name: str, predictor: Predictor) -> dict:
     optional["explanations"] = {"type": "array", "items": {"anyOf": [object_of(effects), null]}}
     if signature.probability:
         body["probability"]["enum"] = [False, True, "named"]
-        named = object_of({label_text(label): {"type": "number"} for label in signature.classes or ()})
-        lists = [{"type": "array", "items": {"anyOf": [form, null]}} for form in (list_of("number"), named)]
-        optional |= {"probability": {"anyOf": lists}, "classes": predictions}
+        lists = [{"type": "array", "items": {"anyOf": [form, null]}} for form in _probability_schemas(signature)]
+        optional |= {"probability": {"anyOf": lists}, "classes": _classes_schema(signature)}
     body["interval"] = {"enum": [False], "default": False}
     if signature.interval is not None:
         body["interval"]["enum"] = [False, True]
@@ -133,6 +133,26 @@ def describe(name: str, predictor: Predictor) -> dict:
             "examples": {"row": {"value": _example(predictor)}},
         },
     }
+
+
+def _probability_schemas(signature: Signature) -> list[dict]:
+    """Return the schemas of the probabilities of a row: as a list, and named; of several outputs objects of them."""
+    parts = signature.parts
+    named = {
+        name: object_of({label_text(label): {"type": "number"} for label in part.classes or ()})
+        for name, part in parts.items()
+    }
+    if signature.outputs:
+        return [object_of(dict.fromkeys(parts, list_of("number"))), object_of(named)]
+    return [list_of("number"), *named.values()]
+
+
+def _classes_schema(signature: Signature) -> dict:
+    """Return the schema of the labels; of several outputs an object of them."""
+    lists: dict[str, Any] = {
+        name: {"type": "array", "items": output_schema(part)} for name, part in signature.parts.items()
+    }
+    return object_of(lists) if signature.outputs else lists[signature.output]
 
 
 def _dashboard_paths() -> dict:

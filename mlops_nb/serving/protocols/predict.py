@@ -9,8 +9,8 @@ from flask import Blueprint, Response, current_app, request
 
 from mlops_nb.errors import TooManyRowsError
 from mlops_nb.model.columns import describe_value, rows_of
-from mlops_nb.model.contributions import measure_contributions
-from mlops_nb.model.signature import label_text
+from mlops_nb.model.contributions import check_one_output, measure_contributions
+from mlops_nb.model.signature import Predictions, label_text
 from mlops_nb.serving.protocols.arrow import ARROW, read_table, wants_arrow, write_table
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_object
@@ -41,6 +41,7 @@ def predict() -> Response:
                 "An Arrow table has no place for errors, explanations and intervals; accept JSON, or leave them out."
             )
         if options.explain:
+            check_one_output(live.loaded().signature)
             _check_explained(rows)
         if options.by_row and rows and isinstance(rows, list | dict):
             rows = [rows] if isinstance(rows, dict) else rows
@@ -69,7 +70,7 @@ def _pop_options(body: dict) -> _Options:
     """Take the options out of the body."""
     on_error = body.pop("on_error", "request")
     if on_error not in ("request", "row"):
-        raise RequestError(f"'on_error' must be \"request\" or \"row\", got {describe_value(on_error)}.")
+        raise RequestError(f'\'on_error\' must be "request" or "row", got {describe_value(on_error)}.')
     flags = {name: body.pop(name, False) for name in ("explain", "interval")}
     for name, value in flags.items():
         if not isinstance(value, bool):
@@ -143,10 +144,20 @@ def content_of(result: InferenceResult, model: str, probability: bool | str) -> 
         "version": result.predictor.version,
     }
     if probability:
-        rows = cast(np.ndarray, predictions.probability).tolist()
-        classes = list(cast(Sequence, predictions.classes))
-        if probability == "named":
-            names = list(map(label_text, classes))
-            rows = [dict(zip(names, row, strict=True)) for row in rows]
-        content |= {"probability": rows, "classes": classes}
+        content |= _probabilities(predictions, probability)
     return content
+
+
+def _probabilities(predictions: Predictions, form: bool | str) -> dict:
+    """Return the probabilities of rows, and the labels in their order; of several outputs objects, by name."""
+    if predictions.outputs is not None:
+        each = {name: _probabilities(part, form) for name, part in predictions.outputs.items()}
+        columns = (content["probability"] for content in each.values())
+        rows = [dict(zip(each, row, strict=True)) for row in zip(*columns, strict=True)]
+        return {"probability": rows, "classes": {name: content["classes"] for name, content in each.items()}}
+    rows = cast(np.ndarray, predictions.probability).tolist()
+    classes = list(cast(Sequence, predictions.classes))
+    if form == "named":
+        names = list(map(label_text, classes))
+        rows = [dict(zip(names, row, strict=True)) for row in rows]
+    return {"probability": rows, "classes": classes}

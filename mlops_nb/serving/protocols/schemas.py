@@ -25,7 +25,9 @@ def non_empty_list(items: dict) -> dict:
 
 
 def output_schema(signature: Signature) -> dict:
-    """Return the schema of one prediction."""
+    """Return the schema of one prediction; of several outputs an object."""
+    if signature.outputs:
+        return object_of({name: output_schema(part) for name, part in signature.parts.items()})
     return {"type": "number"} if signature.classes is None else {"enum": list(signature.classes)}
 
 

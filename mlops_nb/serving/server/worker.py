@@ -256,7 +256,9 @@ class BoundedThreadWorker(ThreadWorker):
     def _handle_cached_head(self, conn: TConn, head: bytes, body: bytes) -> bool:
         """Handle a request without Gunicorn's parser and response; False when its head is not in the cache."""
         environ = self.heads.get(head)
-        closes = not self.alive or self.nr + 1 >= self._retire_after or len(self.keepalived_conns) >= self.max_keepalived
+        closes = (
+            not self.alive or self.nr + 1 >= self._retire_after or len(self.keepalived_conns) >= self.max_keepalived
+        )
         if environ is None or closes:
             return False
         environ["wsgi.input"] = BytesIO(body)

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter as Counts
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from werkzeug import Response as WerkzeugResponse
 
 from mlops_nb.errors import BundleError
 from mlops_nb.model.predictor import Predictor
+from mlops_nb.model.signature import Predictions, label_text
 from mlops_nb.serving.http.periodic import PeriodicThread
 from mlops_nb.serving.http.probes import HEALTH_ROUTES
 from mlops_nb.serving.inference.live_model import LiveModel
@@ -165,6 +166,9 @@ class Metrics:
         values: dict[int | None, tuple[Predictor, list]] = {}
         for result in (record.result for record in pending if record.result is not None):
             version, prediction = result.predictor.version, result.predictions.prediction.tolist()
+            if result.predictions.outputs is not None:
+                rows.update((version, label) for label in _labels_of(result.predictions.outputs))
+                continue
             if result.predictor.signature.classes is None:
                 values.setdefault(version, (result.predictor, []))[1].extend(prediction)
                 rows[version, ""] += len(prediction)
@@ -204,6 +208,13 @@ class Metrics:
         for name, before in self._seen.items():
             counters[name].inc(getattr(log, name) - before)
             self._seen[name] = getattr(log, name)
+
+
+def _labels_of(outputs: Mapping[str, Predictions]) -> Iterator[str]:
+    """Yield "<output>: <class>" of each label of several outputs, and the name of an output of numbers for each row."""
+    for name, part in outputs.items():
+        labels = part.prediction.tolist()
+        yield from (name if part.classes is None else f"{name}: {label_text(label)}" for label in labels)
 
 
 class _Histogram(Histogram):

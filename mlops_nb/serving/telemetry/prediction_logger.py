@@ -229,7 +229,9 @@ def _written(entry: PredictionRecord) -> bytes:
     # arrays here, where a record in the database has lists
     rows, probability = cast(Any, entry.rows), cast(Any, entry.probability)
     if len(entry.prediction) > MAX_SPLIT_ROWS:
-        entry.probability = None if probability is None else probability.astype(np.float64)
+        entry.probability = probability
+        if probability is not None:  # of several outputs an object a row
+            entry.probability = probability.tolist() if probability.dtype == object else probability.astype(np.float64)
         if not isinstance(rows, np.ndarray):
             return orjson.dumps(entry, _plain, _LINE)
         floats, entry.rows = b64encode(np.ascontiguousarray(rows).data), None  # type: ignore[assignment]
