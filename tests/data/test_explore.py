@@ -15,6 +15,7 @@ from mlops_nb.project.estimator_code import EstimatorKind, estimator_code
 from mlops_nb.project.spec_code import allowed_range, gates_code, schema_code
 from mlops_nb.project.table_source import TableSource
 
+pytestmark = pytest.mark.usefixtures("scikit_learn_alone")
 RNG = np.random.default_rng(0)
 
 
@@ -147,7 +148,7 @@ def test_limits_hold_what_was_seen_and_half_of_the_width_more(low, width):
     least, most = allowed_range(column)
     assert least <= low
     assert most >= low + 1.5 * width
-    assert (low < 0 or least >= 0)
+    assert low < 0 or least >= 0
 
 
 def test_rows_without_target_and_rare_classes_are_left_out():

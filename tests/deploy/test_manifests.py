@@ -163,12 +163,8 @@ def test_commands_and_their_options_exist():
 
 @pytest.mark.parametrize(("name", "pod"), list(pods()), ids=[n for n, _ in pods()])
 def test_pod_may_do_nothing_that_it_need_not(name, pod):
-    assert (
-        pod["securityContext"]["runAsNonRoot"]
-    )
-    assert (
-        pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
-    )
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
     user = Stages().last("serve", "USER")
     assert f"{pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}" == user
     assert pod["automountServiceAccountToken"] is False
@@ -179,9 +175,7 @@ def test_pod_may_do_nothing_that_it_need_not(name, pod):
         assert not own["allowPrivilegeEscalation"]
         assert own["capabilities"]["drop"] == ["ALL"]
         assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
-        assert container["resources"]["limits"][
-            "memory"
-        ]
+        assert container["resources"]["limits"]["memory"]
 
 
 def test_places_that_are_written_to_are_mounted():

@@ -286,9 +286,7 @@ def test_snapshot_that_is_gone_or_changed(shell, home):
 
 def test_run_that_is_gone_or_never_was(shell, home):
     shutil.rmtree(home / "store/runs")
-    with pytest.raises(
-        DataError, match=r"The test set of version 1 of 'diagnosis' is not known: its run 2\d+"
-    ):
+    with pytest.raises(DataError, match=r"The test set of version 1 of 'diagnosis' is not known: its run 2\d+"):
         shell.run_line_magic("production", "diagnosis")
     with pytest.raises(DataError, match="'toy' is not known: it was registered without a run"):
         shell.run_line_magic("production", "toy")

@@ -236,9 +236,7 @@ def test_rows_without_a_label_are_waited_for(world):
     world.serve(world.draw("drift", 1000, 1), labels=False)
     decision = world.retrain()
     assert decision.action == "waiting"
-    assert decision.reasons[0] == (
-        "waiting for labels: 0 labelled rows that version 1 has not seen, 300 are needed"
-    )
+    assert decision.reasons[0] == ("waiting for labels: 0 labelled rows that version 1 has not seen, 300 are needed")
     world.serve(world.draw("drift", 250, 2), ago=30)
     assert "250 labelled rows" in world.retrain(rows=1250).reasons[0]
     assert world.actions() == ["waiting"]

@@ -48,7 +48,7 @@ def test_printed_curl_gets_a_prediction(served):
 
 
 def test_texts_are_quoted_for_the_shell():
-    row = {"text": "it's $HOME and `date` \"quoted\"\n"}
+    row = {"text": 'it\'s $HOME and `date` "quoted"\n'}
     command = curl_command("http://x", row).replace("curl", "printf '%s\\n'")
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert json.dumps({"features": [row]}) in done.stdout

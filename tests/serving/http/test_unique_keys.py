@@ -11,7 +11,7 @@ from mlops_nb.serving.http import unique_keys
 from mlops_nb.serving.http.body import parse_object
 from mlops_nb.serving.http.errors import RequestError
 
-TEXTS = st.text("a:\"\\ {}[],\n\té", max_size=6)
+TEXTS = st.text('a:"\\ {}[],\n\té', max_size=6)
 SPACES = st.text(" \t\n\r", max_size=2)
 
 

@@ -601,12 +601,8 @@ def test_labels_that_were_given_up_are_said(serving, capfd):
     log = app.extensions["log"]
     log._spool.append(orjson.dumps(LabelRecord("0" * 28 + "-7", 1, 1e9), option=orjson.OPT_APPEND_NEWLINE))
     logged(app)
-    assert (
-        log.unmatched == 1
-    )
-    assert (
-        "1 labels had ids that no prediction has, and were given up: 000" in capfd.readouterr().err
-    )
+    assert log.unmatched == 1
+    assert "1 labels had ids that no prediction has, and were given up: 000" in capfd.readouterr().err
 
 
 def test_dead_letters_of_an_earlier_version_are_noticed(serving, capfd):
