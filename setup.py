@@ -20,7 +20,8 @@ class BuildWithTemplate(build_py):
     def run(self):
         """Copy the modules, then the template."""
         super().run()
-        for name in cfg.get("template", "").split() if not self.editable_mode else ():
+        listed = f"{cfg.get('template', '')} {cfg.get('template_locks', '')}".split()
+        for name in listed if not self.editable_mode else ():
             source, place = root / name, Path(self.build_lib, package, "template", name)
             place.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():

@@ -64,6 +64,12 @@ def database_url(request, tmp_path):
     return f"sqlite:///{tmp_path}/mlops.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
 
 
+@pytest.fixture
+def scikit_learn_alone(monkeypatch):
+    """Trials as where no other library of models is installed."""
+    monkeypatch.setattr("mlops_nb.project.estimator_code._is_installed", lambda library: False)
+
+
 @pytest.fixture(scope="session")
 def browser():
     """Debian's chromium."""

@@ -1,5 +1,6 @@
 """Helpers that make bundles, registries and services for the tests."""
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -71,6 +72,12 @@ def package(folder: Path, C: float, signature: Signature = NUMBERS):
     evaluation = {"metrics": {"accuracy": 0.9}, "baseline": {"accuracy": 0.5}, "gates": [], "passed": True}
     facts = {"params": {"C": C}, "seed": 0, "data": {}, "python": "", "packages": {}, "evaluation": evaluation}
     return write_bundle(folder, "toy", estimator, signature, X, X, facts)
+
+
+def optional(library: str):
+    """Skip a test whose library is of an extra that is not installed; CI installs them all."""
+    if importlib.util.find_spec(library) is None:
+        (pytest.fail if os.environ.get("REQUIRE_SERVICES") else pytest.skip)(f"{library} is missing: make optional")
 
 
 def served(spec, folder: Path, folds: int = 0) -> tuple:

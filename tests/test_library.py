@@ -357,4 +357,5 @@ def test_wheel_holds_the_whole_library_and_nothing_else(tmp_path):
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         held = {n for n in wheel.namelist() if ".dist-info/" not in n and not n.endswith("/")}
     library = {str(p.relative_to(ROOT)) for p in ROOT.glob("mlops_nb/**/*") if p.is_file() and p.suffix != ".pyc"}
-    assert held == library | {f"mlops_nb/template/{name}" for name in template_files()}
+    locks = {f"locks/{path.name}" for path in (ROOT / "locks").iterdir()}
+    assert held == library | {f"mlops_nb/template/{name}" for name in {*template_files(), *locks}}

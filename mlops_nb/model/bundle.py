@@ -356,7 +356,7 @@ def load_estimator(
 def _how_to_install(module: str) -> str:
     "Say which package a module is of that a model file needs."
     library = module.partition(".")[0]
-    package = f"'mlops-nb[{library}]'" if library in EXTRA_LIBRARIES else library
+    package = f"'mlops-nb[{EXTRA_LIBRARIES[library]}]'" if library in EXTRA_LIBRARIES else library
     return f"there is no module {module!r} here. Install it where the model is served: pip install {package}."
 
 # %% ../../nbs/model/09_bundle.ipynb #00000010

@@ -22,7 +22,7 @@ from ..errors import GateError, TrainingError
 from .evaluate import score
 from .interval import Interval, check_rows, fit_interval
 from .outputs import check_estimator, predict_outputs, signature_of_outputs, target_values
-from .trusted_types import check_types
+from .trusted_types import check_types, parts_of
 from ..spec import ModelSpec, split_metric
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def check_loadable(
     import joblib
     from sklearn.base import clone
 
+    _check_requests(estimator)
     check_types(estimator, trusted)
     rows = _few_rows(y)
     try:
@@ -135,6 +136,17 @@ def check_loadable(
     except Exception:  # too few rows for it: the fit on all rows tells
         return
     check_types(fitted, trusted)
+
+
+def _check_requests(estimator: BaseEstimator):
+    "Raise a `TrainingError` for a part that asks for metadata: a build passes none, so weights would be left out without a word."
+    for part in parts_of(estimator):
+        for holder in (part, *vars(part).values()):  # a scorer in a search, too
+            if "_metadata_request" in getattr(holder, "__dict__", {}):
+                raise TrainingError(
+                    f"{type(part).__name__} has a request for metadata such as sample_weight, and a build passes none: it would be left "
+                    "out. Take set_..._request out, and weight rows inside the estimator, by class_weight for instance."
+                )
 
 
 def _few_rows(y: pd.Series) -> np.ndarray:  # Numbers of `TRIAL_ROWS` rows

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXTRA_LIBRARIES', 'find_harmless_types', 'harmless_types', 'refused_types', 'describe_refused', 'write_estimator',
-           'check_types']
+           'parts_of', 'check_types']
 
 # %% ../../nbs/model/08_trusted_types.ipynb #b9bca430
 import importlib
@@ -26,7 +26,13 @@ else:
     BaseEstimator = ForwardRef("sklearn.base.BaseEstimator")
 
 # %% ../../nbs/model/08_trusted_types.ipynb #a491ab25
-EXTRA_LIBRARIES = ("lightgbm", "xgboost", "catboost")  # of models, each an extra of mlops_nb
+EXTRA_LIBRARIES = {  # of models and steps: what is imported, and the distribution, which is an extra of mlops_nb
+    "catboost": "catboost",
+    "imblearn": "imbalanced-learn",
+    "lightgbm": "lightgbm",
+    "skrub": "skrub",
+    "xgboost": "xgboost",
+}
 _METHODS_OF_LOADING = ("__new__", "__setstate__", "__reduce__", "__reduce_ex__", "__setattr__", "__getattr__", "__del__")
 _NO_PARTS_OF_MODELS = {"tests", "externals", "datasets", "inspection", "callback", "utils", "_build_utils", "_plot", "_plotting", "_export", "_reingold_tilford"}
 _REVIEWED_MODULES = {  # whose classes have methods of loading that were read
@@ -40,6 +46,7 @@ _REVIEWED = {
     "catboost.core.CatBoostClassifier": "__setstate__ reads a model in C++ (1.2)",
     "catboost.core.CatBoostRegressor": "__setstate__ reads a model in C++ (1.2)",
     "collections.OrderedDict": "a mapping",
+    "fnmatch.fnmatchcase": "compares a text with a pattern",
     "functools.partial": "the function in it is checked as any other, and is not called",
     "lightgbm.basic.Booster": "__setstate__ reads the text of a model in C++, __del__ frees it (4.7)",
     "lightgbm.sklearn.LGBMClassifier": "no method of loading",
@@ -62,7 +69,9 @@ _REVIEWED = {
     "sklearn.impute._iterative._ImputerTriplet": "a named tuple",
     "sklearn.isotonic.IsotonicRegression": "__setstate__ interpolates arrays of numbers",
     "sklearn.tree._tree.Tree": "Cython: arrays of numbers",
+    "skrub._apply_to_cols.ApplyToCols": "__getattr__ looks into the transformer (0.11)",
     "sklearn.utils._bunch.Bunch": "a dict; __setstate__ does nothing",
+    "sklearn.utils.validation.check_array": "converts an array",
     "sklearn.utils._metadata_requests.MetadataRequest": "no method of loading",
     "sklearn.utils._metadata_requests.MethodMetadataRequest": "no method of loading",
     "xgboost.core.Booster": "__setstate__ reads a model in C++, __del__ frees it (3.2)",
@@ -70,6 +79,40 @@ _REVIEWED = {
     "xgboost.sklearn.XGBRegressor": "no method of loading",
     "xgboost.sklearn.XGBRFClassifier": "no method of loading",
     "xgboost.sklearn.XGBRFRegressor": "no method of loading",
+}
+_STEPS = {  # of other libraries, by module: classes without a method of loading, and functions that compute (skrub 0.11, imbalanced-learn 0.14)
+    "imblearn.combine": "_smote_enn.SMOTEENN _smote_tomek.SMOTETomek",
+    "imblearn.ensemble": "_bagging.BalancedBaggingClassifier _easy_ensemble.EasyEnsembleClassifier _forest.BalancedRandomForestClassifier "
+    "_weight_boosting.RUSBoostClassifier",
+    "imblearn.over_sampling": "_adasyn.ADASYN _random_over_sampler.RandomOverSampler _smote.base.SMOTE _smote.base.SMOTEN "
+    "_smote.base.SMOTENC _smote.cluster.KMeansSMOTE _smote.filter.BorderlineSMOTE _smote.filter.SVMSMOTE",
+    "imblearn.pipeline": "Pipeline",
+    "imblearn.under_sampling": "_prototype_generation._cluster_centroids.ClusterCentroids "
+    "_prototype_selection._condensed_nearest_neighbour.CondensedNearestNeighbour "
+    "_prototype_selection._edited_nearest_neighbours.AllKNN _prototype_selection._edited_nearest_neighbours.EditedNearestNeighbours "
+    "_prototype_selection._edited_nearest_neighbours.RepeatedEditedNearestNeighbours "
+    "_prototype_selection._instance_hardness_threshold.InstanceHardnessThreshold _prototype_selection._nearmiss.NearMiss "
+    "_prototype_selection._neighbourhood_cleaning_rule.NeighbourhoodCleaningRule "
+    "_prototype_selection._one_sided_selection.OneSidedSelection "
+    "_prototype_selection._random_under_sampler.RandomUnderSampler _prototype_selection._tomek_links.TomekLinks",
+    "skrub": "_apply_to_each_col.ApplyToEachCol _apply_to_sub_frame.ApplyToSubFrame _check_input.CheckInputDataFrame "
+    "_clean_categories.CleanCategories _clean_null_strings.CleanNullStrings _dataframe._common.is_any_date "
+    "_dataframe._common.is_bool _dataframe._common.is_categorical _dataframe._common.is_numeric _dataframe._common.is_string "
+    "_datetime_encoder.DatetimeEncoder _datetime_encoder._CircularEncoder _datetime_encoder._SplineEncoder "
+    "_drop_uninformative.DropUninformative _duration_to_float.DurationToFloat _gap_encoder.GapEncoder "
+    "_minhash_encoder.MinHashEncoder _select_cols.Drop _select_cols.DropCols _select_cols.SelectCols "
+    "_similarity_encoder.SimilarityEncoder _squashing_scaler.SquashingScaler _squashing_scaler._MinMaxScaler "
+    "_string_encoder.StringEncoder _table_vectorizer.Cleaner _table_vectorizer.PassThrough _table_vectorizer.ShortReprDict "
+    "_table_vectorizer.TableVectorizer _table_vectorizer._created_by_predicate _to_categorical.ToCategorical "
+    "_to_datetime.ToDatetime _to_float.ToFloat _to_str.ToStr _utils.LRUDict",
+    "skrub.selectors": "_base.All _base.And _base.Cols _base.Filter _base.Inv _base.NameFilter _base.Or _base.Sub _base.XOr "
+    "_selectors._cardinality_below",
+}
+_UNSUPPORTED = {  # by the beginning of a name
+    "category_encoders.": "is of category-encoders, which keeps its categories in pandas tables, and a model file without pickle cannot hold "
+    "these: use OneHotEncoder, OrdinalEncoder or TargetEncoder of scikit-learn, or TableVectorizer of skrub.",
+    "skrub._data_ops.": "is of a plan of skrub's data operations, and a model file that holds one could call any function: use "
+    "tabular_pipeline or TableVectorizer.",
 }
 _VALUES = {  # types and values that are data: parameters, categories, kinds of columns
     "builtins": "bytes complex frozenset object range",
@@ -88,7 +131,7 @@ _NUMPY_FUNCTIONS += ["argmax", "argmin", "around", "clip", "column_stack", "conc
 def find_harmless_types() -> list[str]:  # Sorted names
     "Generate the list of harmless types from the installed libraries."
     names = {*_REVIEWED, *(f"numpy.{name}" for name in _NUMPY_FUNCTIONS)}
-    names |= {f"{module}.{name}" for module, listed in _VALUES.items() for name in listed.split()}
+    names |= {f"{module}.{name}" for module, listed in [*_VALUES.items(), *_STEPS.items()] for name in listed.split()}
     for module in _modules_of_estimators():
         for name, part in vars(module).items():
             is_own = inspect.isclass(part) and part.__module__ == module.__name__ and part.__name__ == name
@@ -155,6 +198,8 @@ def describe_refused(
     if "<lambda>" in name or module == "__main__":
         what = "a lambda" if "<lambda>" in name else f"{own!r}, which belongs to a notebook,"
         return f"{what} has no name that a service could import: define a function or class in an exported cell of a module, and use that."
+    if reason := next((reason for start, reason in _UNSUPPORTED.items() if name.startswith(start)), ""):
+        return f"{name} {reason}"
     library = name.partition(".")[0]
     if library in sys.stdlib_module_names:
         return f"{name} is of Python's own library, and a model file that holds it could run code: write a function of your own that calls it."
@@ -185,7 +230,7 @@ def write_estimator(
     "Write a model file."
     import skops.io
 
-    searches = [part for part in _parts_of(estimator) if hasattr(part, "param_distributions")]
+    searches = [part for part in parts_of(estimator) if hasattr(part, "param_distributions")]
     distributions = [search.param_distributions for search in searches]
     try:
         for search in searches:
@@ -196,7 +241,9 @@ def write_estimator(
             search.param_distributions = kept
 
 
-def _parts_of(part) -> Iterator:
+def parts_of(
+    part,  # An estimator, or what may hold some
+) -> Iterator:
     "Yield an estimator and those inside it, fitted ones too."
     if isinstance(part, list | tuple):
         inner = part
@@ -206,7 +253,7 @@ def _parts_of(part) -> Iterator:
     else:
         inner = ()
     for one in inner:
-        yield from _parts_of(one)
+        yield from parts_of(one)
 
 # %% ../../nbs/model/08_trusted_types.ipynb #22a9b927
 def check_types(

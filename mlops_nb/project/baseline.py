@@ -248,10 +248,12 @@ def compare_estimators(
             warnings.simplefilter("ignore")
             try:
                 folds = list(_timely_folds(summary, kind, X, y, splits, end if measured else math.inf))
-            except ValueError as e:
+            except Exception as e:  # a library has errors of its own
+                if not (kind.library or isinstance(e, ValueError)):
+                    raise
                 if not measured:
                     raise DataError(_no_fit_message(summary, y, e)) from e
-                skipped[kind], folds = f"no fit: {str(e).splitlines()[-1]}", []
+                skipped[kind], folds = f"no fit: {_reason(e, first=bool(kind.library))}", []
         if len(folds) == len(splits):
             measured[kind], seconds[kind] = folds, time.monotonic() - start
         else:
@@ -284,14 +286,21 @@ def _estimator(summary: TableSummary, kind: EstimatorKind):
     code, imports = estimator_code(summary, kind)
     names: dict[str, Any] = {}
     exec("\n".join([*imports, *column_lists(summary), code]), names)
-    return names["make_estimator"]({})
+    threads = "thread_count" if kind == EstimatorKind.CATBOOST else "n_jobs"  # that no limit of OpenMP reaches
+    return names["make_estimator"]({threads: 1} if kind.library else {})
 
 
-def _no_fit_message(summary: TableSummary, y: pd.Series, error: ValueError) -> str:
+def _reason(error: Exception, first: bool) -> str:
+    "Return the line of a message that says what was wrong: the first where a stack of C++ follows it."
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0 if first else -1]
+
+
+def _no_fit_message(summary: TableSummary, y: pd.Series, error: Exception) -> str:
     "Return the reason why no model could be fitted."
     early = y.iloc[: len(y) - len(y) // 5]  # rows that a build trains on
     if not summary.time or early.nunique() > 1:
-        return f"No model can be fitted on this table: {str(error).splitlines()[-1]}"
+        return f"No model can be fitted on this table: {_reason(error, first=False)}"
     where = f"In the {len(early):,} oldest rows by {summary.time!r}"
     return (
         f"{where}, {summary.target.name!r} is always {early.tolist()[0]!r}: there is nothing to learn from them. "

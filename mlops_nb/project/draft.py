@@ -244,6 +244,10 @@ def _reason_of_choice(draft: Draft) -> str:
     reason = "It was the best."
     if chosen != best:
         reason = f"It is simpler than {best}, which was not better beyond the spread."
+        if best.library and not chosen.library:
+            reason = f"It needs no library beyond scikit-learn; {best} was not better beyond the spread."
+    if chosen.library:
+        reason += f" It needs `mlops-nb[{chosen.library}]`, which settings.ini and both locks name."
     if chosen.is_positive:
         reason += " It predicts nothing below zero."
     if not comparison.is_useful:

@@ -9,6 +9,7 @@ __all__ = ['MIN_SKEWNESS', 'EstimatorKind', 'ColumnStep', 'estimator_code', 'col
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 
 from ..data.column_summary import MAX_LISTED_CATEGORIES
 from ..data.explore import TableSummary
@@ -28,6 +29,9 @@ class EstimatorKind(StrEnum):
     POISSON_TREES = "boosted trees with a Poisson loss"
     LOG_TREES = "boosted trees of the logarithm"
     TREES_WITHOUT_TEXT = "boosted trees without the text"
+    LIGHTGBM = "boosted trees of LightGBM"
+    XGBOOST = "boosted trees of XGBoost"
+    CATBOOST = "boosted trees of CatBoost"
 
     @property
     def has_trees(self) -> bool:
@@ -38,6 +42,11 @@ class EstimatorKind(StrEnum):
     def is_positive(self) -> bool:
         "Whether it predicts no number below zero."
         return self.name.startswith(("POISSON", "LOG"))
+
+    @property
+    def library(self) -> str | None:
+        "Library beyond scikit-learn that it needs, which is an extra of mlops-nb."
+        return self.name.lower() if self.name in ("LIGHTGBM", "XGBOOST", "CATBOOST") else None
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,9 @@ def _category_steps(summary: TableSummary, kind: EstimatorKind) -> list[ColumnSt
     categories = [c for c in summary.used if c.kind == "category"]
     if not categories:
         return []
+    if kind.library:
+        native = 'AsCategories(fill="missing")' if kind == EstimatorKind.CATBOOST else "AsCategories()"
+        return [ColumnStep(native, "CATEGORIES", ("mlops_nb.features.AsCategories",))]
     if kind.has_trees:
         numbered = 'OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)'
         return [ColumnStep(numbered, "CATEGORIES", ("sklearn.preprocessing.OrdinalEncoder",))]
@@ -120,12 +132,15 @@ def estimator_code(
     "Return the source of `make_estimator` for the columns of a table."
     steps = [*_number_steps(summary, kind), *_category_steps(summary, kind)]
     steps += [*_time_steps(summary, kind), *_text_steps(summary, kind)]
-    model, call, imports = _model(summary.target.task, kind)
+    model, call, imports = _booster(summary, kind) if kind.library else _model(summary.target.task, kind)
     lines = ["def make_estimator(", f"    params: dict,  # Of `{model}`", "):"]
     lines += [f'    "Every column in its own way, then {kind}."']
     lines += ["    columns = make_column_transformer("]
     lines += [f"        ({step.transformer}, {step.columns})," for step in steps]
-    lines += ["    )", f"    return make_pipeline(columns, {call})"]
+    end = "    )"
+    if kind.library:  # it gets a table, in which categories are a type
+        lines, end = [*lines, "        verbose_feature_names_out=False,"], '    ).set_output(transform="pandas")'
+    lines += [end, f"    return make_pipeline(columns, {call})"]
     always = ("sklearn.compose.make_column_transformer", "sklearn.pipeline.make_pipeline")
     needed = [*always, *(name for step in steps for name in step.imports), *imports]
     return "\n".join(lines), _import_lines(needed)
@@ -145,6 +160,21 @@ def _model(task: str, kind: EstimatorKind) -> tuple[str, str, list[str]]:
         return name, call, [f"{module}.{name}"]
     logarithm = ["numpy.exp", "numpy.log", "sklearn.compose.TransformedTargetRegressor"]
     return name, f"TransformedTargetRegressor({call}, func=log, inverse_func=exp)", [*logarithm, f"{module}.{name}"]
+
+
+def _booster(summary: TableSummary, kind: EstimatorKind) -> tuple[str, str, list[str]]:
+    "Return class, call and dotted name of a model of another library."
+    prefix = {EstimatorKind.LIGHTGBM: "LGBM", EstimatorKind.XGBOOST: "XGB", EstimatorKind.CATBOOST: "CatBoost"}[kind]
+    name = prefix + ("Classifier" if summary.target.task == "classification" else "Regressor")
+    balanced, categories = summary.target.scorer == "balanced_accuracy", bool(summary.named("category"))
+    if kind == EstimatorKind.CATBOOST:
+        params = ['"iterations": 200', '"verbose": 0', '"allow_writing_files": False']
+        params += ['"cat_features": CATEGORIES'] * categories + ['"auto_class_weights": "Balanced"'] * balanced
+    else:
+        params = ['"n_estimators": 200', '"learning_rate": 0.05']
+        more = ['"verbose": -1'] + ['"class_weight": "balanced"'] * balanced
+        params += more if kind == EstimatorKind.LIGHTGBM else ['"enable_categorical": True'] * categories
+    return name, f"{name}(**({{{', '.join(params)}}} | params))", [f"{kind.library}.{name}"]
 
 
 def _default_params(name: str, kind: EstimatorKind) -> list[str]:
@@ -182,6 +212,13 @@ def column_lists(
 MIN_SKEWNESS = 1.0  # skewness from which a quantity without negative values is tried on a scale of factors
 
 
+def _is_installed(library: str) -> bool:
+    try:
+        return find_spec(library) is not None
+    except ValueError:  # a module that a program put there without a spec
+        return False
+
+
 def candidate_kinds(
     summary: TableSummary,
 ) -> list[EstimatorKind]:  # in the order in which they are tried
@@ -195,6 +232,8 @@ def candidate_kinds(
         kinds.append(kind.TREES_WITHOUT_TEXT)
     if numbers:
         kinds.append(kind.CURVES)
+    if not text:
+        kinds += [one for one in kind if one.library and _is_installed(one.library)]
     special: list[EstimatorKind] = []
     if target.low is not None and target.low >= 0 and target.skewness >= MIN_SKEWNESS:
         special += [kind.POISSON_LINEAR, kind.POISSON_TREES]

@@ -22,6 +22,7 @@ from ..data.explore import TableSummary, TargetSummary
 from ..errors import PipelineError, SpecError
 from .baseline import TRIAL_MINUTES, BaselineComparison
 from .draft import draft_notebook
+from .extras import add_extras
 from .framework_wheel import lock_wheel, vendor_wheel
 from .judgement import judge_table
 from .subprocesses import nbdev_command, run_command
@@ -32,9 +33,10 @@ from ..settings import find_project
 from ..store.faults import check_writable
 
 # %% ../../nbs/project/10_scaffold.ipynb #94a77442
-def _write_files(folder: Path, name: str, package: str, table: ProjectTable, script: str):
+def _write_files(folder: Path, name: str, package: str, table: ProjectTable, script: str, extras: list[str]):
     "Write all files of the project, the table and the wheel included."
     render_template(folder, name, package)
+    add_extras(folder, extras)
     (folder / "README.md").write_text(_readme(name, package), encoding="utf-8")
     if table.file is not None or table.source.simulated:
         (folder / "data").mkdir()
@@ -118,7 +120,7 @@ def _begin_repository(folder: Path) -> list[str]:
     return notes
 
 # %% ../../nbs/project/10_scaffold.ipynb #00000010
-TYPICAL_KINDS = 5  # kinds of estimator that are tried, and the files: steps of the progress bar
+TYPICAL_KINDS = 6  # kinds of estimator that are tried, and the files: steps of the progress bar
 
 
 @dataclass(frozen=True)
@@ -167,10 +169,11 @@ def new_project(
         warnings = (*judged.warnings, *missing_word_warnings(table, summary, header is not False))
         script = draft_notebook(folder.name, source, summary, comparison, warnings)
         with _published(folder) as partial:
-            _write_files(partial, folder.name, package, table, script)
+            extras = [library] if (library := comparison.chosen.library) else []
+            _write_files(partial, folder.name, package, table, script, extras)
             _advance(bar, "the project's files")
             notes = (*source.conversions, *left_out_rows(table.frame, summary.target), *_begin_repository(partial))
-            notes += (*_cautions(summary),)
+            notes += (*(f"The model needs mlops-nb[{name}]: settings.ini and both locks name it." for name in extras), *_cautions(summary))
     return NewProject(folder, summary, comparison, notes, (*source.warnings, *warnings))
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import PipelineError, SpecError
+from .extras import add_extras, extras_of
 from .framework_wheel import lock_wheel, vendor_wheel, without_wheel
 from .merge import Merged, merge_notebooks, merge_texts
 from .template import render_template
@@ -113,7 +114,7 @@ def _write(path: Path, content: bytes | None, mode: int):
         partial.unlink(missing_ok=True)
 
 # %% ../../nbs/project/16_upgrade.ipynb #552e27f9
-_PIN = re.compile(r"(mlops-nb\[[^\]]*\]==)\S+")  # the framework's version in settings.ini
+_PIN = re.compile(r"(mlops-nb\[[^\]]*\]==)(\S+)")  # the framework's version in settings.ini
 
 
 def _change(path: str, yours: bytes | None, base: bytes | None, template: bytes | None, mode: int) -> FileChange | None:
@@ -153,8 +154,12 @@ def plan_upgrade(
         with zipfile.ZipFile(old) as archive:
             members = [member for member in archive.namelist() if member.startswith(_TEMPLATE)]
             archive.extractall(Path(scratch, "wheel"), members)
-        render_template(base, name, package, Path(scratch, "wheel", _TEMPLATE), old.name.split("-")[1])
+        older = Path(scratch, "wheel", _TEMPLATE)
+        render_template(base, name, package, older, old.name.split("-")[1])
         render_template(template, name, package)
+        settings = (project / "settings.ini").read_text(encoding="utf-8")
+        add_extras(base, extras_of(settings, older), older)
+        add_extras(template, extras_of(settings))
         new = vendor_wheel(Path(scratch, "made"), project / "vendor")
         wheel = old if _is_same_wheel(old, new) else new
         changes = [*_changes(project, base, template, wheel), *_wheel_changes(old, wheel)]
@@ -172,7 +177,7 @@ def _changes(project: Path, base: Path, template: Path, wheel: Path) -> Iterator
         if path == "settings.ini" and yours and before and after:  # the pin is the framework's, whatever stands beside it
             pin = _PIN.search(after.decode())
             assert pin is not None  # the template has it
-            mine, older = (_PIN.sub(pin[0], text.decode()).encode() for text in (yours, before))
+            mine, older = (_PIN.sub(rf"\g<1>{pin[2]}", text.decode()).encode() for text in (yours, before))
             change = _change(path, mine, older, after, 0o644)
             if change is None and mine != yours:
                 change = FileChange(path, "updated", mine)

@@ -24,7 +24,7 @@ from .git import GitState
 from .privacy import redact
 
 # %% ../../nbs/store/05_runs.ipynb #0000000a
-PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "skops", "skl2onnx", "onnxruntime", "mlops-nb", *EXTRA_LIBRARIES)
+PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "skops", "skl2onnx", "onnxruntime", "mlops-nb", *EXTRA_LIBRARIES.values())
 
 
 def package_versions(

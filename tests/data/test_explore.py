@@ -15,6 +15,7 @@ from mlops_nb.project.estimator_code import EstimatorKind, estimator_code
 from mlops_nb.project.spec_code import allowed_range, gates_code, schema_code
 from mlops_nb.project.table_source import TableSource
 
+pytestmark = pytest.mark.usefixtures("scikit_learn_alone")
 RNG = np.random.default_rng(0)
 
 

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import subprocess
 import sys
 
@@ -21,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from mlops_nb.features import AsCategories
 from mlops_nb.model.columns import input_frame
 from mlops_nb.spec import ModelSpec
-from tests.factories import served
+from tests.factories import optional, served
 
 pytestmark = pytest.mark.slow
 
@@ -40,10 +39,7 @@ INPUTS = {
 
 @pytest.fixture(params=list(NAMES))
 def library(request) -> str:
-    if importlib.util.find_spec(request.param) is None:
-        (pytest.fail if os.environ.get("REQUIRE_SERVICES") else pytest.skip)(
-            f"{request.param} is missing: make optional"
-        )
+    optional(request.param)
     return request.param
 
 

@@ -16,6 +16,7 @@ from mlops_nb.project.spec_code import gates_code
 from mlops_nb.project.table_source import TableSource
 from mlops_nb.spec import Gates
 
+pytestmark = pytest.mark.usefixtures("scikit_learn_alone")
 FAST = 0  # minutes: the first kind alone is measured
 
 

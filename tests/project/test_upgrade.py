@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from mlops_nb.cli.main import main
 from mlops_nb.errors import SpecError
 from mlops_nb.project import upgrade
+from mlops_nb.project.extras import add_extras
 from mlops_nb.project.framework_wheel import lock_wheel, vendor_wheel
 from mlops_nb.project.template import render_template, template_files
 from mlops_nb.project.upgrade import plan_upgrade
@@ -37,6 +39,8 @@ def change_cell(path: Path, old: str, new: str):
 def make_wheel(place: Path, root: Path) -> Path:
     """A wheel that holds a template, which is all that an upgrade reads of an old one."""
     with zipfile.ZipFile(place, "w") as wheel:
+        for path in (root / "locks").glob("*.lock"):
+            wheel.write(path, f"mlops_nb/template/locks/{path.name}")
         for name, path in template_files(root).items():
             wheel.write(path, f"mlops_nb/template/{name}")
     return place
@@ -53,6 +57,8 @@ def project(tmp_path, monkeypatch) -> Path:
     change_cell(old / "nbs/pipeline/train.ipynb", "A wide spread", "A large spread")
     packages = (old / "requirements.lock").read_text().rstrip().rpartition("\n")[0]
     (old / "requirements.lock").write_text(f"{packages}\n    # via something\n")  # the last line is another one
+    shutil.copytree(template_folder() / "locks", old / "locks")
+    change_cell(old / "locks/lightgbm.lock", "lightgbm==4.7.0", "lightgbm==4.6.0")
     (old / "serve/k8s/service.yaml").unlink()
     (old / "serve/k8s/legacy.yaml").write_text("kind: Gone\n")
     folder = tmp_path / "churn"
@@ -98,6 +104,24 @@ def test_untouched_project_becomes_what_the_newer_template_is(project, tmp_path)
     assert "mlops-nb==0.0.9" not in (project / "requirements.lock").read_text()
     commit(project)
     assert plan_upgrade(project).is_empty
+
+
+def test_extra_of_the_model_stays_and_its_packages_become_the_newer_ones(project, tmp_path):
+    add_extras(project, ["lightgbm"], tmp_path / "old")
+    commit(project)
+    assert not plan_upgrade(project).conflicts
+    assert CliRunner().invoke(main, ["upgrade", "--yes"]).exit_code == 0
+    assert "mlops-nb[serve,pipeline,lightgbm]==0.1.0" in (project / "settings.ini").read_text()
+    assert "SERVING := serve,postgres,s3,alerts,lightgbm" in (project / "Makefile").read_text()
+    for lock in ("requirements.lock", "serve/requirements.lock"):
+        assert re.findall(r"^lightgbm==\S+", (project / lock).read_text(), re.MULTILINE) == ["lightgbm==4.7.0"]
+
+
+def test_extra_without_a_lock_stays_in_the_requirement(project):
+    change_cell(project / "settings.ini", "[serve,pipeline]", "[serve,pipeline,postgres]")
+    commit(project)
+    assert CliRunner().invoke(main, ["upgrade", "--yes"]).exit_code == 0
+    assert "mlops-nb[serve,pipeline,postgres]==0.1.0" in (project / "settings.ini").read_text()
 
 
 def test_edits_by_hand_stay_and_the_template_s_changes_arrive(project):
@@ -194,6 +218,8 @@ def test_file_that_cannot_be_merged_is_named(project, path, content):
 def test_wheels_of_the_same_sources_are_the_same_wheel(tmp_path):
     first, second = (vendor_wheel(tmp_path / name) for name in ("first", "second"))
     assert upgrade._is_same_wheel(first, second)
+    with zipfile.ZipFile(first) as wheel:
+        assert "mlops_nb/template/locks/lightgbm.lock" in wheel.namelist()
 
 
 def test_what_cannot_be_upgraded_is_refused_with_what_to_do(project, tmp_path):
