@@ -7,8 +7,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
+
+# On a busy machine an example may take any time.
+slow = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=slow)
+hypothesis.settings.load_profile("tests")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job of a shell; what tests start must hear it
     signal.signal(signal.SIGINT, signal.default_int_handler)
