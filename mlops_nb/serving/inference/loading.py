@@ -13,6 +13,7 @@ from mlops_nb.errors import ArtifactError, BundleError, MlopsError
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.store.registry import Version
 from mlops_nb.serving.http.periodic import log
+from mlops_nb.serving.inference.batching import is_shared
 
 if TYPE_CHECKING:
     from mlops_nb.serving.inference.fallback import Cached
@@ -46,6 +47,7 @@ def load_verified(
     trusted: Iterable[str],
     before: LoadResult | None = None,
     fetch: Callable[[Any], Path] | None = None,  # copies the files of a version to local disk
+    on_load: Callable[[Predictor], object] = lambda _: None,  # given a new predictor before it serves
 ) -> LoadResult:
     """Load and verify a version, or verify again one that is in memory; do nothing where nothing changed."""
     predictor = None
@@ -61,6 +63,7 @@ def load_verified(
         if predictor is None:
             predictor = Predictor.load(found.path, found.version, found.digest, trusted)
             log(f"{found.name} version {found.version} loaded, predicts with {predictor.engine.name}")
+            on_load(predictor)
         else:
             check_hashes(read_manifest(found.path), found.digest)
     except Exception as e:  # whatever loading a bundle raises, the bundle is refused
@@ -74,7 +77,7 @@ def load_verified(
 
 def runs_inline(predictor: Predictor | None) -> bool:
     """Whether a row takes less than `INLINE_SECONDS` in an ONNX graph, and little more outside its domain."""
-    if predictor is None or predictor.engine.name != OnnxEngine.name:
+    if predictor is None or predictor.engine.name != OnnxEngine.name or is_shared(predictor):
         return False
     try:
         rows = predictor.bundle.golden()["features"][:1]
