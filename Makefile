@@ -79,7 +79,7 @@ hooks: .venv/installed ## install the git hooks in this clone: notebooks are mer
 	@HOME=$$(mktemp -d) nbdev_install_hooks
 	@cp .githooks/pre-commit .git/hooks/pre-commit
 
-image: ## build the image that serves, with Docker (TARGET=pipeline: the one that builds models)
+image: ## build the image that serves, with Docker (TARGET=pipeline: the one that builds models; TARGET=cuda: the one for GPUs)
 	docker build --file serve/Dockerfile --target $(or $(TARGET),serve) --build-arg WHEELS=$(WHEELS) --tag $(IMAGE) .
 
 clean: ## remove what a build and the tests made; models and runs in store/ stay
@@ -100,5 +100,7 @@ lock: ## write requirements.lock anew from the bounds in settings.ini, and of it
 	  $(COMPILE) - --constraint requirements.lock -o locks/$$extra.lock || exit 1; done
 	@echo '$(FRAMEWORK)[$(SERVING)]' | \
 	  $(COMPILE) - --constraint requirements.lock --no-emit-package mlops-nb -o serve/requirements.lock
+	@sed -n 's/^onnxruntime==\([^ ;]*\).*/onnxruntime-gpu[cuda,cudnn]==\1/p' requirements.lock | \
+	  $(COMPILE) - --constraint requirements.lock -o serve/requirements-cuda.lock
 
 -include development.mk

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .onnx_session import open_session
+from .onnx_session import chosen_providers, open_session
 
 # %% ../nbs/06_estimators.ipynb #8d8c51bb
 @lru_cache(maxsize=8)
@@ -45,6 +45,7 @@ def _train(name: str, X: np.ndarray, y: np.ndarray, params: Mapping[str, Any]) -
     function: Callable | None = getattr(import_module(module), own, None)
     if function is None:
         raise ValueError(f"The module {module} has no function {own!r}.")
+    chosen_providers()  # one that is missing is found before the training
     graph = function(X, y, **params)
     if not isinstance(graph, bytes):
         raise ValueError(f"{name} must return the bytes of an ONNX graph, got {type(graph).__name__}.")

@@ -73,6 +73,11 @@ class Settings:
         1000,
         kind=float,
     )
+    onnx_providers: str = setting(
+        "",
+        "Comma-separated execution providers of ONNX Runtime, the preferred first, such as "
+        "`CUDAExecutionProvider,CPUExecutionProvider`. Default: `CPUExecutionProvider`",
+    )
     poll_seconds: float = setting(0.5, "How often a worker checks whether production has moved", 0.05)
     canary_share: float = setting(0.1, "Share of the requests that the canary predicts; as many of production are compared", 0, 0.5)
     canary_min_requests: int = setting(

@@ -53,6 +53,7 @@ class OnnxEngine:
 
     def __init__(self, model: bytes, signature: Signature):
         self.signature, self._session = signature, open_session(model)
+        self.providers: list[str] = self._session.get_providers()  # that work, the preferred first
         self._inputs = {i.name: _DTYPES[i.type] for i in self._session.get_inputs()}
         self._outputs = [o.name for o in self._session.get_outputs()]
         self._may_miss = {i.name for i in signature.inputs if not i.required}
@@ -128,7 +129,7 @@ class HybridEngine:
 
     def __init__(self, graph: OnnxEngine, fallback: SklearnEngine, domain: Domain):
         self.graph, self.fallback, self.domain = graph, fallback, domain
-        self.signature = graph.signature
+        self.signature, self.providers = graph.signature, graph.providers
         self._outside = DomainTest(domain, graph.signature.names).outside
         self._classifies = graph.signature.classes is not None
 

@@ -19,6 +19,7 @@ import pandas as pd
 from ..errors import GateError, TrainingError
 from .interval import Interval, check_rows, fit_interval
 from .trusted_types import check_types
+from ..onnx_session import chosen_providers
 from ..spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def fit(
 ) -> Training:
     "Search if there is a space, cross-validate the parameters, fit on all rows."
     start = time.perf_counter()
+    chosen_providers()  # what the model is verified with afterwards must be there
     _check_form(params, space, folds)
     labels = {str(label): label for label in y.unique().tolist()} if spec.task == "classification" else {}
     chosen: dict = _with_typed_keys(params or {}, labels)
