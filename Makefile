@@ -92,7 +92,9 @@ COMPILE = $(BIN)/uv pip compile $(VENDOR) --universal --python-version 3.11 --ge
 SERVING := serve,postgres,s3,alerts
 # Extras with a lock of their own, beside requirements.lock and in agreement with it
 OPTIONAL := $(basename $(notdir $(wildcard locks/*.lock)))
-EXTRAS := $(filter-out $(OPTIONAL),$(shell sed -n 's/^\([a-z0-9]*\)_requirements *=.*/\1/p' settings.ini))
+# Extras without a lock
+UNLOCKED := torch
+EXTRAS := $(filter-out $(OPTIONAL) $(UNLOCKED),$(shell sed -n 's/^\([a-z0-9]*\)_requirements *=.*/\1/p' settings.ini))
 lock: ## write requirements.lock anew from the bounds in settings.ini, and of it what serving needs
 	@$(COMPILE) setup.py $(addprefix --extra ,$(EXTRAS)) -o requirements.lock
 	@for extra in $(OPTIONAL); do \

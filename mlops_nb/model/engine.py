@@ -42,6 +42,13 @@ class SklearnEngine:
         probability = self.estimator.predict_proba(frame)
         return self.signature.predictions(np.asarray(self.estimator.predict(frame)), probability)
 
+    @property
+    def providers(self) -> list[str] | None:
+        "What a graph inside the estimator runs on; None if it has none."
+        from mlops_nb.estimators import graph_providers  # it imports scikit-learn
+
+        return graph_providers(self.estimator)
+
     def close(self):
         "Do nothing: an estimator holds no resources."
 

@@ -8,13 +8,13 @@ import pytest
 from mlops_nb.errors import SettingsError
 from mlops_nb.estimators import OnnxRegressor, _session
 from mlops_nb.model.train import fit
-from mlops_nb.serving.inference.loading import load_verified, runs_inline
+from mlops_nb.serving.inference.loading import describe_providers, load_verified, runs_inline
 from mlops_nb.serving.server.configuration import gunicorn_settings
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from mlops_nb.store.registry import Registry
 from serve.app import create_app
-from tests.factories import ROOT, make_home
+from tests.factories import ROOT, make_home, served
 from tests.model.test_onnx_models import rows_of, spec_of
 
 CPU = "CPUExecutionProvider"
@@ -66,6 +66,17 @@ def test_provider_that_does_not_work_is_named_in_the_log(monkeypatch, tmp_path, 
     registry.close()
     assert predictor.engine.providers == [CPU]
     assert "on CPUExecutionProvider; CUDAExecutionProvider does not work here" in capfd.readouterr().err
+
+
+def test_network_shows_the_providers_of_its_graph(monkeypatch, tmp_path):
+    """Its engine is scikit-learn, whose estimator runs the graph."""
+    monkeypatch.setenv("MLOPS_ONNX_PROVIDERS", f"{OTHER},{CPU}")
+    _session.cache_clear()
+    make = lambda _: OnnxRegressor("tests.model.test_onnx_models.train_line")  # noqa: E731
+    _, _, predictor = served(spec_of(make, "size"), tmp_path)
+    assert (predictor.engine.name, predictor.engine.providers) == ("scikit-learn", [OTHER, CPU])
+    assert describe_providers(predictor) == f" on {OTHER}, {CPU}"
+    _session.cache_clear()
 
 
 def test_model_that_scikit_learn_serves_has_no_providers(monkeypatch, tmp_path):

@@ -176,7 +176,7 @@ class BatchingEngine:
         self, engine, batching: Batching, patience_seconds: float, on_call: Callable[[int], object] = lambda _: None
     ):
         self.engine, self.name, self.signature = engine, engine.name, engine.signature
-        self.providers = getattr(engine, "providers", None)
+        self.providers = engine.providers
         self.wait_seconds, self.patience_seconds = batching.wait_seconds, patience_seconds
         self._on_call = on_call  # given the number of rows of each call
         self._waiting: list[_Request] = []

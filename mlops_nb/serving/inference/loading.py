@@ -96,9 +96,8 @@ def runs_inline(predictor: Predictor | None) -> bool:
 
 def describe_providers(predictor: Predictor) -> str:
     """Return the providers of a graph for the log, and that the preferred one does not work; nothing for the default."""
-    works = getattr(predictor.engine, "providers", [DEFAULT_PROVIDER])
-    first = chosen_providers()[0]
-    if works == [DEFAULT_PROVIDER] and first == DEFAULT_PROVIDER:
+    works, first = predictor.engine.providers, chosen_providers()[0]
+    if works is None or (works == [DEFAULT_PROVIDER] and first == DEFAULT_PROVIDER):
         return ""
     problem = "" if first in works else f"; {first} does not work here, see the requirements of onnxruntime-gpu"
     return f" on {', '.join(works)}{problem}"

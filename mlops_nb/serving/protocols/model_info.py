@@ -21,7 +21,7 @@ def model() -> Response:
     evaluated = {key: evaluation.get(key) for key in ("metrics", "baseline", "gates")}
     shown = {key: manifest.get(key) for key in _FIELDS}
     shown |= {"engine": predictor.engine.name, "parity": _without_texts(manifest.get("parity"))}
-    shown["providers"] = getattr(predictor.engine, "providers", None)  # of the graph; None: there is none
+    shown["providers"] = predictor.engine.providers  # of its graph; None: it has none
     shown["batching"] = batching_of(predictor).to_dict()
     return to_json({"name": live.name, "version": predictor.version, "roles": state.roles, **shown, **evaluated})
 

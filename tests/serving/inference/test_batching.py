@@ -31,7 +31,7 @@ LONG = 20.0  # seconds that no test waits for
 class Engine:
     """An engine that doubles its rows; `held` stops its first call, so that requests come meanwhile."""
 
-    name, signature = "test", None
+    name, signature, providers = "test", None, None
 
     def __init__(self, held: bool = False):
         self.calls: list[np.ndarray] = []
