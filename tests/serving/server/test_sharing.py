@@ -18,7 +18,7 @@ CONNECTIONS, REQUESTS = 24, 15
 def sharing(settings, tmp_path, monkeypatch):
     """A service with one worker, whose requests may take 2 s."""
     monkeypatch.setattr(Service, "app", "tests.serving.server.sharing_app:app")
-    service = Service(settings, tmp_path / "log", MLOPS_WORKERS="1", MLOPS_THREADS="2", MLOPS_REQUEST_SECONDS="2")
+    service = Service(settings, tmp_path / "log", MLOPS_WORKERS="1", MLOPS_THREADS="4", MLOPS_REQUEST_SECONDS="2")
     wait_for(lambda: service.get("/health/ready")[0] == 200)
     yield service
     service.stop()
@@ -52,7 +52,7 @@ def test_many_connections_share_calls_and_each_gets_its_own(sharing, settings):
     inputs = log.read("toy").inputs
     assert dict(zip(inputs.index, inputs[["a", "b"]].to_numpy().tolist(), strict=True)) == ids
     log.close()
-    wait_for(lambda: largest_call(sharing) > 2 * 2, 10)  # two rows a request: more requests than there are threads
+    wait_for(lambda: largest_call(sharing) > 2 * 4, 10)  # two rows a request: more requests than there are threads
 
 
 def largest_call(service: Service) -> float:
@@ -79,3 +79,14 @@ def test_request_that_hangs_gets_its_503_and_no_more_than_the_thread_of_its_call
     assert all(body["prediction"] == [int(value > 12)] for value, (status, body) in others.items() if status == 200)
     assert send(20)[0] == 200
     assert "another worker takes over" not in sharing.log.read_text()
+
+
+@pytest.mark.slow
+def test_service_with_chosen_providers_starts_and_ends_as_usual(settings, tmp_path):
+    """Its master has imported ONNX Runtime to know them; the workers make their sessions themselves."""
+    service = Service(settings, tmp_path / "log", MLOPS_ONNX_PROVIDERS="AzureExecutionProvider,CPUExecutionProvider")
+    wait_for(lambda: service.get("/health/ready")[0] == 200)
+    assert service.versions() == {1}
+    assert service.get("/model")[1]["providers"] == ["AzureExecutionProvider", "CPUExecutionProvider"]
+    log = service.stop()
+    assert (service.process.returncode, "terminate called" in log, "Traceback" in log) == (0, False, False), log
