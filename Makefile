@@ -79,7 +79,7 @@ hooks: .venv/installed ## install the git hooks in this clone: notebooks are mer
 	@HOME=$$(mktemp -d) nbdev_install_hooks
 	@cp .githooks/pre-commit .git/hooks/pre-commit
 
-image: ## build the image that serves, with Docker (TARGET=pipeline: the one that builds models)
+image: ## build the image that serves, with Docker (TARGET=pipeline: the one that builds models; TARGET=cuda: the one for GPUs)
 	docker build --file serve/Dockerfile --target $(or $(TARGET),serve) --build-arg WHEELS=$(WHEELS) --tag $(IMAGE) .
 
 clean: ## remove what a build and the tests made; models and runs in store/ stay
@@ -92,7 +92,9 @@ COMPILE = $(BIN)/uv pip compile $(VENDOR) --universal --python-version 3.11 --ge
 SERVING := serve,postgres,s3,alerts
 # Extras with a lock of their own, beside requirements.lock and in agreement with it
 OPTIONAL := $(basename $(notdir $(wildcard locks/*.lock)))
-EXTRAS := $(filter-out $(OPTIONAL),$(shell sed -n 's/^\([a-z0-9-]*\)_requirements *=.*/\1/p' settings.ini))
+# Extras without a lock
+UNLOCKED := torch
+EXTRAS := $(filter-out $(OPTIONAL) $(UNLOCKED),$(shell sed -n 's/^\([a-z0-9-]*\)_requirements *=.*/\1/p' settings.ini))
 lock: ## write requirements.lock anew from the bounds in settings.ini, and of it what serving needs
 	@$(COMPILE) setup.py $(addprefix --extra ,$(EXTRAS)) -o requirements.lock
 	@for extra in $(OPTIONAL); do \
@@ -100,5 +102,7 @@ lock: ## write requirements.lock anew from the bounds in settings.ini, and of it
 	  $(COMPILE) - --constraint requirements.lock -o locks/$$extra.lock || exit 1; done
 	@echo '$(FRAMEWORK)[$(SERVING)]' | \
 	  $(COMPILE) - --constraint requirements.lock --no-emit-package mlops-nb -o serve/requirements.lock
+	@sed -n 's/^onnxruntime==\([^ ;]*\).*/onnxruntime-gpu[cuda,cudnn]==\1/p' requirements.lock | \
+	  $(COMPILE) - --constraint requirements.lock -o serve/requirements-cuda.lock
 
 -include development.mk

@@ -206,10 +206,11 @@ end
 
 
 def load(
-    port: int, home: Path, path: str = "/predict", script: str = "post.lua", seconds: int = 1
+    port: int, home: Path, path: str = "/predict", script: str = "post.lua", seconds: int = 1, connections: int = 8
 ) -> tuple[float, float, float]:
     """Requests a second, and the 50th and 99th percentile of their latency in ms; every one must succeed."""
-    command = ["wrk", "-t1", "-c8", f"-d{seconds}s", "--latency", "-s", script, f"http://127.0.0.1:{port}{path}"]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script]
+    command.append(f"http://127.0.0.1:{port}{path}")
     said = subprocess.run(command, cwd=home, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in said or "Socket errors" in said:
         raise SystemExit(said)

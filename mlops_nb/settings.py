@@ -33,9 +33,12 @@ def template_folder() -> Path:  # In a wheel it is inside the package; in a chec
     return package / "template" if (package / "template").is_dir() else package.parent
 
 # %% ../nbs/01_settings.ipynb #00000007
-def setting(default, doc: str, minimum: float | None = None, maximum: float | None = None, secret: bool = False):
-    "Return a dataclass field with its documentation; a secret is not shown."
-    return field(default=default, repr=not secret, metadata={"doc": doc, "minimum": minimum, "maximum": maximum})
+def setting(
+    default, doc: str, minimum: float | None = None, maximum: float | None = None, secret: bool = False, kind: type | None = None
+):
+    "Return a dataclass field with its documentation; a secret is not shown; `kind` is its type where the default is None."
+    kind = kind or type(default)
+    return field(default=default, repr=not secret, metadata={"doc": doc, "minimum": minimum, "maximum": maximum, "kind": kind})
 
 # %% ../nbs/01_settings.ipynb #2b1ea8cf
 # more than 60 lines: one field for each environment variable
@@ -62,6 +65,19 @@ class Settings:
     port: int = setting(5000, "Port the service listens on", 1, 65535)
     workers: int = setting(2, "Gunicorn worker processes", 1)
     threads: int = setting(4, "Threads a worker", 1)
+    batch_ms: float | None = setting(
+        None,
+        "A request waits so many milliseconds at most for a call of the model that it shares with others; 0: none is shared. "
+        "Default: measured when a model is loaded, none for a model that is quick",
+        0,
+        1000,
+        kind=float,
+    )
+    onnx_providers: str = setting(
+        "",
+        "Comma-separated execution providers of ONNX Runtime, the preferred first, such as "
+        "`CUDAExecutionProvider,CPUExecutionProvider`. Default: `CPUExecutionProvider`",
+    )
     poll_seconds: float = setting(0.5, "How often a worker checks whether production has moved", 0.05)
     canary_share: float = setting(0.1, "Share of the requests that the canary predicts; as many of production are compared", 0, 0.5)
     canary_min_requests: int = setting(
@@ -159,7 +175,7 @@ def _types_of_project(project: Path) -> str:
 
 def _convert(spec, text: str):
     "Convert the text of an environment variable into the type of its setting, within its limits."
-    name, kind = f"MLOPS_{spec.name.upper()}", type(spec.default)
+    name, kind = f"MLOPS_{spec.name.upper()}", spec.metadata["kind"]
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise SettingsError(f"{name} must be true or false, got {text!r}.")
@@ -237,6 +253,6 @@ def settings_table() -> str:  # A Markdown table: variable, default, meaning
     "Document every setting."
     rows = ["| variable | default | what it is |", "|---|---|---|"]
     for f in fields(Settings):
-        shown = "" if f.default in ("", Path(), MISSING) else f"`{f.default}`"
+        shown = "" if f.default in ("", Path(), MISSING, None) else f"`{f.default}`"
         rows.append(f"| `MLOPS_{f.name.upper()}` | {shown} | {f.metadata['doc']} |")
     return "\n".join(rows)

@@ -46,6 +46,13 @@ class SklearnEngine:
         probability = self.estimator.predict_proba(frame)
         return self.signature.predictions(np.asarray(self.estimator.predict(frame)), probability)
 
+    @property
+    def providers(self) -> list[str] | None:
+        "What a graph inside the estimator runs on; None if it has none."
+        from mlops_nb.estimators import graph_providers  # it imports scikit-learn
+
+        return graph_providers(self.estimator)
+
     def close(self):
         "Do nothing: an estimator holds no resources."
 
@@ -57,6 +64,7 @@ class OnnxEngine:
 
     def __init__(self, model: bytes, signature: Signature):
         self.signature, self._session = signature, open_session(model)
+        self.providers: list[str] = self._session.get_providers()  # that work, the preferred first
         self._inputs = {i.name: _DTYPES[i.type] for i in self._session.get_inputs()}
         self._outputs = [o.name for o in self._session.get_outputs()]
         self._may_miss = {i.name for i in signature.inputs if not i.required}
@@ -132,7 +140,7 @@ class HybridEngine:
 
     def __init__(self, graph: OnnxEngine, fallback: SklearnEngine, domain: Domain):
         self.graph, self.fallback, self.domain = graph, fallback, domain
-        self.signature = graph.signature
+        self.signature, self.providers = graph.signature, graph.providers
         self._outside = DomainTest(domain, graph.signature.names).outside
         self._classifies = graph.signature.classes is not None
 

@@ -23,6 +23,7 @@ from .evaluate import score
 from .interval import Interval, check_rows, fit_interval
 from .outputs import check_estimator, predict_outputs, signature_of_outputs, target_values
 from .trusted_types import check_types, parts_of
+from ..onnx_session import chosen_providers
 from ..spec import ModelSpec, split_metric
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def fit(
 ) -> Training:
     "Search if there is a space, cross-validate the parameters, fit on all rows."
     start = time.perf_counter()
+    chosen_providers()  # what the model is verified with afterwards must be there
     _check_form(params, space, folds)
     y = target_values(spec, y)
     labels = {str(label): label for label in pd.unique(np.ravel(y)).tolist()} if spec.task == "classification" else {}

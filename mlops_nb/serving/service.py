@@ -138,6 +138,11 @@ class Service(Flask):
         """Whether there is a model; a worker without one leaves requests to the others."""
         return live_model(self).predictor is not None
 
+    @property
+    def shares_calls(self) -> bool:
+        """Whether requests wait for each other to share calls of the model, so that they need more threads."""
+        return live_model(self).state.shares_calls
+
     # the fast path: a usual request without Flask's objects
 
     @property

@@ -18,7 +18,7 @@ NEEDS_ROOT = ("groupadd", "useradd", "apt-get", "install")  # What the user of a
 
 
 class Stages:
-    """The instructions of a Dockerfile, a list for each stage."""
+    """The instructions of a Dockerfile, a list for each stage, those of its parent first."""
 
     def __init__(self, file: Path = ROOT / "serve" / "Dockerfile"):
         parser = DockerfileParser(fileobj=BytesIO(file.read_bytes()), env_replace=False)
@@ -28,8 +28,8 @@ class Stages:
         for step in parser.structure:
             kind, value = step["instruction"], step["value"]
             if kind == "FROM":
-                stage = re.fullmatch(r"\S+ AS (\w+)", value)[1]
-                self.of[stage] = []
+                parent, stage = re.fullmatch(r"(\S+) AS (\w+)", value).groups()
+                self.of[stage] = list(self.of.get(parent, []))
             elif kind == "ARG":
                 name, _, default = value.partition("=")
                 self.arguments[name] = default

@@ -224,12 +224,30 @@ def test_lock_of_serving_is_a_part_of_the_lock_and_has_what_the_extras_need():
 def test_dockerfile_is_not_root_has_a_health_check_and_one_process():
     stages = Stages()
     assert list(stages.of)[-1] == "serve", "the last stage is what is built by default"
-    for stage in ("serve", "pipeline"):
+    for stage in ("serve", "cuda", "pipeline"):
         assert re.fullmatch(r"\d{4,}:\d{4,}", stages.last(stage, "USER")), "Kubernetes can only check a number"
     assert stages.last("serve", "EXPOSE") == stages.environment("serve")["MLOPS_PORT"]
     assert "/health/live" in stages.last("serve", "HEALTHCHECK")
     unknown = [n for n in stages.environment("serve") if n.startswith("MLOPS_")]
     Settings.read({n: stages.environment("serve")[n] for n in unknown})
+
+
+def test_image_for_gpus_has_one_onnxruntime_of_the_same_version_and_asks_for_cuda():
+    """It is read, not built: its packages have gigabytes, and there is no device here."""
+    stages, pin = Stages(), re.compile(r"^([a-z0-9._-]+)(?:\[[^\]]*\])?==([^ ;\\]+)", re.MULTILINE)
+    serving, gpu = (dict(pin.findall((ROOT / f"serve/requirements{kind}.lock").read_text())) for kind in ("", "-cuda"))
+    assert gpu["onnxruntime-gpu"] == serving["onnxruntime"]
+    assert "onnxruntime" not in gpu
+    shared = {name: version for name, version in gpu.items() if name in serving}
+    assert shared == {name: serving[name] for name in shared}, "it replaces nothing else"
+    removed, installed = (value for kind, value in stages.of["buildcuda"][-2:] if kind == "RUN")
+    assert removed.endswith("uninstall --quiet --yes onnxruntime")
+    assert "--require-hashes" in installed
+    assert ("COPY", "--from=buildcuda /opt/venv /opt/venv") in stages.of["cuda"]
+    assert ("COPY", "--from=build /opt/venv /opt/venv") not in stages.of["cuda"], "two copies of the packages"
+    own = stages.environment("cuda")
+    assert Settings.read({k: v for k, v in own.items() if k.startswith("MLOPS_")}).onnx_providers.startswith("CUDA")
+    assert stages.command("cuda") == stages.command("serve")
 
 
 def test_image_is_built_from_the_wheel_that_is_there():

@@ -1,8 +1,10 @@
 """The models that a worker serves: it follows the registry, and serves only what it has verified."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,6 +15,7 @@ from mlops_nb.store.registry import Registry, Version
 from mlops_nb.settings import Settings, split_names
 from mlops_nb.spec import default_model
 from mlops_nb.serving.http.periodic import PeriodicThread, log
+from mlops_nb.serving.inference.batching import is_shared, share_calls
 from mlops_nb.serving.inference.fallback import BundleFallback
 from mlops_nb.serving.inference.canary import CanaryTrial
 from mlops_nb.serving.inference.loading import LoadResult, runs_inline, load_verified
@@ -21,6 +24,7 @@ from mlops_nb.serving.inference.shadow import Shadow
 _ACTOR = "service"  # actor in the registry's history
 
 
+MAX_COUNTED_BATCHES = 10_000  # between two readings of the registry, after which they are counted
 FIRST_MODEL_SECONDS = 20.0  # that a starting worker waits for its model; Gunicorn allows 60
 
 
@@ -51,6 +55,11 @@ class ServingState:
         return self.is_fast and self.trial is None
 
     @property
+    def shares_calls(self) -> bool:
+        """Whether requests share calls, so that many of them wait at a time."""
+        return is_shared(self.production) or (self.trial is not None and is_shared(self.trial.canary))
+
+    @property
     def predictors(self) -> dict[str, Predictor]:
         """The predictor of each role."""
         canary = None if self.trial is None else self.trial.canary
@@ -77,6 +86,9 @@ class LiveModel:
         self.state = ServingState()
         self.shadow = Shadow(record)
         self.after_refresh: Callable = lambda _: None  # given this, after the registry was read
+        self.batches: deque[tuple[int | None, int]] = deque(
+            maxlen=MAX_COUNTED_BATCHES
+        )  # not counted yet: version, rows
         self._registry: Registry | None = None
         self._aliases: dict[str, int] | None = None  # at the last decision
         self._loads: dict[int, LoadResult] = {}  # by version
@@ -133,7 +145,7 @@ class LiveModel:
         """Serve the latest copy on local disk that can be verified, until the registry is read."""
         try:
             for kept in self._fallback.versions():
-                self._loads[kept.version] = load_verified(kept, self.trusted)
+                self._loads[kept.version] = load_verified(kept, self.trusted, on_load=self._share_calls)
                 self._cached = self._loads[kept.version].predictor
                 if self._cached is not None:
                     break
@@ -182,7 +194,7 @@ class LiveModel:
         def load(version: int) -> Predictor | None:
             if version not in loads:
                 earlier = self._loads.get(version)
-                loads[version] = load_verified(found[version], self.trusted, earlier, registry.fetch)
+                loads[version] = load_verified(found[version], self.trusted, earlier, registry.fetch, self._share_calls)
             return loads[version].predictor
 
         kept = None if self.state.from_cache else self.state.production
@@ -216,6 +228,13 @@ class LiveModel:
         self._loads = loads
         if isinstance(verified, Version):
             self._fallback.keep(verified)
+
+    def _share_calls(self, predictor: Predictor):
+        """Let requests share the calls of a new predictor if that gains, and count the rows of each call."""
+        share_calls(predictor, self.settings, partial(self._count_batch, predictor.version))
+
+    def _count_batch(self, version: int | None, n_rows: int):
+        self.batches.append((version, n_rows))
 
     def _trial(self, production: Predictor | None, canary: Predictor | None) -> CanaryTrial | None:
         """Return the trial of a canary: the current one if it goes on, or a new one."""

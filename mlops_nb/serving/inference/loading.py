@@ -11,8 +11,10 @@ from mlops_nb.model.bundle import check_hashes, read_manifest
 from mlops_nb.model.engine import OnnxEngine
 from mlops_nb.errors import ArtifactError, BundleError, MlopsError
 from mlops_nb.model.predictor import Predictor
+from mlops_nb.onnx_session import DEFAULT_PROVIDER, chosen_providers
 from mlops_nb.store.registry import Version
 from mlops_nb.serving.http.periodic import log
+from mlops_nb.serving.inference.batching import is_shared
 
 if TYPE_CHECKING:
     from mlops_nb.serving.inference.fallback import Cached
@@ -46,6 +48,7 @@ def load_verified(
     trusted: Iterable[str],
     before: LoadResult | None = None,
     fetch: Callable[[Any], Path] | None = None,  # copies the files of a version to local disk
+    on_load: Callable[[Predictor], object] = lambda _: None,  # given a new predictor before it serves
 ) -> LoadResult:
     """Load and verify a version, or verify again one that is in memory; do nothing where nothing changed."""
     predictor = None
@@ -60,7 +63,10 @@ def load_verified(
             stamp = stamp_of(found.path)
         if predictor is None:
             predictor = Predictor.load(found.path, found.version, found.digest, trusted)
-            log(f"{found.name} version {found.version} loaded, predicts with {predictor.engine.name}")
+            log(
+                f"{found.name} version {found.version} loaded, predicts with {predictor.engine.name}{describe_providers(predictor)}"
+            )
+            on_load(predictor)
         else:
             check_hashes(read_manifest(found.path), found.digest)
     except Exception as e:  # whatever loading a bundle raises, the bundle is refused
@@ -74,7 +80,9 @@ def load_verified(
 
 def runs_inline(predictor: Predictor | None) -> bool:
     """Whether a row takes less than `INLINE_SECONDS` in an ONNX graph, and little more outside its domain."""
-    if predictor is None or predictor.engine.name != OnnxEngine.name:
+    if predictor is None or predictor.engine.name != OnnxEngine.name or is_shared(predictor):
+        return False
+    if predictor.engine.providers != [DEFAULT_PROVIDER]:  # the time of another processor is no CPU time
         return False
     try:
         rows = predictor.bundle.golden()["features"][:1]
@@ -84,6 +92,15 @@ def runs_inline(predictor: Predictor | None) -> bool:
     if fallback is not None and _cpu_seconds(lambda: fallback.predict(table), times=3) >= INLINE_FALLBACK_SECONDS:
         return False
     return _cpu_seconds(lambda: predictor.predict_rows(rows)) < INLINE_SECONDS
+
+
+def describe_providers(predictor: Predictor) -> str:
+    """Return the providers of a graph for the log, and that the preferred one does not work; nothing for the default."""
+    works, first = predictor.engine.providers, chosen_providers()[0]
+    if works is None or (works == [DEFAULT_PROVIDER] and first == DEFAULT_PROVIDER):
+        return ""
+    problem = "" if first in works else f"; {first} does not work here, see the requirements of onnxruntime-gpu"
+    return f" on {', '.join(works)}{problem}"
 
 
 def _cpu_seconds(work: Callable[[], Any], times: int = 5) -> float:

@@ -3,6 +3,7 @@
 from flask import Blueprint, Response, current_app
 
 from mlops_nb.serving.http.errors import to_json
+from mlops_nb.serving.inference.batching import batching_of
 
 routes = Blueprint("model", __name__)
 
@@ -20,6 +21,8 @@ def model() -> Response:
     evaluated = {key: evaluation.get(key) for key in ("metrics", "baseline", "gates")}
     shown = {key: manifest.get(key) for key in _FIELDS}
     shown |= {"engine": predictor.engine.name, "parity": _without_texts(manifest.get("parity"))}
+    shown["providers"] = predictor.engine.providers  # of its graph; None: it has none
+    shown["batching"] = batching_of(predictor).to_dict()
     return to_json({"name": live.name, "version": predictor.version, "roles": state.roles, **shown, **evaluated})
 
 

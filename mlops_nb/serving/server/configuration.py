@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from mlops_nb.errors import MlopsError
+from mlops_nb.onnx_session import chosen_providers
 from mlops_nb.serving.server.gunicorn_api import require_gunicorn
 from mlops_nb.settings import Settings, require_keys
 
@@ -36,10 +37,11 @@ def gunicorn_settings() -> dict:
     address = f"{host}:{settings.port}"
 
     def on_starting(server):
-        """Refuse an open service without keys; make a folder for metrics, or clear the named one; replace the master."""
+        """Refuse an open service without keys, and providers that there are not; make a folder for metrics, or clear the named one; replace the master."""
         try:
             for bound in server.address:
                 require_keys(settings, bound[0] if isinstance(bound, tuple) else "localhost")
+            chosen_providers(settings)
         except MlopsError as e:
             sys.exit(f"Error: {e}")
         _prepare_metrics_folder()

@@ -50,6 +50,7 @@ LINGER_SECONDS = 2.0  # that a connection stays open after its last response, fr
 MAX_LINGER_SECONDS = 30.0  # the same, whatever the client sends
 SPARE_FILES = 1000  # that a worker opens beside its connections
 VITAL_THREADS = 2  # for probes and metrics
+SHARING_THREADS = 32  # for small requests, where they share calls of the model: most of them wait
 
 # requests with threads of their own, because they must be answered when nothing else is
 _VITAL_PATHS = ("/health/", "/ping", "/v2/health/", "/metrics")
@@ -78,6 +79,7 @@ class BoundedThreadWorker(ThreadWorker):
     sockets: list[socket.socket]
     tpool: ThreadPoolExecutor
     vital_pool: ThreadPoolExecutor
+    sharing_pool: ThreadPoolExecutor
 
     def __init__(self, *args, **kwargs):
         self.connections = ConnectionCounter()
@@ -124,6 +126,7 @@ class BoundedThreadWorker(ThreadWorker):
         # Gunicorn reads dozens of settings in each request, and each read is a call
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         self.vital_pool = ThreadPoolExecutor(VITAL_THREADS)
+        self.sharing_pool = ThreadPoolExecutor(SHARING_THREADS)
         files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = self.worker_connections + SPARE_FILES  # a connection is a file
         if 0 <= files < wanted:
@@ -275,10 +278,17 @@ class BoundedThreadWorker(ThreadWorker):
         return True
 
     def _submit(self, conn: TConn, claim: ResponseClaim):
-        is_vital = conn.parser.unreader.data.startswith(_VITAL_REQUESTS)
-        claim.pool = self.vital_pool if is_vital else self.tpool
+        claim.pool = self._pool_of(conn.parser.unreader.data)
         claim.future = claim.pool.submit(self.handle, conn)
         claim.future.add_done_callback(partial(self._return_to_loop, conn, claim))
+
+    def _pool_of(self, request: bytes) -> ThreadPoolExecutor:
+        """Return the threads of a whole request."""
+        if request.startswith(_VITAL_REQUESTS):
+            return self.vital_pool
+        # another application may have no such property
+        is_shared = len(request) <= SMALL_REQUEST_BYTES and getattr(self.wsgi, "shares_calls", False)
+        return self.sharing_pool if is_shared else self.tpool
 
     def handle(self, conn: TConn) -> bool:
         """Handle a request, in a thread unless it runs inline; True when the connection may be used again."""
@@ -479,6 +489,8 @@ class BoundedThreadWorker(ThreadWorker):
         self.stuck.add(claim)
         if claim.pool is self.vital_pool:
             self.vital_pool = ThreadPoolExecutor(VITAL_THREADS)
+        elif claim.pool is self.sharing_pool:
+            self.sharing_pool = ThreadPoolExecutor(SHARING_THREADS)
         elif claim.pool is self.tpool:
             self.tpool = self.get_thread_pool()
         claim.pool.shutdown(wait=False, cancel_futures=True)  # `_finish_call` submits to the new pool what waited

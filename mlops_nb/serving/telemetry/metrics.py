@@ -32,6 +32,7 @@ _LOG_COUNTERS = {  # attributes of `mlops_nb.serving.telemetry.prediction_logger
     "unmatched": "Labels given up, because no prediction has their id",
 }
 _DURATION_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # seconds
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64)  # rows; a request of more than half of the last is predicted alone
 
 
 @routes.get("/metrics")
@@ -89,6 +90,10 @@ class Metrics:
         live: dict[str, Any] = {"registry": self.registry, "multiprocess_mode": "livemax"}
         labels = ["model", "version", "role"]
         self._served = Gauge("mlops_model_info", "1 for a version that is served, 0 for one that was", labels, **live)
+        what = "Rows of a call that requests may share, see batching in GET /model"
+        self._batches = _Histogram(
+            "mlops_batch_rows", what, ["version"], registry=self.registry, buckets=_BATCH_BUCKETS
+        )
         what = "When a version was last loaded"
         self._loaded = Gauge("mlops_model_loaded_timestamp_seconds", what, labels, **live)
 
@@ -186,8 +191,9 @@ class Metrics:
         return self._values_of[predictor.version]
 
     def update_gauges(self, live: LiveModel):
-        """Update which versions are served, after the registry was read."""
+        """Update which versions are served, and count the rows of shared calls, after the registry was read."""
         state = live.state
+        self._count_batches([live.batches.popleft() for _ in range(len(live.batches))])
         if state.problem:
             self._errors.inc()
         served = {role: (predictor.version, id(predictor)) for role, predictor in state.predictors.items()}
@@ -201,6 +207,13 @@ class Metrics:
                 self._served.labels(live.name, now[0], role).set(1)
                 self._loaded.labels(live.name, now[0], role).set(time.time())
         self._served_before = served
+
+    def _count_batches(self, batches: list[tuple[int | None, int]]):
+        rows: dict[int | None, list[float]] = defaultdict(list)
+        for version, n_rows in batches:
+            rows[version].append(n_rows)
+        for version, observed in rows.items():
+            self._batches.labels(version).observe_all(observed)
 
     def update_log_metrics(self, log: PredictionLogger):
         """Update the metrics of the prediction log, after its spool was maintained."""
