@@ -49,11 +49,8 @@ class Dashboard:
     """The data of the dashboard of one application."""
 
     def __init__(self, settings: Settings, live: LiveModel, metrics: Metrics):
-        self.live, self.figures, self.failures = (
-            live,
-            DashboardQueries(settings, live.name),
-            ErrorHistory(metrics.requests, metrics.health_routes),
-        )
+        self.live, self.figures = live, DashboardQueries(settings, live.name)
+        self.failures = ErrorHistory(metrics.requests_by_model, metrics.health_routes)
 
     def start(self):
         """Start to record the counts of errors."""
@@ -89,7 +86,7 @@ class Dashboard:
 def _attach(state: BlueprintSetupState):
     """Give an application with this blueprint its dashboard."""
     extensions = state.app.extensions
-    extensions["dashboard"] = Dashboard(extensions["settings"], extensions["live_model"], extensions["metrics"])
+    extensions["dashboard"] = Dashboard(extensions["settings"], extensions["models"].default(), extensions["metrics"])
 
 
 def _dashboard() -> Dashboard:

@@ -4,6 +4,11 @@
 SERVER_PROBES = frozenset({"/health", "/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready"})
 # of one model, which need a key as its predictions do
 MODEL_PROBES = frozenset(
-    {"/v1/models/<name>", "/v2/models/<name>/ready", "/v2/models/<name>/versions/<version>/ready"}
+    {
+        "/models/<name>/health/ready",
+        "/v1/models/<name>",
+        "/v2/models/<name>/ready",
+        "/v2/models/<name>/versions/<version>/ready",
+    }
 )
 HEALTH_ROUTES = SERVER_PROBES | MODEL_PROBES
