@@ -12,7 +12,7 @@ from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_nb.store.artifacts import open_artifacts
-from mlops_nb.store.database import connect
+from mlops_nb.store.database import connect, reading
 from mlops_nb.errors import MlopsError
 from mlops_nb.monitor.timeseries import (
     TimeBuckets,
@@ -25,6 +25,7 @@ from mlops_nb.monitor.timeseries import (
     traffic,
 )
 from mlops_nb.store.registry import Registry
+from mlops_nb.store.schema import alerts
 from mlops_nb.settings import Settings
 from mlops_nb.serving.http.periodic import PeriodicThread
 from mlops_nb.serving.http.probes import HEALTH_ROUTES
@@ -123,6 +124,42 @@ class DashboardQueries:
             "alerts": alerts,
             "decisions": recent_decisions(engine, name),
         }
+
+
+class AlertQueries:
+    """The number of open alerts of each model."""
+
+    def __init__(self, settings: Settings):
+        self._url = settings.database_url
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+        self._until = 0.0  # when to read again, `time.monotonic()`
+        self._read: tuple[dict[str, int] | None, str | None] = None, None
+
+    def read(self) -> tuple[dict[str, int] | None, str | None]:
+        """Return the numbers, None where the database is unavailable, and why; those of the last second will do."""
+        with self._lock:
+            if time.monotonic() >= self._until:
+                self._read = self._query()
+                self._until = time.monotonic() + FRESH_SECONDS
+            return self._read
+
+    def close(self):
+        """Close the connections."""
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def _query(self) -> tuple[dict[str, int] | None, str | None]:
+        try:
+            if self._engine is None:
+                self._engine = _connect(self._url)
+            query = (
+                sa.select(alerts.c.name, sa.func.count().label("n")).where(alerts.c.closed_at.is_(None)).group_by(alerts.c.name)
+            )
+            with reading(self._engine) as connection:
+                return {row.name: row.n for row in connection.execute(query)}, None
+        except (SQLAlchemyError, OSError, MlopsError) as e:
+            return None, f"The database does not answer ({type(e).__name__})."
 
 
 def _connect(url: str) -> Engine:

@@ -19,6 +19,7 @@ LEVELS = {
         "/",
         "/dashboard/style.css",
         "/dashboard/script.js",
+        "/dashboard/models.js",
         "/dashboard/icon.svg",
         "/dashboard/uplot.css",
         "/dashboard/uplot.js",

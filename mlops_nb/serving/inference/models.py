@@ -123,9 +123,7 @@ class ServedModels:
         if self.is_single or len(self.by_name) == 1:
             self.default().loaded()
         elif not self.can_predict():
-            raise NoModelError(
-                self.problem or "No model can predict. GET /health/ready has the reason for each."
-            )
+            raise NoModelError(self.problem or "No model can predict. GET /health/ready has the reason for each.")
 
     # load and unload
 
@@ -183,7 +181,9 @@ class ServedModels:
         request may wait for a thread.
         """
         if live.name in self._unloaded:
-            raise NoModelError(f"The model {live.name!r} was unloaded. Load it: POST /v2/repository/models/{live.name}/load.")
+            raise NoModelError(
+                f"The model {live.name!r} was unloaded. Load it: POST /v2/repository/models/{live.name}/load."
+            )
         load = self._begin_load(live)
         is_patient = self._patient.acquire(blocking=False)
         seconds = self.settings.request_seconds
@@ -203,7 +203,9 @@ class ServedModels:
             load = self._loading.get(live.name)
             if load is None:
                 load = self._loading[live.name] = _Load()
-                threading.Thread(target=self._run_load, args=(live, load), name=f"load-{live.name}", daemon=True).start()
+                threading.Thread(
+                    target=self._run_load, args=(live, load), name=f"load-{live.name}", daemon=True
+                ).start()
             return load
 
     def _run_load(self, live: LiveModel, load: "_Load"):

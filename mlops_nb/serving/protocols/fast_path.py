@@ -52,9 +52,7 @@ class FastPath:
                 raise RequestError("The body ended too early.")
             self._keys.require(route, environ)
             rows, probability = read_features(loads(content))
-            result = run_inference(
-                environ, self._extensions, live, state, rows, probability=bool(probability)
-            )
+            result = run_inference(environ, self._extensions, live, state, rows, probability=bool(probability))
             environ["serving.model"], environ["serving.route"] = live.name, route
             return orjson.dumps(content_of(result, result.predictor.name, probability))
         except Exception:  # whatever it is: the route meets it again, and responds to it

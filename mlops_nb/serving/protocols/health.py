@@ -51,6 +51,11 @@ def _to_response(live: LiveModel) -> Response:
 def _state_of(live: LiveModel) -> dict:
     now = live.state
     refused = [{"version": version, "reason": reason} for version, reason in sorted(now.refused.items())]
-    state: dict = {"model": live.name, "production": now.aliases.get("production"), "roles": now.roles, "refused": refused}
+    state: dict = {
+        "model": live.name,
+        "production": now.aliases.get("production"),
+        "roles": now.roles,
+        "refused": refused,
+    }
     state |= {"problem": now.problem, "from_cache": now.from_cache, "canary": now.trial and now.trial.counts()}
     return state | {"shadow": now.shadow and live.shadow.counts, "rolled_back": now.rolled_back}

@@ -174,7 +174,9 @@ def describe_all(models: ServedModels) -> dict:
         if predictor is None:
             shared |= _unloaded_paths(live.name)
             continue
-        part = orjson.dumps(describe(live.name, predictor)).replace(b"#/components/schemas/Row", _ROW % live.name.encode())
+        part = orjson.dumps(describe(live.name, predictor)).replace(
+            b"#/components/schemas/Row", _ROW % live.name.encode()
+        )
         own = orjson.loads(part)
         shared |= {path: of for path, of in own["paths"].items() if _is_of(path, live.name)}
         schemas |= {f"{live.name}.{key}": own["components"]["schemas"][key] for key in ("Row", "Rows")}
