@@ -22,6 +22,7 @@ from mlops_nb.serving.http.periodic import PeriodicThread, log, log_exception
 from mlops_nb.serving.inference.live_model import FIRST_MODEL_SECONDS, LiveModel, NoModelError, ServingState
 
 SHOWN_NAMES = 20  # of models in an error
+UNLOADED = "The model {0!r} was unloaded. Load it: POST /v2/repository/models/{0}/load."
 UNLOADED_PREFIX = "unloaded-"  # of a file in the folder that the workers share
 
 
@@ -116,7 +117,13 @@ class ServedModels:
 
     def can_predict(self) -> bool:
         """Whether any model can predict."""
-        return any(live.can_predict for live in list(self.by_name.values()))
+        return any(live.can_predict and live.name not in self._unloaded for live in list(self.by_name.values()))
+
+    def require_ready(self, live: LiveModel):
+        """Raise `NoModelError` unless a model can predict; load it if it was not loaded yet."""
+        if live.name in self._unloaded:
+            raise NoModelError(UNLOADED.format(live.name))
+        live.require_ready()
 
     def require_any(self):
         """Raise `NoModelError` unless a model can predict."""
@@ -181,9 +188,7 @@ class ServedModels:
         request may wait for a thread.
         """
         if live.name in self._unloaded:
-            raise NoModelError(
-                f"The model {live.name!r} was unloaded. Load it: POST /v2/repository/models/{live.name}/load."
-            )
+            raise NoModelError(UNLOADED.format(live.name))
         load = self._begin_load(live)
         is_patient = self._patient.acquire(blocking=False)
         seconds = self.settings.request_seconds

@@ -22,7 +22,7 @@ def ready() -> Response:
     if models.is_single:
         return _to_response(models.default())
     served = {
-        live.name: {"ready": live.can_predict, "state": models.state_of(live), **_state_of(live)}
+        live.name: {"ready": live.can_predict and not models.is_unloaded(live), "state": models.state_of(live), **_state_of(live)}
         for live in models.by_name.values()
     }
     try:
@@ -40,7 +40,7 @@ def model_ready(name: str) -> Response:
 
 def _to_response(live: LiveModel) -> Response:
     try:
-        live.require_ready()
+        current_app.extensions["models"].require_ready(live)
     except NoModelError as e:
         return to_json({"ready": False, "error": str(e), "code": e.code, **_state_of(live)}, 503)
     predictor = live.predictor

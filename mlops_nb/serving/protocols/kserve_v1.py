@@ -19,7 +19,7 @@ def names() -> Response:
 @routes.get("/<name>")
 def ready(name: str) -> Response:
     """Return whether the model is loaded."""
-    model_of(name).require_ready()
+    current_app.extensions["models"].require_ready(model_of(name))
     return to_json({"name": name, "ready": True})
 
 

@@ -62,7 +62,7 @@ def model(name: str, version: str | None = None) -> Response:
 def model_ready(name: str, version: str | None = None) -> Response:
     """Return whether the model is loaded."""
     live = model_of(name)
-    live.require_ready()
+    current_app.extensions["models"].require_ready(live)
     if version is not None:
         _find(live, version)
     return to_json({"name": name, "ready": True})

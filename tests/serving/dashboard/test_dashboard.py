@@ -27,6 +27,7 @@ PAGES = (
     "/",
     "/dashboard/style.css",
     "/dashboard/script.js",
+    "/dashboard/models.js",
     "/dashboard/icon.svg",
     "/dashboard/uplot.css",
     "/dashboard/uplot.js",
@@ -287,9 +288,13 @@ def test_words_of_strangers_are_never_markup(app, client, registry):
     assert text.count("&lt;script&gt;alert(1)") >= 9
     seen = tags(text)
     assert {tag for tag, _ in seen} - before <= {"ul", "li", "svg", "rect", "div"}
-    assert "img" not in {tag for tag, _ in seen}
+    assert "img" not in {
+        tag for tag, _ in seen
+    }
     assert sum(tag == "script" for tag, _ in seen) == 2
-    assert not any(a.startswith("on") for _, names in seen for a in names)
+    assert not any(
+        a.startswith("on") for _, names in seen for a in names
+    )
     assert HOSTILE in figures(client)["figures"]["predictions"]["series"], "data is data; the page draws it as text"
 
 

@@ -26,7 +26,7 @@ def register(registry: Registry, folder, name: str, C: float, signature=NUMBERS,
 
 @pytest.fixture(scope="session")
 def several_home(tmp_path_factory):
-    """A home with alpha (numbers), beta (three kinds of columns) and gamma (numbers, two versions), all in production."""
+    """A home with alpha (numbers), beta (three kinds of columns) and gamma (numbers, two versions) in production."""
     home = tmp_path_factory.mktemp("several")
     (home / "settings.ini").touch()
     registry = Registry.open(Settings.read({"MLOPS_HOME": str(home)}))

@@ -7,8 +7,8 @@ import pytest
 from mlops_nb.cli.serve import check_models
 from mlops_nb.errors import SettingsError
 from mlops_nb.monitor.prediction_log import PredictionLog
-from mlops_nb.settings import Settings
 from mlops_nb.serving.telemetry import request_counts
+from mlops_nb.settings import Settings
 from tests.factories import wait_for
 from tests.serving.models.conftest import ADMIN, KEY, MIXED_ROW, ROW, register
 
@@ -255,7 +255,7 @@ def test_model_that_is_larger_than_the_limit_is_served_alone(make):
     client = make("alpha,gamma", MLOPS_MODELS_MB="1").test_client()
     for name in ("alpha", "gamma", "alpha"):
         assert client.post(f"/models/{name}/predict", json={"features": [ROW]}).status_code == 200
-        assert [state for state in states(client).values()].count("loaded") == 1
+        assert list(states(client).values()).count("loaded") == 1
 
 
 # load and unload
@@ -268,7 +268,8 @@ def test_unloaded_model_is_away_until_it_is_loaded(make):
     assert client.post("/v2/repository/models/alpha/unload", json={"parameters": {}}).status_code == 200
     refused = client.post("/models/alpha/predict", json={"features": [ROW]})
     assert (refused.status_code, "unloaded" in refused.get_json()["error"]) == (503, True)
-    assert {m["name"] for m in client.post("/v2/repository/index", json={"ready": True}).get_json()} == {"beta", "gamma"}
+    ready = client.post("/v2/repository/index", json={"ready": True}).get_json()
+    assert {m["name"] for m in ready} == {"beta", "gamma"}
     assert client.post("/v2/repository/models/alpha/load", json={}).status_code == 200
     assert client.post("/models/alpha/predict", json={"features": [ROW]}).status_code == 200
     assert client.post("/v2/repository/models/alpha/load", json={"parameters": {"config": "{}"}}).status_code == 400
