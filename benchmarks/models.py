@@ -1,5 +1,6 @@
 """The models that the service is measured with, each in production in a home of its own."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,14 @@ FACTS["evaluation"] = {"metrics": {}, "baseline": {}, "gates": [], "passed": Tru
 LIMITS = {"logistic": (0.75, 1.5), "forest": (0.75, 12), "loans": (0.65, 10)}  # against no-op, against textbook
 
 
-def put_into_production(kind: str, home: Path):
-    """Fit, package and promote `kind`; its rows are left in `rows.json`."""
+def put_into_production(kind: str, home: Path, names: Sequence[str] = ("bench",)):
+    """Fit `kind`, package and promote it under each name; its rows are left in `rows.json`."""
     signature, estimator, X = _loans() if kind == "loans" else _numbers(kind)
     (home / "settings.ini").touch()
     registry = Registry.open(Settings.read({"MLOPS_HOME": str(home)}))
-    bundle = write_bundle(home / "bundle", "bench", estimator, signature, X.tail(1000), X, FACTS)
-    registry.promote("bench", registry.register(bundle)[0].version)
+    for name in names:
+        bundle = write_bundle(home / "bundle", name, estimator, signature, X.tail(1000), X, FACTS)
+        registry.promote(name, registry.register(bundle)[0].version)
     registry.close()
     rows = rows_of(signature, to_table(signature, X))
     (home / "rows.json").write_bytes(orjson.dumps(rows))

@@ -123,7 +123,7 @@ def _post(connection: HTTPConnection, body: bytes, kind: str):
 def running(app: str, home: Path, body: str, **more: str):
     """An application on Gunicorn, as the service runs, until it answers: its port and its process."""
     port = free_port()
-    own = environment(home, MLOPS_PORT=str(port), MLOPS_MODEL="bench", MLOPS_HOME=str(home), **more)
+    own = environment(home, **{"MLOPS_PORT": str(port), "MLOPS_MODEL": "bench", "MLOPS_HOME": str(home)} | more)
     own["PYTHONPATH"] = f"{home}:{ROOT}"
     command = [sys.executable, "-m", "gunicorn", "-c", "serve/gunicorn.conf.py", app]
     server = subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

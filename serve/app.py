@@ -11,6 +11,7 @@ from mlops_nb.serving.protocols import (
     open_inference,
     openapi,
     predict,
+    repository,
 )
 from mlops_nb.serving.service import Service
 from mlops_nb.serving.telemetry import metrics
@@ -23,6 +24,7 @@ PROTOCOLS = (
     mlflow,
     kserve_v1,
     open_inference,
+    repository,
     health,
     model_info,
     metrics,

@@ -50,7 +50,7 @@ LIKELY = replace(SIGNATURE, interval=Interval(level=0.9, quantile=0.7, rows=99, 
 NUMBERS = Signature((Input("a"), Input("b")), "classification", "side", (0, 1))
 
 
-def package(folder: Path, C: float, signature: Signature = NUMBERS):
+def package(folder: Path, C: float, signature: Signature = NUMBERS, name: str = "toy"):
     """A bundle of a logistic regression; another C is another model."""
     rng = np.random.default_rng(0)
     n = 200
@@ -71,7 +71,7 @@ def package(folder: Path, C: float, signature: Signature = NUMBERS):
     estimator.fit(X, y)
     evaluation = {"metrics": {"accuracy": 0.9}, "baseline": {"accuracy": 0.5}, "gates": [], "passed": True}
     facts = {"params": {"C": C}, "seed": 0, "data": {}, "python": "", "packages": {}, "evaluation": evaluation}
-    return write_bundle(folder, "toy", estimator, signature, X, X, facts)
+    return write_bundle(folder, name, estimator, signature, X, X, facts)
 
 
 def optional(library: str):

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Mapping
 from contextlib import contextmanager
 
 import flask.signals
@@ -16,18 +17,19 @@ from mlops_nb.serving.http.periodic import log_exception
 from mlops_nb.serving.http.request_id import make_id
 from mlops_nb.serving.http.sites import SiteCheck
 from mlops_nb.serving.inference.live_model import LiveModel
-from mlops_nb.serving.protocols.fast_path import ROUTE, FastPath
+from mlops_nb.serving.inference.models import ServedModels
+from mlops_nb.serving.protocols.fast_path import MODEL_ROUTE, ROUTE, FastPath
 from mlops_nb.serving.protocols.predict import predict
 from mlops_nb.serving.telemetry.access_log import AccessLog
 from mlops_nb.serving.telemetry.metrics import Metrics
 from mlops_nb.serving.telemetry.prediction_logger import PredictionLogger
-from mlops_nb.serving.telemetry.request_counts import RequestCounter
+from mlops_nb.serving.telemetry.request_counts import RequestCounters
 from mlops_nb.serving.telemetry.request_record import RequestRecord
 from mlops_nb.settings import Settings
 
 ENDPOINT = "predict.predict"  # of the route that the fast path stands for
 # parts with a thread of their own, in the order in which they start; they stop in the opposite order
-_PARTS = ("access_log", "log", "metrics", "live_model", "dashboard")
+_PARTS = ("access_log", "log", "metrics", "models", "dashboard")
 # receivers of the signals that Flask sends in every request
 _RECEIVERS = tuple(
     signal.receivers
@@ -69,16 +71,16 @@ def _reject_double_slash():
 
 
 def live_model(app: Flask) -> LiveModel:
-    """Return the model that an application serves."""
-    return app.extensions["live_model"]
+    """Return the model that an application serves; of several, the one of a request that names none."""
+    return app.extensions["models"].default()
 
 
 class Service(Flask):
-    """Flask application that identifies, measures and logs every request, and holds the model that it serves.
+    """Flask application that identifies, measures and logs every request, and holds the models that it serves.
 
-    Its parts are in `extensions`: `settings`, `live_model`, `log`, `metrics`, `access_log`, `keys` and `sites`. A request leaves
+    Its parts are in `extensions`: `settings`, `models`, `log`, `metrics`, `access_log`, `keys` and `sites`. A request leaves
     in its WSGI environment: `serving.id`, `serving.started` (`time.monotonic()`), `serving.result` (the
-    `InferenceResult`) and `serving.claim` (the `ResponseClaim`, where the server has limits).
+    `InferenceResult`), `serving.model` (the name of the model) and `serving.claim` (the `ResponseClaim`, where the server has limits).
     """
 
     def __init__(self, import_name: str, settings: Settings | None = None, **options):
@@ -87,16 +89,16 @@ class Service(Flask):
         settings = settings or Settings.read()
         max_body_bytes = int(settings.max_body_mb * 2**20)
         self.config["MAX_CONTENT_LENGTH"] = max_body_bytes
-        self.metrics, self.access_log = Metrics(), AccessLog(settings.access_log)
         log = PredictionLogger(settings)
-        live = LiveModel(settings, log.record)
-        live.after_refresh = self.metrics.update_gauges
-        counts = RequestCounter(live.name)
+        self.models = models = ServedModels(settings, log.record)
+        self.metrics, self.access_log = Metrics(by_model=not models.is_single), AccessLog(settings.access_log)
+        models.after_refresh = self.metrics.update_gauges
+        counts = RequestCounters()
         self.metrics.after_count, self.metrics.backlog = counts.add, log.backlog
         log.after_step = lambda log: (self.metrics.update_log_metrics(log), counts.write(log))
         keys = ApiKeys(settings)
         sites = SiteCheck(settings, keys)
-        self.extensions |= {"settings": settings, "log": log, "live_model": live, "keys": keys, "sites": sites}
+        self.extensions |= {"settings": settings, "log": log, "models": models, "keys": keys, "sites": sites}
         self.extensions |= {"metrics": self.metrics, "access_log": self.access_log}
         self.before_request(_reject_double_slash)
         self.before_request(sites.check)
@@ -112,20 +114,23 @@ class Service(Flask):
         """Add a route, and see whether `POST /predict` is still the library's."""
         super().add_url_rule(*args, **kwargs)
         try:
-            self._predict_is_ours = self.url_map.bind("").match(ROUTE, "POST")[0] == ENDPOINT
+            match = self.url_map.bind("").match
+            self._predict_is_ours = all(
+                match(path, "POST")[0] == ENDPOINT for path in (ROUTE, MODEL_ROUTE.replace("<name>", "x"))
+            )
         except HTTPException:
             self._predict_is_ours = False
 
     # the life of a worker
 
     def start(self):
-        """Load the model and follow the registry; begin to count requests and to ship the prediction log."""
+        """Load a model and follow the registry; begin to count requests and to ship the prediction log."""
         for part in _PARTS:
             if part in self.extensions:
                 self.extensions[part].start()
 
     def stop(self):
-        """Release the model, ship the prediction log, count the remaining requests."""
+        """Release the models, ship the prediction log, count the remaining requests."""
         for part in reversed(_PARTS):
             try:
                 if part in self.extensions:
@@ -135,8 +140,8 @@ class Service(Flask):
 
     @property
     def has_model(self) -> bool:
-        """Whether there is a model; a worker without one leaves requests to the others."""
-        return live_model(self).predictor is not None
+        """Whether a model can predict; a worker without one leaves requests to the others."""
+        return self.models.can_predict()
 
     @property
     def shares_calls(self) -> bool:
@@ -179,7 +184,9 @@ class Service(Flask):
         claim_response(environ)
         request_id, size = environ["serving.id"], len(content)
         seconds = time.monotonic() - environ["serving.started"]
-        self._record(RequestRecord(request_id, "POST", ROUTE, ROUTE, "200", seconds, size, environ["serving.result"]))
+        path, route, model = environ["PATH_INFO"], environ["serving.route"], environ["serving.model"]
+        result = environ["serving.result"]
+        self._record(RequestRecord(request_id, "POST", path, route, "200", seconds, size, result, model))
         return [("Content-Type", JSON), ("Content-Length", str(size)), ("X-Request-ID", request_id)], content
 
     # every request
@@ -230,16 +237,27 @@ class Service(Flask):
                 seconds=seconds,
                 size=None if size is None else int(size),
                 result=environ.get("serving.result"),
+                model=environ.get("serving.model") or self._model_of(request.view_args),
             )
         )
 
     def record_refused(self, *, request_id: str, method: str, path: str, status: str, seconds: float, size: int):
         """Record a request that the server responded to itself; method and path may be incomplete."""
         try:
-            route = self._urls.match(path, method, return_rule=True)[0].rule
+            rule, view_args = self._urls.match(path, method, return_rule=True)
         except HTTPException:
-            route = None
-        self._record(RequestRecord(request_id, method, path, route, status, seconds, size))
+            route = model = None
+        else:
+            route, model = rule.rule, self._model_of(view_args)
+        self._record(RequestRecord(request_id, method, path, route, status, seconds, size, None, model))
+
+    def _model_of(self, view_args: Mapping | None) -> str | None:
+        """Return the name of the model that a path names, or of the service's first; None where it is not known."""
+        name = (view_args or {}).get("name")
+        first = self.models.first
+        if name is None or self.models.is_single:
+            return None if first is None else first.name
+        return name if name in self.models.by_name else None
 
     def _record(self, record: RequestRecord):
         self.metrics.record(record)

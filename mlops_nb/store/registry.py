@@ -29,6 +29,7 @@ from mlops_nb.store.aliases import (
     lock_model,
     move_alias,
     read_aliases,
+    read_all_aliases,
     read_changes,
     read_version_of,
     rollback_target,
@@ -159,6 +160,11 @@ class Registry:
         "Return the versions of all aliases, by one small query."
         with reading(self.engine) as connection:
             return read_aliases(connection, name)
+
+    def all_aliases(self) -> dict[str, dict[str, int]]:  # model to alias to version
+        "Return the versions of all aliases of all models, by one query."
+        with reading(self.engine) as connection:
+            return read_all_aliases(connection)
 
     def history(
         self,

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_nb.store.artifacts import open_artifacts
-from mlops_nb.store.database import connect
+from mlops_nb.store.database import connect, reading
 from mlops_nb.errors import MlopsError
 from mlops_nb.monitor.timeseries import (
     TimeBuckets,
@@ -25,6 +25,7 @@ from mlops_nb.monitor.timeseries import (
     traffic,
 )
 from mlops_nb.store.registry import Registry
+from mlops_nb.store.schema import alerts
 from mlops_nb.settings import Settings
 from mlops_nb.serving.http.periodic import PeriodicThread
 from mlops_nb.serving.http.probes import HEALTH_ROUTES
@@ -125,6 +126,44 @@ class DashboardQueries:
         }
 
 
+class AlertQueries:
+    """The number of open alerts of each model."""
+
+    def __init__(self, settings: Settings):
+        self._url = settings.database_url
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+        self._until = 0.0  # when to read again, `time.monotonic()`
+        self._read: tuple[dict[str, int] | None, str | None] = None, None
+
+    def read(self) -> tuple[dict[str, int] | None, str | None]:
+        """Return the numbers, None where the database is unavailable, and why; those of the last second will do."""
+        with self._lock:
+            if time.monotonic() >= self._until:
+                self._read = self._query()
+                self._until = time.monotonic() + FRESH_SECONDS
+            return self._read
+
+    def close(self):
+        """Close the connections."""
+        if self._engine is not None:
+            self._engine.dispose()
+
+    def _query(self) -> tuple[dict[str, int] | None, str | None]:
+        try:
+            if self._engine is None:
+                self._engine = _connect(self._url)
+            query = (
+                sa.select(alerts.c.name, sa.func.count().label("n"))
+                .where(alerts.c.closed_at.is_(None))
+                .group_by(alerts.c.name)
+            )
+            with reading(self._engine) as connection:
+                return {row.name: row.n for row in connection.execute(query)}, None
+        except (SQLAlchemyError, OSError, MlopsError) as e:
+            return None, f"The database does not answer ({type(e).__name__})."
+
+
 def _connect(url: str) -> Engine:
     """Return an engine with short timeouts; nothing is opened yet."""
     parsed = make_url(url)
@@ -144,13 +183,13 @@ def _set_timeout(connection, _):
 
 
 class ErrorHistory:
-    """The number of failed requests of all workers, by minute since this worker started."""
+    """The number of failed requests of all workers, by model and by minute since this worker started."""
 
     def __init__(self, requests: Callable, health_routes: Set[str] = HEALTH_ROUTES):
-        self._requests = requests  # `mlops_nb.serving.telemetry.metrics.Metrics.requests`
+        self._requests = requests  # `mlops_nb.serving.telemetry.metrics.Metrics.requests_by_model`
         self._health_routes = health_routes
         self._minutes: list[int] = []  # their beginnings, seconds since 1970
-        self._totals: list[tuple[int, int]] = []  # 4xx and 5xx at the beginning of each minute
+        self._totals: list[dict[str, tuple[int, int]]] = []  # 4xx and 5xx of each model at the beginning of each minute
         self._lock = threading.Lock()
         self._thread = PeriodicThread("failures", self._record)
 
@@ -166,30 +205,39 @@ class ErrorHistory:
         self.count()
         return 60 - time.time() % 60
 
-    def count(self) -> tuple[list[dict], tuple[int, int], list[dict]]:
+    def count(self, model: str = "") -> tuple[list[dict], tuple[int, int], list[dict]]:
         """Return the requests by route and status until now, the numbers of 4xx and 5xx, and the health routes apart.
 
-        The dashboard's own requests are left out.
+        The dashboard's own requests are left out. `model` is one of several; without it, requests that are of none, which
+        are those of the only model, too.
         """
-        every = [row for row in self._requests() if row[0] != "/" and not row[0].startswith("/dashboard/")]
-        rows = [row for row in every if row[0] not in self._health_routes]
-        client, server = (sum(n for _, status, n in rows if status[0] == kind) for kind in "45")
-        totals = client, server
+        found = {name: [row for row in rows if not _is_own(row[0])] for name, rows in self._requests().items()}
+        totals = {name: self._errors_in(rows) for name, rows in found.items()}
         minute = int(time.time()) // 60 * 60
         with self._lock:
             if not self._minutes or self._minutes[-1] < minute:
                 self._minutes.append(minute)
                 self._totals.append(totals)
             del self._minutes[:-_MAX_MINUTES], self._totals[:-_MAX_MINUTES]
+        every = found.get(model, [])
+        rows = [row for row in every if row[0] not in self._health_routes]
         probes = [row for row in every if row[0] in self._health_routes]
-        return _by_route(rows), totals, _by_route(probes)
+        return _by_route(rows), totals.get(model, (0, 0)), _by_route(probes)
 
-    def over(self, span: TimeBuckets) -> dict:
-        """Return the numbers of 4xx and 5xx in each bucket; None where they were not counted."""
-        routes, now, probes = self.count()
+    def _errors_in(self, rows: list[tuple[str, str, int]]) -> tuple[int, int]:
+        """Return the numbers of 4xx and 5xx, health routes left out."""
+        counted = [(status[0], n) for route, status, n in rows if route not in self._health_routes]
+        return sum(n for kind, n in counted if kind == "4"), sum(n for kind, n in counted if kind == "5")
+
+    def over(self, span: TimeBuckets, model: str = "") -> dict:
+        """Return the numbers of 4xx and 5xx of a model in each bucket; None where they were not counted."""
+        routes, now, probes = self.count(model)
         ends = [*span.starts[1:], span.starts[-1] + span.seconds]
         with self._lock:
-            pairs = [(self._at(start, now), self._at(end, now)) for start, end in zip(span.starts, ends, strict=True)]
+            pairs = [
+                (self._at(start, now, model), self._at(end, now, model))
+                for start, end in zip(span.starts, ends, strict=True)
+            ]
             counted = [end > self._minutes[0] for end in ends]
             first = self._minutes[0]
         client, server = (
@@ -200,10 +248,15 @@ class ErrorHistory:
         counts = {"at": span.starts, "client": client, "server": server, "complete_since": since}
         return counts | {"routes": routes, "probes": probes}
 
-    def _at(self, second: int, now: tuple[int, int]) -> tuple[int, int]:
+    def _at(self, second: int, now: tuple[int, int], model: str) -> tuple[int, int]:
         """Return the counts at the beginning of a minute, or the first ones."""
         place = bisect.bisect_left(self._minutes, second)
-        return now if place == len(self._minutes) else self._totals[place]
+        return now if place == len(self._minutes) else self._totals[place].get(model, (0, 0))
+
+
+def _is_own(route: str) -> bool:
+    """Whether a route is the dashboard's."""
+    return route == "/" or route.startswith("/dashboard/")
 
 
 def _by_route(rows: list[tuple[str, str, int]]) -> list[dict]:

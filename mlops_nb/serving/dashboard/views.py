@@ -1,5 +1,6 @@
 """GET /: the dashboard, its data as JSON, and promotion and rollback."""
 
+import threading
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,10 @@ from mlops_nb.serving.http.auth import ForbiddenError
 from mlops_nb.serving.http.moves import CSRF_HEADER, DASHBOARD_DATA, DEFAULT_HOURS, MAX_REASON_LENGTH
 from mlops_nb.serving.http.static import SECURITY_HEADERS, send_static
 from mlops_nb.serving.http.errors import RequestError, to_json
-from mlops_nb.serving.dashboard.queries import ErrorHistory, DashboardQueries
+from mlops_nb.serving.dashboard.queries import AlertQueries, DashboardQueries, ErrorHistory
 from mlops_nb.serving.dashboard.histogram import draw
 from mlops_nb.serving.inference.live_model import LiveModel
+from mlops_nb.serving.inference.models import ServedModels, model_of_query
 from mlops_nb.serving.telemetry.metrics import Metrics
 from mlops_nb.serving.http.body import reject_unknown_keys, read_object
 
@@ -31,6 +33,7 @@ _HOURS = {str(hours): hours for hours in WINDOWS}  # as in the query
 _FILES = {
     "style.css": ("dashboard.css", "text/css"),
     "script.js": ("dashboard.js", "text/javascript"),
+    "models.js": ("models.js", "text/javascript"),
     "icon.svg": ("icon.svg", "image/svg+xml"),
     "uplot.css": ("uplot/uPlot.min.css", "text/css"),
     "uplot.js": ("uplot/uPlot.iife.min.js", "text/javascript"),
@@ -46,23 +49,11 @@ class NoDatabaseError(MlopsError):
 
 
 class Dashboard:
-    """The data of the dashboard of one application."""
+    """The data of the dashboard of one model."""
 
-    def __init__(self, settings: Settings, live: LiveModel, metrics: Metrics):
-        self.live, self.figures, self.failures = (
-            live,
-            DashboardQueries(settings, live.name),
-            ErrorHistory(metrics.requests, metrics.health_routes),
-        )
-
-    def start(self):
-        """Start to record the counts of errors."""
-        self.failures.start()
-
-    def stop(self):
-        """Close the connections to the database."""
-        self.failures.stop()
-        self.figures.close()
+    def __init__(self, settings: Settings, live: LiveModel, failures: ErrorHistory, label: str = ""):
+        self.live, self.figures, self.failures = live, DashboardQueries(settings, live.name), failures
+        self._label = label  # of the model's requests in the metrics
 
     def view(self, hours: float) -> dict:
         """Return all that the page shows of the last hours, as plain values."""
@@ -81,32 +72,98 @@ class Dashboard:
             "rolled_back": state.rolled_back,
         }
         query = {"model": self.live.name, "hours": hours, "bucket_seconds": span.seconds, "now": datetime.now(UTC)}
-        errors = self.failures.over(span)
+        errors = self.failures.over(span, self._label)
         return {**query, "problem": cached.problem, "serving": serving, "errors": errors, "figures": cached.figures}
+
+
+class Dashboards:
+    """The dashboards of one application: one a model, and the index of several."""
+
+    def __init__(self, settings: Settings, models: ServedModels, metrics: Metrics):
+        self.settings, self.models = settings, models
+        self.failures = ErrorHistory(metrics.requests_by_model, metrics.health_routes)
+        self._index = AlertQueries(settings)
+        self._by_name: dict[str, Dashboard] = {}
+        self._lock = threading.Lock()
+
+    def start(self):
+        """Start to record the counts of errors."""
+        self.failures.start()
+
+    def stop(self):
+        """Close the connections to the database."""
+        self.failures.stop()
+        self._index.close()
+        for dashboard in self._by_name.values():
+            dashboard.figures.close()
+
+    @property
+    def figures(self) -> DashboardQueries:
+        """The figures of the service's first model."""
+        return self.of(self.models.default()).figures
+
+    def of(self, live: LiveModel) -> Dashboard:
+        """Return the dashboard of a model."""
+        with self._lock:
+            known = self._by_name.get(live.name)
+            if known is None or known.live is not live:
+                label = "" if self.models.is_single else live.name
+                known = self._by_name[live.name] = Dashboard(self.settings, live, self.failures, label)
+            return known
+
+    def index(self) -> dict:
+        """Return all that the page of several models shows, as plain values."""
+        alerts, problem = self._index.read()
+        found = []
+        for live in list(self.models.by_name.values()):
+            by_route, (client, server), _ = self.failures.count(live.name)
+            served = live.state.production
+            found.append({
+                "name": live.name,
+                "version": served.version if served else live.state.aliases.get("production"),
+                "roles": live.state.roles,
+                "state": self.models.state_of(live),
+                "reason": self.models.reason_of(live),
+                "requests": sum(route["requests"] for route in by_route),
+                "client": client,
+                "server": server,
+                "alerts": None if alerts is None else alerts.get(live.name, 0),
+            })  # fmt: skip
+        return {"models": sorted(found, key=lambda m: m["name"]), "problem": problem, "now": datetime.now(UTC)}
 
 
 @routes.record_once
 def _attach(state: BlueprintSetupState):
-    """Give an application with this blueprint its dashboard."""
+    """Give an application with this blueprint its dashboards."""
     extensions = state.app.extensions
-    extensions["dashboard"] = Dashboard(extensions["settings"], extensions["live_model"], extensions["metrics"])
+    extensions["dashboard"] = Dashboards(extensions["settings"], extensions["models"], extensions["metrics"])
 
 
 def _dashboard() -> Dashboard:
-    return current_app.extensions["dashboard"]
+    """Return the dashboard of the model that `?model=` names, or of the service's first."""
+    return current_app.extensions["dashboard"].of(model_of_query())
 
 
 @routes.get("/")
 def page() -> Response:
-    """Return the page; without a required key, only its form for the key."""
+    """Return the page of a model, or of several their index; without a required key, only its form for the key."""
     keys, environ = current_app.extensions["keys"], request.environ
+    models: ServedModels = current_app.extensions["models"]
+    several, model = not models.is_single, request.args.get("model")
+    if several and model is None:
+        allowed = keys.is_allowed(DASHBOARD_DATA, environ)
+        view = current_app.extensions["dashboard"].index() if allowed else None
+        return _to_page(render_template("models.html", view=view, number=format_number, at=_at))
     hours = _HOURS.get(request.args.get("hours", ""), DEFAULT_HOURS)
     allowed = keys.is_allowed(DASHBOARD_DATA, environ)
     view = _dashboard().view(hours) if allowed else None
     moves = allowed and keys.is_allowed("/admin/promote", environ)
     context = {"view": view, "hours": hours, "windows": WINDOWS, "moves": moves, "draw": draw, "ago": _ago, "at": _at}
-    context["period"] = _period
-    text = render_template("dashboard.html", **context, number=format_number)
+    context |= {"period": _period, "several": several, "model": model}
+    return _to_page(render_template("dashboard.html", **context, number=format_number))
+
+
+def _to_page(text: str) -> Response:
     return Response(
         text, headers={**SECURITY_HEADERS, "Cache-Control": "no-store"}, content_type="text/html; charset=utf-8"
     )
@@ -116,8 +173,8 @@ def page() -> Response:
 def data() -> Response:
     """Return what the page shows as JSON."""
     given = request.args.get("hours", str(DEFAULT_HOURS))
-    if given not in _HOURS or request.args.keys() - {"hours"}:
-        raise RequestError(f"'hours' must be one of {', '.join(map(str, WINDOWS))}, and is the only parameter.")
+    if given not in _HOURS or request.args.keys() - {"hours", "model"}:
+        raise RequestError(f"'hours' must be one of {', '.join(map(str, WINDOWS))}, and only 'model' may be beside it.")
     response = to_json(_dashboard().view(_HOURS[given]))
     response.headers["Cache-Control"] = "no-store"
     return response

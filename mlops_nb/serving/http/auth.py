@@ -19,6 +19,7 @@ LEVELS = {
         "/",
         "/dashboard/style.css",
         "/dashboard/script.js",
+        "/dashboard/models.js",
         "/dashboard/icon.svg",
         "/dashboard/uplot.css",
         "/dashboard/uplot.js",
@@ -26,6 +27,10 @@ LEVELS = {
     "key": {
         *MODEL_PROBES,
         "/predict",
+        "/models",
+        "/models/<name>",
+        "/models/<name>/predict",
+        "/models/<name>/feedback",
         "/invocations",
         "/feedback",
         "/v1/models",
@@ -35,13 +40,19 @@ LEVELS = {
         "/v2/models/<name>/infer",
         "/v2/models/<name>/versions/<version>",
         "/v2/models/<name>/versions/<version>/infer",
+        "/v2/repository/index",
         "/version",
         "/model",
         "/openapi.json",
         "/metrics",
         "/dashboard/data.json",
     },
-    "admin": {"/admin/promote", "/admin/rollback"},
+    "admin": {
+        "/admin/promote",
+        "/admin/rollback",
+        "/v2/repository/models/<name>/load",
+        "/v2/repository/models/<name>/unload",
+    },
 }
 
 

@@ -3,6 +3,7 @@
 import re
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow
@@ -14,6 +15,9 @@ from mlops_nb.model.signature import Predictions
 from mlops_nb.model.columns import InvalidRowsError, Table, describe_value
 from mlops_nb.serving.http.errors import RequestError
 from mlops_nb.serving.http.claim import claim_response
+
+if TYPE_CHECKING:
+    from mlops_nb.serving.inference.live_model import LiveModel, ServingState
 
 
 @dataclass(slots=True)
@@ -34,25 +38,31 @@ class InferenceResult:
 
 
 def infer(
-    rows, name: str = "'features'", probability: bool = False, canary: bool = True, interval: bool = False
-) -> InferenceResult:
-    """Predict rows of the current request with the live model; `rows` may be an array of numbers or an Arrow table."""
-    return run_inference(request.environ, current_app.extensions, rows, name, probability, canary, interval)
-
-
-def run_inference(
-    environ: dict,
-    extensions: dict,
+    live: "LiveModel",
     rows,
     name: str = "'features'",
     probability: bool = False,
     canary: bool = True,
     interval: bool = False,
 ) -> InferenceResult:
-    """Predict rows of a request with the live model, and log them: the one way to a prediction."""
-    begin = time.perf_counter()
-    live = extensions["live_model"]
-    state = live.state
+    """Predict rows of the current request with a model; `rows` may be an array of numbers or an Arrow table."""
+    extensions, state = current_app.extensions, live.serving()
+    return run_inference(request.environ, extensions, live, state, rows, name, probability, canary, interval)
+
+
+def run_inference(
+    environ: dict,
+    extensions: dict,
+    live: "LiveModel",
+    state: "ServingState",  # of the model, with a version in production
+    rows,
+    name: str = "'features'",
+    probability: bool = False,
+    canary: bool = True,
+    interval: bool = False,
+) -> InferenceResult:
+    """Predict rows of a request with a model, and log them: the one way to a prediction."""
+    live.used_at = begin = time.perf_counter()
     predictor = live.loaded(state)
     if probability and not predictor.signature.probability:
         raise RequestError(f"The model {predictor.name!r} has no probabilities; leave 'probability' out.")
@@ -94,15 +104,15 @@ class PartialResult:
         return places
 
 
-def infer_each(rows: list, probability: bool = False, interval: bool = False) -> PartialResult:
+def infer_each(live: "LiveModel", rows: list, probability: bool = False, interval: bool = False) -> PartialResult:
     """Predict the rows of the current request that can be predicted, and keep the error of each other."""
     rows = rows if isinstance(rows[0], list | dict) else [rows]  # a flat list is one row
     check_rows(len(rows), "'features'")
     kept, errors = list(range(len(rows))), dict[int, InputError]()
-    parse = current_app.extensions["live_model"].loaded().parse
+    parse = live.loaded().parse
     while kept:
         try:
-            result = infer([rows[i] for i in kept], probability=probability, interval=interval)
+            result = infer(live, [rows[i] for i in kept], probability=probability, interval=interval)
             return PartialResult(len(rows), result, kept, errors)
         except InvalidRowsError as e:
             found = {kept[i]: e.of_row(i, kept[i]) for i in np.flatnonzero(~e.fits).tolist()}

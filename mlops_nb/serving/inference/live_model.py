@@ -1,4 +1,4 @@
-"""The models that a worker serves: it follows the registry, and serves only what it has verified."""
+"""One model that a worker serves: it follows the registry, and serves only what it has verified."""
 
 import threading
 from collections import deque
@@ -73,15 +73,27 @@ class ServingState:
 
 
 class LiveModel:
-    """The models of a worker, replaced when the aliases move or the files of their bundles change.
+    """The versions of a model in a worker, replaced when the aliases move or the files of their bundles change.
 
     A request reads `state` once, so it ends with the predictor with which it began; a predictor is released after the
-    last such request. Everything else belongs to the thread that follows the registry.
+    last such request. Everything else belongs to the thread that follows the registry: its own, or, where `load` is
+    given, those of `mlops_nb.serving.inference.models.ServedModels`, which loads the model when it is used.
     """
 
-    def __init__(self, settings: Settings, record: Callable):
+    def __init__(
+        self,
+        settings: Settings,
+        record: Callable,
+        name: str | None = None,  # the service's only model by default
+        open_registry: Callable[[], Registry] | None = None,  # a registry of its own by default
+        load: Callable[["LiveModel"], ServingState] | None = None,  # loads it; None: it is loaded from the start
+    ):
         self.settings = settings
-        self.name = settings.model or default_model(settings.home)
+        self.name = name or settings.model or default_model(settings.home)
+        self.is_awake = load is None  # whether it is in memory, or was tried to be loaded
+        self.used_at = 0.0  # when it predicted last, `time.perf_counter()`
+        self._load_lazily, self._open_registry = load, open_registry
+        self._verified: int | None = None  # version that could predict when it was released
         self.trusted = split_names(settings.trusted_types)
         self.state = ServingState()
         self.shadow = Shadow(record)
@@ -108,9 +120,76 @@ class LiveModel:
         self._thread.stop()
         self.shadow.stop()
         self.state, self._loads, self._cached = ServingState(), {}, None
-        if self._registry is not None:
+        if self._registry is not None and self._open_registry is None:
             self._registry.close()
-            self._registry = None
+        self._registry = None
+
+    def wake(self):
+        """Load the model; without a registry, the copy on this disk."""
+        try:
+            self.refresh()
+            if self.state.production is None and self.state.problem and not self._aliases:
+                self._load_fallback()
+                self.after_refresh(self)
+        finally:
+            self.is_awake = True
+
+    def release(self):
+        """Release the model until its next request."""
+        self._verified = self.state.aliases.get("production") if self.state.production is not None else None
+        self.state = ServingState(aliases=self.state.aliases, problem=None)
+        self.is_awake, self._loads, self._cached, self._aliases = False, {}, None, None
+
+    def is_outdated(self, aliases: Mapping[str, int]) -> bool:
+        """Whether the registry is to be read for this model: an alias moved, files changed, a canary is worse."""
+        if not self.is_awake:
+            return False
+        trial = self.state.trial
+        return (
+            aliases != self._aliases
+            or self.state.problem is not None
+            or self._failed_canary is not None
+            or any(load.outdated for load in self._loads.values())
+            or (trial is not None and bool(trial.reasons()))
+        )
+
+    def note_aliases(self, aliases: Mapping[str, int]):
+        """Record the aliases of a model that is not in memory."""
+        if aliases != self.state.aliases or self.state.problem:
+            self.state = ServingState(aliases=aliases, problem=None)
+
+    def note_problem(self, problem: str):
+        """Record why the registry could not be asked."""
+        if problem != self.state.problem:
+            self.state = replace(self.state, problem=problem)
+            self.after_refresh(self)
+
+    @property
+    def can_predict(self) -> bool:
+        """Whether it predicts now, or did when it was released and its version is still in production."""
+        if self.state.production is not None:
+            return True
+        return (
+            not self.is_awake and self._verified is not None and self._verified == self.state.aliases.get("production")
+        )
+
+    def require_ready(self):
+        """Raise `NoModelError` unless it can predict; load it if it was not loaded yet."""
+        if not self.can_predict:
+            self.serving()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that its versions take, about."""
+        return sum(load.memory_bytes for load in list(self._loads.values()))
+
+    def serving(self) -> ServingState:
+        """Return a state with a version in production, loaded now if need be; raise `NoModelError` without one."""
+        state = self.state
+        if state.production is None and self._load_lazily is not None and not self.is_awake:
+            state = self._load_lazily(self)
+        self.loaded(state)
+        return state
 
     @property
     def predictor(self) -> Predictor | None:
@@ -119,7 +198,7 @@ class LiveModel:
 
     def loaded(self, state: ServingState | None = None) -> Predictor:
         """Return the predictor of a state, by default the current one; raise `NoModelError` without one."""
-        state = state or self.state
+        state = state or (self.state if self.is_awake else self.serving())
         if state.production is not None:
             return state.production
         if state.problem:
@@ -160,7 +239,7 @@ class LiveModel:
         """Read the aliases, and load what they name if one moved or the files of a bundle changed."""
         try:
             if self._registry is None:
-                self._registry = Registry.open(self.settings)
+                self._registry = (self._open_registry or self._open_own)()
             registry = self._registry
             self._evaluate_canary(registry)
             aliases = registry.aliases(self.name)
@@ -172,6 +251,9 @@ class LiveModel:
         except Exception as e:  # the thread that follows the registry must survive any exception
             self._report(e)
         self.after_refresh(self)
+
+    def _open_own(self) -> Registry:
+        return Registry.open(self.settings)
 
     def _report(self, error: Exception):
         """Log a new problem once."""

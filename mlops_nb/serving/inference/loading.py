@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 INLINE_SECONDS = 0.001  # CPU time of a row up to which a worker's main loop predicts it
 INLINE_FALLBACK_SECONDS = 0.02  # the same of the few rows that scikit-learn predicts beside the graph
+MODEL_BYTES = 2**20  # memory of a small model, whatever its files
+MEMORY_FACTOR = 2.5  # memory of a model by the bytes of its files; a forest of 100 trees takes 2.2 times as much
 FETCH_RETRY_SECONDS = 5.0  # after which an artifact store that failed is asked again
 
 
@@ -41,6 +43,15 @@ class LoadResult:
         if self.again_at is not None:
             return time.monotonic() >= self.again_at
         return stamp_of(self.version.path) != self.stamp
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that the predictor takes, estimated from the sizes of its files."""
+        if self.predictor is None:
+            return 0
+        return MODEL_BYTES + int(
+            MEMORY_FACTOR * sum(size for name, _, size, _ in self.stamp if name.startswith("model."))
+        )
 
 
 def load_verified(

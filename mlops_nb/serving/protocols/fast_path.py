@@ -1,6 +1,6 @@
 """The usual request without Flask, whose objects cost more than parsing, model and log together.
 
-Usual is a valid `POST /predict` of plain JSON. Any other request is left to Flask, which handles it from the start.
+Usual is a valid `POST /predict`, or `POST /models/<name>/predict`, of plain JSON to a loaded model. Any other request is left to Flask, which handles it from the start.
 """
 
 from io import BytesIO
@@ -14,9 +14,15 @@ from mlops_nb.serving.http.sites import BROWSER_HEADERS, SiteCheck
 from mlops_nb.serving.http.unique_keys import loads
 from mlops_nb.serving.protocols.predict import content_of, read_features
 from mlops_nb.serving.inference.infer import run_inference
+from mlops_nb.serving.inference.live_model import LiveModel
+from mlops_nb.serving.inference.models import ServedModels
 
 ROUTE = "/predict"
-_REQUEST_LINE = f"POST {ROUTE} ".encode()
+MODEL_ROUTE = "/models/<name>/predict"
+_PREFIX, _SUFFIX = MODEL_ROUTE.split("<name>")
+_REQUEST_LINE, _MODEL_REQUEST_LINE = f"POST {ROUTE} ".encode(), f"POST {_PREFIX}".encode()
+_END_OF_NAME = f"{_SUFFIX} ".encode()
+MAX_NAME_LENGTH = 63  # of a model
 MAX_INLINE_BYTES = 4 * 2**10  # of a request that runs inline
 MAX_INLINE_BRACKETS = 4  # opening brackets in it, [ and {: those of one row or two
 _DENSE_ENCODINGS = (b"content-encoding", b"arrow")  # in a small request that may have many rows
@@ -28,20 +34,26 @@ class FastPath:
 
     def __init__(self, extensions: dict, keys: ApiKeys, sites: SiteCheck, max_body_bytes: int):
         self._extensions, self._keys, self._most_bytes = extensions, keys, max_body_bytes
+        self._models: ServedModels = extensions["models"]
         self._is_allowed_host = sites.is_allowed_host
 
     def respond(self, environ: dict) -> bytes | None:
         """Return the body of a response; None, and the request as it was, when Flask shall respond."""
-        if not self._is_usual(environ):
+        route, live = self._find(environ["PATH_INFO"])
+        if live is None or not self._is_usual(environ):
+            return None
+        state = live.state
+        if state.production is None or state.trial is not None:  # a canary counts what fails
             return None
         length = int(environ["CONTENT_LENGTH"])
         content = environ["wsgi.input"].read(length)
         try:
             if len(content) < length:
                 raise RequestError("The body ended too early.")
-            self._keys.require(ROUTE, environ)
+            self._keys.require(route, environ)
             rows, probability = read_features(loads(content))
-            result = run_inference(environ, self._extensions, rows, probability=bool(probability))
+            result = run_inference(environ, self._extensions, live, state, rows, probability=bool(probability))
+            environ["serving.model"], environ["serving.route"] = live.name, route
             return orjson.dumps(content_of(result, result.predictor.name, probability))
         except Exception:  # whatever it is: the route meets it again, and responds to it
             environ["wsgi.input"] = BytesIO(content)
@@ -49,24 +61,39 @@ class FastPath:
 
     def runs_inline(self, request: bytes) -> bool:
         """Whether a whole request takes less time than waking a thread for it."""
+        if len(request) > MAX_INLINE_BYTES:
+            return False
+        if request.startswith(_REQUEST_LINE):
+            live = self._models.first
+        elif request.startswith(_MODEL_REQUEST_LINE):
+            begin = len(_MODEL_REQUEST_LINE)
+            end = request.find(_END_OF_NAME, begin, begin + MAX_NAME_LENGTH + len(_END_OF_NAME))
+            live = self._models.by_name.get(request[begin:end].decode("latin-1")) if end > 0 else None
+        else:
+            return False
         return (
-            len(request) <= MAX_INLINE_BYTES
-            and request.startswith(_REQUEST_LINE)
+            live is not None
+            and live.state.runs_inline
             and not any(map(request.lower().__contains__, _DENSE_ENCODINGS))
             and request.count(b"[") + request.count(b"{") <= MAX_INLINE_BRACKETS
-            and self._extensions["live_model"].state.runs_inline
         )
+
+    def _find(self, path: str) -> tuple[str, LiveModel | None]:
+        """Return the route of a path and its model; None where another route or Flask shall respond."""
+        if path == ROUTE:
+            return ROUTE, self._models.first
+        if path.startswith(_PREFIX) and path.endswith(_SUFFIX):
+            return MODEL_ROUTE, self._models.by_name.get(path[len(_PREFIX) : -len(_SUFFIX)])
+        return path, None
 
     def _is_usual(self, environ: dict) -> bool:
         length = environ.get("CONTENT_LENGTH", "")
         return (
-            environ["PATH_INFO"] == ROUTE
-            and environ["REQUEST_METHOD"] == "POST"
+            environ["REQUEST_METHOD"] == "POST"
             and environ.get("CONTENT_TYPE") == JSON
             and length.isdecimal()
             and int(length) <= self._most_bytes
             and not any(map(environ.__contains__, _UNUSUAL_HEADERS))
             and self._is_allowed_host(environ.get("HTTP_HOST"))
             and ARROW not in environ.get("HTTP_ACCEPT", "")
-            and self._extensions["live_model"].state.trial is None  # a canary counts what fails
         )

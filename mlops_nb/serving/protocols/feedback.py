@@ -10,6 +10,7 @@ from mlops_nb.model.columns import describe_value
 from mlops_nb.model.signature import Signature
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_object
+from mlops_nb.serving.inference.models import model_of
 
 routes = Blueprint("feedback", __name__)
 
@@ -25,9 +26,10 @@ class LogError(MlopsError):
 
 
 @routes.post("/feedback")
-def feedback() -> Response:
+@routes.post("/models/<name>/feedback")
+def feedback(name: str | None = None) -> Response:
     """Record the true label of one prediction, or of many; the predictions need not be in the database yet."""
-    live, log = current_app.extensions["live_model"], current_app.extensions["log"]
+    live, log = model_of(name), current_app.extensions["log"]
     signature = live.loaded().signature
     body = read_object(_EXAMPLE)
     labels = _labels(body)

@@ -16,6 +16,8 @@ from mlops_nb.model.signature import Signature
 from mlops_nb.serving.http.errors import MediaTypeError, RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_body, read_object
 from mlops_nb.serving.inference.infer import InferenceResult, infer, check_rows
+from mlops_nb.serving.inference.live_model import LiveModel
+from mlops_nb.serving.inference.models import model_of_query
 
 routes = Blueprint("mlflow", __name__)
 
@@ -27,8 +29,11 @@ _EXAMPLE = '{"dataframe_split": {"columns": [...], "data": [[...], ...]}}'
 @routes.get("/health")
 def ping() -> Response:
     """Return whether a model is loaded: 200, or 503 with the reason."""
-    predictor = current_app.extensions["live_model"].loaded()
-    return to_json({"status": "ready", "version": predictor.version})
+    models = current_app.extensions["models"]
+    models.require_any()
+    if not models.is_single:
+        return to_json({"status": "ready"})
+    return to_json({"status": "ready", "version": models.default().loaded().version})
 
 
 @routes.get("/version")
@@ -40,12 +45,13 @@ def version() -> Response:
 @routes.post("/invocations")
 def invocations() -> Response:
     """Return the predictions of a table in one of MLflow's four forms, or as CSV."""
-    signature = current_app.extensions["live_model"].loaded().signature
-    result = infer(_read_csv(signature), "The table") if request.mimetype == CSV else _infer_json()
+    live = model_of_query()
+    signature = live.loaded().signature
+    result = infer(live, _read_csv(signature), "The table") if request.mimetype == CSV else _infer_json(live)
     return to_json({"predictions": result.predictions.prediction.tolist()})
 
 
-def _infer_json() -> InferenceResult:
+def _infer_json(live: LiveModel) -> InferenceResult:
     body = read_object(_EXAMPLE)
     reject_unknown_keys(body, {*_FORMS, "params"})
     if body.get("params") not in (None, {}):
@@ -54,7 +60,7 @@ def _infer_json() -> InferenceResult:
     if len(given) != 1:
         seen = " and ".join(map(repr, given)) or "none of them"
         raise RequestError(f"The body must have one of {', '.join(_FORMS)}, got {seen}; send {_EXAMPLE}.")
-    return infer(_FORMS[given[0]](body[given[0]]), repr(given[0]))
+    return infer(live, _FORMS[given[0]](body[given[0]]), repr(given[0]))
 
 
 def _rows_of_split(table) -> list:

@@ -1,20 +1,42 @@
-"""GET /model: signature, version and provenance of the served model."""
+"""GET /model and GET /models: signature, version and provenance of the served models."""
 
 from flask import Blueprint, Response, current_app
 
 from mlops_nb.serving.http.errors import to_json
 from mlops_nb.serving.inference.batching import batching_of
+from mlops_nb.serving.inference.live_model import LiveModel
+from mlops_nb.serving.inference.models import ServedModels, model_of
 
 routes = Blueprint("model", __name__)
 
 _FIELDS = ("signature", "onnx", "params", "seed", "data", "code", "python", "packages", "run_id", "created")
 
 
-@routes.get("/model")
-def model() -> Response:
-    """Return signature, version and provenance of the served model."""
-    live = current_app.extensions["live_model"]
+@routes.get("/models")
+def names() -> Response:
+    """Return the models of the service, and the state of each."""
+    models = current_app.extensions["models"]
+    return to_json({"models": [_overview(models, live) for live in models.by_name.values()]})
+
+
+def _overview(models: ServedModels, live: LiveModel) -> dict:
+    """Return what is known of a model without loading it."""
     state = live.state
+    return {
+        "name": live.name,
+        "state": models.state_of(live),
+        "production": state.aliases.get("production"),
+        "roles": state.roles,
+        "reason": models.reason_of(live),
+    }
+
+
+@routes.get("/model")
+@routes.get("/models/<name>")
+def model(name: str | None = None) -> Response:
+    """Return signature, version and provenance of a served model."""
+    live = model_of(name)
+    state = live.serving()
     predictor = live.loaded(state)
     manifest = predictor.bundle.manifest
     evaluation = manifest.get("evaluation") or {}

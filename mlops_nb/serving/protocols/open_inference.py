@@ -13,6 +13,8 @@ from mlops_nb.model.signature import Signature, column_of
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, parse_object, read_body
 from mlops_nb.serving.inference.infer import InferenceResult, infer
+from mlops_nb.serving.inference.live_model import LiveModel
+from mlops_nb.serving.inference.models import model_of
 from mlops_nb.serving.protocols.tensors import read_tensors, to_rows, write_tensor
 
 routes = Blueprint("v2", __name__, url_prefix="/v2")
@@ -38,8 +40,8 @@ def live() -> Response:
 
 @routes.get("/health/ready")
 def ready() -> Response:
-    """Return whether a verified model is loaded."""
-    current_app.extensions["live_model"].loaded()
+    """Return whether any model can predict."""
+    current_app.extensions["models"].require_any()
     return to_json({"ready": True})
 
 
@@ -47,7 +49,7 @@ def ready() -> Response:
 @routes.get("/models/<name>/versions/<version>")
 def model(name: str, version: str | None = None) -> Response:
     """Return the inputs and outputs of the model as tensors, one a column."""
-    predictor = _find(name, version)
+    predictor = _find(model_of(name), version)
     signature = predictor.signature
     inputs = [{"name": i.name, "datatype": INPUTS[i.kind], "shape": [-1]} for i in signature.inputs]
     outputs = [{"name": n, "datatype": datatype, "shape": s} for n, (datatype, s) in outputs_of(signature).items()]
@@ -59,7 +61,10 @@ def model(name: str, version: str | None = None) -> Response:
 @routes.get("/models/<name>/versions/<version>/ready")
 def model_ready(name: str, version: str | None = None) -> Response:
     """Return whether the model is loaded."""
-    _find(name, version)
+    live = model_of(name)
+    current_app.extensions["models"].require_ready(live)
+    if version is not None:
+        _find(live, version)
     return to_json({"name": name, "ready": True})
 
 
@@ -67,11 +72,13 @@ def model_ready(name: str, version: str | None = None) -> Response:
 @routes.post("/models/<name>/versions/<version>/infer")
 def infer_tensors(name: str, version: str | None = None) -> Response:
     """Return the predictions of tensors as tensors."""
-    signature = _find(name, version).signature
+    live = model_of(name)
+    signature = _find(live, version).signature
     body, binary = _read()
     wanted = _requested_outputs(body, signature)
     rows = to_rows(read_tensors(body.get("inputs"), binary), signature.names)
-    result = infer(rows, "'inputs'", any(n.startswith("probability") for n in wanted), canary=version is None)
+    probability = any(n.startswith("probability") for n in wanted)
+    result = infer(live, rows, "'inputs'", probability, canary=version is None)
     _check_version(version, result.predictor)  # production may have changed meanwhile
     return _to_response(name, body.get("id"), wanted, result)
 
@@ -96,11 +103,8 @@ def _datatype(label) -> str:
     return {bool: "BOOL", int: "INT64", float: "FP64"}.get(type(label), "BYTES")
 
 
-def _find(name: str, version: str | None) -> Predictor:
-    """Return the predictor of this name and version; raise `NotFoundError` for any other."""
-    live = current_app.extensions["live_model"]
-    if name != live.name:
-        raise NotFoundError(f"There is no model {name[:100]!r} here. There is: {live.name!r}.")
+def _find(live: LiveModel, version: str | None) -> Predictor:
+    """Return the predictor of a model in this version; raise `NotFoundError` for any other."""
     predictor = live.loaded()
     _check_version(version, predictor)
     return predictor

@@ -2,9 +2,11 @@
 
 from typing import Any
 
-from flask import Blueprint, Response, current_app
+import orjson
+from flask import Blueprint, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 
+from mlops_nb import __version__
 from mlops_nb.errors import BundleError
 from mlops_nb.monitor.timeseries import WINDOWS
 from mlops_nb.model.predictor import Predictor
@@ -12,6 +14,7 @@ from mlops_nb.model.signature import Signature, label_text
 from mlops_nb.serving.protocols.arrow import ARROW
 from mlops_nb.serving.http.moves import CSRF_HEADER, DASHBOARD_DATA, DEFAULT_HOURS, MAX_REASON_LENGTH
 from mlops_nb.serving.http.errors import to_json
+from mlops_nb.serving.inference.models import ServedModels, model_of_query
 from mlops_nb.serving.protocols.feedback import PATTERN
 from mlops_nb.serving.protocols.mlflow import CSV
 from mlops_nb.serving.protocols.schemas import (
@@ -42,8 +45,12 @@ _V2_ERROR = _ERROR | {"properties": {"error": {"type": "string"}}, "required": [
 @routes.get("/openapi.json")
 def openapi() -> Response:
     """Return a description in OpenAPI 3.1, which changes with the model."""
-    live = current_app.extensions["live_model"]
-    description = describe(live.name, live.loaded())
+    models: ServedModels = current_app.extensions["models"]
+    if models.is_single or "model" in request.args:
+        live = model_of_query()
+        description = describe(live.name, live.loaded())
+    else:
+        description = describe_all(models)
     description["paths"] = {path: of for path, of in description["paths"].items() if _is_served(path, of)}
     return to_json(_with_keys(description) if current_app.extensions["keys"].has_any else description)
 
@@ -98,6 +105,7 @@ def describe(name: str, predictor: Predictor) -> dict:
         holder["content"][ARROW] = {"schema": {"type": "string", "format": "binary"}}
     invocations = _post("Predict by MLflow's protocol", invocation, named_predictions)
     invocations["post"]["requestBody"]["content"][CSV] = {"schema": {"type": "string", "minLength": 1}}
+    feedback = _post("Record true labels", labels, object_of({"accepted": {"type": "integer"}}), 202)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -107,8 +115,13 @@ def describe(name: str, predictor: Predictor) -> dict:
         },
         "paths": {
             "/predict": predict,
+            f"/models/{name}/predict": predict,
             "/invocations": invocations,
-            "/feedback": _post("Record true labels", labels, object_of({"accepted": {"type": "integer"}}), 202),
+            "/feedback": feedback,
+            f"/models/{name}/feedback": feedback,
+            f"/models/{name}": _get("Signature, version and provenance"),
+            f"/models/{name}/health/ready": _get("Whether the model can predict"),
+            "/models": _get("The models and their states"),
             f"/v1/models/{name}:predict": _post("Predict by KServe's V1 protocol", instances, named_predictions),
             "/v1/models": _get("The name of the model"),
             f"/v1/models/{name}": _get("Whether the model is loaded"),
@@ -132,6 +145,81 @@ def describe(name: str, predictor: Predictor) -> dict:
             },
             "examples": {"row": {"value": _example(predictor)}},
         },
+    }
+
+
+def describe_all(models: ServedModels) -> dict:
+    """Return the description of a service with several models: those in memory by their signatures, others by name.
+
+    `/openapi.json?model=<name>` describes one model in full, and loads it.
+    """
+    served = [*models.by_name.values()]
+    models.require_any()
+    base = next((live for live in served if live.state.production is not None), None)
+    base = base or next(live for live in served if live.can_predict)
+    description = describe(base.name, base.loaded())
+    whole = {"title": "Prediction service", "version": __version__}
+    description["info"] = whole | {"description": f"Predicts with {len(served)} models."}
+    shared = {path: of for path, of in description["paths"].items() if not _is_of(path, base.name)}
+    any_body = _post("Predict rows with the model that ?model= names", {"type": "object"}, {"type": "object"})
+    if models.first is not base:
+        shared = {path: of for path, of in shared.items() if path not in _UNNAMED}
+    shared["/invocations"] = any_body
+    components = description["components"]
+    schemas = {key: schema for key, schema in components["schemas"].items() if key in ("Error", "V2Error")}
+    if models.first is base:
+        schemas = components["schemas"]
+    for live in served:
+        predictor = live.state.production
+        if predictor is None:
+            shared |= _unloaded_paths(live.name)
+            continue
+        part = orjson.dumps(describe(live.name, predictor)).replace(
+            b"#/components/schemas/Row", _ROW % live.name.encode()
+        )
+        own = orjson.loads(part)
+        shared |= {path: of for path, of in own["paths"].items() if _is_of(path, live.name)}
+        schemas |= {f"{live.name}.{key}": own["components"]["schemas"][key] for key in ("Row", "Rows")}
+    components["schemas"] = schemas
+    return description | {"paths": shared}
+
+
+_ROW = b"#/components/schemas/%b.Row"
+_UNNAMED = ("/predict", "/feedback", "/model")  # routes of the service's first model
+
+
+def _is_of(path: str, name: str) -> bool:
+    """Whether a path is of one model."""
+    return f"/models/{name}" in (path, path.removeprefix("/v1"), path.removeprefix("/v2")) or any(
+        f"/models/{name}{end}" in path for end in ("/", ":")
+    )
+
+
+def _unloaded_paths(name: str) -> dict:
+    """Return the paths of a model that is not in memory; its columns are not known without loading it."""
+    columns = f"GET /models/{name} has its columns"
+    predict = _post(f"Predict rows; {columns}", {"type": "object"}, {"type": "object"})
+    infer = _post(f"Predict tensors; {columns}", {"type": "object"}, {"type": "object"})
+    return {
+        f"/models/{name}/predict": predict,
+        f"/models/{name}/feedback": _post("Record true labels", {"type": "object"}, {"type": "object"}, 202),
+        f"/models/{name}": _get("Signature, version and provenance"),
+        f"/models/{name}/health/ready": _get("Whether the model can predict"),
+        f"/v1/models/{name}": _get("Whether the model is loaded"),
+        f"/v1/models/{name}:predict": predict,
+        f"/v2/models/{name}": _get("Inputs and outputs of the model, as tensors"),
+        f"/v2/models/{name}/ready": _get("Whether the model is loaded"),
+        f"/v2/models/{name}/infer": infer,
+        **_load_paths(name),
+    }
+
+
+def _load_paths(name: str) -> dict:
+    """Return the paths that load and unload a model."""
+    body = object_of({"parameters": {"type": "object"}}, [])
+    return {
+        f"/v2/repository/models/{name}/{act}": _post(f"{act.capitalize()} the model", body, {"type": "object"})
+        for act in ("load", "unload")
     }
 
 
@@ -231,6 +319,10 @@ def _v2_paths(name: str, predictor: Predictor) -> dict:
         "/v2/health/live": _get("Whether the process is alive"),
     }
     paths["/v2/health/ready"] = _get("Whether a verified model is loaded")
+    paths["/v2/repository/index"] = _post(
+        "The models and their states", object_of({"ready": {"type": "boolean"}}, []), {"type": "array"}
+    )
+    paths |= _load_paths(name)
     for path in (f"/v2/models/{name}", f"/v2/models/{name}/versions/{predictor.version}"):
         paths |= {path: _get("Inputs and outputs of the model, as tensors", model), f"{path}/infer": infer}
         paths[f"{path}/ready"] = _get("Whether the model is loaded")

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, request
 
 from mlops_nb.errors import TooManyRowsError
 from mlops_nb.model.columns import describe_value, rows_of
@@ -15,23 +15,25 @@ from mlops_nb.serving.protocols.arrow import ARROW, read_table, wants_arrow, wri
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_object
 from mlops_nb.serving.inference.infer import InferenceResult, PartialResult, infer, infer_each
+from mlops_nb.serving.inference.models import model_of
 
 routes = Blueprint("predict", __name__)
 
 
 @routes.post("/predict")
-def predict() -> Response:
+@routes.post("/models/<name>/predict")
+def predict(name: str | None = None) -> Response:
     """Return a prediction and an id for each row; with `"probability": true` the probabilities of the classes too.
 
     With `"on_error": "row"` a row that cannot be predicted refuses no other: it has null, and its error in `errors`.
     With `"explain": true` each row has the effect of every column on its prediction, with `"interval": true` its interval
     or its set of labels.
     """
-    live = current_app.extensions["live_model"]
+    live = model_of(name)
     live.loaded()
     probability: bool | str
     if request.mimetype == ARROW:
-        result, probability = infer(read_table(), "The table"), False
+        result, probability = infer(live, read_table(), "The table"), False
     else:
         body = read_object()
         options = _pop_options(body)
@@ -45,9 +47,9 @@ def predict() -> Response:
             _check_explained(rows)
         if options.by_row and rows and isinstance(rows, list | dict):
             rows = [rows] if isinstance(rows, dict) else rows
-            partial = infer_each(rows, bool(probability), options.interval)
+            partial = infer_each(live, rows, bool(probability), options.interval)
             return to_json(_content_by_row(partial, live, probability, options))
-        result = infer(rows, probability=bool(probability), interval=options.interval)
+        result = infer(live, rows, probability=bool(probability), interval=options.interval)
         if options != _Options():
             return to_json(content_of(result, live.name, probability) | _optional_content(result, options))
     return write_table(result, live.name) if wants_arrow() else to_json(content_of(result, live.name, probability))

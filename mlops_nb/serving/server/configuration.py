@@ -50,7 +50,7 @@ def gunicorn_settings() -> dict:
         server.__class__ = RollingArbiter  # no setting of Gunicorn names the class of its master
 
     def when_ready(_server):
-        model = settings.model or "the default model"
+        model = settings.models.replace("*", "all models") or settings.model or "the default model"
         print(f"Serving {model} at http://{address} (stop with Ctrl+C)", file=sys.stderr, flush=True)
 
     return {
@@ -88,7 +88,7 @@ def _prepare_metrics_folder():
         os.environ[_METRICS_VARIABLE] = mkdtemp(prefix=_METRICS_PREFIX)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    for file in folder.glob("*.db"):
+    for file in [*folder.glob("*.db"), *folder.glob("unloaded-*")]:  # models that were unloaded, of an earlier service
         file.unlink()
 
 

@@ -54,17 +54,22 @@ class Metrics:
     A value in such a file costs 2 µs, and a request has five: so requests are recorded, and counted twice a second.
     """
 
-    def __init__(self):
+    def __init__(
+        self,
+        by_model: bool = False,  # whether each metric of a model's requests has the label `model`
+    ):
+        self.by_model = by_model
         self.registry = CollectorRegistry()
         self.collectors: list = []
         self.health_routes = set(HEALTH_ROUTES)  # counted apart; a project adds its own
         self.in_progress: set[int] = set()  # a number for each request without a response
-        self.after_count: Callable = lambda _: None  # given the new requests by route and status
+        self.after_count: Callable = lambda _: None  # given the new requests by model, route and status
         # of the prediction log; asked here, because the thread that ships waits while the database hangs
         self.backlog: Callable[[], tuple[int, float]] = lambda: (0, 0.0)
         self._pending: deque[RequestRecord] = deque()
-        self._values_of: dict[int | None, _Histogram] = {}  # by version
-        self._served_before: dict[str, tuple[int | None, int]] = {}  # role to version and identity of the predictor
+        self._values_of: dict[tuple, _Histogram] = {}  # by the labels of a version
+        # model and role to version and identity of the predictor
+        self._served_before: dict[str, dict[str, tuple[int | None, int]]] = {}
         self._seen = dict.fromkeys(["errors", *_LOG_COUNTERS], 0)  # values of the log's counters
         self._lock = threading.Lock()
         self._thread = PeriodicThread("metrics", self._count_pending)
@@ -74,26 +79,26 @@ class Metrics:
 
     def _make_request_metrics(self):
         own: dict[str, Any] = {"registry": self.registry}
+        of_model = ["model"] if self.by_model else []
         what = "Requests without a response yet"
         self._in_progress = Gauge("mlops_requests_in_progress", what, **own, multiprocess_mode="livesum")
-        self._requests = Counter("mlops_requests", "Requests with a response", ["route", "status"], **own)
+        self._requests = Counter("mlops_requests", "Requests with a response", ["route", "status", *of_model], **own)
         what = "Requests of health routes, which no other metric of requests counts"
-        self._probes = Counter("mlops_health_requests", what, ["route", "status"], **own)
+        self._probes = Counter("mlops_health_requests", what, ["route", "status", *of_model], **own)
         what = "Seconds from a request to its response"
         name = "mlops_request_duration_seconds"
-        self._seconds = _Histogram(name, what, ["route"], buckets=_DURATION_BUCKETS, **own)
+        self._seconds = _Histogram(name, what, ["route", *of_model], buckets=_DURATION_BUCKETS, **own)
         what = "Rows predicted, by class if there are classes"
-        self._rows = Counter("mlops_predictions", what, ["version", "class"], **own)
-        self._values = _Histogram("mlops_predicted_value", "Predicted values", ["version"], **own)
+        self._rows = Counter("mlops_predictions", what, ["version", "class", *of_model], **own)
+        self._values = _Histogram("mlops_predicted_value", "Predicted values", ["version", *of_model], **own)
 
     def _make_model_metrics(self):
         live: dict[str, Any] = {"registry": self.registry, "multiprocess_mode": "livemax"}
         labels = ["model", "version", "role"]
         self._served = Gauge("mlops_model_info", "1 for a version that is served, 0 for one that was", labels, **live)
         what = "Rows of a call that requests may share, see batching in GET /model"
-        self._batches = _Histogram(
-            "mlops_batch_rows", what, ["version"], registry=self.registry, buckets=_BATCH_BUCKETS
-        )
+        of_version = ["version", *(["model"] if self.by_model else [])]
+        self._batches = _Histogram("mlops_batch_rows", what, of_version, registry=self.registry, buckets=_BATCH_BUCKETS)
         what = "When a version was last loaded"
         self._loaded = Gauge("mlops_model_loaded_timestamp_seconds", what, labels, **live)
 
@@ -132,9 +137,19 @@ class Metrics:
 
     def requests(self) -> list[tuple[str, str, int]]:
         """Return (route, status, number of requests) of all workers, health routes among them."""
+        return [row for rows in self.requests_by_model().values() for row in rows]
+
+    def requests_by_model(self) -> dict[str, list[tuple[str, str, int]]]:
+        """Return (route, status, number of requests) of all workers by model, health routes among them.
+
+        The requests of no model are under an empty name; those of a service with one model, too.
+        """
         names = {"mlops_requests_total", "mlops_health_requests_total"}
-        samples = (s for family in self.collect().collect() for s in family.samples if s.name in names)
-        return [(s.labels["route"], s.labels["status"], int(s.value)) for s in samples]
+        found: dict[str, list[tuple[str, str, int]]] = defaultdict(list)
+        for sample in (s for family in self.collect().collect() for s in family.samples if s.name in names):
+            labels = sample.labels
+            found[labels.get("model", "")].append((labels["route"], labels["status"], int(sample.value)))
+        return found
 
     def record(self, record: RequestRecord):
         """Record a request that has its response, to be counted later."""
@@ -152,53 +167,59 @@ class Metrics:
             self._spool_age.set(age)
 
     def _count_requests(self, pending: list[RequestRecord]):
-        requests: Counts[tuple[str, str]] = Counts()
-        durations: dict[str, list[float]] = defaultdict(list)
+        requests: dict[str, Counts[tuple[str, str]]] = defaultdict(Counts)
+        durations: dict[tuple, list[float]] = defaultdict(list)
         for record in pending:
-            route = record.route or "none"
-            requests[route, record.status] += 1
+            route, model = record.route or "none", record.model or ""
+            requests[model][route, record.status] += 1
             if route not in self.health_routes:
-                durations[route].append(record.seconds)
-        for (route, status), n in requests.items():
-            counter = self._probes if route in self.health_routes else self._requests
-            counter.labels(route, status).inc(n)
-        self.after_count(requests)
-        for route, seconds in durations.items():
-            self._seconds.labels(route).observe_all(seconds)
+                durations[route, *self._label_of(model)].append(record.seconds)
+        for model, by_route in requests.items():
+            for (route, status), n in by_route.items():
+                counter = self._probes if route in self.health_routes else self._requests
+                counter.labels(route, status, *self._label_of(model)).inc(n)
+        self.after_count({model: by_route for model, by_route in requests.items() if model})
+        for labels, seconds in durations.items():
+            self._seconds.labels(*labels).observe_all(seconds)
+
+    def _label_of(self, model: str) -> tuple[str, ...]:
+        return (model,) if self.by_model else ()
 
     def _count_predictions(self, pending: list[RequestRecord]):
         rows: Counts[tuple] = Counts()
-        values: dict[int | None, tuple[Predictor, list]] = {}
+        values: dict[tuple, tuple[Predictor, list]] = {}
         for result in (record.result for record in pending if record.result is not None):
             version, prediction = result.predictor.version, result.predictions.prediction.tolist()
+            model = (result.predictor.name,) if self.by_model else ()
             if result.predictions.outputs is not None:
-                rows.update((version, label) for label in _labels_of(result.predictions.outputs))
+                rows.update((version, label, *model) for label in _labels_of(result.predictions.outputs))
                 continue
             if result.predictor.signature.classes is None:
-                values.setdefault(version, (result.predictor, []))[1].extend(prediction)
-                rows[version, ""] += len(prediction)
+                values.setdefault((version, *model), (result.predictor, []))[1].extend(prediction)
+                rows[version, "", *model] += len(prediction)
             else:
-                rows.update((version, label) for label in prediction)
+                rows.update((version, label, *model) for label in prediction)
         for labels, n in rows.items():
             self._rows.labels(*labels).inc(n)
-        for predictor, predicted in values.values():
-            self._histogram_of(predictor).observe_all(predicted)
+        for labels, (predictor, predicted) in values.items():
+            self._histogram_of(labels, predictor).observe_all(predicted)
 
-    def _histogram_of(self, predictor: Predictor) -> "_Histogram":
+    def _histogram_of(self, labels: tuple, predictor: Predictor) -> "_Histogram":
         """Return the histogram of a version's values; its buckets come from the bundle, the same in all workers."""
-        if predictor.version not in self._values_of:
-            self._values_of[predictor.version] = self._values.of(predictor.version, _bounds(predictor))
-        return self._values_of[predictor.version]
+        if labels not in self._values_of:
+            self._values_of[labels] = self._values.of(labels, _bounds(predictor))
+        return self._values_of[labels]
 
     def update_gauges(self, live: LiveModel):
         """Update which versions are served, and count the rows of shared calls, after the registry was read."""
         state = live.state
-        self._count_batches([live.batches.popleft() for _ in range(len(live.batches))])
-        if state.problem:
+        self._count_batches(live.name, [live.batches.popleft() for _ in range(len(live.batches))])
+        if state.problem and (not self.by_model or live.is_awake):
             self._errors.inc()
         served = {role: (predictor.version, id(predictor)) for role, predictor in state.predictors.items()}
-        for role in served.keys() | self._served_before.keys():
-            before, now = self._served_before.get(role), served.get(role)
+        served_before = self._served_before.get(live.name, {})
+        for role in served.keys() | served_before.keys():
+            before, now = served_before.get(role), served.get(role)
             if before == now:
                 continue
             if before is not None:
@@ -206,14 +227,14 @@ class Metrics:
             if now is not None:
                 self._served.labels(live.name, now[0], role).set(1)
                 self._loaded.labels(live.name, now[0], role).set(time.time())
-        self._served_before = served
+        self._served_before[live.name] = served
 
-    def _count_batches(self, batches: list[tuple[int | None, int]]):
+    def _count_batches(self, model: str, batches: list[tuple[int | None, int]]):
         rows: dict[int | None, list[float]] = defaultdict(list)
         for version, n_rows in batches:
             rows[version].append(n_rows)
         for version, observed in rows.items():
-            self._batches.labels(version).observe_all(observed)
+            self._batches.labels(version, *self._label_of(model)).observe_all(observed)
 
     def update_log_metrics(self, log: PredictionLogger):
         """Update the metrics of the prediction log, after its spool was maintained."""
@@ -231,12 +252,12 @@ def _labels_of(outputs: Mapping[str, Predictions]) -> Iterator[str]:
 
 
 class _Histogram(Histogram):
-    """A histogram that observes many values at a time, with buckets of its own for each label."""
+    """A histogram that observes many values at a time, with buckets of its own for each version."""
 
-    def of(self, label: int | None, bounds: list[float]) -> "_Histogram":
-        """Return the histogram of a new label, with its upper bounds."""
+    def of(self, labels: tuple, bounds: list[float]) -> "_Histogram":
+        """Return the histogram of new labels, with its upper bounds."""
         self._kwargs["buckets"] = bounds
-        return self.labels(label)
+        return self.labels(*labels)
 
     def observe_all(self, observed: list[float]):
         """Observe the finite values."""

@@ -1,4 +1,4 @@
-"""Counts of the model's requests, by minute and status, for the database.
+"""Counts of the requests of each model, by minute and status, for the database.
 
 A request that fails leaves no prediction, and monitoring reads only the database.
 """
@@ -16,6 +16,7 @@ from mlops_nb.serving.telemetry.prediction_logger import PredictionLogger
 INFERENCE_ROUTES = frozenset(
     {
         "/predict",
+        "/models/<name>/predict",
         "/invocations",
         "/v1/models/<name>:predict",
         "/v2/models/<name>/infer",
@@ -25,8 +26,27 @@ INFERENCE_ROUTES = frozenset(
 WRITE_SECONDS = 5.0  # between two records of the counts that grew
 
 
+class RequestCounters:
+    """The counts of all models of one worker."""
+
+    def __init__(self):
+        self._by_model: dict[str, RequestCounter] = {}
+
+    def add(self, requests: Mapping[str, Mapping[tuple[str, str], int]]):
+        """Add requests by model, and of each by route and status."""
+        for model, found in requests.items():
+            if model not in self._by_model:
+                self._by_model = {**self._by_model, model: RequestCounter(model)}  # another thread writes them
+            self._by_model[model].add(found)
+
+    def write(self, log: PredictionLogger):
+        """Record the counts that grew in the log."""
+        for counter in self._by_model.values():
+            counter.write(log)
+
+
 class RequestCounter:
-    """The counts of one worker; the largest count of an id stays, so a count may be recorded any number of times."""
+    """The counts of one model in one worker; the largest count of an id stays, so a count may be recorded any number of times."""
 
     def __init__(self, name: str):
         self._name, self._worker = name, make_id()

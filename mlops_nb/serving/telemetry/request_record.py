@@ -16,3 +16,4 @@ class RequestRecord(NamedTuple):
     seconds: float  # from the request's arrival to its response
     size: int | None  # bytes of the response's body, where known
     result: InferenceResult | None = None  # of the model, if it was asked
+    model: str | None = None  # name of the model that the request was for, where known

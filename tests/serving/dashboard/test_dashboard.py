@@ -27,6 +27,7 @@ PAGES = (
     "/",
     "/dashboard/style.css",
     "/dashboard/script.js",
+    "/dashboard/models.js",
     "/dashboard/icon.svg",
     "/dashboard/uplot.css",
     "/dashboard/uplot.js",
@@ -239,7 +240,9 @@ def test_failures_are_counted_in_the_minute_in_which_they_happened(monkeypatch):
     counts, now = {"200": 5, "400": 2, "500": 0}, [6000.0]
     monkeypatch.setattr(time, "time", lambda: now[0])
     failures = ErrorHistory(
-        lambda: [("/predict", s, n) for s, n in counts.items()] + [("/", "500", 9), ("/dashboard/data.json", "401", 9)]
+        lambda: {
+            "": [("/predict", s, n) for s, n in counts.items()] + [("/", "500", 9), ("/dashboard/data.json", "401", 9)]
+        }
     )
     failures.count()
     counts["500"], now[0] = 3, 6030.0

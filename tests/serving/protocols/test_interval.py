@@ -121,7 +121,7 @@ def test_canary_without_an_interval_leaves_the_request_to_production(tmp_path):
         assert "prediction_set" in response.get_json()
         versions.add(response.get_json()["version"])
     assert versions == {1}
-    trial = app.extensions["live_model"].state.trial
+    trial = app.extensions["models"].default().state.trial
     assert trial.failures == {"InputError": len(trial.calls["canary"])}
     assert len(trial.calls["canary"])
     app.stop()

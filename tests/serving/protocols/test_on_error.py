@@ -84,7 +84,7 @@ def test_default_refuses_the_request_with_its_first_error(mixed):
 
 
 def test_only_rows_with_a_prediction_are_in_the_log(client, app):
-    inputs = [i.name for i in app.extensions["live_model"].loaded().signature.inputs]
+    inputs = [i.name for i in app.extensions["models"].default().loaded().signature.inputs]
     rows = [dict.fromkeys(inputs, 1.0), dict.fromkeys(inputs, "x"), dict.fromkeys(inputs, 2.0)]
     body = client.post("/predict", json={"features": rows, "on_error": "row"}).get_json()
     assert body["ids"][1] is None

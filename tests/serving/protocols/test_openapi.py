@@ -151,8 +151,8 @@ def test_description_says_how_to_send_a_key_and_where(settings):
     homed = {"MLOPS_HOME": str(settings.home), "MLOPS_MODEL": "toy"}
     for more, closed in (
         ({}, 0),
-        ({"MLOPS_ADMIN_KEYS": key, "MLOPS_ALLOW_ANONYMOUS": "true"}, 2),
-        ({"MLOPS_API_KEYS": key}, 20),
+        ({"MLOPS_ADMIN_KEYS": key, "MLOPS_ALLOW_ANONYMOUS": "true"}, 4),
+        ({"MLOPS_API_KEYS": key}, 28),
     ):
         app = create_app(Settings.read(homed | more))
         live_model(app).refresh()

@@ -18,6 +18,8 @@ from mlops_nb.store.database import open_database
 from tests.factories import Service, wait_for
 
 PAST = datetime(2001, 1, 1, tzinfo=UTC)
+OTHER_POSTS = {"/feedback", "/models/<name>/feedback", "/admin/promote", "/admin/rollback"}
+OTHER_POSTS |= {f"/v2/repository/{route}" for route in ("index", "models/<name>/load", "models/<name>/unload")}
 
 
 def counted(settings: Settings, since: datetime = PAST) -> dict[int, int]:
@@ -36,7 +38,7 @@ def ask(client, right: int = 0, wrong: int = 0):
 
 def test_routes_that_ask_the_model_are_those_that_take_rows(app):
     posts = {rule.rule for rule in app.url_map.iter_rules() if "POST" in rule.methods}
-    assert posts - INFERENCE_ROUTES == {"/feedback", "/admin/promote", "/admin/rollback"}
+    assert posts - INFERENCE_ROUTES == OTHER_POSTS
     assert not INFERENCE_ROUTES - posts
 
 

@@ -5,6 +5,8 @@ const get = id => document.getElementById(id);
 const plots = new Map(); // Id of a figure to what is drawn there
 let key = sessionStorage.getItem("key") || "";
 let hours = document.body.dataset.hours;
+const model = document.body.dataset.model; // Of several; empty where the service has one
+const which = model ? `model=${encodeURIComponent(model)}` : "";
 let shown = null; // The last figures
 
 const headers = () => (key ? {Authorization: `Bearer ${key}`} : {});
@@ -188,12 +190,12 @@ async function refresh() {
   const mine = ++turn;
   try {
     const asked = {headers: headers(), cache: "no-store"};
-    const answer = await fetch(`/dashboard/data.json?hours=${hours}`, asked);
+    const answer = await fetch(`/dashboard/data.json?hours=${hours}${which && `&${which}`}`, asked);
     const data = await answer.json();
     if (mine !== turn) return; // something else was asked for meanwhile
     if (answer.status === 401 || answer.status === 403) { key = ""; sessionStorage.removeItem("key"); lock(data.error); return; }
     if (!answer.ok) throw new Error(data.error);
-    const page = await fetch(`/?hours=${hours}`, asked);
+    const page = await fetch(`/?hours=${hours}${which && `&${which}`}`, asked);
     const text = await page.text();
     if (mine !== turn) return;
     if (!page.ok) throw new Error("The service does not answer as it should.");
@@ -244,7 +246,7 @@ async function confirmMove() {
   const body = {expected: move.expected, reason, ...(move.action === "promote" && {version: move.version})};
   let failed = null;
   try {
-    const answer = await fetch(`/admin/${move.action}`, {
+    const answer = await fetch(`/admin/${move.action}${which && `?${which}`}`, {
       method: "POST", headers: {"Content-Type": "application/json", "X-Dashboard": "move", ...headers()}, body: JSON.stringify(body),
     });
     if (!answer.ok) failed = (await answer.json()).error;
@@ -264,7 +266,7 @@ document.addEventListener("click", event => {
     hours = link.dataset.hours;
     for (const other of document.querySelectorAll("a[data-hours]")) other.toggleAttribute("aria-current", other === link);
     link.setAttribute("aria-current", "true");
-    history.replaceState(null, "", `/?hours=${hours}`);
+    history.replaceState(null, "", `/?hours=${hours}${which && `&${which}`}`);
     keepUp();
   }
 });
