@@ -145,8 +145,8 @@ class Service(Flask):
 
     @property
     def shares_calls(self) -> bool:
-        """Whether requests wait for each other to share calls of the model, so that they need more threads."""
-        return live_model(self).state.shares_calls
+        """Whether requests wait for each other to share calls of a model, so that they need more threads."""
+        return any(live.state.shares_calls for live in self.models.by_name.values())
 
     # the fast path: a usual request without Flask's objects
 
