@@ -22,11 +22,6 @@ from tests.factories import wait_for
 ROOT = Path(__file__).parents[2]
 # ROC AUC, balanced accuracy, units of mean absolute error, mean ROC AUC of two outputs
 GAIN = {"loans": 0.1, "emails": 0.15, "demand": 20.0, "deliveries": 0.08}
-    "loans": 0.1,
-    "emails": 0.15,
-    "demand": 20.0,
-    "deliveries": 0.08,
-}  # ROC AUC, balanced accuracy, units of mean absolute error
 
 
 @pytest.fixture
