@@ -188,8 +188,6 @@ def _check_outputs(spec: "ModelSpec"):
     outputs = ", ".join(map(repr, spec.target))
     if spec.interval is not None:
         raise SpecError(f"interval={spec.interval:g} is of a model with one output, and the targets are {outputs}: leave it out.")
-    if spec.gates.replay:
-        raise SpecError(f"gates.replay is of a model with one output, and the targets are {outputs}: leave it out.")
     limits = [*spec.gates.groups.values(), *_by_slice(spec)]
     for name in [spec.scorer, *spec.metrics, *spec.gates.minimum, *(metric for limit in limits for metric in limit)]:
         output = split_metric(name)[1]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 
 from .explain import load_version, spec_of
 from .replay_report import ReplayReport, decide_limits
@@ -23,6 +24,7 @@ from .training_rows import RowRange, is_in_ranges, training_ranges
 from ..errors import DataError, InputError, NotFoundError, RegistryError
 from ..model.columns import to_frame
 from ..model.evaluate import GateResult, default_metrics, score
+from ..model.output_metrics import metric_names
 from ..model.predictor import Predictor
 from ..model.signature import Predictions, Signature
 from ..monitor.prediction_log import LoggedPrediction, PredictionLog
@@ -93,7 +95,10 @@ def changed_predictions(
     before: Predictions,
     after: Predictions,  # Of the same rows
 ) -> tuple[np.ndarray, float | None]:  # `(n_rows,)` whether it changed; for numbers, the bound
-    "Find the rows whose prediction changed."
+    "Find the rows whose prediction changed; of several outputs, in which that of any did."
+    if before.outputs is not None and after.outputs is not None:
+        each = [changed_predictions(part, after.outputs[name])[0] for name, part in before.outputs.items()]
+        return np.any(each, axis=0), None
     if before.classes is None:
         threshold = CHANGE_FRACTION * float(np.std(before.prediction)) if len(before.prediction) else 0.0
         return np.abs(after.prediction - before.prediction) > threshold, threshold
@@ -168,11 +173,9 @@ def _compare(
     trained_on: Sequence[RowRange],
 ) -> ReplayReport:
     "Replay rows through both versions, and count."
-    if champion.signature.outputs or challenger.signature.outputs:
-        raise DataError(
-            f"A replay compares versions of one output, and {challenger.name!r} has several: compare their evaluations "
-            f"(mlops-nb models diff {challenger.name})."
-        )
+    theirs, ours = ([*signature.parts] if signature.outputs else [] for signature in (champion.signature, challenger.signature))
+    if sorted(theirs) != sorted(ours):
+        raise DataError(f"Versions with other outputs cannot be compared: {theirs or 'one output'} and {ours or 'one output'}.")
     if champion.signature.task != challenger.signature.task:
         raise DataError(f"{champion.signature.task} and {challenger.signature.task} cannot be compared.")
     before = replay_rows(champion, [row.inputs for row in rows])
@@ -186,7 +189,7 @@ def _compare(
         notes = [*notes, f"{excluded} labelled rows are not scored: one of the versions was trained on them."]
     pair.labelled &= ~known
     masks, unseen = _slice_masks(spec, champion, rows)
-    metrics = pair.scores(pair.labelled, _metric_names(spec, challenger))
+    metrics = pair.scores(pair.labelled, _metric_names(spec, challenger, pair.after))
     return ReplayReport(
         name=challenger.name,
         version=cast(int, challenger.version),
@@ -216,7 +219,7 @@ class _Pair:
         self.rows, self.accepted, self.before, self.after = rows, accepted, before, after
         self.changed = np.zeros(len(rows), dtype=bool)
         self.changed[accepted], self.threshold = changed_predictions(before, after)
-        self.labelled = accepted & _is_label([row.label for row in rows], (*(before.classes or ()), *(after.classes or ())))
+        self.labelled = accepted & _have_labels([row.label for row in rows], before, after)
 
     @property
     def accepted_inputs(self) -> list[Mapping]:
@@ -225,18 +228,20 @@ class _Pair:
 
     def changes(self) -> dict[str, int]:
         "Count from which label to which."
-        if self.before.classes is None:
-            return {}
         changed = self.changed[self.accepted]
-        pairs = zip(self.before.prediction[changed].tolist(), self.after.prediction[changed].tolist(), strict=True)
-        return dict(Counter(f"{was} -> {now}" for was, now in pairs).most_common())
+        if self.before.outputs is None or self.after.outputs is None:
+            return _changes(self.before, self.after, changed)
+        each = {name: _changes(part, self.after.outputs[name], changed) for name, part in self.before.outputs.items()}
+        found = {f"{name}: {change}": n for name, counts in each.items() for change, n in counts.items()}
+        return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 
     def scores(self, mask: np.ndarray, metrics: Sequence[str]) -> dict[str, dict[str, float]]:
         "Return the metrics of both on labelled rows; none when there are none."
         if not mask.any() or not metrics:
             return {}
-        truth = np.array([row.label for row, is_in in zip(self.rows, mask, strict=True) if is_in])
-        one, two = (score(p.take(mask[self.accepted]), truth.tolist(), metrics) for p in (self.before, self.after))
+        labels = [row.label for row, is_in in zip(self.rows, mask, strict=True) if is_in]
+        truth = np.array(labels).tolist() if self.before.outputs is None else pd.DataFrame(labels)
+        one, two = (score(p.take(mask[self.accepted]), truth, metrics) for p in (self.before, self.after))
         return {metric: {"champion": one[metric], "challenger": two[metric]} for metric in metrics}
 
     def slice(self, mask: np.ndarray, metrics: Sequence[str]) -> dict[str, float]:
@@ -253,6 +258,26 @@ class _Pair:
         }
 
 
+def _changes(before: Predictions, after: Predictions, rows: np.ndarray) -> dict[str, int]:
+    "Count from which label to which one output changed, in these rows."
+    if before.classes is None:
+        return {}
+    pairs = zip(before.prediction[rows].tolist(), after.prediction[rows].tolist(), strict=True)
+    return dict(Counter(f"{was} -> {now}" for was, now in pairs if was != now).most_common())
+
+
+def _have_labels(labels: Sequence, before: Predictions, after: Predictions) -> np.ndarray:  # `(n_rows,)`
+    "Find the labels that predictions can be compared with; of several outputs objects of one each."
+    if before.outputs is None or after.outputs is None:
+        return _is_label(labels, (*(before.classes or ()), *(after.classes or ())))
+    names = before.outputs.keys()
+    are_whole = np.array([isinstance(label, dict) and label.keys() == names for label in labels], dtype=bool)
+    whole = [label if is_whole else dict.fromkeys(names) for label, is_whole in zip(labels, are_whole, strict=True)]
+    pairs = [(name, part, after.outputs[name]) for name, part in before.outputs.items()]
+    each = [_have_labels([label[name] for label in whole], part, other) for name, part, other in pairs]
+    return are_whole & np.all(each, axis=0)
+
+
 def _is_label(labels: Sequence, classes: Sequence) -> np.ndarray:
     "Find the labels that a prediction can be compared with: one of the classes or, without classes, a number."
     if not classes:
@@ -260,9 +285,11 @@ def _is_label(labels: Sequence, classes: Sequence) -> np.ndarray:
     return np.array([v is not None and v in classes for v in labels])
 
 # %% ../../nbs/audit/02_replay.ipynb #0000000f
-def _metric_names(spec: ModelSpec | None, predictor: Predictor) -> list[str]:
+def _metric_names(spec: ModelSpec | None, predictor: Predictor, predictions: Predictions | None = None) -> list[str]:
     "Return the metrics of the spec; without a spec those that the version was built with."
     signature = predictor.signature
+    if spec is not None and predictions is not None and predictions.outputs is not None:
+        return metric_names(spec, predictions)
     if spec is not None:
         return default_metrics(spec, signature.classes, signature.positive_label, signature.probability)
     evaluation = predictor.bundle.manifest.get("evaluation") or {}

@@ -125,6 +125,8 @@ def measure_performance(
     gates = _gates(spec, release)
     scorer = split_metric(spec.scorer)[0]
     of_outputs = [f"{scorer}{OF_OUTPUT}{name}" for name in answer.outputs or ()]
+    baseline = release.get("baseline") or {}  # what an output must exceed that has no gate of its own
+    gates = {name: baseline[name] for name in of_outputs if baseline.get(name) is not None} | gates
     metrics = list(dict.fromkeys([spec.scorer, *of_outputs, *gates]))
     slices = {"all": lambda frame: np.ones(len(frame), dtype=bool), **spec.slices}
     results = []

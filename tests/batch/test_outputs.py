@@ -15,7 +15,7 @@ from mlops_nb.audit.investigate import errors_of
 from mlops_nb.audit.replay import replay_log
 from mlops_nb.batch.jobs import predict_batch
 from mlops_nb.batch.requests import BatchRequest
-from mlops_nb.errors import BatchError, DataError
+from mlops_nb.errors import BatchError
 from mlops_nb.model.signature import column_of, join_outputs
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog
 from mlops_nb.monitor.timeseries import TimeBuckets, prediction_series, quality
@@ -34,12 +34,13 @@ def model(request, tmp_path_factory):
     (home / "settings.ini").touch()
     kinds = (bool, str, int) if request.param == "labels" else (float,) * 3
     spec = several_outputs(NAMES, kinds)
+    metrics = (spec.scorer, *(f"{spec.scorer} of {name}" for name in NAMES))
     _, X, predictor = served(spec, home)
     settings = Settings.read({"MLOPS_HOME": str(home), "MLOPS_MODEL": "several"})
     with closing(Registry.open(settings)) as registry:
         registry.register(predictor.bundle)
         registry.promote("several", 1)
-        registry.register(served(several_outputs(NAMES, kinds, n=200), home / "second")[2].bundle)
+        registry.register(served(several_outputs(NAMES, kinds, n=200), home / "second", 0, metrics)[2].bundle)
     X.to_csv(home / "rows.csv", index=False)
     return home, settings, spec, X, predictor
 
@@ -89,8 +90,22 @@ def test_a_logged_prediction_is_computed_again_and_not_explained(model, logged):
     assert found.reproduction.problem is None
     assert found.reproduction.prediction == row.prediction
     assert any("of one output, and the model has several" in note for note in found.missing)
-    with pytest.raises(DataError, match="A replay compares versions of one output, and 'several' has several"):
-        replay_log("several", 2, settings)
+
+
+def test_a_replay_counts_and_scores_each_output(model, logged):
+    _, settings, spec, X, predictor = model
+    found = replay_log("several", 2, settings)
+    assert (found.rows, found.labelled) == (300, 200)
+    assert next(iter(found.metrics)) == spec.scorer
+    assert {f"{spec.scorer} of {name}" for name in NAMES} <= found.metrics.keys()
+    with closing(Registry.open(settings)) as registry:
+        second = registry.load("several", 2)
+    before, after = predictor.predict_frame(X), second.predict_frame(X)
+    if spec.task == "classification":
+        pairs = zip(before.prediction.tolist(), after.prediction.tolist(), strict=True)
+        assert found.changed_predictions == sum(a != b for a, b in pairs)
+        assert sum(found.changes.values()) >= found.changed_predictions > 0
+        assert all(change.partition(": ")[0] in NAMES for change in found.changes)
 
 
 def test_tables_of_production_have_a_column_an_output(model, logged):

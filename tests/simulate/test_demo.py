@@ -20,7 +20,8 @@ from mlops_nb.simulate.sandbox import stop_service, temporary_project
 from tests.factories import wait_for
 
 ROOT = Path(__file__).parents[2]
-GAIN = {"loans": 0.1, "emails": 0.15, "demand": 20.0}  # ROC AUC, balanced accuracy, units of mean absolute error
+# ROC AUC, balanced accuracy, units of mean absolute error, mean ROC AUC of two outputs
+GAIN = {"loans": 0.1, "emails": 0.15, "demand": 20.0, "deliveries": 0.08}
 
 
 @pytest.fixture

@@ -138,3 +138,5 @@ def test_labels_of_all_outputs_are_measured_output_by_output(service):
     drifted = measure_health(predictor.bundle, 1, type(window)(shifted, window.inputs), 100, spec=spec)
     assert {f.subject for f in drifted.findings if f.kind == "drift"} >= {"prediction of late", "prediction of a of b"}
     assert client.get("/dashboard/data.json").status_code == 200
+    counted = client.get("/metrics").get_data(as_text=True)
+    assert ('class="late: true"' if spec.task == "classification" else 'class="late"') in counted
