@@ -223,7 +223,8 @@ def _weighing(estimator, weights) -> dict:
     from sklearn.utils.validation import has_fit_parameter
 
     name, last = estimator.steps[-1] if isinstance(estimator, Pipeline) else ("", estimator)
-    if weights is None or not has_fit_parameter(last, "sample_weight"):
+    samples = any(hasattr(part, "fit_resample") for part in getattr(estimator, "named_steps", {}).values())
+    if weights is None or samples or not has_fit_parameter(last, "sample_weight"):  # a sampler takes other rows than it was given
         return {}
     return {f"{name}__sample_weight" if name else "sample_weight": weights}
 

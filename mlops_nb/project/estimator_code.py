@@ -169,7 +169,7 @@ def _booster(summary: TableSummary, kind: EstimatorKind) -> tuple[str, str, list
     balanced, categories = summary.target.scorer == "balanced_accuracy", bool(summary.named("category"))
     if kind == EstimatorKind.CATBOOST:
         params = ['"iterations": 200', '"verbose": 0', '"allow_writing_files": False']
-        params += ['"cat_features": CATEGORIES'] * categories + ['"auto_class_weights": "Balanced"'] * balanced
+        params += ['"cat_features": tuple(CATEGORIES)'] * categories + ['"auto_class_weights": "Balanced"'] * balanced
     else:
         params = ['"n_estimators": 200', '"learning_rate": 0.05']
         more = ['"verbose": -1'] + ['"class_weight": "balanced"'] * balanced

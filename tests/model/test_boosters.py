@@ -69,7 +69,7 @@ def spec_of(make_estimator, target: str, columns=tuple(INPUTS)) -> ModelSpec:
 def categorical(library: str, task: str):
     """An estimator that splits categories into groups."""
     fill = "missing" if library == "catboost" else None
-    more = {"lightgbm": {}, "xgboost": {"enable_categorical": True}, "catboost": {"cat_features": ["home"]}}
+    more = {"lightgbm": {}, "xgboost": {"enable_categorical": True}, "catboost": {"cat_features": ("home",)}}
     return make_pipeline(AsCategories(fill=fill), booster(library, task, **more[library]))
 
 
@@ -91,7 +91,7 @@ def test_numbers_with_gaps_are_served_as_they_were_trained(library, target, task
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_categories_are_split_natively_and_a_new_or_missing_one_is_taken(library, task, tmp_path):
     spec = spec_of(lambda params: categorical(library, task), "label" if task == "Classifier" else "price")
-    _, _, predictor = served(spec, tmp_path)
+    _, _, predictor = served(spec, tmp_path, folds=2)
     rows = [{"amount": 0.5, "rooms": 2, "home": home} for home in ("own", "rent", "boat", None)]
     values = predictor.predict_rows(rows)
     figures = values.prediction if task == "Regressor" else values.probability[:, 1]

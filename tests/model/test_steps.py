@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from importlib import import_module
 from types import ModuleType
 
@@ -25,7 +26,7 @@ from mlops_nb.errors import TrainingError
 from mlops_nb.features import AsCategories
 from mlops_nb.model.bundle import _how_to_install
 from mlops_nb.model.columns import input_frame
-from mlops_nb.model.train import check_loadable
+from mlops_nb.model.train import check_loadable, fit
 from mlops_nb.model.trusted_types import (
     _STEPS,
     EXTRA_LIBRARIES,
@@ -181,6 +182,20 @@ def test_histogram_boosting_with_categories_of_pandas_and_a_transformed_target_i
     model = TransformedTargetRegressor(trees, func=np.arcsinh, inverse_func=np.sinh)
     spec = spec_of(lambda params: make_pipeline(AsCategories(), model), "price", ("amount", "rooms", "home"))
     assert_served(spec, tmp_path)
+
+
+def test_weights_of_rows_are_left_out_where_a_sampler_takes_other_rows():
+    optional("imblearn")
+    from imblearn.pipeline import make_pipeline as pipeline_of_samplers
+    from imblearn.under_sampling import RandomUnderSampler
+
+    spec = spec_of(
+        lambda params: pipeline_of_samplers(RandomUnderSampler(), SimpleImputer(), LogisticRegression()), "label"
+    )
+    assert not fit(spec, X, Y, folds=2, weights=np.ones(len(X))).weighted
+    assert fit(
+        replace(spec, make_estimator=lambda params: LogisticRegression()), X, Y, folds=0, weights=np.ones(len(X))
+    ).weighted
 
 
 def test_steps_that_are_allowed_exist_and_run_nothing_when_they_are_loaded():

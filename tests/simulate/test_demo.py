@@ -17,7 +17,8 @@ from mlops_nb.settings import Settings
 from mlops_nb.simulate.demo import _WithoutAlerts, find_spec
 from mlops_nb.simulate.demo_report import DemoReport, format_report
 from mlops_nb.simulate.sandbox import stop_service, temporary_project
-from tests.factories import wait_for
+from tests.factories import optional, wait_for
+from tests.pipeline.conftest import copy_project
 
 ROOT = Path(__file__).parents[2]
 # ROC AUC, balanced accuracy, units of mean absolute error, mean ROC AUC of two outputs
@@ -225,3 +226,27 @@ def test_problem_of_a_demo_is_in_its_report():
     assert not report.succeeded
     assert [*format_report(report)][-1] == "UNEXPECTED: no version was promoted"
     assert DemoReport("loans", "good", "roc_auc").succeeded
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost", "catboost"])
+def test_loop_of_a_booster_from_training_to_a_better_version(library, tmp_path):
+    """Build, service, labels, drift, retraining and promotion of a model of another library."""
+    optional(library)
+    project = copy_project(tmp_path / "project")
+    own = 'params.get("library", "{}")'
+    project.replace("mlops_nb/examples/rents.py", own.format("sklearn"), own.format(library))
+    done = subprocess.run(
+        ["mlops-nb", "demo", "rents", "--rate", "0", "--json"],
+        cwd=project.path,
+        env=project.environment(PYTHONPATH=str(project.path)),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert report["succeeded"], report["problems"]
+    old, new = (report["comparison"][version]["r2"] for version in ("old", "new"))
+    assert new > old + 0.1
