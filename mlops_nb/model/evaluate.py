@@ -20,6 +20,7 @@ import pandas as pd
 from ..display import format_html
 from ..errors import GateError, known_names
 from .interval import Interval, measure_interval
+from .metrics import dummy_regressor, find_undefined, get_metric, is_deviance, is_of_numbers
 from .signature import Predictions, positive_label
 from ..spec import INTERVAL_METRICS, ModelSpec
 
@@ -51,17 +52,13 @@ def default_metrics(
 def score(
     predictions: Predictions,
     y: Sequence | np.ndarray,  # `(n_rows,)` true labels or numbers
-    metrics: Sequence[str],  # scikit-learn scorer names
+    metrics: Sequence[str],  # Names as `get_metric` takes them
 ) -> dict[str, float]:  # NaN where a metric is not defined for these rows, e.g. ROC of one class
     "Score predictions against the true values."
-    from sklearn.metrics import get_scorer, get_scorer_names
-
-    unknown = [m for m in metrics if m not in get_scorer_names()]
-    if unknown:
-        raise GateError(f"{unknown[0]!r} is not a metric. {known_names(unknown[0], get_scorer_names())}")
+    scorers = {metric: get_metric(metric) for metric in metrics}
     predictions, y = _as_binary(predictions, y)
     repeat, rows = _repeat(predictions), np.arange(len(predictions.prediction)).reshape(-1, 1)
-    return {metric: _defined(get_scorer(metric), repeat, rows, y) for metric in metrics}
+    return {metric: _defined(scorer, repeat, rows, y) for metric, scorer in scorers.items()}
 
 
 def _defined(scorer, estimator, rows, y) -> float:
@@ -133,10 +130,10 @@ def baseline(
     n_rows: int,  # number of rows to predict
 ) -> Predictions:
     "Return the predictions of a model that uses no feature."
-    from sklearn.dummy import DummyClassifier, DummyRegressor
+    from sklearn.dummy import DummyClassifier
 
     rows = np.zeros((n_rows, 1))
-    dummy = DummyRegressor() if spec.task == "regression" else DummyClassifier(strategy="prior")
+    dummy = dummy_regressor(spec.scorer) if spec.task == "regression" else DummyClassifier(strategy="prior")
     dummy.fit(np.zeros((len(y_train), 1)), y_train)
     if spec.task == "regression":
         return Predictions(dummy.predict(rows))
@@ -156,17 +153,31 @@ def check_metrics(
     if spec.task == "classification":
         classes = tuple(np.unique(np.asarray(y_train)).tolist())
         _check_positive(spec, classes, names)
+    else:
+        _check_numbers(names, np.asarray(y_train), truth)
     probability = None if classes is None else np.array([[float(label == c) for c in classes] for label in truth.tolist()])
     perfect = Predictions(truth, probability, classes, positive_label(classes, spec.positive))
-    for name, value in score(perfect, truth, names).items():
+    scored = score(perfect, truth, [name for name in names if classes is not None or not is_deviance(name)])
+    for name, value in scored.items():
         if not math.isfinite(value) and name in (spec.scorer, *spec.gates.scorers):
             found = ", ".join(map(repr, np.unique(truth).tolist()[:3]))
             seen = f"whose target is only {found}" if classes and len(np.unique(truth)) < len(classes) else f"of {spec.task}"
             raise GateError(f"{name!r} is not defined on the {len(truth):,} test rows {seen}. Take another metric or other test rows.")
 
 
+def _check_numbers(names: Sequence[str], y_train: np.ndarray, y_test: np.ndarray):
+    "Raise a `GateError` for a deviance that a target does not define, whatever is predicted."
+    for name in names:
+        for y in (y_train, y_test):
+            if problem := find_undefined(name, y):
+                raise GateError(problem)
+
+
 def _check_positive(spec: ModelSpec, classes: tuple, names: Sequence[str]):
-    "Raise a `GateError` where a metric needs a positive class that is not known."
+    "Raise a `GateError` where a metric needs a positive class that is not known, or is one of numbers."
+    for name in names:
+        if is_of_numbers(name):
+            raise GateError(f"{name!r} is a metric of numbers, and the task is classification. Take another metric, or task='regression'.")
     if spec.positive is not None and spec.positive not in classes:
         raise GateError(f"positive={spec.positive!r} of the spec is not among the labels {list(classes)}.")
     for name in set(names) & set(POSITIVE_METRICS):
@@ -396,6 +407,9 @@ def evaluate(
     names = default_metrics(spec, predictions.classes, predictions.positive, predictions.probability is not None)
     metrics, dummy = score(predictions, y, names), score(baseline(spec, y_train, len(X)), y, names)
     champion_metrics = None if champion is None else score(champion, y, names)
+    for name in (spec.scorer, *spec.gates.scorers):
+        if predictions.classes is None and (problem := find_undefined(name, y, predictions.prediction)):
+            raise GateError(problem)
     slices = slice_table(spec, X, y, predictions, names[:4]).to_dict("index")
     from mlops_nb.model.fairness import fairness_gates, group_metrics  # it builds on this module
 

@@ -18,6 +18,7 @@ from scipy import special
 
 from ..errors import GateError, SpecError, known_names
 from .evaluate import GateResult, check_metrics, score, slice_mask
+from .metrics import metric_names, parse_metric
 from .signature import Predictions, positive_label
 from .statistics import bootstrap_error, newcombe_interval, wilson_interval
 from ..spec import RATES, Gates, ModelSpec
@@ -264,12 +265,10 @@ def check_fairness(
     test: pd.DataFrame,  # The test rows, with the columns that make groups
 ):
     "Raise an error for gates of slices and groups that these rows do not define; nothing has to be trained."
-    from sklearn.metrics import get_scorer_names
-
     used = list(dict.fromkeys(m for limits in [*slice_limits(spec).values(), *spec.gates.groups.values()] for m in limits))
     for metric in used:
-        if metric not in RATES and metric not in get_scorer_names():
-            raise SpecError(f"{metric!r} is not a metric. {known_names(metric, [*RATES, *get_scorer_names()])}")
+        if metric not in (*RATES, *metric_names()) and parse_metric(metric) is None:
+            raise SpecError(f"{metric!r} is not a metric. {known_names(metric, [*RATES, *metric_names()])}")
     rates = [metric for metric in used if metric in RATES]
     if rates:
         labels = tuple(np.unique(np.asarray(train[spec.target])).tolist())

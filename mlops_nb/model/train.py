@@ -18,6 +18,7 @@ import pandas as pd
 
 from ..errors import GateError, TrainingError
 from .interval import Interval, check_rows, fit_interval
+from .metrics import find_undefined, get_metric
 from .trusted_types import check_types
 from ..spec import ModelSpec
 
@@ -82,7 +83,7 @@ def fit(
     chosen: dict = _with_typed_keys(params or {}, labels)
     space = _with_typed_keys(space, labels)
     unfitted = make_estimator(spec, chosen, seed)
-    _check_scorers(spec, unfitted)
+    _check_scorers(spec, unfitted, y)
     _check_interval(spec, unfitted, len(y), folds)
     check_loadable(unfitted, X, y, spec.trusted_types)
     search = _search(spec, X, y, chosen, space, folds, seed, weights) if space else None
@@ -155,15 +156,13 @@ def _typed_key(key, labels: Mapping[str, object]):
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
-def _check_scorers(spec: ModelSpec, estimator):
-    "Raise a `GateError` for a metric of the gates that needs probabilities which an estimator does not have."
-    from sklearn.metrics import get_scorer
-
-    if spec.task != "classification":
-        return
+def _check_scorers(spec: ModelSpec, estimator, y):
+    "Raise a `GateError` for a metric of the gates that is not defined for the target, or needs probabilities which an estimator does not have."
     for name in dict.fromkeys([spec.scorer, *spec.gates.scorers]):
-        methods = np.atleast_1d(getattr(get_scorer(name), "_response_method", "predict")).tolist()
-        if not any(hasattr(estimator, method) for method in methods):
+        methods = np.atleast_1d(getattr(get_metric(name), "_response_method", "predict")).tolist()
+        if spec.task == "regression" and (problem := find_undefined(name, y)):
+            raise GateError(problem)
+        if spec.task == "classification" and not any(hasattr(estimator, method) for method in methods):
             raise GateError(
                 f"{name!r} needs {' or '.join(methods)}, which {type(estimator).__name__} does not have. Take another metric, or "
                 "wrap the estimator in CalibratedClassifierCV."
@@ -224,7 +223,7 @@ def _score(spec, X, y, params, split, seed, weights=None) -> float:
 
     estimator = make_estimator(spec, params, seed)
     try:
-        how = {"scoring": spec.scorer, "cv": [split], "error_score": "raise", "params": _weighing(estimator, weights)}
+        how = {"scoring": get_metric(spec.scorer), "cv": [split], "error_score": "raise", "params": _weighing(estimator, weights)}
         return cross_val_score(estimator, X, y, **how)[0].item()
     except ValueError as e:
         raise TrainingError(f"Cross-validation of {spec.name!r} with params {params} failed: {e}") from e

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['WINDOWS', 'MAX_PREDICTIONS', 'ROLES', 'MAX_CLASSES', 'MIN_LABELS', 'MAX_LABELS', 'MAX_AGE', 'TimeBuckets', 'traffic',
-           'prediction_series', 'quality', 'display_name', 'health_summary', 'checked_metrics', 'version_overview',
-           'recent_decisions']
+           'prediction_series', 'quality', 'health_summary', 'checked_metrics', 'version_overview', 'recent_decisions']
 
 # %% ../../nbs/monitor/06_timeseries.ipynb #00000002
 # more than 300 lines: one function for each chart of the dashboard, all on the same time buckets
@@ -20,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from ..model.evaluate import score
+from ..model.metrics import display_name
 from ..model.signature import Signature
 from .alerts import Alert, list_alerts
 from .health_report import latest_health
@@ -197,10 +197,13 @@ def _gates(manifest: Mapping, signature: Signature) -> dict[str, float | None]:
     "Metric to the least that its gates allow; what everybody understands is always among them."
     found: dict[str, float | None] = {}
     for gate in (manifest.get("evaluation") or {}).get("gates") or ():
-        if gate["metric"] not in INTERVAL_METRICS:  # labelled predictions are logged without it
+        if gate["gate"] in _OF_ALL_ROWS and gate["metric"] not in INTERVAL_METRICS:  # labelled predictions are logged without it
             found[gate["metric"]] = max(gate["required"], found.get(gate["metric"]) or -math.inf)
     usual = "accuracy" if signature.classes is not None else "neg_mean_absolute_error"
     return found if usual in found else {**found, usual: None}
+
+
+_OF_ALL_ROWS = ("minimum", "baseline", "champion")  # gates that are a least value of all rows
 
 
 def _fits(label, predicted, signature: Signature) -> bool:
@@ -257,17 +260,6 @@ def _shown_score(metric: str, value: float | None) -> float | None:
     if value is None or not math.isfinite(value):
         return None
     return (-value if metric.startswith("neg_") else value) + 0.0
-
-
-def display_name(
-    metric: str,  # A scikit-learn scorer
-) -> str:
-    "Return a metric's name for people; scikit-learn's negated errors lose their sign."
-    name = metric.removeprefix("neg_").replace("_", " ")
-    return _SPELLED.get(name, name)
-
-
-_SPELLED = {"roc auc": "ROC AUC", "roc auc ovr": "ROC AUC, one against the rest", "r2": "R²", "f1 macro": "F1, macro"}
 
 # %% ../../nbs/monitor/06_timeseries.ipynb #00000014
 def health_summary(

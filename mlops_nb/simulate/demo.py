@@ -26,10 +26,10 @@ import sqlalchemy as sa
 from ..audit.replay import replay_log
 from ..display import format_clock
 from ..errors import NotFoundError, known_names
+from ..model.metrics import display_name
 from ..monitor.alerts import list_alerts
 from ..monitor.health import HealthReport, monitor
 from ..monitor.performance import MetricResult
-from ..monitor.timeseries import display_name
 from ..orchestration.build import build
 from ..retrain.retrain import RetrainPolicy, retrain
 from ..settings import Settings, find_project
