@@ -157,6 +157,8 @@ def errors_of(
 ) -> np.ndarray:  # `(n_rows,)`
     "Return whether each prediction was wrong or, of a regression, its absolute error."
     predictions, labels = window.predictions["prediction"], window.predictions["label"]
+    if signature.task == "anomaly":
+        return ((predictions.astype(float) > 0) != (labels == 1)).to_numpy()
     if signature.classes is None:
         return (predictions.astype(float) - labels.astype(float)).abs().to_numpy()
     return (predictions != labels).to_numpy()

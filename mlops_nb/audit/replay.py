@@ -21,6 +21,7 @@ from .explain import load_version, spec_of
 from .replay_report import ReplayReport, decide_limits
 from .training_rows import RowRange, is_in_ranges, training_ranges
 from ..errors import DataError, InputError, NotFoundError, RegistryError
+from ..model.anomaly import as_labels
 from ..model.columns import to_frame
 from ..model.evaluate import GateResult, default_metrics, score
 from ..model.predictor import Predictor
@@ -91,6 +92,8 @@ def changed_predictions(
     after: Predictions,  # Of the same rows
 ) -> tuple[np.ndarray, float | None]:  # `(n_rows,)` whether it changed; for numbers, the bound
     "Find the rows whose prediction changed."
+    if before.anomaly is not None and after.anomaly is not None:  # scores of two models have no common scale, flags have
+        return before.anomaly != after.anomaly, None
     if before.classes is None:
         threshold = CHANGE_FRACTION * float(np.std(before.prediction)) if len(before.prediction) else 0.0
         return np.abs(after.prediction - before.prediction) > threshold, threshold
@@ -208,7 +211,8 @@ class _Pair:
         self.rows, self.accepted, self.before, self.after = rows, accepted, before, after
         self.changed = np.zeros(len(rows), dtype=bool)
         self.changed[accepted], self.threshold = changed_predictions(before, after)
-        self.labelled = accepted & _is_label([row.label for row in rows], (*(before.classes or ()), *(after.classes or ())))
+        classes = (*(as_labels(before).classes or ()), *(as_labels(after).classes or ()))
+        self.labelled = accepted & _is_label([row.label for row in rows], classes)
 
     @property
     def accepted_inputs(self) -> list[Mapping]:
@@ -217,10 +221,11 @@ class _Pair:
 
     def changes(self) -> dict[str, int]:
         "Count from which label to which."
-        if self.before.classes is None:
+        before, after = as_labels(self.before), as_labels(self.after)
+        if before.classes is None:
             return {}
         changed = self.changed[self.accepted]
-        pairs = zip(self.before.prediction[changed].tolist(), self.after.prediction[changed].tolist(), strict=True)
+        pairs = zip(before.prediction[changed].tolist(), after.prediction[changed].tolist(), strict=True)
         return dict(Counter(f"{was} -> {now}" for was, now in pairs).most_common())
 
     def scores(self, mask: np.ndarray, metrics: Sequence[str]) -> dict[str, dict[str, float]]:

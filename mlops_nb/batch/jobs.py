@@ -36,6 +36,7 @@ from ..data.tables import expand_source
 from ..errors import BatchError, DataError, known_names
 from ..model.signature import Signature
 from ..settings import Settings
+from ..spec import ALARM
 from ..store.database import connect, reading
 from ..store.faults import check_writable
 from ..store.file_lock import lock_file
@@ -252,7 +253,8 @@ def _keys(request: BatchRequest, source: Source, signature: Signature) -> tuple[
             f"This version of the model {request.name!r} has no interval; leave --interval out, or build a version whose spec has "
             "one: ModelSpec(..., interval=0.9)."
         )
-    taken_names = (*OUTPUT_COLUMNS, "row", *(INTERVAL_COLUMNS if request.interval else ()))
+    flags = (ALARM,) if signature.task == "anomaly" else ()
+    taken_names = (*OUTPUT_COLUMNS, "row", *flags, *(INTERVAL_COLUMNS if request.interval else ()))
     keys = request.key or tuple(name for name in source.names if name not in signature.names)
     if taken := [name for name in keys if name in taken_names or name.startswith("probability_")]:
         raise BatchError(

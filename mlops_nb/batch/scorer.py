@@ -25,6 +25,7 @@ from ..model.predictor import PartialPredictions, Predictor
 from ..model.signature import Predictions, Signature, label_text
 from ..monitor.prediction_log import PredictionLog, PredictionRecord
 from ..settings import Settings, split_names
+from ..spec import ALARM
 from ..store.registry import Registry
 
 # %% ../../nbs/batch/08_scorer.ipynb #0000000c
@@ -63,6 +64,8 @@ class ChunkScorer:
         keys = [(key, _writable(self.source.type_of(key))) for key in self.keys] or [("row", pyarrow.int64())]
         labels = self.signature.classes
         columns = [("prediction", pyarrow.float64() if labels is None else pyarrow.array(list(labels)).type)]
+        if self.signature.task == "anomaly":
+            columns += [(ALARM, pyarrow.bool_())]
         if self.request.probability:
             columns += [(f"probability_{label_text(label)}", pyarrow.float64()) for label in labels or ()]
         if self.request.interval and labels is None:

@@ -479,7 +479,7 @@ def _read_snapshot(location: str) -> pd.DataFrame:
 # %% ../../nbs/data/00_tables.ipynb #0000001a
 def split(
     table: pd.DataFrame,  # Validated rows
-    target: str,  # The column to predict
+    target: str | None,  # The column to predict; None: there is none
     test_size: float = 0.2,  # Share of rows to evaluate on, between 0 and 1
     seed: int = 0,  # Of the random split
     time: str | None = None,  # A column to split by; None splits at random
@@ -490,7 +490,7 @@ def split(
 
     if not isinstance(test_size, int | float) or not 0 < test_size < 1:
         raise DataError(f"test_size must be a number between 0 and 1 such as 0.2, got {test_size!r}.")
-    if table[target].nunique() < 2:
+    if target is not None and table[target].nunique() < 2:
         value = table[target].iloc[0]
         raise DataError(f"The target {target!r} has the one value {value!r}: there is nothing to tell apart.")
     if time is not None:
@@ -510,7 +510,7 @@ def split(
     else:
         try:
             parts = train_test_split(
-                table, test_size=test_size, random_state=seed, stratify=table[target] if stratify else None
+                table, test_size=test_size, random_state=seed, stratify=table[target] if stratify and target is not None else None
             )
         except ValueError as e:
             raise DataError(f"Cannot split {len(table)} rows: {e}") from e

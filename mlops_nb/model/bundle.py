@@ -384,7 +384,7 @@ def load_engine(
 def _load_estimator(bundle: Bundle, trusted: Iterable[str]) -> BaseEstimator:
     "Load the estimator, and check that its classes are those of the signature, in this order."
     estimator, classes = load_estimator(bundle.path / "model.skops", trusted), bundle.signature.classes
-    found = getattr(estimator, "classes_", None)
+    found = None if bundle.signature.task == "anomaly" else getattr(estimator, "classes_", None)
     if (None if found is None else list(found)) != (None if classes is None else list(classes)):
         raise BundleError(f"The signature of {bundle.name} has other classes than its model. Build it again.")
     return estimator

@@ -17,6 +17,7 @@ import pandas as pd
 from scipy import special
 
 from ..errors import GateError, SpecError, known_names
+from .anomaly import as_labels, truth_of
 from .evaluate import GateResult, check_metrics, score, slice_mask
 from .metrics import metric_names, parse_metric
 from .signature import Predictions, positive_label
@@ -66,11 +67,12 @@ def measure(
     with_error: bool = True,  # The standard error of a metric that is no rate takes the longest
 ) -> Measurement:
     "Measure a metric on rows."
-    counts = _counts(predictions, y, metric, positive)
+    labels = as_labels(predictions)
+    counts = _counts(labels, y, metric, positive)
     if counts is not None:
         right, rows = counts
         return Measurement(right / rows if rows else np.nan, rows, right)
-    rows = len(y) if predictions.classes is None else min(int((y == label).sum()) for label in predictions.classes)
+    rows = len(y) if labels.classes is None else min(int((y == label).sum()) for label in labels.classes)
     value = score(predictions, y, [metric])[metric] if len(y) else np.nan
     error = bootstrap_error(predictions, y, metric) if with_error and rows >= MIN_GROUP_ROWS else None
     return Measurement(value, rows, error=error)
@@ -270,7 +272,9 @@ def check_fairness(
         if metric not in (*RATES, *metric_names()) and parse_metric(metric) is None:
             raise SpecError(f"{metric!r} is not a metric. {known_names(metric, [*RATES, *metric_names()])}")
     rates = [metric for metric in used if metric in RATES]
-    if rates:
+    if spec.target is None and (labelled := [metric for metric in used if metric != "selection_rate"]):
+        raise SpecError(f"{labelled[0]!r} needs labels, and target=None says that there are none: compare 'selection_rate', the alarm rate.")
+    if rates and spec.task != "anomaly":
         labels = tuple(np.unique(np.asarray(train[spec.target])).tolist())
         if len(labels) != 2 or positive_label(labels, spec.positive) is None:
             raise SpecError(
@@ -278,7 +282,7 @@ def check_fairness(
                 + (f"say which is meant, e.g. positive={labels[1]!r}." if len(labels) == 2 else "compare 'accuracy', for example.")
             )
     scorers = Gates(minimum=dict.fromkeys((metric for metric in used if metric not in RATES), 0.0))
-    check_metrics(replace(spec, gates=scorers), train[spec.target], test[spec.target])
+    check_metrics(replace(spec, gates=scorers), truth_of(spec, train), truth_of(spec, test))
     for name, mask_of in spec.slices.items():
         slice_mask(name, mask_of, test)
     for column in spec.gates.groups:

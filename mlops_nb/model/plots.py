@@ -25,9 +25,9 @@ def plot_evaluation(
     y: Sequence,  # `(n_rows,)` true values
     predictions: Predictions,  # Of the same rows
 ) -> Figure:
-    "Plot ROC curve, confusion matrix and calibration of a classifier, or truth and residuals of a regression."
-    plot = _plot_regression if spec.task == "regression" else _plot_classes
-    return plot(np.asarray(y), predictions)
+    "Plot ROC curve, confusion matrix and calibration of a classifier, truth and residuals of a regression, or anomaly scores."
+    plots = {"regression": _plot_regression, "anomaly": _plot_scores}
+    return plots.get(spec.task, _plot_classes)(np.asarray(y), predictions)
 
 
 def _plot_classes(y: np.ndarray, predictions: Predictions) -> Figure:
@@ -55,6 +55,22 @@ def _plot_classes(y: np.ndarray, predictions: Predictions) -> Figure:
     calibration.set(title="Calibration", xlabel="Predicted probability", ylabel="Share of rows")
     for axes in (roc, calibration) if predictions.probability is not None else ():
         axes.legend(loc="lower right")
+    return figure
+
+
+def _plot_scores(y: np.ndarray, predictions: Predictions) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes, score, truth = figure.subplots(), np.asarray(predictions.prediction), np.asarray(y, dtype=np.float64)
+    masks = {"anomaly": truth == 1, "normal": truth == 0, "without a label": np.isnan(truth)}
+    edges = np.histogram_bin_edges(score, 40)
+    for name, mask in masks.items():
+        if mask.any():
+            axes.hist(score[mask], edges.tolist(), alpha=0.6, label=f"{name} ({mask.sum():,})")
+    axes.axvline(0, color="black", linestyle="--", linewidth=1, label="flagged above")
+    axes.set(title="Anomaly score", xlabel="higher is more anomalous", ylabel="rows", yscale="log")
+    axes.legend()
     return figure
 
 

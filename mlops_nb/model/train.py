@@ -17,8 +17,10 @@ import numpy as np
 import pandas as pd
 
 from ..errors import GateError, TrainingError
+from .anomaly import anomaly_scores, check_detector, score_anomalies
 from .interval import Interval, check_rows, fit_interval
 from .metrics import find_undefined, get_metric
+from .signature import Predictions
 from .trusted_types import check_types
 from ..spec import ModelSpec
 
@@ -69,7 +71,7 @@ class Training:
 def fit(
     spec: ModelSpec,
     X: pd.DataFrame,  # `(n_rows, n_inputs)`
-    y: pd.Series,  # `(n_rows,)`
+    y: pd.Series,  # `(n_rows,)`; labels of anomalies are for the scores alone
     params: Mapping | None = None,  # Given to `spec.make_estimator`
     space: Mapping[str, Sequence] | None = None,  # Values to try a parameter; every combination is
     folds: int = 5,  # Of the cross-validation; 0 leaves it out
@@ -83,9 +85,13 @@ def fit(
     chosen: dict = _with_typed_keys(params or {}, labels)
     space = _with_typed_keys(space, labels)
     unfitted = make_estimator(spec, chosen, seed)
+    if spec.task == "anomaly":
+        check_detector(unfitted)
+        if space and spec.target is None:
+            raise TrainingError("A search needs labels to tell which candidate is better, and target=None says that there are none.")
     _check_scorers(spec, unfitted, y)
     _check_interval(spec, unfitted, len(y), folds)
-    check_loadable(unfitted, X, y, spec.trusted_types)
+    check_loadable(unfitted, X, None if spec.task == "anomaly" else y, spec.trusted_types)
     search = _search(spec, X, y, chosen, space, folds, seed, weights) if space else None
     if space and search is not None:
         best = search.iloc[0]
@@ -112,7 +118,7 @@ def _check_form(params, space, folds):
 def check_loadable(
     estimator: BaseEstimator,  # Unfitted
     X: pd.DataFrame,  # `(n_rows, n_inputs)`
-    y: pd.Series,  # `(n_rows,)`
+    y: pd.Series | None,  # `(n_rows,)`; None: it is fitted without
     trusted: Iterable[str] = (),  # Types beyond the harmless ones
 ):
     "Raise a `TrainingError` for an estimator that no service could load, before it is fitted on all rows: as it is, and fitted on a few."
@@ -120,11 +126,11 @@ def check_loadable(
     from sklearn.base import clone
 
     check_types(estimator, trusted)
-    rows = _few_rows(y)
+    rows = _few_rows(pd.Series(range(len(X))) if y is None else y)
     try:
         with joblib.parallel_config("sequential"), warnings.catch_warnings():  # a few rows are not worth a cluster
             warnings.simplefilter("ignore")
-            fitted = clone(estimator).fit(X.iloc[rows], y.iloc[rows])
+            fitted = clone(estimator).fit(X.iloc[rows], *(() if y is None else (y.iloc[rows],)))
     except Exception:  # too few rows for it: the fit on all rows tells
         return
     check_types(fitted, trusted)
@@ -158,7 +164,7 @@ _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 def _check_scorers(spec: ModelSpec, estimator, y):
     "Raise a `GateError` for a metric of the gates that is not defined for the target, or needs probabilities which an estimator does not have."
-    for name in dict.fromkeys([spec.scorer, *spec.gates.scorers]):
+    for name in () if spec.task == "anomaly" else dict.fromkeys([spec.scorer, *spec.gates.scorers]):
         methods = np.atleast_1d(getattr(get_metric(name), "_response_method", "predict")).tolist()
         if spec.task == "regression" and (problem := find_undefined(name, y)):
             raise GateError(problem)
@@ -177,7 +183,8 @@ def _folds(spec: ModelSpec, folds: int, seed: int):
         raise TrainingError(f"folds must be at least 2 (or 0 to leave cross-validation out of a build), got {folds}.")
     if spec.time is not None:
         return TimeSeriesSplit(n_splits=folds)
-    kind = StratifiedKFold if spec.task == "classification" else KFold
+    labelled = spec.task == "anomaly" and spec.target is not None
+    kind = StratifiedKFold if spec.task == "classification" or labelled else KFold
     return kind(n_splits=folds, shuffle=True, random_state=seed)
 
 
@@ -186,7 +193,8 @@ def _fit(spec, X, y, params, seed, weights=None) -> "tuple[BaseEstimator, bool]"
     estimator = make_estimator(spec, params, seed)
     weighing = _weighing(estimator, weights)
     try:
-        return estimator.fit(X, y, **weighing), bool(weighing)
+        targets = () if spec.task == "anomaly" else (y,)
+        return estimator.fit(X, *targets, **weighing), bool(weighing)
     except ValueError as e:
         raise TrainingError(f"Fitting {spec.name!r} with params {params} failed: {e}") from e
 
@@ -221,12 +229,22 @@ def _score(spec, X, y, params, split, seed, weights=None) -> float:
     "Score an estimator on the held-out rows of one fold."
     from sklearn.model_selection import cross_val_score
 
+    if spec.task == "anomaly":
+        return _score_detector(spec, X, y, params, split, seed, weights)
     estimator = make_estimator(spec, params, seed)
     try:
         how = {"scoring": get_metric(spec.scorer), "cv": [split], "error_score": "raise", "params": _weighing(estimator, weights)}
         return cross_val_score(estimator, X, y, **how)[0].item()
     except ValueError as e:
         raise TrainingError(f"Cross-validation of {spec.name!r} with params {params} failed: {e}") from e
+
+
+def _score_detector(spec, X, y, params, split, seed, weights) -> float:
+    "Fit a detector on the rows of one fold, without labels, and score it on those held out."
+    rows, held_out = split
+    estimator, _ = _fit(spec, X.iloc[rows], None, params, seed, None if weights is None else np.asarray(weights)[rows])
+    score = anomaly_scores(estimator, X.iloc[held_out])
+    return score_anomalies(Predictions(score, anomaly=score > 0), y.iloc[held_out], [spec.scorer])[spec.scorer]
 
 
 def _side_by_side(do: Callable, jobs: Iterable[tuple]) -> list:

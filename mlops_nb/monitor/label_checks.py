@@ -31,7 +31,7 @@ def predictions_of(
 ) -> Predictions:
     "Return logged predictions as the model returned them."
     if signature.classes is None:
-        return Predictions(predictions["prediction"].to_numpy(dtype=np.float64))
+        return signature.predictions(predictions["prediction"].to_numpy(dtype=np.float64))
     probability = np.array(predictions["probability"].tolist(), dtype=np.float64) if signature.probability else None
     return signature.predictions(np.array(predictions["prediction"].tolist()), probability)
 
@@ -76,6 +76,8 @@ def measure_labelled(
 # %% ../../nbs/monitor/04_label_checks.ipynb #1abe0006
 def _is_valid(label, signature: Signature) -> bool:
     "Whether a label can be compared with predictions of the model."
+    if signature.task == "anomaly":
+        return isinstance(label, int | float) and label in (0, 1)
     if signature.classes is None:
         return isinstance(label, int | float) and not isinstance(label, bool) and bool(np.isfinite(label))
     return name_of(label) in map(name_of, signature.classes)

@@ -16,11 +16,12 @@ import pandas as pd
 
 from ..display import format_html, format_interval, format_number
 from ..errors import DataError
+from ..model.anomaly import RANKING_METRICS, as_labels
 from ..model.evaluate import score
 from ..model.profile import name_of
 from ..model.signature import Predictions
 from ..model.statistics import bootstrap_interval, exact_interval, subset_scorer
-from ..spec import ModelSpec
+from ..spec import ALARM_RATE, ModelSpec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,7 +124,7 @@ def measure_performance(
     "Metrics with intervals, against gate and release, by slice."
     truth, release = _labels(y, answer), release or {}
     gates = _gates(spec, release)
-    metrics = list(dict.fromkeys([spec.scorer, *gates]))
+    metrics = list(dict.fromkeys([*(RANKING_METRICS if spec.scorer == ALARM_RATE else [spec.scorer]), *gates]))
     slices = {"all": lambda frame: np.ones(len(frame), dtype=bool), **spec.slices}
     results = []
     for name, mask_of in slices.items():
@@ -167,7 +168,7 @@ def _measured(answer: Predictions, y: np.ndarray, metric: str, confidence: float
     if not np.isfinite(value):
         return None, None, None
     if metric == "accuracy":
-        return value, *exact_interval(int((np.asarray(answer.prediction) == y).sum()), len(y), confidence)
+        return value, *exact_interval(int((as_labels(answer).prediction == y).sum()), len(y), confidence)
     return value, *(bootstrap_interval(answer, y, metric, confidence, seed) or (None, None))
 
 

@@ -18,6 +18,7 @@ from pandas.api.extensions import ExtensionDtype
 from ..data.dialect import Dialect
 from ..data.tables import DIALECT, LINEAGE, Snapshot, dialect_of, fits_schema, load_table, snapshot, validate
 from ..errors import DataError, InputError
+from ..model.anomaly import truth_of
 from ..model.columns import to_frame
 from ..model.parser import InputParser
 from ..model.signature import Signature
@@ -69,10 +70,11 @@ class LabelledRows:
 def labelled_rows(
     spec: ModelSpec,
     signature: Signature,  # of the version in production
-    logged: Sequence[LoggedPrediction],  # rows without a label are ignored
+    logged: Sequence[LoggedPrediction],  # rows without a label are ignored, where the model has labels
 ) -> LabelledRows:
-    "Return logged rows with their labels as rows of the model's table."
-    logged = sorted((row for row in logged if row.label is not None), key=lambda row: (row.at, row.id))
+    "Return logged rows with their labels as rows of the model's table; of anomalies without labels all rows."
+    kept = (row for row in logged if row.label is not None or spec.target is None)
+    logged = sorted(kept, key=lambda row: (row.at, row.id))
     missing = {c for row in logged for c in set(signature.names) - row.inputs.keys()}
     complete = [row for row in logged if not set(signature.names) - row.inputs.keys()]
     if missing and not complete:
@@ -85,7 +87,7 @@ def labelled_rows(
         return LabelledRows(pd.DataFrame(columns=[*spec.schema.columns]), [], [], {})
     accepted, frame = _parse(signature, complete)
     table = _with_target(spec, frame, accepted)
-    fits = _is_whole(spec, table[spec.target])
+    fits = _is_whole(spec, truth_of(spec, table))
     fits[fits] = fits_schema(_as_schema(table[fits], spec), spec.schema)
     counts = {
         "lack a column": len(logged) - len(complete),
@@ -124,7 +126,8 @@ def _accepts(parser: InputParser, row: LoggedPrediction) -> bool:
 
 def _with_target(spec: ModelSpec, frame: pd.DataFrame, rows: Sequence[LoggedPrediction]) -> pd.DataFrame:
     "Add the target, and the time of the request where the schema has a time column that is no input."
-    frame = frame.assign(**{spec.target: pd.Series([row.label for row in rows], index=frame.index)})
+    if spec.target is not None:
+        frame = frame.assign(**{spec.target: pd.Series([row.label for row in rows], index=frame.index)})
     if spec.time is not None and spec.time not in frame:
         frame[spec.time] = pd.to_datetime([row.at.replace(tzinfo=None) for row in rows])
     return frame[[c for c in spec.schema.columns if c in frame]]
@@ -138,7 +141,7 @@ def _kinds(spec: ModelSpec) -> dict[str, np.dtype | ExtensionDtype]:
 
 def _is_whole(spec: ModelSpec, labels: pd.Series) -> np.ndarray:  # `(n_rows,)`
     "Return a mask of the whole numbers, where the schema requires them: a cast would turn 0.5 into 0."
-    kind = _kinds(spec).get(spec.target)
+    kind = None if spec.target is None else _kinds(spec).get(spec.target)
     if kind is None or kind.kind not in "iu":
         return np.ones(len(labels), dtype=bool)
     numbers = pd.to_numeric(labels, errors="coerce")

@@ -14,7 +14,7 @@ from ..store.decisions import list_decisions, next_try, tries_in_a_row
 from ..store.registry import Registry, Version
 
 # %% ../../nbs/retrain/01_triggers.ipynb #361bdc0e
-RETRAINABLE_KINDS = ("performance", "drift")  # kinds of findings that a new version may mend
+RETRAINABLE_KINDS = ("performance", "drift", "alarms")  # kinds of findings that a new version may mend
 
 
 def reasons_to_retrain(

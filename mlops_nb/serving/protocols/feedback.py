@@ -59,6 +59,10 @@ def _read(row: int, entry, signature: Signature):
     if not isinstance(entry["id"], str) or not _ID.match(entry["id"]):
         raise InputError(f"Label {row}: 'id' must be one of the 'ids' in a response of /predict.", row=row)
     label = _in_dialect(entry["label"], signature)
+    if signature.task == "anomaly":
+        if not isinstance(label, int | float) or label not in (0, 1):
+            raise InputError(f"Label {row}: expected 1 or true for an anomaly, 0 or false for a normal row.", row=row)
+        return int(label)
     if signature.classes is None:
         if isinstance(label, bool) or not isinstance(label, int | float) or not abs(label) < float("inf"):
             raise InputError(f"Label {row}: expected a number, {signature.output!r} is one.", row=row)

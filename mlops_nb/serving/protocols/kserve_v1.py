@@ -5,7 +5,7 @@ from flask import Blueprint, Response, current_app
 from mlops_nb.errors import NotFoundError
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_object
-from mlops_nb.serving.inference.infer import infer
+from mlops_nb.serving.inference.infer import infer, records_of
 
 routes = Blueprint("kserve", __name__, url_prefix="/v1/models")
 
@@ -34,7 +34,7 @@ def predict(name: str) -> Response:
     if "instances" not in body:
         raise RequestError("The body has no 'instances'; send {\"instances\": [[...], ...]}.")
     result = infer(body["instances"], "'instances'")
-    return to_json({"predictions": result.predictions.prediction.tolist()})
+    return to_json({"predictions": records_of(result.predictions)})
 
 
 def _check_name(name: str):

@@ -15,7 +15,7 @@ from mlops_nb.errors import DataError, InputError, TooManyRowsError
 from mlops_nb.model.signature import Signature
 from mlops_nb.serving.http.errors import MediaTypeError, RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_body, read_object
-from mlops_nb.serving.inference.infer import InferenceResult, infer, check_rows
+from mlops_nb.serving.inference.infer import InferenceResult, check_rows, infer, records_of
 
 routes = Blueprint("mlflow", __name__)
 
@@ -42,7 +42,7 @@ def invocations() -> Response:
     """Return the predictions of a table in one of MLflow's four forms, or as CSV."""
     signature = current_app.extensions["live_model"].loaded().signature
     result = infer(_read_csv(signature), "The table") if request.mimetype == CSV else _infer_json()
-    return to_json({"predictions": result.predictions.prediction.tolist()})
+    return to_json({"predictions": records_of(result.predictions)})
 
 
 def _infer_json() -> InferenceResult:

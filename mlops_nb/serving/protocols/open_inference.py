@@ -13,6 +13,7 @@ from mlops_nb.model.signature import Signature
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, parse_object, read_body
 from mlops_nb.serving.inference.infer import InferenceResult, infer
+from mlops_nb.spec import ALARM
 from mlops_nb.serving.protocols.tensors import read_tensors, to_rows, write_tensor
 
 routes = Blueprint("v2", __name__, url_prefix="/v2")
@@ -80,6 +81,8 @@ def outputs_of(signature: Signature) -> dict[str, tuple[str, list[int]]]:
     """Return the outputs that a request may name: datatype and shape by name."""
     label = "FP64" if signature.classes is None else _datatype(signature.classes[0])
     outputs = {"prediction": (label, [-1])}
+    if signature.task == "anomaly":
+        outputs[ALARM] = ("BOOL", [-1])
     if signature.probability:
         outputs["probability"] = ("FP64", [-1, len(signature.classes or ())])
     return outputs | {"id": ("BYTES", [-1])}
@@ -153,6 +156,7 @@ def _to_response(name: str, id: str | None, wanted: dict[str, bool], result: Inf
     predictions, datatypes = result.predictions, outputs_of(result.predictor.signature)
     values = {
         "prediction": predictions.prediction,
+        ALARM: predictions.anomaly,
         "probability": predictions.probability,
         "id": result.ids or [""] * len(predictions.prediction),
     }

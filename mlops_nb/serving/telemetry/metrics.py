@@ -16,6 +16,7 @@ from werkzeug import Response as WerkzeugResponse
 
 from mlops_nb.errors import BundleError
 from mlops_nb.model.predictor import Predictor
+from mlops_nb.spec import ALARM
 from mlops_nb.serving.http.periodic import PeriodicThread
 from mlops_nb.serving.http.probes import HEALTH_ROUTES
 from mlops_nb.serving.inference.live_model import LiveModel
@@ -167,7 +168,11 @@ class Metrics:
             version, prediction = result.predictor.version, result.predictions.prediction.tolist()
             if result.predictor.signature.classes is None:
                 values.setdefault(version, (result.predictor, []))[1].extend(prediction)
-                rows[version, ""] += len(prediction)
+                flags = result.predictions.anomaly
+                if flags is None:
+                    rows[version, ""] += len(prediction)
+                else:
+                    rows.update((version, ALARM if flag else "normal") for flag in flags.tolist())
             else:
                 rows.update((version, label) for label in prediction)
         for labels, n in rows.items():
