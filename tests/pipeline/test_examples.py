@@ -10,6 +10,7 @@ ENGINES = {
     "mlops_nb.examples.loans": "onnxruntime",
     "mlops_nb.examples.emails": "onnxruntime",
     "mlops_nb.examples.demand": "onnxruntime",
+    "mlops_nb.examples.pumps": "scikit-learn",
 }
 
 
