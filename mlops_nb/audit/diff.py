@@ -158,7 +158,7 @@ def test_rows(
         holdout = manifest["data"].get("holdout")
         test = validate(read_table(find_snapshot(holdout or manifest["data"], settings)), spec.schema)
         if not holdout:
-            stratify = spec.task == "classification"
+            stratify = spec.task != "regression"
             test = split(test, spec.target, params["test_size"], manifest["seed"], spec.time, stratify)[1]
         head, bundle = test.head(GOLDEN_ROWS), read_manifest(version.path)
         features = make_golden(bundle.signature, head, Predictions(np.zeros(len(head))))["features"]

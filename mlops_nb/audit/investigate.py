@@ -165,6 +165,8 @@ def errors_of(
             return np.any([found != truth for found, truth in pairs.values()], axis=0)
         each = [(found - truth).abs() / (truth.std() or 1.0) for found, truth in pairs.values()]
         return np.mean(each, axis=0)
+    if signature.task == "anomaly":
+        return ((predictions.astype(float) > 0) != (labels == 1)).to_numpy()
     if signature.classes is None:
         return (predictions.astype(float) - labels.astype(float)).abs().to_numpy()
     return (predictions != labels).to_numpy()

@@ -22,6 +22,7 @@ from .explain import load_version, spec_of
 from .replay_report import ReplayReport, decide_limits
 from .training_rows import RowRange, is_in_ranges, training_ranges
 from ..errors import DataError, InputError, NotFoundError, RegistryError
+from ..model.anomaly import as_labels
 from ..model.columns import to_frame
 from ..model.evaluate import GateResult, default_metrics, score
 from ..model.output_metrics import metric_names
@@ -99,6 +100,8 @@ def changed_predictions(
     if before.outputs is not None and after.outputs is not None:
         each = [changed_predictions(part, after.outputs[name])[0] for name, part in before.outputs.items()]
         return np.any(each, axis=0), None
+    if before.anomaly is not None and after.anomaly is not None:  # scores of two models have no common scale, flags have
+        return before.anomaly != after.anomaly, None
     if before.classes is None:
         threshold = CHANGE_FRACTION * float(np.std(before.prediction)) if len(before.prediction) else 0.0
         return np.abs(after.prediction - before.prediction) > threshold, threshold
@@ -219,7 +222,7 @@ class _Pair:
         self.rows, self.accepted, self.before, self.after = rows, accepted, before, after
         self.changed = np.zeros(len(rows), dtype=bool)
         self.changed[accepted], self.threshold = changed_predictions(before, after)
-        self.labelled = accepted & _have_labels([row.label for row in rows], before, after)
+        self.labelled = accepted & _have_labels([row.label for row in rows], as_labels(before), as_labels(after))
 
     @property
     def accepted_inputs(self) -> list[Mapping]:
@@ -228,10 +231,10 @@ class _Pair:
 
     def changes(self) -> dict[str, int]:
         "Count from which label to which."
-        changed = self.changed[self.accepted]
-        if self.before.outputs is None or self.after.outputs is None:
-            return _changes(self.before, self.after, changed)
-        each = {name: _changes(part, self.after.outputs[name], changed) for name, part in self.before.outputs.items()}
+        changed, before, after = self.changed[self.accepted], as_labels(self.before), as_labels(self.after)
+        if before.outputs is None or after.outputs is None:
+            return _changes(before, after, changed)
+        each = {name: _changes(part, after.outputs[name], changed) for name, part in before.outputs.items()}
         found = {f"{name}: {change}": n for name, counts in each.items() for change, n in counts.items()}
         return dict(sorted(found.items(), key=lambda pair: -pair[1]))
 

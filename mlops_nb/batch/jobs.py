@@ -36,6 +36,7 @@ from ..data.tables import expand_source
 from ..errors import BatchError, DataError, known_names
 from ..model.signature import Signature, column_of
 from ..settings import Settings
+from ..spec import ALARM
 from ..store.database import connect, reading
 from ..store.faults import check_writable
 from ..store.file_lock import lock_file
@@ -255,7 +256,8 @@ def _keys(request: BatchRequest, source: Source, signature: Signature) -> tuple[
             "one: ModelSpec(..., interval=0.9)."
         )
     of_outputs = [column_of(name, "prediction") for name in signature.parts] if signature.outputs else []
-    taken_names = (*OUTPUT_COLUMNS, "row", *(INTERVAL_COLUMNS if request.interval else ()), *of_outputs)
+    flags = (ALARM,) if signature.task == "anomaly" else ()
+    taken_names = (*OUTPUT_COLUMNS, "row", *flags, *(INTERVAL_COLUMNS if request.interval else ()), *of_outputs)
     keys = request.key or tuple(name for name in source.names if name not in signature.names)
     if taken := [name for name in keys if name in taken_names or name.startswith("probability_")]:
         free = [name for name in source.names if name not in taken_names and not name.startswith("probability_")]

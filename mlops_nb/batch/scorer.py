@@ -25,6 +25,7 @@ from ..model.predictor import PartialPredictions, Predictor
 from ..model.signature import Predictions, Signature, column_of, label_text
 from ..monitor.prediction_log import PredictionLog, PredictionRecord
 from ..settings import Settings, split_names
+from ..spec import ALARM
 from ..store.registry import Registry
 
 # %% ../../nbs/batch/08_scorer.ipynb #0000000c
@@ -141,6 +142,7 @@ def _output_columns(signature: Signature, probability: bool) -> list[tuple[str, 
     "Return name and type of the columns of one output."
     labels = signature.classes
     columns = [("prediction", pyarrow.float64() if labels is None else pyarrow.array(list(labels)).type)]
+    columns += [(ALARM, pyarrow.bool_())] if signature.task == "anomaly" else []
     return columns + [(f"probability_{label_text(label)}", pyarrow.float64()) for label in labels or () if probability]
 
 

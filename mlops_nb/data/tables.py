@@ -503,7 +503,7 @@ def strata(
 
 def split(
     table: pd.DataFrame,  # Validated rows
-    target: str | Sequence[str],  # The column to predict, or several
+    target: str | Sequence[str] | None,  # The column to predict, or several; None: there is none
     test_size: float = 0.2,  # Share of rows to evaluate on, between 0 and 1
     seed: int = 0,  # Of the random split
     time: str | None = None,  # A column to split by; None splits at random
@@ -514,7 +514,8 @@ def split(
 
     if not isinstance(test_size, int | float) or not 0 < test_size < 1:
         raise DataError(f"test_size must be a number between 0 and 1 such as 0.2, got {test_size!r}.")
-    for name in [target] if isinstance(target, str) else target:
+    targets = [] if target is None else [target] if isinstance(target, str) else target
+    for name in targets:
         if table[name].nunique() < 2:
             value = table[name].iloc[0]
             raise DataError(f"The target {name!r} has the one value {value!r}: there is nothing to tell apart.")
@@ -534,7 +535,8 @@ def split(
             )
     else:
         try:
-            labels = (table[target] if isinstance(target, str) else strata(table[[*target]], ceil(1 / test_size))) if stratify else None
+            labels = strata(table[[*targets]], ceil(1 / test_size)) if len(targets) > 1 else table[target]
+            labels = labels if stratify and targets else None
             parts = train_test_split(table, test_size=test_size, random_state=seed, stratify=labels)
         except ValueError as e:
             raise DataError(f"Cannot split {len(table)} rows: {e}") from e

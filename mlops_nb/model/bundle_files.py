@@ -110,7 +110,7 @@ _NUMBER_FORMAT = {
 }
 SIGNATURE: Schema = {
     "inputs": [_INPUT],
-    "task": frozenset({"classification", "regression"}),
+    "task": frozenset({"classification", "regression", "anomaly"}),
     "output": str,
     "classes": ([LABEL], None),
     "probability": bool,

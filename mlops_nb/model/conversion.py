@@ -244,6 +244,8 @@ def _why_not(estimator: BaseEstimator, signature: Signature) -> str | None:
     "Return why an estimator is not even tried."
     if signature.outputs:
         return "it has several outputs, for which parity is not verified"
+    if signature.task == "anomaly":
+        return "an anomaly detector is served by scikit-learn"
     if any(i.kind == "datetime" for i in signature.inputs):
         return "a date or time is among the inputs, for which it has no type"
     if _holds(estimator, lambda part: hasattr(part, "children_left") and bool(np.isinf(part.threshold).any())):

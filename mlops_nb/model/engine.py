@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ForwardRef
 import numpy as np
 
 from ..errors import BundleError
+from .anomaly import anomaly_scores
 from .columns import Table, to_frame
 from .domain import Domain, DomainTest, take_rows
 from .outputs import predict_outputs
@@ -40,6 +41,8 @@ class SklearnEngine:
         frame = to_frame(self.signature, table)
         if self.signature.outputs:
             return predict_outputs(self.estimator, frame, self.signature)
+        if self.signature.task == "anomaly":
+            return self.signature.predictions(anomaly_scores(self.estimator, frame))
         if self.signature.classes is None or not self.signature.probability:
             predictions = self.signature.predictions(np.asarray(self.estimator.predict(frame)))
             return replace(predictions, decision=self.estimator.decision_function(frame)) if self._decision else predictions

@@ -19,9 +19,11 @@ import pandas as pd
 
 from ..display import format_html
 from ..errors import GateError, known_names
+from .anomaly import ANOMALY_METRICS, check_labels, score_anomalies
 from .interval import Interval, measure_interval
+from .metrics import dummy_regressor, find_undefined, get_metric, is_deviance, is_of_numbers
 from .signature import Predictions, positive_label
-from ..spec import INTERVAL_METRICS, ModelSpec
+from ..spec import ALARM_RATE, INTERVAL_METRICS, ModelSpec
 
 # %% ../../nbs/model/03_evaluate.ipynb #00000004
 POSITIVE_METRICS = ("precision", "recall", "f1", "jaccard", "average_precision", "neg_brier_score")  # need a positive class
@@ -40,6 +42,8 @@ def default_metrics(
 ) -> list[str]:  # scorer names, the spec's own first
     "Return the metrics that describe a model of this task."
     usual: tuple[str, ...] = REGRESSION_METRICS
+    if spec.task == "anomaly":
+        usual = (ALARM_RATE,) if spec.target is None else (*ANOMALY_METRICS, ALARM_RATE)
     if classes is not None:
         usual = CLASSIFICATION_METRICS + (BINARY_METRICS if len(classes) == 2 else MULTICLASS_METRICS)
         unknown = positive_label(classes, positive) is None
@@ -51,21 +55,19 @@ def default_metrics(
 def score(
     predictions: Predictions,
     y: Sequence | np.ndarray | pd.DataFrame,  # `(n_rows,)` true labels or numbers; of several outputs a column each
-    metrics: Sequence[str],  # scikit-learn scorer names
+    metrics: Sequence[str],  # Names as `get_metric` takes them
 ) -> dict[str, float]:  # NaN where a metric is not defined for these rows, e.g. ROC of one class
     "Score predictions against the true values."
     if predictions.outputs is not None:
         from mlops_nb.model.output_metrics import score_outputs  # it builds on this module
 
         return score_outputs(predictions, y, metrics)
-    from sklearn.metrics import get_scorer, get_scorer_names
-
-    unknown = [m for m in metrics if m not in get_scorer_names()]
-    if unknown:
-        raise GateError(f"{unknown[0]!r} is not a metric. {known_names(unknown[0], get_scorer_names())}")
+    if predictions.anomaly is not None:
+        return score_anomalies(predictions, y, metrics)
+    scorers = {metric: get_metric(metric) for metric in metrics}
     predictions, y = _as_binary(predictions, y)
     repeat, rows = _repeat(predictions), np.arange(len(predictions.prediction)).reshape(-1, 1)
-    return {metric: _defined(get_scorer(metric), repeat, rows, y) for metric in metrics}
+    return {metric: _defined(scorer, repeat, rows, y) for metric, scorer in scorers.items()}
 
 
 def _defined(scorer, estimator, rows, y) -> float:
@@ -137,10 +139,12 @@ def baseline(
     n_rows: int,  # number of rows to predict
 ) -> Predictions:
     "Return the predictions of a model that uses no feature."
-    from sklearn.dummy import DummyClassifier, DummyRegressor
+    from sklearn.dummy import DummyClassifier
 
+    if spec.task == "anomaly":
+        return Predictions(np.zeros(n_rows), anomaly=np.zeros(n_rows, dtype=bool))  # no row is flagged
     rows = np.zeros((n_rows, 1))
-    dummy = DummyRegressor() if spec.task == "regression" else DummyClassifier(strategy="prior")
+    dummy = dummy_regressor(spec.scorer) if spec.task == "regression" else DummyClassifier(strategy="prior")
     dummy.fit(np.zeros((len(y_train), 1)), y_train)
     if spec.task == "regression":
         return Predictions(dummy.predict(rows))
@@ -165,17 +169,36 @@ def check_metrics(
     if spec.task == "classification":
         classes = tuple(np.unique(np.asarray(y_train)).tolist())
         _check_positive(spec, classes, names)
+    elif spec.task == "anomaly":
+        check_labels(spec, np.concatenate([np.asarray(y_train), truth]))
+    else:
+        _check_numbers(names, np.asarray(y_train), truth)
     probability = None if classes is None else np.array([[float(label == c) for c in classes] for label in truth.tolist()])
     perfect = Predictions(truth, probability, classes, positive_label(classes, spec.positive))
-    for name, value in score(perfect, truth, names).items():
+    if spec.task == "anomaly":
+        perfect = Predictions(truth.astype(float), anomaly=truth == 1)
+    scored = score(perfect, truth, [name for name in names if classes is not None or not is_deviance(name)])
+    for name, value in scored.items():
         if not math.isfinite(value) and name in (spec.scorer, *spec.gates.scorers):
             found = ", ".join(map(repr, np.unique(truth).tolist()[:3]))
-            seen = f"whose target is only {found}" if classes and len(np.unique(truth)) < len(classes) else f"of {spec.task}"
+            kinds = 2 if spec.task == "anomaly" else len(classes or ())
+            seen = f"whose target is only {found}" if len(np.unique(truth)) < kinds else f"of {spec.task}"
             raise GateError(f"{name!r} is not defined on the {len(truth):,} test rows {seen}. Take another metric or other test rows.")
 
 
+def _check_numbers(names: Sequence[str], y_train: np.ndarray, y_test: np.ndarray):
+    "Raise a `GateError` for a deviance that a target does not define, whatever is predicted."
+    for name in names:
+        for y in (y_train, y_test):
+            if problem := find_undefined(name, y):
+                raise GateError(problem)
+
+
 def _check_positive(spec: ModelSpec, classes: tuple, names: Sequence[str]):
-    "Raise a `GateError` where a metric needs a positive class that is not known."
+    "Raise a `GateError` where a metric needs a positive class that is not known, or is one of numbers."
+    for name in names:
+        if is_of_numbers(name):
+            raise GateError(f"{name!r} is a metric of numbers, and the task is classification. Take another metric, or task='regression'.")
     if spec.positive is not None and spec.positive not in classes:
         raise GateError(f"positive={spec.positive!r} of the spec is not among the labels {list(classes)}.")
     for name in set(names) & set(POSITIVE_METRICS):
@@ -193,7 +216,7 @@ def _check_positive(spec: ModelSpec, classes: tuple, names: Sequence[str]):
 class GateResult:
     "Result of one gate."
 
-    gate: str  # "minimum", "baseline", "champion", "replay", "slice" or "groups"
+    gate: str  # "minimum", "maximum", "baseline", "champion", "replay", "slice" or "groups"
     metric: str
     value: float  # What the model has
     required: float  # What it must have
@@ -207,7 +230,7 @@ class GateResult:
     def __str__(self):
         if self.subject:
             return self._describe_interval()
-        relation = {"baseline": "more than", "replay": "at most"}.get(self.gate, "at least")
+        relation = {"baseline": "more than", "replay": "at most", "maximum": "at most"}.get(self.gate, "at least")
         outcome, value = "passed" if self.passed else "FAILED", f"{self.value:.6g},"
         if not math.isfinite(self.value):
             value = "is not known, the log has no rows for it;"
@@ -261,6 +284,10 @@ def check_gates(
     for metric, least in gates.minimum.items():
         value = _value(metrics, metric, "the model")
         results.append(GateResult("minimum", metric, value, least, value >= least))
+    if gates.alarm_rate is not None:
+        results += _alarm_gates(_value(metrics, ALARM_RATE, "the model"), *gates.alarm_rate)
+    if scorer == ALARM_RATE:  # neither more nor fewer alarms are better
+        return results
     value = _value(metrics, scorer, "the model")
     beat = _value(baseline, scorer, "the baseline") + gates.over_baseline
     results.append(GateResult("baseline", scorer, value, beat, value > beat))
@@ -268,6 +295,11 @@ def check_gates(
         least = _value(champion, scorer, "the champion") - gates.tolerance
         results.append(GateResult("champion", scorer, value, least, value >= least))
     return results
+
+
+def _alarm_gates(rate: float, least: float, most: float) -> list[GateResult]:
+    "Decide whether a share of flagged rows is within its limits."
+    return [GateResult("minimum", ALARM_RATE, rate, least, rate >= least), GateResult("maximum", ALARM_RATE, rate, most, rate <= most)]
 
 
 def _value(metrics: Mapping[str, float], name: str, whose: str) -> float:
@@ -423,6 +455,9 @@ def evaluate(
     names = default_metrics(spec, predictions.classes, predictions.positive, predictions.probability is not None)
     metrics, dummy = score(predictions, y, names), score(baseline(spec, y_train, len(X)), y, names)
     champion_metrics = None if champion is None else score(champion, y, names)
+    for name in (spec.scorer, *spec.gates.scorers):
+        if predictions.classes is None and (problem := find_undefined(name, y, predictions.prediction)):
+            raise GateError(problem)
     slices = slice_table(spec, X, y, predictions, names[:4]).to_dict("index")
     from mlops_nb.model.fairness import fairness_gates, group_metrics  # it builds on this module
 

@@ -17,7 +17,9 @@ import pandas as pd
 from scipy import special
 
 from ..errors import GateError, SpecError, known_names
+from .anomaly import as_labels, truth_of
 from .evaluate import GateResult, check_metrics, score, slice_mask
+from .metrics import metric_names, parse_metric
 from .signature import Predictions, positive_label
 from .statistics import bootstrap_error, newcombe_interval, wilson_interval
 from ..spec import RATES, Gates, ModelSpec
@@ -65,11 +67,12 @@ def measure(
     with_error: bool = True,  # The standard error of a metric that is no rate takes the longest
 ) -> Measurement:
     "Measure a metric on rows."
-    counts = _counts(predictions, y, metric, positive)
+    labels = as_labels(predictions)
+    counts = _counts(labels, y, metric, positive)
     if counts is not None:
         right, rows = counts
         return Measurement(right / rows if rows else np.nan, rows, right)
-    rows = len(y) if predictions.classes is None else min(int((y == label).sum()) for label in predictions.classes)
+    rows = len(y) if labels.classes is None else min(int((y == label).sum()) for label in labels.classes)
     value = score(predictions, y, [metric])[metric] if len(y) else np.nan
     error = bootstrap_error(predictions, y, metric) if with_error and rows >= MIN_GROUP_ROWS else None
     return Measurement(value, rows, error=error)
@@ -264,8 +267,6 @@ def check_fairness(
     test: pd.DataFrame,  # The test rows, with the columns that make groups
 ):
     "Raise an error for gates of slices and groups that these rows do not define; nothing has to be trained."
-    from sklearn.metrics import get_scorer_names
-
     if len(spec.targets) > 1:
         from mlops_nb.model.output_metrics import check_output_fairness  # it builds on this module
 
@@ -273,10 +274,12 @@ def check_fairness(
         return
     used = list(dict.fromkeys(m for limits in [*slice_limits(spec).values(), *spec.gates.groups.values()] for m in limits))
     for metric in used:
-        if metric not in RATES and metric not in get_scorer_names():
-            raise SpecError(f"{metric!r} is not a metric. {known_names(metric, [*RATES, *get_scorer_names()])}")
+        if metric not in (*RATES, *metric_names()) and parse_metric(metric) is None:
+            raise SpecError(f"{metric!r} is not a metric. {known_names(metric, [*RATES, *metric_names()])}")
     rates = [metric for metric in used if metric in RATES]
-    if rates:
+    if spec.target is None and (labelled := [metric for metric in used if metric != "selection_rate"]):
+        raise SpecError(f"{labelled[0]!r} needs labels, and target=None says that there are none: compare 'selection_rate', the alarm rate.")
+    if rates and spec.task != "anomaly":
         labels = tuple(np.unique(np.asarray(train[spec.target])).tolist())
         if len(labels) != 2 or positive_label(labels, spec.positive) is None:
             raise SpecError(
@@ -284,7 +287,7 @@ def check_fairness(
                 + (f"say which is meant, e.g. positive={labels[1]!r}." if len(labels) == 2 else "compare 'accuracy', for example.")
             )
     scorers = Gates(minimum=dict.fromkeys((metric for metric in used if metric not in RATES), 0.0))
-    check_metrics(replace(spec, gates=scorers), train[spec.target], test[spec.target])
+    check_metrics(replace(spec, gates=scorers), truth_of(spec, train), truth_of(spec, test))
     for name, mask_of in spec.slices.items():
         slice_mask(name, mask_of, test)
     for column in spec.gates.groups:

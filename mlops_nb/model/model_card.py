@@ -33,7 +33,7 @@ def model_card(
 
 {spec.description or "No description was written."}
 
-**Task:** {spec.task} of {_targets(signature)}.
+**Task:** {_task(spec, signature)}.
 **Decides by:** `{spec.scorer}`. **Gates:** {"passed" if evaluation.passed else "FAILED"}.{_interval(signature)}
 
 ## How good it is
@@ -50,7 +50,7 @@ On {data["test_rows"]:,} rows that it never saw, beside a model that looks at no
 
 {_groups_tables(evaluation)}## What it was made from
 
-{data["train_rows"]:,} of {data["rows"]:,} rows of {data["source"]}, {data["split"]}.{_lineage(data.get("lineage"))}
+{data["train_rows"]:,} of {data["rows"]:,} rows of {data["source"]}, {data["split"]}.{_lineage(data.get("lineage"), signature.is_labelled)}
 Data SHA-256 `{data["sha256"]}`; code {commit}; seed {metadata["seed"]}; parameters `{metadata["params"]}`.
 
 ## What it takes
@@ -63,9 +63,12 @@ Data SHA-256 `{data["sha256"]}`; code {commit}; seed {metadata["seed"]}; paramet
 """
 
 # %% ../../nbs/model/08_model_card.ipynb #297e42d5
-def _targets(signature: Signature) -> str:
+def _task(spec: ModelSpec, signature: Signature) -> str:
     "Describe each output, of a classifier with its labels."
-    return "; ".join(f"`{name}`{_classes(part)}" for name, part in signature.parts.items())
+    if spec.task != "anomaly":
+        return f"{spec.task} of {'; '.join(f'`{name}`{_classes(part)}' for name, part in signature.parts.items())}"
+    labels = "without labels" if spec.target is None else f"whose labels are `{spec.target}`, which training ignores"
+    return f"anomalies, {labels}; a score above 0 flags a row, higher is more anomalous"
 
 
 def _classes(signature: Signature) -> str:
@@ -81,7 +84,8 @@ def _interval(signature: Signature) -> str:
 
 
 def _but_width(evaluation: Evaluation) -> str:
-    return ", but of `interval_width`" if "interval_width" in evaluation.metrics else ""
+    others = [name for name in ("interval_width", "alarm_rate") if name in evaluation.metrics]
+    return f", but of {' and '.join(f'`{name}`' for name in others)}" if others else ""
 
 
 _metric = partial(format_number, decimals=4)
@@ -136,13 +140,13 @@ def _allowed(i: Input) -> str:
     return "; ".join(words)
 
 # %% ../../nbs/model/08_model_card.ipynb #487c9967
-def _lineage(made: Mapping | None) -> str:
+def _lineage(made: Mapping | None, labelled: bool = True) -> str:
     "Describe the lineage of a retrained model's data."
     if not made:
         return ""
     parent, rows = made["reference"], made["production"]
     weight = f"each counts as {made['weight']:.3g} of the others where the estimator takes weights"
     return (
-        f"\nOf these rows {parent['rows']:,} are those of `{parent['sha256']}`, and {rows['rows']:,} are labelled rows of production, "
+        f"\nOf these rows {parent['rows']:,} are those of `{parent['sha256']}`, and {rows['rows']:,} are {'labelled rows' if labelled else 'rows'} of production, "
         f"{rows['since']} to {rows['until']}; {weight}."
     )

@@ -26,12 +26,13 @@ def plot_evaluation(
     y: "Sequence | pd.DataFrame",  # `(n_rows,)` true values; of several outputs a column each
     predictions: Predictions,  # Of the same rows
 ) -> Figure:
-    "Plot ROC curve, confusion matrix and calibration of a classifier, or truth and residuals of a regression."
+    "Plot ROC curve, confusion matrix and calibration of a classifier, truth and residuals of a regression, or anomaly scores."
     from matplotlib.figure import Figure
 
     several = predictions.outputs is not None
     outputs = predictions.outputs if predictions.outputs is not None else {"": predictions}
-    width, plot = (11, _plot_regression) if spec.task == "regression" else (13, _plot_classes)
+    plots = {"regression": (11, _plot_regression), "anomaly": (7, _plot_scores)}
+    width, plot = plots.get(spec.task, (13, _plot_classes))
     figure = Figure(figsize=(width, 4 * len(outputs)), layout="constrained")
     rows = figure.subfigures(len(outputs), 1, squeeze=False)[:, 0] if several else [figure]
     for row, (name, part) in zip(rows, outputs.items(), strict=True):
@@ -71,6 +72,18 @@ def _plot_classes(figure, y: np.ndarray, predictions: Predictions):
     calibration.set(title="Calibration", xlabel="Predicted probability", ylabel="Share of rows")
     for axes in (roc, calibration) if predictions.probability is not None else ():
         axes.legend(loc="lower right")
+
+
+def _plot_scores(figure, y: np.ndarray, predictions: Predictions):
+    axes, score, truth = figure.subplots(), np.asarray(predictions.prediction), np.asarray(y, dtype=np.float64)
+    masks = {"anomaly": truth == 1, "normal": truth == 0, "without a label": np.isnan(truth)}
+    edges = np.histogram_bin_edges(score, 40)
+    for name, mask in masks.items():
+        if mask.any():
+            axes.hist(score[mask], edges.tolist(), alpha=0.6, label=f"{name} ({mask.sum():,})")
+    axes.axvline(0, color="black", linestyle="--", linewidth=1, label="flagged above")
+    axes.set(title="Anomaly score", xlabel="higher is more anomalous", ylabel="rows", yscale="log")
+    axes.legend()
 
 
 def _plot_regression(figure, y: np.ndarray, predictions: Predictions):

@@ -19,7 +19,7 @@ import pyarrow
 from ..data.dialect import Dialect, kind_of_dtype, kind_of_values
 from ..errors import SpecError
 from .interval import LAC, RESIDUAL, Interval
-from ..spec import ModelSpec
+from ..spec import ALARM, ModelSpec
 
 if TYPE_CHECKING:
     from pandera.pandas import Column, DataFrameSchema
@@ -82,8 +82,8 @@ class Signature:
     "Columns that a model takes, in order, and what it predicts."
 
     inputs: tuple[Input, ...]
-    task: str  # "classification" or "regression"
-    output: str  # Name of the target; of several outputs their names, for people
+    task: str  # "classification", "regression" or "anomaly"
+    output: str  # Name of the target; of several outputs their names, for people; "anomaly" where there is none
     classes: tuple | None = None  # Classification with one output: the labels, in the order of the probabilities
     probability: bool = True  # Classification: it has probabilities
     ignored: tuple[str, ...] = ()  # Other columns that a row may carry: ids, the target, what the model left out
@@ -119,6 +119,11 @@ class Signature:
         "Label of the positive class: the declared one; of 0 and 1, or false and true, the second; else None."
         return positive_label(self.classes, self.positive)
 
+    @property
+    def is_labelled(self) -> bool:
+        "Whether the model's table has a target; without one, no labels are expected."
+        return self.task != "anomaly" or self.output != ALARM
+
     @cached_property
     def _label_dtype(self) -> type | None:
         "Dtype of labels that are all booleans, whole numbers or floats; None: they stay as an engine has them."
@@ -130,7 +135,9 @@ class Signature:
         prediction: np.ndarray,  # `(n_rows,)` labels or numbers, as an engine or a log has them
         probability: np.ndarray | None = None,  # `(n_rows, n_classes)`
     ) -> "Predictions":
-        "Return predictions whose labels have the type of the classes."
+        "Return predictions whose labels have the type of the classes; of anomaly scores with their flags."
+        if self.task == "anomaly":
+            return Predictions(prediction, anomaly=prediction > 0)
         if self.classes is None:
             return Predictions(prediction)
         if self._label_dtype is not None and prediction.dtype != self._label_dtype:
@@ -221,12 +228,13 @@ _LABEL_DTYPES: dict[type, type] = {bool: np.bool_, int: np.int64, float: np.floa
 class Predictions:
     "Predictions of a model for a batch of rows."
 
-    prediction: np.ndarray  # `(n_rows,)` labels or numbers; of several outputs an object of them a row
+    prediction: np.ndarray  # `(n_rows,)` labels or numbers; of several outputs an object of them a row; of anomalies the score, higher is more anomalous
     probability: np.ndarray | None = None  # `(n_rows, n_classes)`; None for regression or a classifier without
     classes: Sequence | None = None  # The labels, in the order of the columns of `probability`
     positive: str | float | None = None  # Of two labels, the one that precision, recall and the like are of; None: unknown
     decision: np.ndarray | None = None  # `(n_rows,)` or `(n_rows, n_classes)`, of a classifier without probabilities
     outputs: "Mapping[str, Predictions] | None" = None  # Those of each output, by name; None: there is one
+    anomaly: np.ndarray | None = None  # `(n_rows,)` whether the score flags a row; None: no task of anomalies
 
     def take(
         self,
@@ -235,17 +243,19 @@ class Predictions:
         "Return the predictions of these rows."
         if self.outputs is not None:
             return join_outputs({name: part.take(rows) for name, part in self.outputs.items()})
-        probability, decision = (None if v is None else v[rows] for v in (self.probability, self.decision))
-        return replace(self, prediction=np.asarray(self.prediction)[rows], probability=probability, decision=decision)
+        taken = {name: v[rows] for name in ("probability", "decision", "anomaly") if (v := getattr(self, name)) is not None}
+        return replace(self, prediction=np.asarray(self.prediction)[rows], **taken)
 
     def columns(
         self,
         probability: bool = True,  # One column a class as well, if there is a probability
     ) -> dict[str, pyarrow.Array]:
-        "Return `prediction` and `probability_<class>` as columns of a table; of several outputs, with its name before the class."
+        "Return `prediction`, of anomalies `anomaly`, and `probability_<class>` as columns; of several outputs, with its name before the class."
         if self.outputs is not None:
             return self._columns_of_outputs(probability)
         columns = {"prediction": pyarrow.array(self.prediction)}
+        if self.anomaly is not None:
+            columns[ALARM] = pyarrow.array(self.anomaly)
         if probability and self.probability is not None:
             assert self.classes is not None
             for label, values in zip(self.classes, self.probability.T, strict=True):
@@ -306,8 +316,8 @@ def label_text(
 def make_signature(
     schema: DataFrameSchema,  # Of the spec
     inputs: Sequence[str],  # Which of its columns the model is given, in order
-    target: str,
-    task: str = "classification",  # Or "regression"
+    target: str | None,  # None: anomalies without labels
+    task: str = "classification",  # Or "regression", "anomaly"
     classes: Sequence | None = None,  # The labels of a classifier: `estimator.classes_`
     probability: bool = True,  # The classifier has `predict_proba`
     ignored: Sequence[str] = (),  # Other columns that a row may carry
@@ -316,11 +326,11 @@ def make_signature(
 ) -> Signature:
     "Make a signature from a schema."
     columns = tuple(_input_of(name, schema.columns[name]) for name in inputs)
-    labels = None if classes is None else _labels(np.asarray(classes).tolist(), _kind_of(target, schema.columns[target]))
+    labels = None if classes is None or target is None else _labels(np.asarray(classes).tolist(), _kind_of(target, schema.columns[target]))
     return Signature(
         inputs=columns,
         task=task,
-        output=target,
+        output=ALARM if target is None else target,
         classes=labels,
         probability=probability and labels is not None,
         ignored=tuple(ignored),
@@ -370,8 +380,8 @@ def signature_of(
     interval: Mapping | None = None,  # That of its training, as JSON values
 ) -> Signature:
     "Return the signature of a fitted model."
-    several = len(spec.targets) > 1
-    classes, probability = getattr(estimator, "classes_", None), hasattr(estimator, "predict_proba")
+    several, detects = len(spec.targets) > 1, spec.task == "anomaly"
+    classes, probability = None if detects else getattr(estimator, "classes_", None), hasattr(estimator, "predict_proba")
     others = dict.fromkeys([*spec.targets, *([spec.time] if spec.time else []), *spec.ignored])
     ignored = [name for name in others if name not in spec.inputs]
     read = None if dialect is None else Dialect.from_dict(dialect)

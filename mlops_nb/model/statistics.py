@@ -194,6 +194,11 @@ def subset_scorer(
     metric: str,  # Name of a scikit-learn scorer
 ) -> Callable[[np.ndarray, np.ndarray], float]:  # Of row numbers `(n,)` and their true values `(n,)`
     "Return a scorer of subsets of the same rows, faster than scikit-learn's for frequent metrics."
+    if predictions.anomaly is not None and metric == "roc_auc":
+        order = np.unique(predictions.prediction, return_inverse=True)[1]
+        return lambda rows, y: _roc_auc(order[rows], y == 1)
+    if predictions.anomaly is not None:
+        return lambda rows, y: score(predictions.take(rows), y, [metric])[metric]
     predicted, classes = np.asarray(predictions.prediction), predictions.classes
     if classes is None and metric == "neg_mean_absolute_error":
         return lambda rows, y: -float(np.abs(predicted[rows] - y).mean())

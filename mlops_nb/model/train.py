@@ -19,9 +19,12 @@ import pandas as pd
 
 from ..data.tables import strata
 from ..errors import GateError, TrainingError
+from .anomaly import anomaly_scores, check_detector, score_anomalies
 from .evaluate import score
 from .interval import Interval, check_rows, fit_interval
+from .metrics import find_undefined, get_metric
 from .outputs import check_estimator, predict_outputs, signature_of_outputs, target_values
+from .signature import Predictions
 from .trusted_types import check_types, parts_of
 from ..onnx_session import chosen_providers
 from ..spec import ModelSpec, split_metric
@@ -73,7 +76,7 @@ class Training:
 def fit(
     spec: ModelSpec,
     X: pd.DataFrame,  # `(n_rows, n_inputs)`
-    y: "pd.Series | pd.DataFrame",  # `(n_rows,)`; of several targets `(n_rows, n_targets)`
+    y: "pd.Series | pd.DataFrame",  # `(n_rows,)`; of several targets `(n_rows, n_targets)`; labels of anomalies are for the scores alone
     params: Mapping | None = None,  # Given to `spec.make_estimator`
     space: Mapping[str, Sequence] | None = None,  # Values to try a parameter; every combination is
     folds: int = 5,  # Of the cross-validation; 0 leaves it out
@@ -89,12 +92,16 @@ def fit(
     chosen: dict = _with_typed_keys(params or {}, labels)
     space = _with_typed_keys(space, labels)
     unfitted = make_estimator(spec, chosen, seed)
-    _check_scorers(spec, unfitted)
+    if spec.task == "anomaly":
+        check_detector(unfitted)
+        if space and spec.target is None:
+            raise TrainingError("A search needs labels to tell which candidate is better, and target=None says that there are none.")
+    _check_scorers(spec, unfitted, y)
     _check_interval(spec, unfitted, len(y), folds)
     if len(spec.targets) > 1:
         rows = _few_rows(y)
         check_estimator(spec, unfitted, X.iloc[rows], y.iloc[rows])
-    check_loadable(unfitted, X, y, spec.trusted_types)
+    check_loadable(unfitted, X, None if spec.task == "anomaly" else y, spec.trusted_types)
     search = _search(spec, X, y, chosen, space, folds, seed, weights) if space else None
     if space and search is not None:
         best = search.iloc[0]
@@ -121,7 +128,7 @@ def _check_form(params, space, folds):
 def check_loadable(
     estimator: BaseEstimator,  # Unfitted
     X: pd.DataFrame,  # `(n_rows, n_inputs)`
-    y: pd.Series,  # `(n_rows,)`
+    y: pd.Series | None,  # `(n_rows,)`; None: it is fitted without
     trusted: Iterable[str] = (),  # Types beyond the harmless ones
 ):
     "Raise a `TrainingError` for an estimator that no service could load, before it is fitted on all rows: as it is, and fitted on a few."
@@ -130,11 +137,11 @@ def check_loadable(
 
     _check_requests(estimator)
     check_types(estimator, trusted)
-    rows = _few_rows(y)
+    rows = _few_rows(pd.Series(range(len(X))) if y is None else y)
     try:
         with joblib.parallel_config("sequential"), warnings.catch_warnings():  # a few rows are not worth a cluster
             warnings.simplefilter("ignore")
-            fitted = clone(estimator).fit(X.iloc[rows], y.iloc[rows])
+            fitted = clone(estimator).fit(X.iloc[rows], *(() if y is None else (y.iloc[rows],)))
     except Exception:  # too few rows for it: the fit on all rows tells
         return
     check_types(fitted, trusted)
@@ -178,17 +185,18 @@ def _typed_key(key, labels: Mapping[str, object]):
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
-def _check_scorers(spec: ModelSpec, estimator):
-    "Raise a `GateError` for a metric of the gates that needs probabilities which an estimator does not have."
-    from sklearn.metrics import get_scorer
-
-    if spec.task != "classification":
-        return
+def _check_scorers(spec: ModelSpec, estimator, y):
+    "Raise a `GateError` for a metric of the gates that is not defined for the target, or needs probabilities which an estimator does not have."
     several = len(spec.targets) > 1
-    for name in dict.fromkeys(split_metric(name)[0] if several else name for name in [spec.scorer, *spec.gates.scorers]):
-        methods = np.atleast_1d(getattr(get_scorer(name), "_response_method", "predict")).tolist()
+    for asked in () if spec.task == "anomaly" else dict.fromkeys([spec.scorer, *spec.gates.scorers]):
+        name, output = split_metric(asked) if several else (asked, None)
+        methods = np.atleast_1d(getattr(get_metric(name), "_response_method", "predict")).tolist()
         methods = [m for m in methods if m != "decision_function"] if several else methods
-        if not any(hasattr(estimator, method) for method in methods):
+        if spec.task == "regression":
+            columns = [y] if not several else [y[target] for target in ([output] if output else spec.targets)]
+            if problem := next(filter(None, (find_undefined(name, column) for column in columns)), None):
+                raise GateError(problem)
+        if spec.task == "classification" and not any(hasattr(estimator, method) for method in methods):
             raise GateError(
                 f"{name!r} needs {' or '.join(methods)}, which {type(estimator).__name__} does not have. Take another metric, or "
                 "wrap the estimator in CalibratedClassifierCV."
@@ -203,7 +211,8 @@ def _folds(spec: ModelSpec, folds: int, seed: int):
         raise TrainingError(f"folds must be at least 2 (or 0 to leave cross-validation out of a build), got {folds}.")
     if spec.time is not None:
         return TimeSeriesSplit(n_splits=folds)
-    kind = StratifiedKFold if spec.task == "classification" else KFold
+    labelled = spec.task == "anomaly" and spec.target is not None
+    kind = StratifiedKFold if spec.task == "classification" or labelled else KFold
     return kind(n_splits=folds, shuffle=True, random_state=seed)
 
 
@@ -212,7 +221,8 @@ def _fit(spec, X, y, params, seed, weights=None) -> "tuple[BaseEstimator, bool]"
     estimator = make_estimator(spec, params, seed)
     weighing = _weighing(estimator, weights)
     try:
-        return estimator.fit(X, y, **weighing), bool(weighing)
+        targets = () if spec.task == "anomaly" else (y,)
+        return estimator.fit(X, *targets, **weighing), bool(weighing)
     except ValueError as e:
         raise TrainingError(f"Fitting {spec.name!r} with params {params} failed: {e}") from e
 
@@ -250,9 +260,11 @@ def _score(spec, X, y, params, split, seed, weights=None) -> float:
     "Score an estimator on the held-out rows of one fold."
     from sklearn.model_selection import cross_val_score
 
+    if spec.task == "anomaly":
+        return _score_detector(spec, X, y, params, split, seed, weights)
     estimator = make_estimator(spec, params, seed)
     try:
-        scorer = spec.scorer if len(spec.targets) == 1 else partial(_score_outputs, spec)
+        scorer = get_metric(spec.scorer) if len(spec.targets) < 2 else partial(_score_outputs, spec)
         how = {"scoring": scorer, "cv": [split], "error_score": "raise", "params": _weighing(estimator, weights)}
         return cross_val_score(estimator, X, y, **how)[0].item()
     except ValueError as e:
@@ -265,6 +277,14 @@ def _score_outputs(spec, estimator, X, y) -> float:
     if not np.isfinite(value):
         raise ValueError(f"{spec.scorer!r} is not defined for each output on {len(X)} held-out rows. Take fewer folds, or another scorer.")
     return value
+
+
+def _score_detector(spec, X, y, params, split, seed, weights) -> float:
+    "Fit a detector on the rows of one fold, without labels, and score it on those held out."
+    rows, held_out = split
+    estimator, _ = _fit(spec, X.iloc[rows], None, params, seed, None if weights is None else np.asarray(weights)[rows])
+    found = anomaly_scores(estimator, X.iloc[held_out])
+    return score_anomalies(Predictions(found, anomaly=found > 0), y.iloc[held_out], [spec.scorer])[spec.scorer]
 
 
 def _side_by_side(do: Callable, jobs: Iterable[tuple]) -> list:

@@ -22,6 +22,7 @@ from .alerts import Alert, list_alerts, notify, update_alerts
 from mlops_nb.monitor.checks import (
     PartResult,
     Traffic,
+    check_alarm_rate,
     check_drift,
     check_latency,
     check_traffic,
@@ -72,7 +73,9 @@ def measure_health(
     measured_by_labels = check_performance(performance, spec)
     estimates = [] if performance and not measured_by_labels.inconclusive else estimate_metrics(bundle, spec, profile, window)
     parts = [check_drift(drift), check_latency(latency, len(predictions), p95_ms), unmeasured, measured_by_labels]
-    parts += [] if len(labelled) else [check_estimates(estimates, bundle, spec, labels_come)]
+    parts += [] if len(labelled) or not bundle.signature.is_labelled else [check_estimates(estimates, bundle, spec, labels_come)]
+    if bundle.signature.task == "anomaly" and spec is not None and spec.gates.alarm_rate is not None:
+        parts.append(check_alarm_rate(int((predictions["prediction"].astype(float) > 0).sum()), len(predictions), spec.gates.alarm_rate))
     parts += [check_traffic(traffic, *error_rates)] if traffic else []
     result = _with_times(join_results(parts), version, window.predictions, labelled.predictions)
     (since, until), (first, last) = _ends(predictions), _ends(labelled.predictions)

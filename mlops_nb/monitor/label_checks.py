@@ -77,6 +77,9 @@ def _is_valid(label, signature: Signature) -> bool:
     if signature.outputs:
         is_whole = isinstance(label, dict) and label.keys() == signature.parts.keys()
         return is_whole and all(_is_valid(label[name], part) for name, part in signature.parts.items())
+    "Whether a label can be compared with predictions of the model."
+    if signature.task == "anomaly":
+        return isinstance(label, int | float) and label in (0, 1)
     if signature.classes is None:
         return isinstance(label, int | float) and not isinstance(label, bool) and bool(np.isfinite(label))
     return name_of(label) in map(name_of, signature.classes)

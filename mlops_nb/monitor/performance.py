@@ -16,11 +16,12 @@ import pandas as pd
 
 from ..display import format_html, format_interval, format_number
 from ..errors import DataError
+from ..model.anomaly import RANKING_METRICS, as_labels
 from ..model.evaluate import score
 from ..model.profile import name_of
 from ..model.signature import Predictions
 from ..model.statistics import bootstrap_interval, bootstrap_mean_interval, exact_interval, subset_scorer
-from ..spec import OF_OUTPUT, ModelSpec, split_metric
+from ..spec import ALARM_RATE, OF_OUTPUT, ModelSpec, split_metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,7 +128,7 @@ def measure_performance(
     of_outputs = [f"{scorer}{OF_OUTPUT}{name}" for name in answer.outputs or ()]
     baseline = release.get("baseline") or {}  # what an output must exceed that has no gate of its own
     gates = {name: baseline[name] for name in of_outputs if baseline.get(name) is not None} | gates
-    metrics = list(dict.fromkeys([spec.scorer, *of_outputs, *gates]))
+    metrics = list(dict.fromkeys([*(RANKING_METRICS if spec.scorer == ALARM_RATE else [spec.scorer]), *of_outputs, *gates]))
     slices = {"all": lambda frame: np.ones(len(frame), dtype=bool), **spec.slices}
     results = []
     for name, mask_of in slices.items():
@@ -187,7 +188,7 @@ def _measured(answer: Predictions, y: np.ndarray, metric: str, confidence: float
     if not np.isfinite(value):
         return None, None, None
     if metric == "accuracy":
-        return value, *exact_interval(int((np.asarray(answer.prediction) == y).sum()), len(y), confidence)
+        return value, *exact_interval(int((as_labels(answer).prediction == y).sum()), len(y), confidence)
     return value, *(bootstrap_interval(answer, y, metric, confidence, seed) or (None, None))
 
 

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['WINDOWS', 'MAX_PREDICTIONS', 'ROLES', 'MAX_CLASSES', 'MIN_LABELS', 'MAX_LABELS', 'MAX_AGE', 'TimeBuckets', 'traffic',
-           'prediction_series', 'quality', 'display_name', 'health_summary', 'checked_metrics', 'version_overview',
-           'recent_decisions']
+           'prediction_series', 'quality', 'health_summary', 'checked_metrics', 'version_overview', 'recent_decisions']
 
 # %% ../../nbs/monitor/06_timeseries.ipynb #00000002
 # more than 300 lines: one function for each chart of the dashboard, all on the same time buckets
@@ -21,10 +20,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from ..model.evaluate import score
+from ..model.metrics import display_name
 from ..model.signature import Signature
 from .alerts import Alert, list_alerts
 from .health_report import latest_health
-from ..spec import INTERVAL_METRICS, OF_OUTPUT, split_metric
+from ..spec import ALARM, ALARM_RATE, INTERVAL_METRICS
 from ..store.aliases import since_last
 from ..store.database import reading
 from ..store.decisions import list_decisions
@@ -116,12 +116,14 @@ def prediction_series(
     engine: Engine,
     name: str,  # Of a model
     span: TimeBuckets,
-    task: str = "classification",  # Or "regression"
+    task: str = "classification",  # Or "regression", "anomaly"
 ) -> dict:  # at; rows; series: a class to its share, or "p10", "p50", "p90" to a value, a list over the buckets each
     "Predictions over time."
     recent = _recent(engine, name, span)
     if task == "regression":
         return {"task": task, **_numbers(engine, span, recent)}
+    if task == "anomaly":
+        recent = _flags(recent)
     query = sa.select(recent.c.bucket, recent.c.text, sa.func.count().label("n"))
     with reading(engine) as connection:
         rows = connection.execute(query.group_by(recent.c.bucket, recent.c.text)).all()
@@ -141,12 +143,22 @@ def prediction_series(
 
 def _numbers(engine: Engine, span: TimeBuckets, recent) -> dict:
     "Return the percentiles of predicted numbers, without what is no number."
-    number = sa.case((~recent.c.text.like('"%') & ~recent.c.text.like("{%") & recent.c.text.not_in(_NO_NUMBERS), sa.cast(recent.c.text, sa.Float)))
-    valued = sa.select(recent.c.bucket, number.label("value")).subquery("valued")
+    valued = sa.select(recent.c.bucket, _number(recent).label("value")).subquery("valued")
     present = sa.select(valued).where(valued.c.value.is_not(None)).subquery("present")
     with reading(engine) as connection:
         rows = connection.execute(_quantiles(present, present.c.value, p10=10, p50=50, p90=90)).mappings().all()
     return {"at": span.starts, "rows": _over(span, rows, ["n"], 0)["n"], "series": _over(span, rows, _BAND)}
+
+
+def _number(recent):
+    "Return the expression of a predicted number; null for what is no number."
+    return sa.case((~recent.c.text.like('"%') & ~recent.c.text.like("{%") & recent.c.text.not_in(_NO_NUMBERS), sa.cast(recent.c.text, sa.Float)))
+
+
+def _flags(recent):
+    "Select anomaly scores as two classes: flagged or not."
+    flag = sa.case((_number(recent) > 0, f'"{ALARM}"'), else_='"normal"')
+    return sa.select(recent.c.bucket, flag.label("text")).where(_number(recent).is_not(None)).subquery("flags")
 
 
 _NO_NUMBERS, _BAND = ("null", "true", "false"), ["p10", "p50", "p90"]
@@ -198,10 +210,13 @@ def _gates(manifest: Mapping, signature: Signature) -> dict[str, float | None]:
     "Metric to the least that its gates allow; what everybody understands is always among them."
     found: dict[str, float | None] = {}
     for gate in (manifest.get("evaluation") or {}).get("gates") or ():
-        if gate["metric"] not in INTERVAL_METRICS:  # labelled predictions are logged without it
+        if gate["gate"] in _OF_ALL_ROWS and gate["metric"] not in (*INTERVAL_METRICS, ALARM_RATE):  # labelled predictions are logged without it
             found[gate["metric"]] = max(gate["required"], found.get(gate["metric"]) or -math.inf)
-    usual = "accuracy" if signature.task == "classification" else "neg_mean_absolute_error"
+    usual = {"regression": "neg_mean_absolute_error", "anomaly": "precision"}.get(signature.task, "accuracy")
     return found if usual in found else {**found, usual: None}
+
+
+_OF_ALL_ROWS = ("minimum", "baseline", "champion")  # gates that are a least value of all rows
 
 
 def _fits(label, predicted, signature: Signature) -> bool:
@@ -212,6 +227,8 @@ def _fits(label, predicted, signature: Signature) -> bool:
             return False
         return all(_fits(label[name], predicted[name], part) for name, part in signature.parts.items())
     if isinstance(label, dict) or isinstance(predicted, dict):
+        return False
+    if signature.task == "anomaly" and label not in (0, 1):
         return False
     if signature.classes is None:
         return all(isinstance(v, int | float) and not isinstance(v, bool) for v in (label, predicted))
@@ -269,18 +286,6 @@ def _shown_score(metric: str, value: float | None) -> float | None:
     if value is None or not math.isfinite(value):
         return None
     return (-value if metric.startswith("neg_") else value) + 0.0
-
-
-def display_name(
-    metric: str,  # A scikit-learn scorer
-) -> str:
-    "Return a metric's name for people; scikit-learn's negated errors lose their sign."
-    plain, output = split_metric(metric)
-    name = plain.removeprefix("neg_").replace("_", " ")
-    return _SPELLED.get(name, name) + (f"{OF_OUTPUT}{output}" if output else "")
-
-
-_SPELLED = {"roc auc": "ROC AUC", "roc auc ovr": "ROC AUC, one against the rest", "r2": "R²", "f1 macro": "F1, macro"}
 
 # %% ../../nbs/monitor/06_timeseries.ipynb #00000014
 def health_summary(

@@ -21,7 +21,7 @@ from ..model.predictor import Predictor
 from ..model.signature import Signature, column_of
 from ..monitor.prediction_log import LogWindow, PredictionLog
 from ..settings import Settings
-from ..spec import import_from, load_spec
+from ..spec import ALARM, import_from, load_spec
 from ..store.artifacts import open_artifacts
 from ..store.registry import Registry, Version
 from ..store.runs import RunStore
@@ -42,7 +42,7 @@ def load_test_set(
     if holdout:
         return table
     spec = load_spec(manifest["code"]["spec"])
-    stratify = spec.task == "classification"
+    stratify = spec.task != "regression"
     return split(table, spec.target, params["test_size"], params["seed"], spec.time, stratify)[1]
 
 
@@ -75,13 +75,17 @@ def _verify_test_set(predictor: Predictor, rows: pd.DataFrame) -> None:
 def predict_labelled(
     predictor: Predictor,
     rows: pd.DataFrame,  # Inputs and target
-) -> pd.DataFrame:  # Inputs, target, prediction; probability of the predicted class; `correct`, or `error` of a regression
+) -> pd.DataFrame:  # Inputs, target, prediction; probability of the predicted class or flag of an anomaly; `correct`, or `error` of a regression
     "Predict for rows whose true label is known."
     signature, predictions = predictor.signature, predictor.predict_frame(rows)
     if predictions.outputs is not None:
         found = {name: part.prediction.tolist() for name, part in predictions.outputs.items()}
         return _with_outputs(rows[[*signature.names]], signature, found, {name: rows[name].tolist() for name in found})
-    table = rows[[*signature.names, signature.output]].assign(prediction=predictions.prediction)
+    known = [signature.output] if signature.output in rows else []
+    table = rows[[*signature.names, *known]].assign(prediction=predictions.prediction)
+    if predictions.anomaly is not None:
+        table[ALARM] = predictions.anomaly
+        return table.assign(correct=table[ALARM] == table[signature.output].astype(bool)) if known else table
     if predictions.probability is not None and predictions.classes is not None:
         columns = pd.Index([*predictions.classes]).get_indexer(predictions.prediction)
         table["probability"] = predictions.probability[range(len(rows)), columns]
@@ -109,7 +113,11 @@ def logged_predictions(
         column = {label: n for n, label in enumerate(signature.classes or ())}
         pairs = zip(logged["prediction"], logged["probability"], strict=True)
         table["probability"] = [probability[column[label]] for label, probability in pairs]
-    if signature.task == "classification":
+    if signature.task == "anomaly":
+        table[ALARM] = logged["prediction"].astype(float) > 0
+        correct = (table[ALARM] == logged["label"].eq(1)).astype(object)
+        table["correct"] = correct.where(logged["label"].notna(), None)
+    elif signature.task == "classification":
         correct = (table["prediction"] == logged["label"]).astype(object)
         table["correct"] = correct.where(logged["label"].notna(), None)
     else:
@@ -137,8 +145,8 @@ def wrong_predictions(
     table: pd.DataFrame,  # From `predict_labelled` or `logged_predictions`
 ) -> pd.DataFrame:
     "Select wrong predictions; of a regression all labelled rows, the largest error first."
-    if "correct" in table:
-        return table[table["correct"].eq(False)]
+    if "correct" in table or "error" not in table:  # of anomalies without labels, none is known to be wrong
+        return table[table["correct"].eq(False)] if "correct" in table else table.head(0)
     return table.dropna(subset="error").sort_values("error", key=abs, ascending=False, kind="stable")
 
 # %% ../../nbs/notebook/00_production.ipynb #7a40c008

@@ -69,10 +69,11 @@ class LabelledRows:
 def labelled_rows(
     spec: ModelSpec,
     signature: Signature,  # of the version in production
-    logged: Sequence[LoggedPrediction],  # rows without a label are ignored
+    logged: Sequence[LoggedPrediction],  # rows without a label are ignored, where the model has labels
 ) -> LabelledRows:
-    "Return logged rows with their labels as rows of the model's table."
-    logged = sorted((row for row in logged if row.label is not None), key=lambda row: (row.at, row.id))
+    "Return logged rows with their labels as rows of the model's table; of anomalies without labels all rows."
+    kept = (row for row in logged if row.label is not None or spec.target is None)
+    logged = sorted(kept, key=lambda row: (row.at, row.id))
     missing = {c for row in logged for c in set(signature.names) - row.inputs.keys()}
     n_labelled, logged = len(logged), [row for row in logged if _has_targets(spec, row.label)]
     complete = [row for row in logged if not set(signature.names) - row.inputs.keys()]
@@ -86,7 +87,8 @@ def labelled_rows(
         return LabelledRows(pd.DataFrame(columns=[*spec.schema.columns]), [], [], {})
     accepted, frame = _parse(signature, complete)
     table = _with_target(spec, frame, accepted)
-    fits = np.all([_is_whole(spec, table[name], name) for name in spec.targets], axis=0)
+    masks = [_is_whole(spec, table[name], name) for name in spec.targets]
+    fits = np.all(masks, axis=0) if masks else np.ones(len(table), dtype=bool)
     fits[fits] = fits_schema(_as_schema(table[fits], spec), spec.schema)
     counts = {
         "have no label of each output": n_labelled - len(logged),
@@ -107,9 +109,9 @@ def labelled_rows(
 # %% ../../nbs/retrain/00_dataset.ipynb #851e158d
 def _has_targets(spec: ModelSpec, label) -> bool:
     "Whether a label is one of the outputs of a spec: an earlier version may have had others."
-    if isinstance(spec.target, str):
+    if len(spec.targets) < 2:
         return not isinstance(label, dict)
-    return isinstance(label, dict) and set(spec.target) <= label.keys()
+    return isinstance(label, dict) and set(spec.targets) <= label.keys()
 
 
 def _parse(signature: Signature, rows: Sequence[LoggedPrediction]) -> tuple[list[LoggedPrediction], pd.DataFrame]:

@@ -147,7 +147,9 @@ def _decide(attempt: _Attempt, if_needed: bool, last: timedelta | None, rows: in
         newest = recent.ids[-1] if len(recent) else None
         attempt.figures |= {"newest": newest, "labelled": len(recent), "unseen": unseen}
         if unseen < policy.min_labelled_rows:
-            have = f"waiting for labels: {unseen} labelled rows that version {champion.version} has not seen"
+            what = "rows" if spec.target is None else "labels"
+            kind = "rows" if spec.target is None else "labelled rows"
+            have = f"waiting for {what}: {unseen} {kind} that version {champion.version} has not seen"
             return attempt.decision("waiting", f"{have}, {policy.min_labelled_rows} are needed")
         now = attempt.now or datetime.now(UTC)
         if if_needed and (wait := reason_to_wait(attempt.registry, champion, attempt.figures, policy.backoff, now)):
@@ -163,6 +165,8 @@ def _recent_rows(attempt: _Attempt, spec: ModelSpec, last: timedelta | None, row
     "Return the newest labelled rows or those labelled in the window, with older ones where they are few."
     champion, enough = attempt.champion, 2 * attempt.policy.min_labelled_rows  # some may be excluded
     log = PredictionLog(attempt.registry.engine)
+    if spec.target is None:  # the newest rows, whether anybody has labelled them or not
+        return labelled_rows(spec, Signature.from_dict(champion.manifest["signature"]), log.rows(champion.name, rows or MAX_ROWS))
     since = None if rows else (attempt.now or datetime.now(UTC)) - (last or DEFAULT_PERIOD)
     logged = log.rows(champion.name, rows or MAX_ROWS, labelled=True, labelled_since=since)
     if len(logged) < enough and not rows:

@@ -14,15 +14,15 @@ from ..store.decisions import list_decisions, next_try, tries_in_a_row
 from ..store.registry import Registry, Version
 
 # %% ../../nbs/retrain/01_triggers.ipynb #361bdc0e
-RETRAINABLE_KINDS = ("performance", "drift")  # kinds of findings that a new version may mend
+RETRAINABLE_KINDS = ("performance", "drift", "alarms")  # kinds of findings that a new version may mend
 
 
 def reasons_to_retrain(
     health: HealthReport,
 ) -> list[str]:  # one sentence a finding; empty: no new version is needed
-    "Return the findings that a new version may mend."
-    found = [f for f in health.findings if f.kind in RETRAINABLE_KINDS]
-    return [] if is_performance_stable(health) else [f"{f.kind} of {f.subject}: {f.text}" for f in found]
+    "Return the findings that a new version may mend; of a stable model only that it flags too many rows, or too few."
+    mended = ("alarms",) if is_performance_stable(health) else RETRAINABLE_KINDS
+    return [f"{f.kind} of {f.subject}: {f.text}" for f in health.findings if f.kind in mended]
 
 
 def is_performance_stable(

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..display import format_clock, format_number
 from ..model.evaluate import GateResult
-from ..monitor.timeseries import display_name
+from ..model.metrics import display_name
 
 # %% ../../nbs/simulate/02_demo_report.ipynb #d189933d
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ ROWS_PER_REQUEST = 20  # at most
 
 def send(
     rows: pd.DataFrame,  # Inputs and target
-    target: str | Sequence[str],  # Column of the true labels, or of several outputs their columns
+    target: str | Sequence[str] | None,  # Column of the true labels, or of several outputs their columns; None: there are none
     url: str = "http://127.0.0.1:5000",  # Address of the service
     key: str | None = None,  # One of its API keys
     rate: float | None = None,  # Rows a second; as fast as possible by default
@@ -130,12 +130,12 @@ def send(
             if rate is not None:
                 _sleep_until(began + start / rate)
             batch = rows.iloc[start : start + batch_size]
-            status, response = client.post("/predict", {"features": _to_records(batch.drop(columns=target))})
+            status, response = client.post("/predict", {"features": _to_records(batch.drop(columns=[] if target is None else target))})
             if status == 400:
                 refused[response["error"]] += len(batch)
             else:
                 predicted += len(batch)
-                if label_delay is not None:
+                if label_delay is not None and target is not None:
                     pending.append((time.monotonic() + label_delay, _to_labels(response["ids"], batch[target])))
             progress(len(batch))
             while pending and pending[0][0] <= time.monotonic():

@@ -139,6 +139,26 @@ def test_error_of_a_regression_has_its_gate_above(log):
     assert (r2["gate"], usual["name"], usual["value"]) == (0.5, "mean absolute error", 1.5)
 
 
+def test_limits_of_slices_and_groups_are_no_gates_of_all_rows(log):
+    log.add([asked("a", NOW, ["yes", "no"])])
+    log.add([LabelRecord("a-0", "yes", 1.0), LabelRecord("a-1", "no", 1.0)])
+    of = manifest(BINARY, accuracy=0.7)
+    for kind, metric in (("groups", "selection_rate"), ("groups", "accuracy"), ("slice", "recall")):
+        of["evaluation"]["gates"].append({"gate": kind, "metric": metric, "required": 0.9})
+    (accuracy,) = quality(log.engine, "toy", TimeBuckets(1, NOW), of, 1)["metrics"]
+    assert (accuracy["metric"], accuracy["gate"], accuracy["value"]) == ("accuracy", 0.7, 1.0)
+
+
+def test_quantile_and_count_are_named_in_words(log):
+    log.add([asked("a", NOW, [1.0, 2.0])])
+    log.add([LabelRecord("a-0", 2, 1.0), LabelRecord("a-1", 4.0, 1.0)])
+    gates = manifest(NUMBER, **{"neg_mean_pinball_loss_0.9": -2.0, "neg_mean_poisson_deviance": -1.0})
+    pinball, deviance, _ = quality(log.engine, "toy", TimeBuckets(1, NOW), gates, 1)["metrics"]
+    assert (pinball["name"], pinball["gate"]) == ("mean pinball loss of the 0.9 quantile", 2.0)
+    assert pinball["value"] == pytest.approx(0.9 * 1.5)
+    assert (deviance["name"], deviance["lower_is_better"]) == ("mean Poisson deviance", True)
+
+
 @pytest.mark.parametrize("signature", [BINARY, NUMBER], ids=["classes", "numbers"])
 def test_labels_that_cannot_be_compared_are_left_out(log, signature):
     log.add([asked("a", NOW, ["yes", 3.5, None, [1]])])

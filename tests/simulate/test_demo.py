@@ -103,6 +103,20 @@ def test_model_that_the_world_has_left_behind_is_noticed_replaced_and_well_again
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
+def test_detector_that_alarms_too_often_is_retrained(command):
+    report = played(command("pumps", "--json", "--rate", "0"))
+    assert report["succeeded"], report["problems"]
+    kinds = {a["kind"] for a in report["alerts"]}
+    assert {"drift", "alarms"} <= kinds
+    assert all(a["closed_at"] for a in report["alerts"])
+    (decision,) = report["decisions"]
+    assert decision["action"] == "promoted"
+    assert {g["gate"] for g in decision["figures"]["gates"]} == {"minimum", "maximum", "baseline", "champion"}
+    assert [report["timeline"][i]["outcome"] for i in (1, -1)] == ["healthy", "healthy"]
+
+
+@pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.parametrize(("name", "windows"), [("loans", 20), ("demand", 3)])
 def test_nothing_happens_when_nothing_should(command, name, windows):

@@ -14,11 +14,12 @@ from sklearn.metrics import get_scorer
 from mlops_nb.cli.main import main
 from mlops_nb.data.tables import load_table, validate
 from mlops_nb.errors import NotFoundError
+from mlops_nb.model.anomaly import anomaly_scores
 from mlops_nb.model.bundle import write_bundle
 from mlops_nb.model.evaluate import score
 from mlops_nb.model.outputs import predict_outputs, signature_of_outputs
 from mlops_nb.model.signature import signature_of
-from mlops_nb.model.train import fit
+from mlops_nb.model.train import fit, set_seed
 from mlops_nb.monitor.prediction_log import PredictionLog
 from mlops_nb.settings import Settings
 from mlops_nb.simulate.traffic import TrafficError, sample_scenario, send
@@ -35,7 +36,7 @@ def spec_of(name: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [*EXAMPLES, "pumps"])
 @pytest.mark.parametrize("scenario", ["good", "drift"])
 def test_scenarios_fit_the_schema_and_follow_the_seed(name, scenario):
     spec = spec_of(name)
@@ -60,6 +61,18 @@ def test_model_fails_in_the_world_of_drift_and_learns_it_from_its_rows(name):
         else:
             reached.append(get_scorer(gate[0])(estimator, fresh[spec.inputs], fresh[spec.target]))
     assert reached[0] < gate[1] < reached[1], (gate, reached)
+
+
+@pytest.mark.slow
+def test_pumps_in_a_heat_wave_alarm_too_often_until_their_rows_are_learned():
+    spec = spec_of("pumps")
+    old, new, fresh = (validate(rows, spec.schema) for rows in (load_table(spec.load), *_drift(spec)))
+    least, most = spec.gates.alarm_rate
+    rates = []
+    for rows in (old, pd.concat([old, *[new] * 3])):
+        estimator = set_seed(spec.make_estimator({}), 0).fit(rows[spec.inputs])
+        rates.append((anomaly_scores(estimator, fresh[spec.inputs]) > 0).mean())
+    assert rates[0] > most > rates[1] > least, rates
 
 
 def _drift(spec):

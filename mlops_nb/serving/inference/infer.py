@@ -15,6 +15,7 @@ from mlops_nb.model.signature import Predictions
 from mlops_nb.model.columns import InvalidRowsError, Table, describe_value
 from mlops_nb.serving.http.errors import RequestError
 from mlops_nb.serving.http.claim import claim_response
+from mlops_nb.spec import ALARM
 
 if TYPE_CHECKING:
     from mlops_nb.serving.inference.live_model import LiveModel, ServingState
@@ -85,6 +86,14 @@ def run_inference(
         if state.shadow is not None:
             live.shadow.offer(state.shadow, rows, len(result.ids), key)
     return result
+
+
+def records_of(predictions: Predictions) -> list:
+    """Return the predictions of a protocol that has one list of them; of anomalies score and flag of each row."""
+    values = predictions.prediction.tolist()
+    if predictions.anomaly is None:
+        return values
+    return [{"prediction": v, ALARM: f} for v, f in zip(values, predictions.anomaly.tolist(), strict=True)]
 
 
 @dataclass(slots=True)

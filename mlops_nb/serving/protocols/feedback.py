@@ -74,6 +74,10 @@ def _read(row: int, entry, signature: Signature):
 def _read_value(where: str, row: int, given, signature: Signature):
     """Return the label of one output; raise `InputError` for a value that the model could not predict."""
     label = _in_dialect(given, signature)
+    if signature.task == "anomaly":
+        if not isinstance(label, int | float) or label not in (0, 1):
+            raise InputError(f"{where}: expected 1 or true for an anomaly, 0 or false for a normal row.", row=row)
+        return int(label)
     if signature.classes is None:
         if isinstance(label, bool) or not isinstance(label, int | float) or not abs(label) < float("inf"):
             raise InputError(f"{where}: expected a number, {signature.output!r} is one.", row=row)

@@ -4,7 +4,7 @@ from flask import Blueprint, Response, current_app
 
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_object
-from mlops_nb.serving.inference.infer import infer
+from mlops_nb.serving.inference.infer import infer, records_of
 from mlops_nb.serving.inference.models import model_of
 
 routes = Blueprint("kserve", __name__, url_prefix="/v1/models")
@@ -33,4 +33,4 @@ def predict(name: str) -> Response:
     if "instances" not in body:
         raise RequestError("The body has no 'instances'; send {\"instances\": [[...], ...]}.")
     result = infer(live, body["instances"], "'instances'")
-    return to_json({"predictions": result.predictions.prediction.tolist()})
+    return to_json({"predictions": records_of(result.predictions)})

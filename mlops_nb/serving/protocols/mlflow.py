@@ -15,7 +15,7 @@ from mlops_nb.errors import DataError, InputError, TooManyRowsError
 from mlops_nb.model.signature import Signature
 from mlops_nb.serving.http.errors import MediaTypeError, RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_body, read_object
-from mlops_nb.serving.inference.infer import InferenceResult, infer, check_rows
+from mlops_nb.serving.inference.infer import InferenceResult, check_rows, infer, records_of
 from mlops_nb.serving.inference.live_model import LiveModel
 from mlops_nb.serving.inference.models import model_of_query
 
@@ -48,7 +48,7 @@ def invocations() -> Response:
     live = model_of_query()
     signature = live.loaded().signature
     result = infer(live, _read_csv(signature), "The table") if request.mimetype == CSV else _infer_json(live)
-    return to_json({"predictions": result.predictions.prediction.tolist()})
+    return to_json({"predictions": records_of(result.predictions)})
 
 
 def _infer_json(live: LiveModel) -> InferenceResult:

@@ -13,6 +13,7 @@ from mlops_nb.model.signature import Signature, column_of
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, parse_object, read_body
 from mlops_nb.serving.inference.infer import InferenceResult, infer
+from mlops_nb.spec import ALARM
 from mlops_nb.serving.inference.live_model import LiveModel
 from mlops_nb.serving.inference.models import model_of
 from mlops_nb.serving.protocols.tensors import read_tensors, to_rows, write_tensor
@@ -89,6 +90,8 @@ def outputs_of(signature: Signature) -> dict[str, tuple[str, list[int]]]:
     for name, part in signature.parts.items():
         label = "FP64" if part.classes is None else _datatype(part.classes[0])
         outputs[_name_of("prediction", name, signature)] = (label, [-1])
+        if part.task == "anomaly":
+            outputs[ALARM] = ("BOOL", [-1])
         if part.probability:
             outputs[_name_of("probability", name, signature)] = ("FP64", [-1, len(part.classes or ())])
     return outputs | {"id": ("BYTES", [-1])}
@@ -163,7 +166,7 @@ def _to_response(name: str, id: str | None, wanted: dict[str, bool], result: Inf
     """Return the outputs: JSON, and behind it the bytes of those that were requested so."""
     predictions, signature = result.predictions, result.predictor.signature
     datatypes = outputs_of(signature)
-    values: dict[str, Any] = {"id": result.ids or [""] * len(predictions.prediction)}
+    values: dict[str, Any] = {"id": result.ids or [""] * len(predictions.prediction), ALARM: predictions.anomaly}
     for output, part in zip(signature.parts, (predictions.outputs or {"": predictions}).values(), strict=True):
         values[_name_of("prediction", output, signature)] = part.prediction
         values[_name_of("probability", output, signature)] = part.probability

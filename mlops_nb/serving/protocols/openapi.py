@@ -21,14 +21,17 @@ from mlops_nb.serving.protocols.schemas import (
     columns_schema,
     input_schema,
     interval_schemas,
+    label_schema,
     list_of,
     non_empty_list,
     object_of,
     output_schema,
+    record_schema,
     row_schema,
     rows_schema,
     split_schema,
 )
+from mlops_nb.spec import ALARM
 from mlops_nb.serving.protocols.tensors import DATATYPES, DTYPES
 from mlops_nb.serving.protocols.open_inference import INPUTS, outputs_of
 
@@ -68,8 +71,7 @@ def describe(name: str, predictor: Predictor) -> dict:
     """Return the description of a service with all protocols and without keys."""
     signature = predictor.signature
     rows = {"$ref": "#/components/schemas/Rows"}
-    predictions = {"type": "array", "items": output_schema(signature)}
-    named_predictions = object_of({"predictions": predictions})
+    named_predictions = object_of({"predictions": {"type": "array", "items": record_schema(signature)}})
     null = {"type": "null"}  # at the place of a row that has an error
     places = {"type": "array", "items": {"anyOf": [output_schema(signature), null]}}
     ids = {"type": ["array", "null"], "items": {"type": ["string", "null"]}}
@@ -82,6 +84,9 @@ def describe(name: str, predictor: Predictor) -> dict:
     effect = {"column": {"type": "string"}, "value": {}, "effect": {"type": "number"}, "error": {"type": "number"}}
     effects = {"mean": {"type": "number"}, "contributions": {"type": "array", "items": object_of(effect)}}
     optional["explanations"] = {"type": "array", "items": {"anyOf": [object_of(effects), null]}}
+    if signature.task == "anomaly":
+        flag = {"type": "boolean", "description": "Whether the score is above 0; higher is more anomalous."}
+        response[ALARM] = {"type": "array", "items": {"anyOf": [flag, null]}}
     if signature.probability:
         body["probability"]["enum"] = [False, True, "named"]
         lists = [{"type": "array", "items": {"anyOf": [form, null]}} for form in _probability_schemas(signature)]
@@ -94,7 +99,7 @@ def describe(name: str, predictor: Predictor) -> dict:
     forms = {"dataframe_split": split_schema(signature), "dataframe_records": rows, "instances": rows, "inputs": inputs}
     params = {"params": {"type": ["object", "null"], "maxProperties": 0}}
     invocation = {"oneOf": [object_of({form: schema} | params, [form]) for form, schema in forms.items()]}
-    label = object_of({"id": {"type": "string", "pattern": PATTERN}, "label": output_schema(signature)})
+    label = object_of({"id": {"type": "string", "pattern": PATTERN}, "label": label_schema(signature)})
     labels = {"oneOf": [label, object_of({"labels": {"type": "array", "items": label, "minItems": 1}})]}
     instances = object_of({"instances": rows, "signature_name": {}}, ["instances"])
     any_rows = {"type": ["array", "object"], "minItems": 1, "minProperties": 1}

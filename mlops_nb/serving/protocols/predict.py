@@ -11,6 +11,7 @@ from mlops_nb.errors import TooManyRowsError
 from mlops_nb.model.columns import describe_value, rows_of
 from mlops_nb.model.contributions import check_one_output, measure_contributions
 from mlops_nb.model.signature import Predictions, label_text
+from mlops_nb.spec import ALARM
 from mlops_nb.serving.protocols.arrow import ARROW, read_table, wants_arrow, write_table
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_object
@@ -25,6 +26,7 @@ routes = Blueprint("predict", __name__)
 def predict(name: str | None = None) -> Response:
     """Return a prediction and an id for each row; with `"probability": true` the probabilities of the classes too.
 
+    Of anomalies the prediction is the score, higher for a more anomalous row, and `anomaly` has the flags.
     With `"on_error": "row"` a row that cannot be predicted refuses no other: it has null, and its error in `errors`.
     With `"explain": true` each row has the effect of every column on its prediction, with `"interval": true` its interval
     or its set of labels.
@@ -114,9 +116,11 @@ def _optional_content(result: InferenceResult, options: _Options) -> dict:
 def _content_by_row(partial: PartialResult, live, probability: bool | str, options: _Options) -> dict:
     """Return the body of a response with null for each row that has no prediction, and the errors."""
     content: dict[str, Any] = {"prediction": [], "ids": [], "model": live.name, "version": live.loaded().version}
+    if live.loaded().signature.task == "anomaly":
+        content[ALARM] = []
     if partial.result is not None:
         content = content_of(partial.result, live.name, probability) | _optional_content(partial.result, options)
-    for name in ("prediction", "ids", "probability", "explanations", "interval", "prediction_set"):
+    for name in ("prediction", ALARM, "ids", "probability", "explanations", "interval", "prediction_set"):
         if content.get(name) is not None:
             content[name] = partial.in_place(content[name])
     errors = [e.details | {"error": str(e), "code": e.code} for _, e in sorted(partial.errors.items())]
@@ -145,6 +149,8 @@ def content_of(result: InferenceResult, model: str, probability: bool | str) -> 
         "model": model,
         "version": result.predictor.version,
     }
+    if predictions.anomaly is not None:
+        content[ALARM] = predictions.anomaly.tolist()
     if probability:
         content |= _probabilities(predictions, probability)
     return content

@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 from mlops_nb.model.signature import Input, Signature
+from mlops_nb.spec import ALARM
 
 _JSON_TYPES = {"float": "number", "int": "integer", "bool": "boolean", "string": "string", "datetime": "string"}
 
@@ -29,6 +30,17 @@ def output_schema(signature: Signature) -> dict:
     if signature.outputs:
         return object_of({name: output_schema(part) for name, part in signature.parts.items()})
     return {"type": "number"} if signature.classes is None else {"enum": list(signature.classes)}
+
+
+def label_schema(signature: Signature) -> dict:
+    """Return the schema of one true label."""
+    return {"enum": [0, 1, False, True]} if signature.task == "anomaly" else output_schema(signature)
+
+
+def record_schema(signature: Signature) -> dict:
+    """Return the schema of one prediction in a protocol that has one list of them."""
+    score = output_schema(signature)
+    return object_of({"prediction": score, ALARM: {"type": "boolean"}}) if signature.task == "anomaly" else score
 
 
 def interval_schemas(signature: Signature) -> dict:

@@ -17,6 +17,7 @@ from werkzeug import Response as WerkzeugResponse
 from mlops_nb.errors import BundleError
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.model.signature import Predictions, label_text
+from mlops_nb.spec import ALARM
 from mlops_nb.serving.http.periodic import PeriodicThread
 from mlops_nb.serving.http.probes import HEALTH_ROUTES
 from mlops_nb.serving.inference.live_model import LiveModel
@@ -196,7 +197,11 @@ class Metrics:
                 continue
             if result.predictor.signature.classes is None:
                 values.setdefault((version, *model), (result.predictor, []))[1].extend(prediction)
-                rows[version, "", *model] += len(prediction)
+                flags = result.predictions.anomaly
+                if flags is None:
+                    rows[version, "", *model] += len(prediction)
+                else:
+                    rows.update((version, ALARM if flag else "normal", *model) for flag in flags.tolist())
             else:
                 rows.update((version, label, *model) for label in prediction)
         for labels, n in rows.items():
