@@ -1,5 +1,6 @@
 """Several models in one service: each by its name in every protocol, loaded when it is used, and none harms another."""
 
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -226,6 +227,29 @@ def test_broken_model_is_loaded_when_it_is_repaired(make, registry):
     path.write_bytes(content)
     app.models.refresh()
     wait_for(lambda: client.post("/models/alpha/predict", json={"features": [ROW]}).status_code == 200)
+
+
+def test_model_that_loads_slowly_keeps_no_more_than_half_of_the_threads(make, monkeypatch):
+    app = make(MLOPS_THREADS="2", MLOPS_QUEUE_SECONDS="0.02")
+    app.models.get("gamma").serving()
+    alpha, goes_on, statuses = app.models.get("alpha"), threading.Event(), []
+    wake = alpha.wake
+    monkeypatch.setattr(alpha, "wake", lambda: (goes_on.wait(20), wake()))
+
+    def ask():
+        return app.test_client().post("/models/alpha/predict", json={"features": [ROW]})
+
+    patient = threading.Thread(target=lambda: statuses.append(ask().status_code))
+    patient.start()
+    wait_for(lambda: app.models._loading)
+    wait_for(lambda: app.models._patient._value == 0)
+    second = ask()
+    assert (second.status_code, "is being loaded" in second.get_json()["error"]) == (503, True)
+    assert app.test_client().post("/models/gamma/predict", json={"features": [ROW]}).status_code == 200
+    assert states(app.test_client())["alpha"] == "loading"
+    goes_on.set()
+    patient.join()
+    assert statuses == [200]
 
 
 # memory
