@@ -18,7 +18,7 @@ from sklearn.linear_model import LinearRegression
 from sqlalchemy.exc import OperationalError
 
 from mlops_nb.model.bundle import write_bundle
-from mlops_nb.model.signature import Input, Signature
+from mlops_nb.model.signature import Input, Predictions, Signature
 from mlops_nb.monitor.prediction_log import PredictionLog
 from mlops_nb.serving.http.probes import HEALTH_ROUTES
 from mlops_nb.serving.service import live_model
@@ -196,7 +196,7 @@ def test_values_of_each_version_have_buckets_of_their_own():
         bundle = SimpleNamespace(profile=lambda: {"output": {"edges": edges}})
         signature = SimpleNamespace(classes=None)
         predictor = SimpleNamespace(version=version, bundle=bundle, signature=signature)
-        return SimpleNamespace(predictor=predictor, predictions=SimpleNamespace(prediction=np.array([12.0])))
+        return SimpleNamespace(predictor=predictor, predictions=Predictions(np.array([12.0])))
 
     metrics = Metrics()
     for result in (says(1, [10, 20]), says(2, [15, 25])):  # a worker that begins with 2 has no other buckets for it
