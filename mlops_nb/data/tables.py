@@ -535,8 +535,9 @@ def split(
             )
     else:
         try:
-            labels = strata(table[[*targets]], ceil(1 / test_size)) if len(targets) > 1 else table[target]
-            labels = labels if stratify and targets else None
+            labels = None
+            if stratify and targets:
+                labels = strata(table[[*targets]], ceil(1 / test_size)) if len(targets) > 1 else table[targets[0]]
             parts = train_test_split(table, test_size=test_size, random_state=seed, stratify=labels)
         except ValueError as e:
             raise DataError(f"Cannot split {len(table)} rows: {e}") from e

@@ -342,5 +342,5 @@ def input_frame(
     rows: pd.DataFrame,  # Validated
 ) -> pd.DataFrame:  # `(n_rows, n_inputs)`
     "Return the inputs of rows as a service hands them to the estimator, which is fitted on the same."
-    signature = make_signature(spec.schema, spec.inputs, spec.targets[0], spec.task)
+    signature = make_signature(spec.schema, spec.inputs, next(iter(spec.targets), None), spec.task)
     return to_frame(signature, to_table(signature, rows))

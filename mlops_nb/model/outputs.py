@@ -29,7 +29,7 @@ def target_values(
     y: pd.Series | pd.DataFrame,  # `(n_rows,)`, of several targets `(n_rows, n_targets)`
 ) -> pd.Series | pd.DataFrame:
     "Return what an estimator is fitted on: one target as it is, several as columns of one type."
-    if len(spec.targets) == 1:
+    if len(spec.targets) < 2:
         return y
     table = pd.DataFrame(y)[[*spec.targets]]
     if absent := [name for name in table if table[name].isna().any()]:

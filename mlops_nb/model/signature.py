@@ -157,7 +157,7 @@ class Signature:
                 parts[name] = part.read_predictions([row[name] for row in prediction], own)
             return join_outputs(parts)
         if self.classes is None:
-            return Predictions(np.asarray(prediction, dtype=np.float64))
+            return self.predictions(np.asarray(prediction, dtype=np.float64))
         rates = None if probability is None else np.array(list(probability), dtype=np.float64)
         return self.predictions(np.array(list(prediction)), rates)
 
@@ -388,7 +388,7 @@ def signature_of(
     signature = make_signature(
         schema=spec.schema,
         inputs=spec.inputs,
-        target=", ".join(spec.targets),
+        target=", ".join(spec.targets) or None,
         task=spec.task,
         classes=None if several else classes,
         probability=probability,

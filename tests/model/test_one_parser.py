@@ -251,7 +251,9 @@ def test_numbers_that_a_table_trains_with_are_numbers_of_the_service(cells, numb
     assert table["size"].tolist() == numbers
     schema = pa.DataFrameSchema({"size": pa.Column(float), "y": pa.Column(int)}, coerce=True)
     kept = snapshot(validate(table, schema), tmp_path)
-    spec = SimpleNamespace(schema=schema, inputs=["size"], target="y", task="regression", time=None, dialect=None)
+    spec = SimpleNamespace(
+        schema=schema, inputs=["size"], target="y", targets=("y",), task="regression", time=None, dialect=None
+    )
     spec.ignored, spec.positive = (), None
     for read in (table, read_table(kept.path)):
         signature = signature_of(spec, object(), dialect_of(read)["dialect"])
@@ -268,7 +270,7 @@ def test_numbers_that_a_table_trains_with_are_numbers_of_the_service(cells, numb
 def test_signature_of_an_earlier_release_reads_as_it_did(app, tmp_path):
     signature = make_signature(SCHEMA, ["size", "note"], "y", "regression")
     assert "dialect" not in signature.to_dict()
-    spec = SimpleNamespace(schema=SCHEMA, inputs=NAMES, target="y", task="regression", time=None, ignored=())
+    spec = SimpleNamespace(schema=SCHEMA, inputs=NAMES, targets=("y",), task="regression", time=None, ignored=())
     spec.dialect = spec.positive = None
     assert signature_of(spec, object()).dialect is None, "a pipeline of an earlier template says nothing"
     assert signature_of(spec, object(), {}).dialect == Dialect()

@@ -23,6 +23,9 @@ MAX_PENDING_LINES = 100_000  # while nobody reads the log; the oldest are droppe
 STDOUT = 1  # file descriptor
 
 
+RESULT = RequestRecord._fields.index("result")  # the fields before it make a line
+
+
 class AccessLog:
     """The lines of one worker; each is written at once until `start()` and after `stop()`."""
 
@@ -57,7 +60,7 @@ class AccessLog:
         if result is not None:
             predictor = result.predictor
             model = len(result.predictions.prediction), predictor.name, predictor.version, result.role
-        self._pending.append((time.time(), record[:-1], model))
+        self._pending.append((time.time(), record[:RESULT], model))
         if not self._started:
             self.write()
 
