@@ -17,6 +17,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,
+    IsolationForest,
     RandomForestClassifier,
     StackingClassifier,
     VotingClassifier,
@@ -28,11 +29,13 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
+from mlops_nb.errors import InputError
 from mlops_nb.estimators import OnnxClassifier, OnnxRegressor
 from mlops_nb.features import AsCategories, FillText
+from mlops_nb.model.anomaly import truth_of
 from mlops_nb.model.bundle import audit_types, write_bundle
 from mlops_nb.model.columns import input_frame
-from mlops_nb.model.contributions import measure_contributions
+from mlops_nb.model.contributions import check_one_output, measure_contributions
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.model.signature import signature_of
 from mlops_nb.model.train import Training, fit
@@ -57,7 +60,7 @@ class Kind:
 
     make: Callable  # of the parameters
     inputs: tuple[str, ...] = TABLE
-    target: str = "label"
+    target: str | tuple[str, ...] | None = "label"
     library: str = ""  # beyond scikit-learn
 
 
@@ -142,6 +145,10 @@ KINDS = {
     ),
     "`OnnxClassifier`": Kind(lambda params: onnx(OnnxClassifier, "train_softmax"), NUMBERS),
     "`OnnxRegressor`": Kind(lambda params: onnx(OnnxRegressor, "train_line"), NUMBERS, "price"),
+    "several outputs": Kind(lambda params: numbered(RandomForestClassifier(10)), target=("label", "far")),
+    "detector of anomalies (`IsolationForest`)": Kind(
+        lambda params: numbered(IsolationForest(n_estimators=20)), target=None
+    ),
     "LightGBM": Kind(lightgbm, library="lightgbm"),
     "XGBoost": Kind(xgboost, library="xgboost"),
     "CatBoost": Kind(catboost, library="catboost"),
@@ -156,6 +163,7 @@ def rows_of(n: int = 240, seed: int = 0) -> pd.DataFrame:
     rows["home"] = rng.choice(["own", "rent", "other"], n)
     rows["price"] = rows["amount"] + rows["rooms"] + 2 * (rows["home"] == "own")
     rows["label"] = (rows["price"] > 3.6).astype(int)
+    rows["far"] = (rows["amount"] > 0.5).astype(int)
     words = np.where(rows["label"], "large bright quiet", "small dark loud")
     rows["note"] = [f"{w} {rng.choice(['flat', 'house', 'loft'])}" for w in words]
     return rows
@@ -172,18 +180,22 @@ class Built:
 
 def build(kind: Kind, folder: Path) -> Built:
     """Train and package an example of a kind, and load it as a service does."""
-    target, task = (pa.Column(int), "classification") if kind.target == "label" else (pa.Column(float), "regression")
-    schema = pa.DataFrameSchema({n: INPUTS[n] for n in kind.inputs} | {kind.target: target}, coerce=True)
-    scorer = "roc_auc" if task == "classification" else "r2"
-    spec = ModelSpec("homes", rows_of, kind.target, schema, kind.make, scorer, task, interval=0.9)
+    task = {"price": "regression", None: "anomaly"}.get(kind.target, "classification")
+    names = [] if kind.target is None else np.atleast_1d(kind.target).tolist()
+    columns = dict.fromkeys(names, pa.Column(float if task == "regression" else int))
+    schema = pa.DataFrameSchema({n: INPUTS[n] for n in kind.inputs} | columns, coerce=True)
+    scorer = {"classification": "roc_auc", "regression": "r2", "anomaly": "alarm_rate"}[task]
+    interval = 0.9 if len(names) == 1 else None
+    spec = ModelSpec("homes", rows_of, kind.target, schema, kind.make, scorer, task, interval=interval)
     rows = schema.validate(rows_of())
-    X, y = input_frame(spec, rows), rows[kind.target]
+    X, y = input_frame(spec, rows), truth_of(spec, rows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         training = fit(spec, X, y, folds=2, weights=np.linspace(1, 2, len(y)))
         evaluation = {"metrics": {}, "baseline": {}, "gates": [], "passed": True}
         facts = {"params": {}, "seed": 0, "data": {}, "python": "", "packages": {}, "evaluation": evaluation}
-        signature = signature_of(spec, training.estimator, interval=training.interval.to_dict())
+        own = training.interval.to_dict() if training.interval else None
+        signature = signature_of(spec, training.estimator, interval=own)
         write_bundle(folder / "bundle", "homes", training.estimator, signature, rows, rows, facts)
         return Built(spec, training, Predictor.load(folder / "bundle"))
 
@@ -193,6 +205,10 @@ def engine(built: Built) -> str:
 
 
 def explained(built: Built) -> str:
+    try:
+        check_one_output(built.predictor.signature)
+    except InputError:
+        return "—"
     row = rows_of(1, seed=3)[built.spec.inputs].iloc[0].to_dict()
     effects, mean = measure_contributions(built.predictor, row, max_rows=500)
     predicted = built.predictor.predict_rows([row])
