@@ -78,7 +78,8 @@ def filter_failure(context, failure, case, response) -> bool:
 
 def attack(schema) -> tuple[Counter, Counter]:
     """How many cases got which status, by operation, and how often which check looked; fails for what was found."""
-    schema = schema.exclude(path_regex="^/admin/")  # what moves production changes the description
+    # what moves production changes the description, and what unloads a model is refused where there is one alone
+    schema = schema.exclude(path_regex="^/(admin|v2/repository)/")
     schema.hook(filter_failure)
     statuses, looked, found = Counter(), Counter(), []
     for event in from_schema(schema).execute():
@@ -97,8 +98,9 @@ def attack(schema) -> tuple[Counter, Counter]:
 def check_coverage(schema, statuses: Counter, looked: Counter):
     """Was enough asked on every route, and did the checks look? The description itself is where it all begins."""
     assert sum(statuses.values()) >= 2000
-    unasked = {"/openapi.json", "/admin/promote", "/admin/rollback"}
-    assert {operation.split()[1] for operation, _ in statuses} == schema.raw_schema["paths"].keys() - unasked
+    left_out = ("/openapi.json", "/admin/", "/v2/repository/")
+    described = {path for path in schema.raw_schema["paths"] if not path.startswith(left_out)}
+    assert {operation.split()[1] for operation, _ in statuses} == described
     assert min(looked[check] for check in CHECKS) >= 1000, looked
     for operation in POSTS:
         answered = sum(n for (asked, status), n in statuses.items() if asked == operation and status < 300)
