@@ -67,9 +67,10 @@ class Predictor:
             if (fits := _fits_single(table)).all():
                 raise
             raise InvalidRowsError(fits, _no_finite_prediction) from e
-        numbers = predictions.prediction if predictions.probability is None else predictions.probability
-        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
-            raise InvalidRowsError(np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1), _no_finite_prediction)
+        for part in (predictions,) if predictions.outputs is None else predictions.outputs.values():
+            numbers = part.prediction if part.probability is None else part.probability
+            if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+                raise InvalidRowsError(np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1), _no_finite_prediction)
         return predictions
 
     def predict_valid(

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import orjson
 import pandas as pd
+import pandera.pandas as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.tree import DecisionTreeClassifier
 
 from mlops_nb.data.tables import split, strata
-from mlops_nb.errors import DataError, GateError, SpecError, TrainingError
+from mlops_nb.errors import DataError, GateError, InputError, SpecError, TrainingError
 from mlops_nb.model.evaluate import check_metrics, evaluate, score
 from mlops_nb.model.fairness import check_fairness
 from mlops_nb.model.model_card import model_card
@@ -25,7 +26,7 @@ from mlops_nb.model.outputs import predict_outputs, signature_of_outputs, target
 from mlops_nb.model.plots import plot_evaluation
 from mlops_nb.model.signature import Output, Predictions, Signature, signature_of
 from mlops_nb.model.train import fit
-from mlops_nb.spec import Gates
+from mlops_nb.spec import Gates, ModelSpec
 from tests.factories import served, several_outputs
 
 BINARY = {"names": ("a", "b"), "kinds": (int, int)}
@@ -273,3 +274,14 @@ def test_the_manifest_of_a_model_of_one_output_does_not_change():
         "ignored",
     }
     assert isinstance(target_values(one, rows["a"]), pd.Series)
+
+
+def test_row_without_a_finite_prediction_of_each_output_is_refused(tmp_path):
+    x = np.linspace(0, 1, 60)
+    table = pd.DataFrame({"x": x, "z": x[::-1], "p": 2 * x, "q": 20 * x[::-1]})
+    schema = pa.DataFrameSchema(dict.fromkeys(table, pa.Column(float)))
+    spec = ModelSpec("toy", lambda: table, ["p", "q"], schema, lambda _: LinearRegression(), "r2", "regression")
+    _, _, predictor = served(spec, tmp_path)
+    assert len(predictor.predict_rows([[0.5, 0.5]]).prediction) == 1
+    with pytest.raises(InputError, match="Row 1: the model has no finite prediction"):
+        predictor.predict_rows([[0.5, 0.5], [0.0, 1e308]])
