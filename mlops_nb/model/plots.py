@@ -29,8 +29,7 @@ def plot_evaluation(
     "Plot ROC curve, confusion matrix and calibration of a classifier, truth and residuals of a regression, or anomaly scores."
     from matplotlib.figure import Figure
 
-    several = predictions.outputs is not None
-    outputs = predictions.outputs if predictions.outputs is not None else {"": predictions}
+    several, outputs = predictions.outputs is not None, predictions.parts
     plots = {"regression": (11, _plot_regression), "anomaly": (7, _plot_scores)}
     width, plot = plots.get(spec.task, (13, _plot_classes))
     figure = Figure(figsize=(width, 4 * len(outputs)), layout="constrained")

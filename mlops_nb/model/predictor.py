@@ -67,7 +67,7 @@ class Predictor:
             if (fits := _fits_single(table)).all():
                 raise
             raise InvalidRowsError(fits, _no_finite_prediction) from e
-        for part in (predictions,) if predictions.outputs is None else predictions.outputs.values():
+        for part in predictions.parts.values():
             numbers = part.prediction if part.probability is None else part.probability
             if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
                 raise InvalidRowsError(np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1), _no_finite_prediction)

@@ -236,6 +236,11 @@ class Predictions:
     outputs: "Mapping[str, Predictions] | None" = None  # Those of each output, by name; None: there is one
     anomaly: np.ndarray | None = None  # `(n_rows,)` whether the score flags a row; None: no task of anomalies
 
+    @property
+    def parts(self) -> "Mapping[str, Predictions]":
+        "Predictions of each output, by name; of a model with one output these, without a name."
+        return {"": self} if self.outputs is None else self.outputs
+
     def take(
         self,
         rows: np.ndarray,  # A mask `(n_rows,)`, or numbers of rows

@@ -238,11 +238,7 @@ def bootstrap_interval(
     seed: int = 0,
 ) -> tuple[float, float] | None:  # None: too few rows, or not defined on half of the draws
     "Return the bootstrap confidence interval of a metric."
-    values, tail = _bootstrap(predictions, y, metric, seed), (1 - confidence) / 2
-    if values is None:
-        return None
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+    return _central_interval(_bootstrap(predictions, y, metric, seed), confidence)
 
 
 def bootstrap_mean_interval(
@@ -253,9 +249,14 @@ def bootstrap_mean_interval(
     seed: int = 0,
 ) -> tuple[float, float] | None:  # None: too few rows, or not defined on half of the draws
     "Return the bootstrap confidence interval of the mean of a metric over outputs; a row is drawn with all of them."
-    values, tail = _bootstrap_mean(predictions, y, metric, seed), (1 - confidence) / 2
+    return _central_interval(_bootstrap_mean(predictions, y, metric, seed), confidence)
+
+
+def _central_interval(values: np.ndarray | None, confidence: float) -> tuple[float, float] | None:
+    "Return the quantiles of draws between which a share of them lies; None without draws."
     if values is None:
         return None
+    tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
 

@@ -167,7 +167,7 @@ def _to_response(name: str, id: str | None, wanted: dict[str, bool], result: Inf
     predictions, signature = result.predictions, result.predictor.signature
     datatypes = outputs_of(signature)
     values: dict[str, Any] = {"id": result.ids or [""] * len(predictions.prediction), ALARM: predictions.anomaly}
-    for output, part in zip(signature.parts, (predictions.outputs or {"": predictions}).values(), strict=True):
+    for output, part in zip(signature.parts, predictions.parts.values(), strict=True):
         values[_name_of("prediction", output, signature)] = part.prediction
         values[_name_of("probability", output, signature)] = part.probability
     outputs = [write_tensor(n, datatypes[n][0], np.asarray(values[n]), binary) for n, binary in wanted.items()]
