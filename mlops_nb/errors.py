@@ -39,7 +39,7 @@ class DataError(MlopsError):
 
     code = "bad_data"
 
-
+# %% ../nbs/00_errors.ipynb #d6a607aa
 class SchemaError(DataError):
     "Rows that break the schema of the spec."
 
@@ -57,7 +57,7 @@ class TooManyRowsError(InputError):
 
     code = "too_many_rows"
 
-
+# %% ../nbs/00_errors.ipynb #4fe093a7
 class TrainingError(MlopsError):
     "An estimator that cannot be fitted with these parameters."
 
@@ -87,7 +87,7 @@ class RegistryError(MlopsError):
 
     code = "registry_error"
 
-
+# %% ../nbs/00_errors.ipynb #5fd18a17
 class NotFoundError(RegistryError):
     "No model, version, alias, run or prediction of this name."
 
@@ -105,7 +105,7 @@ class PipelineError(MlopsError):
 
     code = "pipeline_error"
 
-
+# %% ../nbs/00_errors.ipynb #cde2c6bf
 class ScaleError(MlopsError):
     "A cluster that cannot be used."
 

@@ -36,7 +36,7 @@ def _run(graph: bytes, X: np.ndarray) -> np.ndarray:  # `(n_rows, n_outputs)`
         raise ValueError(f"The graph returns the shape {output.shape} for {len(X)} rows; the first axis must be the rows.")
     return output.reshape(len(X), -1)
 
-
+# %% ../nbs/06_estimators.ipynb #2b822c04
 def graph_providers(
     part: Any,  # A fitted model, or a part of one
 ) -> list[str] | None:  # None: it has no graph
@@ -86,7 +86,7 @@ class OnnxRegressor(RegressorMixin, BaseEstimator):
         X = validate_data(self, X, dtype=np.float32, ensure_all_finite="allow-nan", reset=False)
         return _run(self.graph_, X)[:, 0]
 
-
+# %% ../nbs/06_estimators.ipynb #c5d1b5dc
 class OnnxClassifier(ClassifierMixin, BaseEstimator):
     "Classifier whose graph a function of the project trains."
 
@@ -124,7 +124,7 @@ class OnnxClassifier(ClassifierMixin, BaseEstimator):
         "Predict labels."
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
-
+# %% ../nbs/06_estimators.ipynb #b7d46384
 def _are_probabilities(found: np.ndarray) -> bool:
     "Whether rows are between 0 and 1 and add up to 1; a row that is not a number is left to who reads it."
     rows = found[np.isfinite(found).all(axis=1)]

@@ -22,7 +22,7 @@ _PARTS = {
     "hour": lambda t: t.dt.hour,
 }
 
-
+# %% ../nbs/03_features.ipynb #0be0224b
 class DateParts(TransformerMixin, BaseEstimator):
     "Turn columns of times `(n_rows, n_columns)` into numbers `(n_rows, n_columns * n_parts)`, NaN for missing."
 

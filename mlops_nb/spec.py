@@ -53,7 +53,7 @@ REPLAY_LIMITS = ("max_changed_predictions", "max_refused_rows", "max_latency_rat
 ALARM, ALARM_RATE = "anomaly", "alarm_rate"  # flag of a row; share of the rows that are flagged
 INTERVAL_METRICS = ("interval_coverage", "interval_width", "neg_interval_width")  # of a spec with `interval`
 
-
+# %% ../nbs/02_spec.ipynb #df7bbf8f
 @dataclass(frozen=True)
 class Gates:
     "Limits that a model must reach before it may go to production."
@@ -115,7 +115,7 @@ _NAMES_OF_DIFFERENCES = {
     "equalized_odds_difference": "true_positive_rate and of false_positive_rate",
 }
 
-
+# %% ../nbs/02_spec.ipynb #fe6c7c9d
 def _check_fairness_limits(gates: "Gates"):
     "Raise a `SpecError` for a limit of slices or groups that is no number, or that no model could keep."
     if gates.inconclusive not in ("pass", "fail"):
@@ -135,7 +135,7 @@ def _check_fairness_limits(gates: "Gates"):
             if not _is_number(most) or not most > 0:
                 raise SpecError(f"The largest difference of {metric!r} must be a number above 0, got {most!r}.")
 
-
+# %% ../nbs/02_spec.ipynb #00f9af20
 def _is_number(value) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
@@ -150,7 +150,7 @@ def _check_alarm_rate(gates: "Gates"):
     if not isinstance(limits, Sequence) or len(limits) != 2 or not all(map(_is_number, limits)) or not 0 <= limits[0] < limits[1] <= 1:
         raise SpecError(f"alarm_rate must be the least and the largest share of rows, such as (0.001, 0.05), got {limits!r}.")
 
-
+# %% ../nbs/02_spec.ipynb #68b96366
 def _check_fairness_names(spec: "ModelSpec"):
     "Raise a `SpecError` for a slice or a column of the gates that the spec does not have."
     for key, limit in spec.gates.slices.items():
@@ -174,7 +174,7 @@ def _check_fairness_names(spec: "ModelSpec"):
 
 OF_OUTPUT = " of "  # between a metric and its output: no metric has a blank in its name
 
-
+# %% ../nbs/02_spec.ipynb #34e0e72b
 def split_metric(
     name: str,  # "roc_auc", or of several outputs also "roc_auc of churned"
 ) -> tuple[str, str | None]:  # Metric and output; None: the mean over all outputs, or the only one
@@ -194,7 +194,7 @@ def _names_of_targets(targets) -> list[str]:
         raise SpecError(f"target names the column {twice[0]!r} twice: name each output once.")
     return names
 
-
+# %% ../nbs/02_spec.ipynb #3c0652c4
 def _check_outputs(spec: "ModelSpec"):
     "Raise a `SpecError` for what a model of several outputs cannot have, or for a metric of an output that there is not."
     if len(spec.targets) < 2:
@@ -210,7 +210,7 @@ def _check_outputs(spec: "ModelSpec"):
         if output is not None and output not in spec.targets:
             raise SpecError(f"The metric {name!r} is of an output that there is not. {known_names(output, spec.targets)}")
 
-
+# %% ../nbs/02_spec.ipynb #55cf56c0
 def _check_anomaly(spec: "ModelSpec"):
     "Raise a `SpecError` for what anomalies have and other tasks have not, or the other way round."
     if spec.task != "anomaly":
@@ -230,7 +230,7 @@ def _check_anomaly(spec: "ModelSpec"):
         raise SpecError(f"{labelled[0]!r} needs labels, and target=None says that there are none. Give the target, or leave it out.")
     object.__setattr__(spec, "scorer", ALARM_RATE)
 
-
+# %% ../nbs/02_spec.ipynb #d6b5cd50
 def _by_slice(spec: "ModelSpec") -> list[Mapping[str, float]]:
     return [limit if isinstance(limit, Mapping) else {key: limit} for key, limit in spec.gates.slices.items()]
 
@@ -318,7 +318,7 @@ def import_from(
     if str(project) not in sys.path:
         sys.path.insert(0, str(project))
 
-
+# %% ../nbs/02_spec.ipynb #58e0171c
 def load_spec(
     module: str,  # Dotted module name, e.g. `mlops_nb.examples.signals`
 ) -> ModelSpec:
@@ -342,7 +342,7 @@ def load_spec(
         return replace(found, trusted_types=tuple(dict.fromkeys([*found.trusted_types, *types])))
     return found
 
-
+# %% ../nbs/02_spec.ipynb #478e2817
 def _place(error: Exception) -> str:
     "Return file and line where an error was raised, outside of the import system."
     frames = [f for f in extract_tb(error.__traceback__) if "importlib" not in f.filename]

@@ -21,7 +21,7 @@ from ..store.runs import differences
 # %% ../../nbs/audit/06_compare.ipynb #8c271d3a
 MAX_SHOWN = 5  # rows or names that a summary shows
 
-
+# %% ../../nbs/audit/06_compare.ipynb #19f45370
 def compare_predictions(
     before: Predictions,
     after: Predictions,  # Of the same rows
@@ -45,7 +45,7 @@ def compare_predictions(
         "first": [{"row": int(i), "before": one[i], "after": two[i], "by": float(gap[i])} for i in rows[:MAX_SHOWN]],
     }
 
-
+# %% ../../nbs/audit/06_compare.ipynb #4da2b266
 def _compare_outputs(before: Mapping[str, Predictions], after: Mapping[str, Predictions]) -> dict:
     "Count the rows in which any of several outputs differs."
     each = {name: compare_predictions(part, after[name]) for name, part in before.items()}
@@ -60,7 +60,7 @@ def _compare_outputs(before: Mapping[str, Predictions], after: Mapping[str, Pred
         "first": sorted(first, key=lambda row: row["row"])[:MAX_SHOWN],
     }
 
-
+# %% ../../nbs/audit/06_compare.ipynb #748efb37
 def _differ(before: Predictions, after: Predictions) -> np.ndarray:  # `(n_rows,)`
     "Return the rows in which one output differs."
     changed = np.asarray(before.prediction != after.prediction, dtype=bool)
@@ -95,7 +95,7 @@ _FACTS = ("signature", "params", "seed", "engine")
 _DATA = ("sha256", "rows", "train_rows", "test_rows", "split", "lineage")
 _MEASURED = ("metrics", "baseline", "slices")
 
-
+# %% ../../nbs/audit/06_compare.ipynb #da73c1da
 def compare_bundles(
     old: Bundle,
     new: Bundle,
@@ -133,7 +133,7 @@ def _difference(subject: str, was: Mapping, now: Mapping) -> Difference | None:
     details = {name: {"before": a, "after": b} for name, (a, b) in found.items()}
     return Difference(subject, ", ".join(shown) + more, details)
 
-
+# %% ../../nbs/audit/06_compare.ipynb #a51ebf9e
 def _golden_difference(was: Mapping, now: Mapping, old: Bundle, new: Bundle) -> Difference | None:
     "Compare the golden rows as both bundles wrote them down."
     if was["features"] != now["features"]:

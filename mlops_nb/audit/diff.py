@@ -40,7 +40,7 @@ _GROUPS = {
     "Build": ("seconds", "run_id"),
 }
 
-
+# %% ../../nbs/audit/08_diff.ipynb #dadddfb1
 @dataclass(frozen=True)
 class VersionDiff:
     "Differences between two versions."
@@ -101,7 +101,7 @@ def diff_versions(
             predictor.close()
     return VersionDiff(compare_versions(*pair), commits, predictions, rows, notes)
 
-
+# %% ../../nbs/audit/08_diff.ipynb #5426646f
 def commits_between(
     home: Path,  # A folder of the repository
     first: str | None,  # Full hash; None: not on record

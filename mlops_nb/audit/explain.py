@@ -46,7 +46,7 @@ class Reproduction:
     difference: float  # Largest, of a probability or relative of a number; 0: equal to the last bit
     problem: str | None  # How the two differ; None: they are equal
 
-
+# %% ../../nbs/audit/00_explain.ipynb #a74b9476
 def reproduce(
     predictor: Predictor,  # Of the version that predicted
     logged: LoggedPrediction,
@@ -189,7 +189,7 @@ def explain(
         missing=[*missing, *computed.missing, *sources.missing],
     )
 
-
+# %% ../../nbs/audit/00_explain.ipynb #197acef6
 def find_prediction(
     id: str,  # That came with the response
     settings: Settings,  # Where log and spool are
@@ -242,7 +242,7 @@ def load_version(
     trusted = split_names(settings.trusted_types)
     return registry.load(version.name, version.version, [*trusted, *(spec.trusted_types if spec else ())])
 
-
+# %% ../../nbs/audit/00_explain.ipynb #a2fb2b66
 def _load_logged_version(
     logged: LoggedPrediction, settings: Settings
 ) -> tuple[Version | None, Predictor | None, list[str]]:
@@ -297,7 +297,7 @@ class _Sources:
     snapshot: str | None = None
     missing: list[str] = field(default_factory=list)
 
-
+# %% ../../nbs/audit/00_explain.ipynb #381ff987
 def _sources_of(version: Version, settings: Settings) -> _Sources:
     "Find what a version was built by and from."
     snapshot, missing = _snapshot_of(version, settings)
@@ -315,7 +315,7 @@ def _sources_of(version: Version, settings: Settings) -> _Sources:
         return _Sources(run, None, snapshot, missing)
     return _Sources(run, notebook, snapshot, missing)
 
-
+# %% ../../nbs/audit/00_explain.ipynb #9e3cc095
 def _snapshot_of(version: Version, settings: Settings) -> tuple[str | None, list[str]]:
     "Return the URI of the data of a version, or what is missing."
     sha256 = (version.manifest.get("data") or {}).get("sha256")

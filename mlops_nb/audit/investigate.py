@@ -48,7 +48,7 @@ def rows_behind(
     shares = f"{histogram['window'][grown]:.1%} of the rows, {histogram['reference'][grown]:.1%} in the reference"
     return f"{bar}: {shares}", table[mask].tail(max_rows)
 
-
+# %% ../../nbs/audit/03_investigate.ipynb #2ad92903
 def _category(column: ColumnDrift, values: pd.Series, _window: LogWindow, bar: int) -> tuple[str, pd.Series]:
     "Return the name of a bar of categories, and its rows; the bar of others has what no other bar has."
     assert column.histogram is not None
@@ -61,7 +61,7 @@ def _category(column: ColumnDrift, values: pd.Series, _window: LogWindow, bar: i
     name = names[bar]
     return name, (texts.notna() & ~texts.isin(names) if name == "(other)" else texts == name)
 
-
+# %% ../../nbs/audit/03_investigate.ipynb #9a248b48
 def _has_value(values: pd.Series, value: str | float) -> pd.Series:
     "Return which rows have the value that became frequent; of a long text a report keeps the beginning."
     if not isinstance(value, str):
@@ -132,7 +132,7 @@ def worst_parts(
     table = pd.DataFrame(found, columns=["input", "part", "rows", "error", "low", "rest"])
     return table.sort_values("low", ascending=False).head(max_parts).reset_index(drop=True)
 
-
+# %% ../../nbs/audit/03_investigate.ipynb #c386058a
 def _lower_end(error: np.ndarray, is_share: bool) -> float:
     "Return the lower end of the 95 % interval of a mean error."
     if is_share:
@@ -152,7 +152,7 @@ def _parts_of(column: pd.Series) -> list[tuple[str, np.ndarray]]:
     frequent = texts[~missing].value_counts().index[:MAX_VALUES]
     return parts + [(str(value), (texts == value).to_numpy() & ~missing) for value in frequent]
 
-
+# %% ../../nbs/audit/03_investigate.ipynb #39384e4c
 def errors_of(
     signature: Signature,
     window: LogWindow,  # Labelled rows
@@ -202,7 +202,7 @@ def _is_open_drift(alert: Alert, other: Alert) -> bool:
     "Whether an alert is about drift that the same check found, and still open."
     return alert.kind == "drift" and alert.closed_at is None and alert.since == other.since
 
-
+# %% ../../nbs/audit/03_investigate.ipynb #92bff060
 def _window_of_check(registry: Registry, name: str) -> dict[str, Any]:
     "Return the window of the last check, as parameters of the notebook."
     version = registry.get(name, "production").version
@@ -217,7 +217,7 @@ def _window(figures: Mapping) -> dict[str, Any]:
     ends = {end: datetime.fromisoformat(figures[end]).isoformat() for end in ("since", "until")}
     return {"version": figures["version"], **ends}
 
-
+# %% ../../nbs/audit/03_investigate.ipynb #0e044d5e
 def _run(settings: Settings, parameters: Mapping) -> Path:
     "Execute the notebook into the products; one that fails is kept, with its error."
     import papermill

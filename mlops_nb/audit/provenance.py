@@ -94,7 +94,7 @@ def run_of_version(
     except NotFoundError:
         return None
 
-
+# %% ../../nbs/audit/04_provenance.ipynb #c3526716
 def pipeline_params(
     version: Version,
     run: Run | None,  # That made it
@@ -185,7 +185,7 @@ def find_provenance(
         notes=notes,
     )
 
-
+# %% ../../nbs/audit/04_provenance.ipynb #2272e1d6
 def _check_code(version: Version, code: Mapping, settings: Settings):
     "Raise a `ReproductionError` unless the code of a version is on record and in the repository."
     if not code.get("spec"):

@@ -21,7 +21,7 @@ from ..store.runs import package_versions
 # %% ../../nbs/audit/05_rebuild.ipynb #212d5e93
 LOG_TAIL_LINES = 40  # lines of a failed build that the error has
 
-
+# %% ../../nbs/audit/05_rebuild.ipynb #42a527ea
 def rebuild(
     provenance: Provenance,
     project: Path,  # In the work tree
@@ -50,7 +50,7 @@ def rebuild(
         raise ReproductionError(f"The build of commit {provenance.commit[:12]} failed:\n{output}")
     return project / "products" / provenance.spec
 
-
+# %% ../../nbs/audit/05_rebuild.ipynb #9db238af
 def _follow(process: subprocess.Popen, say: Callable[[str], None]) -> list[str]:
     "Report each task of a build as it begins; return the last lines of its output."
     tail: list[str] = []
@@ -81,7 +81,7 @@ def _options(provenance: Provenance, project: Path) -> list[str]:
     }
     return [f"--env--{name}={'none' if given[name] is None else given[name]}" for name in declared if name in given]
 
-
+# %% ../../nbs/audit/05_rebuild.ipynb #8a870c91
 def _build_environment(provenance: Provenance, project: Path, packages: Path | None) -> dict[str, str]:
     "Return environment variables of a build that leaves nothing behind and uses the recorded number of threads."
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLOPS_", "WANDB_", "GIT_"))}

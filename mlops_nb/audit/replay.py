@@ -166,7 +166,7 @@ def _complete_rows(
 # %% ../../nbs/audit/02_replay.ipynb #1b0c6d01
 CHANGED_IDS = 20  # ids of changed predictions in a report
 
-
+# %% ../../nbs/audit/02_replay.ipynb #eb22c721
 def _compare(
     champion: Predictor,
     challenger: Predictor,
@@ -260,7 +260,7 @@ class _Pair:
             **{f"{metric}, {role}": value for metric, both in scores.items() for role, value in both.items()},
         }
 
-
+# %% ../../nbs/audit/02_replay.ipynb #1982ce89
 def _changes(before: Predictions, after: Predictions, rows: np.ndarray) -> dict[str, int]:
     "Count from which label to which one output changed, in these rows."
     if before.classes is None:
@@ -280,7 +280,7 @@ def _have_labels(labels: Sequence, before: Predictions, after: Predictions) -> n
     each = [_have_labels([label[name] for label in whole], part, other) for name, part, other in pairs]
     return are_whole & np.all(each, axis=0)
 
-
+# %% ../../nbs/audit/02_replay.ipynb #93645d4f
 def _is_label(labels: Sequence, classes: Sequence) -> np.ndarray:
     "Find the labels that a prediction can be compared with: one of the classes or, without classes, a number."
     if not classes:

@@ -84,7 +84,7 @@ def reproduce_version(
         products = rebuild(provenance, project, Path(folder) if wanted else None, say)
         return _compare(provenance, project, products, settings)
 
-
+# %% ../../nbs/audit/07_reproduce.ipynb #e9518e58
 def _wanted_packages(
     provenance: Provenance, project: Path, install: bool, say: Callable[[str], None]
 ) -> dict[str, str]:
@@ -118,7 +118,7 @@ def _compare(provenance: Provenance, project: Path, products: Path, settings: Se
         notes=provenance.notes,
     )
 
-
+# %% ../../nbs/audit/07_reproduce.ipynb #c50147ec
 def _differences(
     provenance: Provenance, new: Bundle, project: Path, test: pd.DataFrame, settings: Settings
 ) -> list[Difference]:
@@ -134,7 +134,7 @@ def _differences(
             raise ReproductionError(f"Predictions of the test rows cannot be compared: {e}") from e
     return found
 
-
+# %% ../../nbs/audit/07_reproduce.ipynb #cfe4940f
 def _environment_differences(provenance: Provenance, new: Bundle) -> Differences:
     "Compare what both were made with, as far as both have it on record."
     was, now = provenance.environment, environment_of(new.manifest)

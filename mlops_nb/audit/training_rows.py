@@ -36,7 +36,7 @@ def training_ranges(
             current = None if parent is None else numbers.get(parent)
     return sorted(ranges)
 
-
+# %% ../../nbs/audit/01_training_rows.ipynb #e90f15f4
 def is_in_ranges(
     row: LoggedPrediction,
     ranges: Sequence[RowRange],

@@ -27,7 +27,7 @@ class Chunk:
     rows: int  # How many it has
     location: tuple[int, ...]  # Where it is, in the terms of its source
 
-
+# %% ../../nbs/batch/00_chunks.ipynb #4ca176f8
 @dataclass(frozen=True)
 class ChunkData:
     "Content of a chunk, as it was read."
@@ -45,7 +45,7 @@ class ChunkData:
         "Return a column of the key, in which nothing is missing that was written."
         return self.written.get(name, self.table[name])
 
-
+# %% ../../nbs/batch/00_chunks.ipynb #6e3919cb
 class Source(Protocol):
     "Table that is read in chunks."
 

@@ -32,7 +32,7 @@ from ..model.signature import Signature
 class QuotedNewlineError(Exception):
     "A line may end inside of quotes."
 
-
+# %% ../../nbs/batch/02_csv_source.ipynb #ba6385cc
 def row_ends(
     file: IO[bytes],
     sep: str = ",",  # Between two values
@@ -66,7 +66,7 @@ def row_ends(
     if end < start:
         yield np.array([start])
 
-
+# %% ../../nbs/batch/02_csv_source.ipynb #504a889c
 def row_ends_in_quotes(
     file: IO[bytes],
     sep: str,  # Between two values
@@ -107,7 +107,7 @@ def _cut_positions(
 _ARROW_TYPES = {"float": pyarrow.float64(), "int": pyarrow.float64(), "bool": pyarrow.bool_()}
 _SHOWN_CHARACTERS = 40  # of a value in a message
 
-
+# %% ../../nbs/batch/02_csv_source.ipynb #1dd8b806
 class TextConverter:
     "Converter of the texts of a CSV file to values; raises an `InvalidRowsError`."
 
@@ -136,7 +136,7 @@ class TextConverter:
             )
         return values
 
-
+# %% ../../nbs/batch/02_csv_source.ipynb #c99d6711
 def _shorten(text: pyarrow.Scalar) -> str:
     "Return a value for a message."
     shown = repr(text.as_py())
@@ -276,7 +276,7 @@ class CsvSource:
 
 _PLAIN = Dialect()
 
-
+# %% ../../nbs/batch/02_csv_source.ipynb #6414be11
 def _is_quick(dialect: Dialect) -> bool:
     "Whether Arrow reads numbers and booleans as a dialect does."
     return not dialect.thousands and (dialect.true, dialect.false) == (_PLAIN.true, _PLAIN.false)

@@ -180,7 +180,7 @@ class FileSink:
         if self.filesystem.exists(path):
             self.filesystem.rm(path, recursive=True)
 
-
+# %% ../../nbs/batch/06_file_sink.ipynb #f417e2fa
 def _repetitive(schema: pyarrow.Schema) -> list[str]:
     "Return the columns whose values repeat: texts, and those of ours that are no floats."
     ours = [f.name for f in schema if f.name in OUTPUT_COLUMNS and not pyarrow.types.is_floating(f.type)]

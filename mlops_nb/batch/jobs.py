@@ -63,7 +63,7 @@ class Progress:
     say: Callable[[str], Any] = lambda _: None
     bar: Callable[[int, int], AbstractContextManager] = lambda _total, _done: nullcontext()  # As tqdm: `update(rows)`
 
-
+# %% ../../nbs/batch/09_jobs.ipynb #24963c50
 def predict_batch(
     request: BatchRequest,
     max_rejects: float = 0.01,  # Share of the rows; more stop the job
@@ -120,7 +120,7 @@ def _exclusive(settings: Settings, request: BatchRequest, engine: Engine) -> Ite
             raise BatchError(f"{busy}: {e}") from None
         yield
 
-
+# %% ../../nbs/batch/09_jobs.ipynb #ce77f6d3
 def _job_folder(settings: Settings, request: BatchRequest) -> Path:
     "Return the folder that stores what cannot be read twice."
     options = json.dumps(request.options(), sort_keys=True)
@@ -155,7 +155,7 @@ def _previous_jobs(
         _check_options(request, unfinished)
     return unfinished, finished
 
-
+# %% ../../nbs/batch/09_jobs.ipynb #74a48086
 def _check_options(request: BatchRequest, unfinished: Job):
     "Raise a `BatchError` if a job was begun with other options."
     options = request.options()
@@ -192,7 +192,7 @@ def _plan(request: BatchRequest, unfinished: Job | None, registry: Registry, set
         settings=settings,
     )
 
-
+# %% ../../nbs/batch/09_jobs.ipynb #62b72ad2
 def _new_job(request: BatchRequest, version: int, source: Source) -> Job:
     "Return a job for a request."
     now, options = datetime.now(UTC), request.options()
@@ -270,7 +270,7 @@ def _keys(request: BatchRequest, source: Source, signature: Signature) -> tuple[
 
 _MAX_LISTED_KEYS = 5  # columns in a message
 
-
+# %% ../../nbs/batch/09_jobs.ipynb #b69117af
 def _known_columns(name: str, source: Source) -> str:
     "Return a sentence about the columns of a source, or that it has no header."
     if isinstance(source, CsvSource | CsvFiles) and source.lacks_header():
@@ -313,7 +313,7 @@ def _score_missing(scorer: ChunkScorer, jobs: Jobs, max_rejects: float, run: Run
               f"{max_rejects:g} that --max-rejects allows{first}")  # fmt: skip
     return jobs.update(job, state="publishing", rows=rows, rejected=rejected)
 
-
+# %% ../../nbs/batch/09_jobs.ipynb #8a5111b4
 def _cause(error: Exception, scorer: ChunkScorer, job: Job) -> Exception:
     "Return the error of a changed input, in which the rows are elsewhere, else the error itself."
     if isinstance(error, DataError):

@@ -143,7 +143,7 @@ class Jobs:
 
 _NEWEST_FIRST = sa.select(batch_jobs).order_by(batch_jobs.c.started_at.desc(), batch_jobs.c.id.desc())
 
-
+# %% ../../nbs/batch/07_requests.ipynb #22403cf2
 def _job_of(row: Mapping) -> Job:
     "Return a row of the database as a job."
     return Job(**dict(row) | {at: in_utc(row[at]) for at in ("started_at", "finished_at")})

@@ -145,7 +145,7 @@ def _output_columns(signature: Signature, probability: bool) -> list[tuple[str, 
     columns += [(ALARM, pyarrow.bool_())] if signature.task == "anomaly" else []
     return columns + [(f"probability_{label_text(label)}", pyarrow.float64()) for label in labels or () if probability]
 
-
+# %% ../../nbs/batch/08_scorer.ipynb #cb2d323a
 def _interval_columns(signature: Signature, predictions: Predictions) -> dict[str, pyarrow.Array]:
     "Return low and high of each interval, or each set of labels as a JSON list, which every target takes."
     interval = signature.interval
@@ -161,7 +161,7 @@ def _writable(kind: pyarrow.DataType) -> pyarrow.DataType:
     "Return a type that every target takes: a column of nulls becomes one of texts."
     return pyarrow.string() if pyarrow.types.is_null(kind) else kind
 
-
+# %% ../../nbs/batch/08_scorer.ipynb #bb2e9d81
 def _cast(column: pyarrow.Array | pyarrow.ChunkedArray, kind: pyarrow.DataType) -> pyarrow.ChunkedArray:
     "Return a column as the type of the output."
     chunked = column if isinstance(column, pyarrow.ChunkedArray) else pyarrow.chunked_array([column])

@@ -38,7 +38,7 @@ def _save_text(location: str, encoding: str, folder: Path, number: int = 0) -> P
         shutil.copyfileobj(file, plain, 1 << 20)
     return partial_file.replace(stored)
 
-
+# %% ../../nbs/batch/03_sources.ipynb #41dacd89
 def _save_query(source: str, url: str, query: str, folder: Path, chunk_rows: int):
     "Store the rows of a query as Parquet, one file a chunk."
     from sqlalchemy import create_engine, text
@@ -65,7 +65,7 @@ def _save_query(source: str, url: str, query: str, folder: Path, chunk_rows: int
         engine.dispose()
     partial_folder.rename(folder / "query")
 
-
+# %% ../../nbs/batch/03_sources.ipynb #42d10bbb
 def _content_hash(folder: Path) -> str:
     "Return a hash over the content of files."
     digest = hashlib.sha256()
@@ -88,7 +88,7 @@ def _to_arrow(names: Sequence[str], rows: Sequence[Sequence]) -> pyarrow.Table:
             columns[name] = _array(values)
     return pyarrow.table(columns)
 
-
+# %% ../../nbs/batch/03_sources.ipynb #e7af552a
 def _array(values: Sequence) -> pyarrow.Array:
     "Return values with their type; as texts if that is no type of Arrow: sets, addresses, objects of many forms."
     try:
@@ -103,7 +103,7 @@ def _as_text(value) -> str:
         return str(value)
     return json.dumps(sorted(value, key=str) if isinstance(value, set | frozenset) else value, default=str)
 
-
+# %% ../../nbs/batch/03_sources.ipynb #8a190d7a
 def _decimals(values: Sequence[Decimal | None]) -> pyarrow.Array:
     "Return whole decimals exactly, others as floats."
     if not all(v is None or v.same_quantum(Decimal(1)) for v in values):
@@ -146,7 +146,7 @@ def _open_query(source: str, url: str, query: str, folder: Path, chunk_rows: int
     opened.current_fingerprint = partial(str, opened.fingerprint)  # what was stored stays
     return opened
 
-
+# %% ../../nbs/batch/03_sources.ipynb #1d212ea9
 def _open_files(source: str, location: str, folder: Path, chunk_rows: int, header: bool) -> Source:
     "Plan CSV or Parquet files."
     filesystem, path = fsspec.core.url_to_fs(location)
@@ -165,7 +165,7 @@ def _open_files(source: str, location: str, folder: Path, chunk_rows: int, heade
         raise DataError(f"Cannot tell how to read {source}: give .csv, .tsv, .parquet, a folder, or a database.")
     return _open_text(source, path, filesystem, folder, chunk_rows, header)
 
-
+# %% ../../nbs/batch/03_sources.ipynb #36030452
 def _open_text(
     source: str,
     path: str,
@@ -186,7 +186,7 @@ def _open_text(
     opened.fingerprint = opened.current_fingerprint()
     return opened
 
-
+# %% ../../nbs/batch/03_sources.ipynb #558f9aad
 def _is_text(name: str) -> bool:
     "Whether a file of this name is a text table, compressed or not."
     return _without_compression(str(name).lower()).endswith((".csv", ".tsv", ".txt"))

@@ -28,7 +28,7 @@ def split_table(
     schema, _, name = table.rpartition(".")
     return schema or None, name
 
-
+# %% ../../nbs/batch/05_table_sink.ipynb #c3bfba38
 class TableSink:
     "Table of a SQLite or PostgreSQL database."
 
@@ -159,7 +159,7 @@ def _sql_column(field: pyarrow.Field) -> sa.Column:
         return sa.Column(field.name, sa.DateTime(timezone=field.type.tz is not None))
     return sa.Column(field.name, next((kind for test, kind in _SQL_TYPES if test(field.type)), sa.Text()))
 
-
+# %% ../../nbs/batch/05_table_sink.ipynb #e8687809
 def _insert(connection: Connection, table: sa.TableClause, rows: pyarrow.Table):
     "Insert rows in the fastest way of the driver."
     preparer = connection.dialect.identifier_preparer
@@ -180,7 +180,7 @@ def _copy(connection: Connection, statement: str, rows: pyarrow.Table):
     with driver.cursor() as cursor, cursor.copy(statement) as copy:
         copy.write(memoryview(text.getvalue()))
 
-
+# %% ../../nbs/batch/05_table_sink.ipynb #121eca12
 def _sqlite_values(column: pyarrow.ChunkedArray) -> list:
     "Return values for SQLite, which has numbers and texts; times as SQLAlchemy writes them, with a zone in UTC."
     if pyarrow.types.is_timestamp(column.type):

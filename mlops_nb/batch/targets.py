@@ -28,7 +28,7 @@ class ChunkResult:
     rejected: int
     reason: str | None = None  # Of the first rejected row; not known of a chunk that was there already
 
-
+# %% ../../nbs/batch/04_targets.ipynb #131829c0
 class Sink(Protocol):
     "Target of a job."
 
@@ -86,7 +86,7 @@ BINARY_TYPES: tuple[TypeTest, ...] = (
     pyarrow.types.is_fixed_size_binary,
 )
 
-
+# %% ../../nbs/batch/04_targets.ipynb #b26509dd
 def check_types(
     rows: pyarrow.Schema,
     target: str,  # For the message: "A table"

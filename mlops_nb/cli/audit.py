@@ -69,7 +69,7 @@ def replay_version(name, version, last, as_json):
 
 REPLAY_FIELDS = ("name", "version", "champion", "since", "until", "rows", "changed_predictions", "change_threshold", "labelled")
 
-
+# %% ../../nbs/cli/02_audit.ipynb #5b13fe0a
 def _print_replay(found: "ReplayReport") -> None:
     "Print counts, then one table a question."
     fields = {name: getattr(found, name) for name in REPLAY_FIELDS}
@@ -108,7 +108,7 @@ def explain_prediction(id, as_json):
         click.echo(f"Error: {id} is {found.verdict}.", err=True)
         sys.exit(1)
 
-
+# %% ../../nbs/cli/02_audit.ipynb #b97c4d74
 def _explanation_fields(found: "Explanation") -> dict[str, Any]:
     "Return the fields of an explanation in the order in which a person reads them."
     from mlops_nb.model.evaluate import GateResult

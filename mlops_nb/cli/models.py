@@ -53,7 +53,7 @@ def list_models(name, as_json):
     empty = "No model is registered yet: run ploomber build." if lost is None else f"No model is registered. {lost}"
     print_json(rows) if as_json else print_table(rows, columns, empty)
 
-
+# %% ../../nbs/cli/01_models.ipynb #6b269c3e
 def _model_row(registry: "Registry", name: str) -> dict[str, Any]:
     versions = registry.versions(name)
     version_of = {alias: v.version for v in versions for alias in v.aliases}
@@ -87,7 +87,7 @@ def _print_gates(gates: list[dict[str, Any]]) -> None:
     for gate in gates:
         click.echo(f"  {GateResult.from_dict(gate)}")
 
-
+# %% ../../nbs/cli/01_models.ipynb #0401240f
 @models.command()
 @click.argument("name")
 @click.argument("version", default="production")
@@ -126,7 +126,7 @@ def promote(name, version, alias, reason, force, as_json):
         change = registry.promote(name, version, alias, reason, force=force)
         _print_change(name, change, as_json, moved=change.to_version != before)
 
-
+# %% ../../nbs/cli/01_models.ipynb #f150296a
 @models.command()
 @click.argument("name")
 @alias_option
@@ -149,7 +149,7 @@ def clear(name, alias, reason, as_json):
     with open_registry() as registry:
         _print_change(name, registry.clear(name, alias, reason), as_json)
 
-
+# %% ../../nbs/cli/01_models.ipynb #5ba2c014
 def _print_change(name: str, change: "AliasChange", as_json: bool, moved: bool = True) -> None:
     if as_json:
         print_json({"name": name, **asdict(change)})

@@ -30,7 +30,7 @@ class CommandGroup(click.Group):
                 raise
             raise click.ClickException(_describe(e)) from e
 
-
+# %% ../../nbs/cli/00_output.ipynb #07242ceb
 def _describe(error: Exception) -> str:
     "Return one sentence about an error, without secrets; write the traceback of a defect into a file."
     from mlops_nb.store.faults import describe_fault
@@ -38,7 +38,7 @@ def _describe(error: Exception) -> str:
 
     return redact(describe_fault(error) or _describe_defect(error))
 
-
+# %% ../../nbs/cli/00_output.ipynb #0d4758cf
 def _describe_defect(error: Exception) -> str:
     import tempfile
     import traceback
@@ -79,7 +79,7 @@ def print_table(
     for line in lines:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
-
+# %% ../../nbs/cli/00_output.ipynb #e673738c
 def print_fields(
     fields: Mapping[str, Any],  # May be nested
     indent: str = "",
@@ -92,7 +92,7 @@ def print_fields(
         else:
             click.echo(f"{indent}{key}: {_format_cell(value)}")
 
-
+# %% ../../nbs/cli/00_output.ipynb #c91f78c8
 def _format_cell(value: Any) -> str:
     if value is None:
         return "-"

@@ -63,7 +63,7 @@ def predict(name, input, output, max_rejects, again, restart, list_jobs, as_json
         counts = f"{job.rows:,} rows scored, {job.rejected:,} rejected"
         click.echo(f"{job.name} version {job.version}: {counts} in {job.seconds:.1f} s, in {job.output}")
 
-
+# %% ../../nbs/cli/06_predict.ipynb #075b82f3
 def _row_bar(total: int, done: int, quiet: bool):
     "Return a progress bar in rows, drawn only on a terminal."
     from tqdm import tqdm

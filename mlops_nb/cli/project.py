@@ -48,7 +48,7 @@ def new(name, data, query, target, time, index, header, merge, keep, minutes, as
     for warning in made.warnings:
         click.echo(f"Warning: {warning}", err=True)
 
-
+# %% ../../nbs/cli/04_project.ipynb #c7cd15d6
 def _print_project(name: str, made: "NewProject") -> None:
     summary, comparison = made.summary, made.comparison
     click.echo(f"{summary.rows:,} rows, {len(summary.used)} of {len(summary.columns)} columns are used.")
@@ -122,7 +122,7 @@ def upgrade(dry_run, diff, yes, as_json):
         click.echo(f"Decide between the marks <<<<<<< and >>>>>>> in {', '.join(plan.conflicts)}.", err=True)
         sys.exit(1)
 
-
+# %% ../../nbs/cli/04_project.ipynb #e5e60176
 def _print_plan(plan: "UpgradePlan", diff: bool) -> None:
     for change in plan.changes:
         added, removed = change.count_lines()

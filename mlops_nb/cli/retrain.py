@@ -108,7 +108,7 @@ def retrain(name, if_needed, as_json, **options):
     print_json(decision.to_dict()) if as_json else _print_decision(decision)
     sys.exit(EXIT_CODES.get(decision.action, 0))
 
-
+# %% ../../nbs/cli/08_retrain.ipynb #0b61b9b9
 def _print_decision(decision: "Decision") -> None:
     challenger = f", challenger {decision.challenger}" if decision.challenger else ""
     click.echo(f"{decision.name}: {decision.action} (champion {decision.champion}{challenger})")

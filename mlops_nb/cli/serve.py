@@ -71,7 +71,7 @@ def check_database(
     finally:
         engine.dispose()
 
-
+# %% ../../nbs/cli/05_serve.ipynb #129d2007
 def check_port(
     host: str,
     port: int,

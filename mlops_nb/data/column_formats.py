@@ -63,7 +63,7 @@ class _Clothing:
     bare: int = 0  # values with neither unit nor multiplier
     signs: frozenset[str] = frozenset()
 
-
+# %% ../../nbs/data/02_column_formats.ipynb #656f04fc
 @cache
 def _parts_behind(text: str) -> tuple[str, str] | None:
     "Return the multiplier and the unit behind a number; None: neither is known."
@@ -81,7 +81,7 @@ def _is_currency(text: str) -> bool:
     signs = [c for c in text if unicodedata.category(c) == "Sc"]
     return len(signs) == 1 and (len(text) == 1 or bool(re.fullmatch(r"[A-Z]{1,3}", text.replace(signs[0], ""))))
 
-
+# %% ../../nbs/data/02_column_formats.ipynb #dc9a9902
 def _is_unit(text: str) -> bool:
     "Whether a text behind a number may be a unit."
     if len(text) == 1:
@@ -107,13 +107,13 @@ def detect_number_format(
     found = NumberFormat(*marks, prefixes, suffixes, multipliers, clothing.parentheses > 0, missing)
     return found if _reads_all(found, dialect, distinct) else None
 
-
+# %% ../../nbs/data/02_column_formats.ipynb #f2bb14ab
 def _reads_all(found: NumberFormat, dialect: Dialect, texts: Collection[str]) -> bool:
     "Whether a format reads all texts."
     _, fits = found.read(pyarrow.array(sorted(texts), "string"), dialect.missing)
     return bool(fits.all())
 
-
+# %% ../../nbs/data/02_column_formats.ipynb #b324fc1f
 def _clothing(texts: Collection[str]) -> _Clothing | None:
     "Return what stands around the numbers of texts; None: one is no number, or they are not alike."
     seen = _Clothing(numbers=set())
@@ -143,7 +143,7 @@ def _clothing(texts: Collection[str]) -> _Clothing | None:
         seen.units, seen.multipliers = (*seen.units, *seen.multipliers), ()
     return seen if seen.numbers and _is_one_form(seen, len(texts)) else None
 
-
+# %% ../../nbs/data/02_column_formats.ipynb #52fc76ec
 def _is_one_form(seen: _Clothing, n_texts: int) -> bool:
     "Whether the numbers have one currency, one unit and one scale."
     if not all(map(_is_currency, seen.currencies)) or len({name.casefold() for name in seen.currencies}) > 1:
@@ -174,7 +174,7 @@ def _is_thousands_mark(mark: str, numbers: Collection[str]) -> bool:
     marked = [n for n in numbers if "." in n or "," in n]
     return bool(marked) and all(re.fullmatch(rf"[1-9]\d{{0,2}}(\{mark}\d{{3}})+", n) for n in marked)
 
-
+# %% ../../nbs/data/02_column_formats.ipynb #e9ce2bc1
 def _strict_number(decimal: str, thousands: str) -> re.Pattern:
     "Return a regular expression of a number without leading zeros."
     point, mark = re.escape(decimal), re.escape(thousands)
@@ -199,7 +199,7 @@ def _are_codes(name: str, seen: _Clothing, marks: tuple[str, str], has_words: bo
         return thousands != "," and len(lengths) == 1 and min(lengths) >= 7
     return not has_words or (len(lengths) == 1 and min(lengths) >= 4)
 
-
+# %% ../../nbs/data/02_column_formats.ipynb #54200acc
 def _affixes(seen: _Clothing) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, float]]:
     "Return prefixes, suffixes and multipliers; where one of thousands was seen, the others are likely."
     prefixes = tuple(name for name, is_before in seen.currencies.items() if is_before)
@@ -223,7 +223,7 @@ class NumberColumn:
     def __str__(self) -> str:
         return f"`{self.name}`: `{self.text}` is read as {self.number:.15g}{_became_missing(self.missing)}."
 
-
+# %% ../../nbs/data/02_column_formats.ipynb #d1fa4e5b
 @dataclass(frozen=True)
 class DateColumn:
     "Column of dates with words for a missing one."
@@ -241,7 +241,7 @@ def _became_missing(missing: Sequence[tuple[str, int]]) -> str:
     words = [f"{rows:,} value{'s' * (rows != 1)} {_shown(word)}" for word, rows in missing]
     return f"; {' and '.join([', '.join(words[:-1]), words[-1]] if words[1:] else words)} became missing" if words else ""
 
-
+# %% ../../nbs/data/02_column_formats.ipynb #fee61101
 def _shown(word: str) -> str:
     return f"`{word}`" if word.strip() else "of blanks alone"
 
@@ -256,7 +256,7 @@ class SpellingGroup:
     def __str__(self) -> str:
         return ", ".join(f"{text!r} ({rows:,})" for text, rows in self.spellings)
 
-
+# %% ../../nbs/data/02_column_formats.ipynb #13f25918
 def detect_formats(
     table: pd.DataFrame,
     dialect: Dialect | None = None,  # in which it was read
@@ -280,7 +280,7 @@ def detect_formats(
         return dialect, []
     return replace(dialect, numbers={**dialect.numbers, **formats}, missing_in={**dialect.missing_in, **dates}), columns
 
-
+# %% ../../nbs/data/02_column_formats.ipynb #47c7f425
 def _date_column(present: pd.Series) -> DateColumn | None:
     "Describe a column of dates with words for a missing one; None: it has no such words, or is none of dates."
     if present.empty or not all(type(v) is str for v in present):
@@ -318,7 +318,7 @@ def spelling_groups(
     several = [group for group in groups.values() if len(group) > 1 or group[0][0] != group[0][0].strip()]
     return [SpellingGroup(str(values.name), tuple(group)) for group in several]
 
-
+# %% ../../nbs/data/02_column_formats.ipynb #7d6d1dfd
 def _texts(values: pd.Series) -> pd.Series:
     "Return the values that are texts."
     return values[[type(v) is str for v in values]]

@@ -48,7 +48,7 @@ def plot_columns(
         figure.legend(handles.values(), handles.keys(), title=target, loc="outside lower center", ncols=6, fontsize=8)
     return figure
 
-
+# %% ../../nbs/data/03_column_plots.ipynb #d4e1a5f2
 def _plottable(values: pd.Series) -> pd.Series:
     "Return numbers and times as numbers, texts as their length, other values as the most frequent ones."
     column = describe_column(values)
@@ -81,7 +81,7 @@ def _draw_classes(axis, values: pd.Series, target: pd.Series):
         axis.barh(np.arange(len(shares)) + i * height, shares[c], height, label=str(c))
     axis.set_yticks(np.arange(len(shares)) + 0.4, shares.index)
 
-
+# %% ../../nbs/data/03_column_plots.ipynb #cc454ac9
 def _draw_quantity(axis, values: pd.Series, target: pd.Series):
     "Draw the target along a column of numbers, or for each category."
     if pd.api.types.is_numeric_dtype(values):

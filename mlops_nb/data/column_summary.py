@@ -58,7 +58,7 @@ def describe_column(
         return replace(column, exclusion_reason=f"it is {present.tolist()[0]!r} in every row")
     return column
 
-
+# %% ../../nbs/data/02_column_summary.ipynb #da47c427
 def _describe_values(present: pd.Series, common: dict) -> ColumnSummary:
     "Describe the values that are present, by their type."
     kinds = pd.api.types
@@ -73,7 +73,7 @@ def _describe_values(present: pd.Series, common: dict) -> ColumnSummary:
         return _describe_numbers(present, common)
     return _describe_words(present, common)
 
-
+# %% ../../nbs/data/02_column_summary.ipynb #c86ce260
 def _describe_times(present: pd.Series, common: dict) -> ColumnSummary:
     "Describe times."
     shown = f"{present.min():%Y-%m-%d} to {present.max():%Y-%m-%d}"
@@ -95,7 +95,7 @@ def _describe_numbers(present: pd.Series, common: dict) -> ColumnSummary:
 _EPOCHS = {"s": (9e8, 2.2e9), "ms": (9e11, 2.2e12)}  # from 1998 to 2039
 _MIN_TIMES = 5  # different values that may be times
 
-
+# %% ../../nbs/data/02_column_summary.ipynb #d9e0f680
 def _time_note(present: pd.Series) -> str:
     "Return what a person should know about numbers that look like dates or times; empty: they do not."
     sample = present.head(SAMPLE_ROWS)
@@ -109,7 +109,7 @@ def _time_note(present: pd.Series) -> str:
         how = next((f"unit={unit!r}" for unit, (least, most) in _EPOCHS.items() if least <= low and high <= most), "")
     return f"a number such as {low:.0f} looks like a time; if it is, make it one where the table is loaded: pd.to_datetime(..., {how})" if how else ""
 
-
+# %% ../../nbs/data/02_column_summary.ipynb #df052514
 def _describe_words(present: pd.Series, common: dict) -> ColumnSummary:
     "Describe text: a time, a text of several words, an id, or a category."
     sample = present.head(SAMPLE_ROWS).astype(str)

@@ -27,7 +27,7 @@ def has_id_name(
     "Whether a column has the name of an id or of a row number, or none."
     return _ID_NAMES.fullmatch(name.strip()) is not None
 
-
+# %% ../../nbs/data/01_counters.ipynb #93a66cad
 def id_reason(
     numbers: pd.Series,  # none missing or infinite, in the order of the file
 ) -> str:  # empty: they are a quantity
@@ -44,7 +44,7 @@ def id_reason(
         return "it numbers the rows: in the order of the table, it changes in one direction by small steps"
     return ""
 
-
+# %% ../../nbs/data/01_counters.ipynb #beba3b44
 def are_years(
     numbers: pd.Series,  # none missing
 ) -> bool:

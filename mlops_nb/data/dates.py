@@ -24,7 +24,7 @@ _WITH_CLOCK = re.compile(r"(.*?\d)((?:T|,? (?:at )?)(?=\d{1,2}:\d\d))(.*)")
 _HAS_NAME = re.compile(r"jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec", re.I)
 _WEEKDAY = re.compile(r"\s*(mon|tue|wed|thu|fri|sat|sun)", re.I)
 
-
+# %% ../../nbs/data/01_dates.ipynb #d82167cb
 def date_format(
     values: pd.Series,  # texts, none missing
 ) -> str | None:  # as in `strptime`, or "ISO8601"; None: these are no dates
@@ -37,7 +37,7 @@ def date_format(
         return "ISO8601"
     return next((form for form in _candidates(sample.iloc[0]) if _fits(sample, form) and _fits(values, form)), None)
 
-
+# %% ../../nbs/data/01_dates.ipynb #0aaa9522
 def _candidates(text: str) -> list[str]:
     "Return the formats in which one text is a date."
     dates = [form.format(name) for name in ("%b", "%B") for form in _NAMED] if _HAS_NAME.search(text) else _NUMERIC
@@ -51,7 +51,7 @@ def _candidates(text: str) -> list[str]:
     clocks = [form + zone for form, zone in product(_CLOCKS, _ZONES) if _fits(pd.Series([f"2000-01-01 {clock}"]), f"%Y-%m-%d {form}{zone}")]
     return [day + between + clock for day, clock in product(days, clocks)] + whole
 
-
+# %% ../../nbs/data/01_dates.ipynb #7cfff9d1
 def dates_of(
     values: pd.Series,  # texts or times
     form: str | None,  # that was found for the texts; None: they are times
@@ -65,7 +65,7 @@ def _fits(values: pd.Series, form: str) -> bool:
     "Whether all texts are dates in a format."
     return bool(pd.to_datetime(values, format=form, errors="coerce", utc=True).notna().all())
 
-
+# %% ../../nbs/data/01_dates.ipynb #cfe351ad
 def fits_month_first(
     values: pd.Series,  # texts, none missing
     form: str,  # that was found for them

@@ -28,7 +28,7 @@ NA_VALUES: tuple[str, ...] = (  # those of pandas
     *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 )
 
-
+# %% ../../nbs/data/01_dialect.ipynb #9741a236
 @dataclass(frozen=True)
 class Dialect:
     "Reading of texts as values."
@@ -146,7 +146,7 @@ class Dialect:
         "Regular expression of a number."
         return rf"^[+-]?({digits_pattern(self.decimal, self.thousands)}([eE][+-]?\d+)?|(?i:inf|infinity))$"
 
-
+# %% ../../nbs/data/01_dialect.ipynb #35610e6f
 def spelling_key(
     text: str,
 ) -> str:
@@ -206,7 +206,7 @@ def csv_dialect(
     ends = {"index_col": False} if has_trailing_separator(rows) else {"index_col": 0} if has_row_numbers(rows) else {}
     return {"sep": sep, "encoding": encoding} | ends | _number_format(rows, sep)
 
-
+# %% ../../nbs/data/01_dialect.ipynb #c1033244
 def _first_rows(source: str | Path, size: int = 1 << 18) -> tuple[list[list[str]], str, str]:
     "Return the rows at the beginning of a text table, its separator and its encoding."
     import fsspec
@@ -234,7 +234,7 @@ _BEGINNINGS = {
     b'{"': "JSON",
 }
 
-
+# %% ../../nbs/data/01_dialect.ipynb #d40ae87a
 def _check_is_text(beginning: bytes):
     "Raise a `DataError` for a file that only has the name of a text table."
     first = beginning[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
@@ -250,7 +250,7 @@ def _rows(lines: Iterable[str], sep: str) -> Iterator[list[str]]:
     except csv.Error:  # a value that is too long: an open quote, which the reader of the whole file names
         return
 
-
+# %% ../../nbs/data/01_dialect.ipynb #90630b45
 def _decode(beginning: bytes) -> tuple[str, str]:
     "Return the text and its encoding; the last character may be cut off."
     if beginning.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -263,7 +263,7 @@ def _decode(beginning: bytes) -> tuple[str, str]:
             return beginning[: e.start].decode(encoding), encoding
         return beginning.decode("cp1252", errors="replace"), "cp1252"
 
-
+# %% ../../nbs/data/01_dialect.ipynb #da9e5c0c
 def _regularity(rows: list[list[str]]) -> tuple[float, int]:
     "Return the share of lines with the most frequent number of values, and that number; one value a line is no table."
     widths = pd.Series([len(row) for row in rows], dtype=int).value_counts()
@@ -314,7 +314,7 @@ def _number_format(rows: list[list[str]], sep: str) -> dict:
         return {"decimal": ","}  # beside a 1.5, nobody knows what a point is: what has one stays text
     return {"decimal": ","} | _with_thousands(columns, ".")
 
-
+# %% ../../nbs/data/01_dialect.ipynb #d83d0237
 def _is_number(value: str) -> bool:
     "Whether a text is a number with either mark."
     return bool(_COMMA.fullmatch(value)) or value.removeprefix("-").replace(".", "").isdigit()
@@ -329,7 +329,7 @@ def _is_point_number(value: str) -> bool:
     "Whether a text is a number with a decimal point."
     return bool(re.fullmatch(r"-?\d*\.?\d+", value))
 
-
+# %% ../../nbs/data/01_dialect.ipynb #207a7824
 def _with_thousands(columns: dict[str, list[str]], mark: str) -> dict:
     "Return the mark, and as text the columns of dates such as 01.02.2024 or lists such as 1,2."
     wrong = re.compile(rf"-?\d+([{mark}]\d+)+")
@@ -359,7 +359,7 @@ def rows_lack_header(
         return True
     return any(first and rest.count(first) > 1 and len({*rest}) <= len(rest) / 2 for first, rest in columns if rest)
 
-
+# %% ../../nbs/data/01_dialect.ipynb #7507c800
 def _is_written_number(value: str) -> bool:
     "Whether a text is a number in any format."
     return bool(re.fullmatch(r"[+-]?(\d[\d.,]*|\.\d+)([eE][+-]?\d+)?", value))

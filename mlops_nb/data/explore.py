@@ -40,7 +40,7 @@ class TargetSummary:
     low: float | None = None  # least value of a quantity
     skewness: float = 0.0  # of a quantity: third moment over the cube of the standard deviation
 
-
+# %% ../../nbs/data/04_explore.ipynb #836763a1
 def describe_target(
     table: pd.DataFrame,
     name: str,  # of the column to predict
@@ -83,7 +83,7 @@ def _classes_of(values: pd.Series, name: str, missing: int) -> TargetSummary:
         name, "classification", scorer, reason, missing, tuple(rare.index.tolist()), tuple(classes), tuple(shares)
     )
 
-
+# %% ../../nbs/data/04_explore.ipynb #e9c739b6
 def _scorer(classes: list, shares: list[float]) -> tuple[str, str]:
     "Return a scorer that suits the classes, and the reason."
     if len(classes) == 2:
@@ -101,7 +101,7 @@ def _scorer(classes: list, shares: list[float]) -> tuple[str, str]:
 # %% ../../nbs/data/04_explore.ipynb #00000012
 LEAK_SCORE = 0.985  # univariate score from which a column is excluded
 
-
+# %% ../../nbs/data/04_explore.ipynb #ab7c365a
 def univariate_score(
     values: pd.Series,  # of one column
     target: pd.Series,  # of the same rows
@@ -125,7 +125,7 @@ def univariate_score(
             score = 2 * score - 1
     return float(np.clip(np.nan_to_num(score), 0, 1))
 
-
+# %% ../../nbs/data/04_explore.ipynb #fbb3c3f8
 def column_codes(
     values: pd.Series,
 ) -> np.ndarray:
@@ -210,7 +210,7 @@ def explore(
         )
     return summary
 
-
+# %% ../../nbs/data/04_explore.ipynb #dc01d0b6
 def _time_column(values: pd.Series) -> ColumnSummary:
     "Describe the column to split by; a model is given it if it holds times."
     column = describe_column(values)
@@ -230,7 +230,7 @@ def sample_rows(
         kept = np.sort(np.random.default_rng(0).choice(kept, size, replace=False))
     return usable_rows(table.iloc[kept], target)
 
-
+# %% ../../nbs/data/04_explore.ipynb #3be35ad1
 def usable_rows(table: pd.DataFrame, target: TargetSummary) -> pd.DataFrame:
     "Return the rows whose target is present and not too rare; without blanks, booleans are booleans."
     kept = table[target.name].notna() & ~table[target.name].isin(target.rare)

@@ -56,7 +56,7 @@ def arithmetic_leak(
         return leak
     return _paired_leak(X, truth, lambda value, target: np.nan_to_num(np.corrcoef(value, target)[0, 1]) ** 2)
 
-
+# %% ../../nbs/data/05_leaks.ipynb #2b4f3336
 def _linear_leak(X: pd.DataFrame, truth: np.ndarray, form: str) -> Leak | None:
     "Return the few columns of a nearly perfect linear fit."
     scaled = ((X - X.mean()) / X.std()).to_numpy()
@@ -71,7 +71,7 @@ def _linear_leak(X: pd.DataFrame, truth: np.ndarray, form: str) -> Leak | None:
             return None if size == 1 else Leak(tuple(X.columns[taken]), score, form)
     return None
 
-
+# %% ../../nbs/data/05_leaks.ipynb #b9fad932
 def _held_out_r2(X: np.ndarray, truth: np.ndarray) -> float:
     "Return the R² of a linear fit on every second row, on the others."
     X = np.column_stack([np.ones(len(X)), X])
@@ -104,7 +104,7 @@ def _pair_values(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[str, np.ndarray
     if (a != 0).all():
         yield "a ratio", b / a
 
-
+# %% ../../nbs/data/05_leaks.ipynb #7e87830d
 def _auc(value: np.ndarray, truth: np.ndarray) -> float:
     "Return the ROC AUC of a value in either direction."
     from scipy.stats import rankdata
@@ -138,7 +138,7 @@ def model_leak(
                     return Leak(tuple(sorted(columns, key=list(X.columns).index)), score, "a rule that a model found")
     return None
 
-
+# %% ../../nbs/data/05_leaks.ipynb #f12dc563
 def _probing_models(task: str) -> Iterator[tuple]:
     "Yield pairs of a model that ranks columns, and one that is fast and exact with a few of them."
     from sklearn.ensemble import (
@@ -209,7 +209,7 @@ def find_leak(
     X = pd.DataFrame({name: column_codes(sample[name]) for name in coded}, index=sample.index)
     return model_leak(X, y.astype(float) if target.task == "regression" else pd.Series(pd.factorize(y)[0], y.index), target.task)
 
-
+# %% ../../nbs/data/05_leaks.ipynb #be7b0d60
 def _days(summary: TableSummary, sample: pd.DataFrame) -> pd.DataFrame:
     "Return the columns of dates and times as days, so that a span between two is a difference."
     days = {}

@@ -30,7 +30,7 @@ def check_marks(
     if decimal not in DECIMAL_MARKS or thousands not in THOUSANDS_MARKS or decimal == thousands:
         raise DataError(f"A dialect cannot have the decimal mark {decimal!r} and the thousands mark {thousands!r}.")
 
-
+# %% ../../nbs/data/00_number_format.ipynb #a220abc1
 @dataclass(frozen=True)
 class NumberFormat:
     "Reading of the numbers of one column."

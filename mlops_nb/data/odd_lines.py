@@ -32,7 +32,7 @@ def odd_line(
         return None
     return _title(table) or _units(table, dialect or Dialect()) or _totals(table)
 
-
+# %% ../../nbs/data/03_odd_lines.ipynb #468afb4a
 def _title(table: pd.DataFrame) -> str | None:
     "Describe a first line that has one value, whatever the number of columns."
     named = [name for name in table.columns if not _UNNAMED.fullmatch(name)]
@@ -43,7 +43,7 @@ def _title(table: pd.DataFrame) -> str | None:
 
 _UNNAMED = re.compile(r"Unnamed: \d+")  # as readers call a column without a name
 
-
+# %% ../../nbs/data/03_odd_lines.ipynb #dd0f4e33
 def _units(table: pd.DataFrame, dialect: Dialect) -> str | None:
     "Describe a first row of units."
     found = []
@@ -60,7 +60,7 @@ def _units(table: pd.DataFrame, dialect: Dialect) -> str | None:
             return None
     return f"the first row has {_listed(found)} where the others have numbers, as a line of units" if found else None
 
-
+# %% ../../nbs/data/03_odd_lines.ipynb #f5b7385f
 def _totals(table: pd.DataFrame) -> str | None:
     "Describe a row of totals, subtotals or means, among the others or at the end."
     numeric = [name for name in table.columns if _is_numeric(table[name])]
@@ -75,7 +75,7 @@ def _totals(table: pd.DataFrame) -> str | None:
         return f"the last row has the sums of {_listed(sums)}, as a line of totals"
     return None
 
-
+# %% ../../nbs/data/03_odd_lines.ipynb #e4dfdcad
 def _has_total_word(values: pd.Series) -> np.ndarray:
     "Return which texts of a column are a word for a total or a mean."
     if not isinstance(values.dtype, pd.StringDtype) and values.dtype != object:
@@ -92,7 +92,7 @@ def _sums_up(numbers: pd.DataFrame, row: int, marked: np.ndarray) -> bool:
     since = above[above > max((other for other in marked if other < row), default=-1)]
     return any(_is_total(value, numbers[name].iloc[rows].dropna()) for rows in (above, since) for name, value in values.items())
 
-
+# %% ../../nbs/data/03_odd_lines.ipynb #6bdd7324
 def _is_total(value: float, parts: pd.Series) -> bool:
     "Whether a number is the sum of several, within a thousandth, or their mean, rounded."
     if parts.nunique() < 2:
@@ -106,7 +106,7 @@ def _is_numeric(values: pd.Series) -> bool:
     "Whether a column has numbers."
     return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 
-
+# %% ../../nbs/data/03_odd_lines.ipynb #5e58796e
 def _are_numbers(values: pd.Series, dialect: Dialect) -> bool:
     "Whether texts are numbers, in the form of the table or in one of their own."
     present = values.dropna()

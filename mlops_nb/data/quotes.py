@@ -19,7 +19,7 @@ def describe_text_behind(
     since = "" if opened == line else f" that line {opened} opened"
     return f"line {line}: text stands behind a closing quote{since}; is a quote missing, or not doubled?"
 
-
+# %% ../../nbs/data/01_quotes.ipynb #2811d456
 def quote_opened(
     line: str,  # With its end
     sep: str,  # Between two values
@@ -46,7 +46,7 @@ def quote_opened(
         if not at:
             return 0
 
-
+# %% ../../nbs/data/01_quotes.ipynb #9abb1154
 def check_quotes(
     lines: Iterable[str],
     sep: str = ",",  # Between two values
@@ -59,7 +59,7 @@ def check_quotes(
     if opened:
         raise DataError(describe_unclosed(opened))
 
-
+# %% ../../nbs/data/01_quotes.ipynb #8ca0ae2d
 def describe_unclosed(
     line: int,  # Number, from 1
 ) -> str:

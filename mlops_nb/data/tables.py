@@ -91,7 +91,7 @@ def read_table(
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise DataError(f"Cannot read {source}: {reason.replace(location, source)}") from None
 
-
+# %% ../../nbs/data/00_tables.ipynb #2e4defc2
 def _plain_types(table: pd.DataFrame) -> pd.DataFrame:
     "Convert types that a model cannot take: decimals to floats, days to times, categories to their values."
     from datetime import date
@@ -132,7 +132,7 @@ def _read_csv(
 
 DIALECT = "dialect"  # In the `attrs` of a table
 
-
+# %% ../../nbs/data/00_tables.ipynb #c11ff2d4
 def convert_columns(
     table: pd.DataFrame,
     dialect: Dialect,
@@ -152,7 +152,7 @@ def convert_columns(
             columns[name] = whole_if_all(numbers).set_axis(values.index)
     return table.assign(**columns) if columns else table
 
-
+# %% ../../nbs/data/00_tables.ipynb #e8544756
 def _in_dialect(table: pd.DataFrame, dialect: Dialect) -> pd.DataFrame:
     "Read the columns that a dialect names, and keep the dialect in the `attrs`."
     table = convert_columns(table, dialect)
@@ -173,7 +173,7 @@ def dialect_of(
     dialect = replace(dialect, texts=tuple(name for name in dialect.texts if name not in made))
     return {DIALECT: dialect.to_dict()} if dialect != Dialect() else {}
 
-
+# %% ../../nbs/data/00_tables.ipynb #90363bf9
 def _reader_for(source: str) -> Callable[..., pd.DataFrame]:
     "Return the pandas reader for the file name of a source."
     name = source.lower().split("?")[0]
@@ -187,7 +187,7 @@ def _reader_for(source: str) -> Callable[..., pd.DataFrame]:
         raise DataError(f"Cannot tell how to read {source}: it ends in {suffix or 'nothing'}, not in one of {endings}.")
     return readers[suffix]
 
-
+# %% ../../nbs/data/00_tables.ipynb #dd9d6468
 def _read_excel(source, **options) -> pd.DataFrame:
     "Read a sheet; cells of texts that are codes, such as 01067, stay texts."
     with pd.ExcelFile(source) as book:
@@ -203,7 +203,7 @@ def _read_excel(source, **options) -> pd.DataFrame:
     table.attrs = {DIALECT: Dialect(texts=texts).to_dict()} if texts else {}
     return table
 
-
+# %% ../../nbs/data/00_tables.ipynb #0e961787
 def is_text_table(
     source: str,
 ) -> bool:
@@ -227,7 +227,7 @@ def load_table(
         _check_header(load, table, schema)
     return table.reset_index(drop=True)
 
-
+# %% ../../nbs/data/00_tables.ipynb #e13312be
 def _kinds(schema: DataFrameSchema | None) -> dict[str, str]:
     "Return the kinds of the columns of a schema."
     columns = {} if schema is None else schema.columns
@@ -264,7 +264,7 @@ def validate(
         raise SchemaError("\n".join([f"The data breaks {len(broken)} rule(s) of the schema:", *broken])) from None
     return checked[[c for c in schema.columns if c in checked]]
 
-
+# %% ../../nbs/data/00_tables.ipynb #f7f90654
 def _as_taken(schema: DataFrameSchema, table: pd.DataFrame) -> DataFrameSchema:
     "Return the schema without what a request may break: categories where new ones are taken, the years that nanoseconds can count."
     changes: dict[str, dict[str, Any]] = {}
@@ -282,7 +282,7 @@ def _exceeds_nanoseconds(values: pd.Series) -> bool:
         return False
     return bool((values < pd.Timestamp("1678-01-01")).any() or (values > pd.Timestamp("2262-01-01")).any())
 
-
+# %% ../../nbs/data/00_tables.ipynb #02d4dc26
 def _broken_rules(cases: pd.DataFrame, table: pd.DataFrame, show: int) -> list[str]:
     "Return one line a broken rule, and below it the first rows that break it."
     lines = []
@@ -294,7 +294,7 @@ def _broken_rules(cases: pd.DataFrame, table: pd.DataFrame, show: int) -> list[s
         lines += [f"    row {i}: {table.loc[i].to_dict()}" for i in rows[:show]]
     return lines
 
-
+# %% ../../nbs/data/00_tables.ipynb #8f851b9b
 def fits_schema(
     table: pd.DataFrame,
     schema: DataFrameSchema,
@@ -348,7 +348,7 @@ def _read_texts(table: pd.DataFrame, schema: DataFrameSchema, show: int, dialect
         raise SchemaError("\n".join([f"The data breaks {count} rule(s) of the schema:", *broken]))
     return table.assign(**columns) if columns else table
 
-
+# %% ../../nbs/data/00_tables.ipynb #09770839
 def _is_no_number(values: pd.Series, kind: str, column: Any) -> np.ndarray:  # `(n_rows,)`
     "Which values of a column of times are no numbers, of which pandas makes nanoseconds since 1970; all of another kind."
     from numbers import Number
@@ -372,7 +372,7 @@ def _keeps_value(values: pd.Series, kind: str, column: Any) -> np.ndarray:  # `(
         return np.isin(numbers, [0, 1]) | missing
     return (numbers == np.trunc(numbers)) | ~np.isfinite(numbers)
 
-
+# %% ../../nbs/data/00_tables.ipynb #931cece9
 def _is_infinite(values: pd.Series) -> np.ndarray:  # `(n_rows,)`
     "Which values are infinite; a request with such a number is refused, so no model learns from one."
     if not pd.api.types.is_numeric_dtype(values):
@@ -387,7 +387,7 @@ def _may_hold_objects(values: pd.Series) -> bool:
     "Whether a column can have texts or other objects."
     return values.dtype == object or isinstance(values.dtype, pd.StringDtype)
 
-
+# %% ../../nbs/data/00_tables.ipynb #af3d52d8
 def odd_type(
     values: pd.Series,  # Of one column
 ) -> str | None:
@@ -403,7 +403,7 @@ def odd_type(
     wrong = {kind for kind in set(map(type, values)) if not issubclass(kind, scalars)}
     return min(kind.__name__ for kind in wrong) if wrong else None
 
-
+# %% ../../nbs/data/00_tables.ipynb #aec532d4
 def _read_column(values: pd.Series, kind: str, column: Any, dialect: Dialect, name: str) -> tuple[pd.Series, np.ndarray]:
     "Read the texts of one column; return also which rows have a value of its kind."
     if getattr(column.dtype, "tz", None) is not None:
@@ -422,7 +422,7 @@ def _read_column(values: pd.Series, kind: str, column: Any, dialect: Dialect, na
         return made.astype("int64") if whole else made, fits
     return values.astype(object).where(~is_text, made.astype(object)).infer_objects(), fits
 
-
+# %% ../../nbs/data/00_tables.ipynb #54b667c1
 def describe_table(
     table: pd.DataFrame,
 ) -> pd.DataFrame:  # One row a column
@@ -500,7 +500,7 @@ def strata(
     other = int(counts.idxmax()) if sum(counts[number] for number in rare) < least else -1
     return numbers.where(~numbers.isin(rare), other)
 
-
+# %% ../../nbs/data/00_tables.ipynb #8862dcf0
 def split(
     table: pd.DataFrame,  # Validated rows
     target: str | Sequence[str] | None,  # The column to predict, or several; None: there is none

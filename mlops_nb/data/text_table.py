@@ -25,7 +25,7 @@ from ..errors import DataError
 # %% ../../nbs/data/01_text_table.ipynb #01300004
 BEHIND = "\0"  # name of the column behind a trailing separator
 
-
+# %% ../../nbs/data/01_text_table.ipynb #0c7742ab
 def parse_rows(
     content: bytes,  # Rows in UTF-8, without the header
     names: Sequence[str],  # Of all columns
@@ -103,7 +103,7 @@ def read_text_table(
     texts = tuple(name for name, values in columns.items() if isinstance(values.dtype, pd.StringDtype))
     return pd.DataFrame(columns), replace(dialect, texts=texts)
 
-
+# %% ../../nbs/data/01_text_table.ipynb #346e255f
 def count_missing_words(
     location: str,  # A path or fsspec URL, compressed or not
     columns: Sequence[str],  # Of texts
@@ -115,7 +115,7 @@ def count_missing_words(
     found = {name: table[name].filter(compute.is_in(table[name], words)).value_counts().to_pylist() for name in columns}
     return {name: {pair["values"]: pair["counts"] for pair in pairs} for name, pairs in found.items() if pairs}
 
-
+# %% ../../nbs/data/01_text_table.ipynb #e933f928
 def _table_of_texts(location: str, found: Mapping, header: bool, columns: Sequence[str] | None = None) -> pyarrow.Table:
     "Return a CSV file, or some of its columns, as texts."
     sep, trailing = found["sep"], found.get("index_col") is False
@@ -138,7 +138,7 @@ def _table_of_texts(location: str, found: Mapping, header: bool, columns: Sequen
         raise DataError(f"row {row}: {malformed[row]}{_odd_first_line(first) if row == 0 and header else ''}")
     return table
 
-
+# %% ../../nbs/data/01_text_table.ipynb #71b88445
 def _odd_first_line(first: Sequence[str]) -> str:
     "Return a sentence about a first line that may be none of names."
     line = ", ".join(first)[:60]
@@ -156,7 +156,7 @@ def _read_text(location: str, encoding: str) -> str:
     except UnicodeDecodeError:  # the first such byte comes later than the beginning
         return content.decode("cp1252")
 
-
+# %% ../../nbs/data/01_text_table.ipynb #07f0b119
 def _values(texts: pyarrow.ChunkedArray, dialect: Dialect, name: str, kind: str | None) -> pd.Series:
     "Return the texts of a column as numbers or booleans if all are such, else as they are."
     present, _ = dialect.read(texts, "string", name)
@@ -177,7 +177,7 @@ def _values(texts: pyarrow.ChunkedArray, dialect: Dialect, name: str, kind: str 
         return pd.Series(truths.to_numpy(zero_copy_only=False), dtype=object if truths.null_count else bool)
     return _text_series(present)
 
-
+# %% ../../nbs/data/01_text_table.ipynb #8b649f09
 def are_codes(
     texts: pyarrow.Array | pyarrow.ChunkedArray,  # Of strings
 ) -> bool:
@@ -195,7 +195,7 @@ def whole_if_all(
     is_whole = not values.isna().any() and (values == values.round()).all() and (values.abs() < 2**53).all()
     return values.astype("int64") if is_whole else values
 
-
+# %% ../../nbs/data/01_text_table.ipynb #f5c27911
 def _text_series(texts: pyarrow.ChunkedArray) -> pd.Series:
     return pd.Series(pd.array(texts, dtype="str"))
 
@@ -214,7 +214,7 @@ def _number_series(numbers: pyarrow.ChunkedArray, texts: pyarrow.ChunkedArray, d
             return _text_series(texts)
     return pd.Series(numbers.to_numpy(zero_copy_only=False))
 
-
+# %% ../../nbs/data/01_text_table.ipynb #3105beb5
 def _no_digits(words: Sequence[str]) -> tuple[str, ...]:
     "Return the words that are no numbers."
     return tuple(word for word in words if not word.isdigit())

@@ -67,7 +67,7 @@ def simulate(
         parts.append(pd.DataFrame(columns | {"units": np.exp(log_q).round()}))
     return pd.concat(parts).sort_values(["date", "product"], ignore_index=True)
 
-
+# %% ../../nbs/examples/demand.ipynb #6694dd2d
 def requests(
     n: int,
     seed: int,
@@ -85,7 +85,7 @@ def load() -> pd.DataFrame:  # 5,475 rows: five products on 1,095 days
 # %% ../../nbs/examples/demand.ipynb #0000000a
 NUMBERS = ["price", "promotion", "day_of_year", "fuel_price"]
 
-
+# %% ../../nbs/examples/demand.ipynb #594f792d
 def make_estimator(
     params: dict,  # Of `HistGradientBoostingRegressor`
 ):

@@ -30,7 +30,7 @@ schema = pa.DataFrameSchema(
     coerce=True,
 )
 
-
+# %% ../../nbs/examples/diagnosis.ipynb #3583d49b
 def make_estimator(
     params: dict,  # Of `LogisticRegression`
 ):

@@ -61,7 +61,7 @@ def _mail(rng: np.random.Generator, topic: str, new: bool) -> tuple[str, str]:
     texts = [_misspell(rng, str(p)) if rng.uniform() < 0.15 else str(p) for p in phrases]
     return subject, ". ".join(texts)
 
-
+# %% ../../nbs/examples/emails.ipynb #fc50c211
 def simulate(
     n: int = 3000,  # How many mails
     seed: int = 0,
@@ -77,7 +77,7 @@ def simulate(
     category = np.where(rng.uniform(size=n) < mislabelled, rng.choice(names, n), topics)
     return pd.DataFrame(mails, columns=["subject", "body"]).assign(category=category)
 
-
+# %% ../../nbs/examples/emails.ipynb #ee21599c
 def load() -> pd.DataFrame:  # 3,000 simulated mails
     "Load the mails that the model is trained on."
     return simulate()

@@ -58,7 +58,7 @@ def decide(
     s += book["employment"].map(employment) + book["home"].map(home)
     return (rng.uniform(size=len(book)) < 1 / (1 + np.exp(-s))).astype(int)
 
-
+# %% ../../nbs/examples/loans.ipynb #1582870b
 def simulate(
     n: int = 5000,  # How many applications
     seed: int = 0,
@@ -75,7 +75,7 @@ def simulate(
     book.loc[unstated, "income"] = np.nan
     return book
 
-
+# %% ../../nbs/examples/loans.ipynb #7f238a12
 def load() -> pd.DataFrame:  # 5,000 simulated applications
     "Load the loans that the model is trained on."
     return simulate()
@@ -84,7 +84,7 @@ def load() -> pd.DataFrame:  # 5,000 simulated applications
 AMOUNTS, NUMBERS = ["income", "amount"], ["age", "years_employed", "earlier_defaults", "term_months"]
 CATEGORIES = ["employment", "home", "purpose"]
 
-
+# %% ../../nbs/examples/loans.ipynb #85b2bd90
 def make_estimator(
     params: dict,  # Of `LogisticRegression`
 ):

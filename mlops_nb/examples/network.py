@@ -66,7 +66,7 @@ def _outputs(graph: bytes, rows: np.ndarray) -> np.ndarray:
     session = open_session(graph)
     return session.run(None, {session.get_inputs()[0].name: rows})[-1]
 
-
+# %% ../../nbs/examples/network.ipynb #ebdab24c
 def _quantise(graph: bytes, rows: np.ndarray) -> bytes:
     "Return a graph whose matrix products, but for the last, are in 8 bits."
     import onnx
@@ -93,7 +93,7 @@ def _quantise(graph: bytes, rows: np.ndarray) -> bytes:
         quantize_static(before, after, Rows(), QuantFormat.QDQ, reduce_range=True, **types, **left_out)
         return after.read_bytes()
 
-
+# %% ../../nbs/examples/network.ipynb #fc02d877
 def train_int8_network(
     X: np.ndarray,
     y: np.ndarray,

@@ -50,7 +50,7 @@ def load() -> pd.DataFrame:  # 5,000 simulated hours
 # %% ../../nbs/examples/pumps.ipynb #99a15e4f
 NUMBERS = ["load", "flow", "pressure", "power", "vibration", "temperature"]
 
-
+# %% ../../nbs/examples/pumps.ipynb #287e131e
 def make_estimator(
     params: dict,  # Of `IsolationForest`
 ):

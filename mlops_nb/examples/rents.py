@@ -21,7 +21,7 @@ from ..spec import Gates, ModelSpec
 DISTRICTS = [f"D{number:02}" for number in range(40)]
 HEATING = {"gas": 1.0, "district": 1.03, "oil": 0.92, "heat pump": 1.12}
 
-
+# %% ../../nbs/examples/rents.ipynb #7c82d849
 def simulate(
     n: int = 3000,
     seed: int = 0,
@@ -46,7 +46,7 @@ def simulate(
     flats["heating"] = flats["heating"].mask(rng.uniform(size=n) < 0.05, None)
     return flats.assign(rent=rent.round(2))
 
-
+# %% ../../nbs/examples/rents.ipynb #cb28c48a
 def load() -> pd.DataFrame:  # 3,000 flats
     "Load the flats that the model is trained on."
     return simulate()

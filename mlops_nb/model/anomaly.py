@@ -85,7 +85,7 @@ def _functions() -> dict[str, tuple[Callable, str]]:  # Metric to a function of 
 RANKING_METRICS = ("roc_auc", "average_precision")  # of the score, whatever is flagged
 ANOMALY_METRICS = (*RANKING_METRICS, "precision", "recall")  # that describe a detector where labels are known
 
-
+# %% ../../nbs/model/01_anomaly.ipynb #f8e2517c
 def score_anomalies(
     predictions: Predictions,  # With flags
     y: Sequence | np.ndarray,  # `(n_rows,)` truth, NaN where it is not known
@@ -109,7 +109,7 @@ def score_anomalies(
         found[metric] = float(function(truth.astype(int), values[of])) if defined else np.nan
     return found
 
-
+# %% ../../nbs/model/01_anomaly.ipynb #3bc9e985
 def as_labels(
     predictions: Predictions,
 ) -> Predictions:

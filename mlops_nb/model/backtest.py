@@ -42,7 +42,7 @@ def backtest(
         rows[origin] = {"train_rows": len(train), "test_rows": len(test), **score(predictions, truth, names), "baseline": dummy}
     return pd.DataFrame.from_dict(rows, orient="index").astype({"train_rows": int, "test_rows": int}).rename_axis("origin")
 
-
+# %% ../../nbs/model/08_backtest.ipynb #c261cc7f
 def _parts(spec: ModelSpec, table: pd.DataFrame, origins: int) -> list[tuple]:
     "Return origin, rows before it, and rows from it to the next one."
     if spec.time is None:

@@ -197,7 +197,7 @@ def _verification_rows(signature: Signature, test: pd.DataFrame, reference: pd.D
     some = reference.sample(min(len(reference), MAX_VERIFICATION_ROWS), random_state=SEED)
     return to_table(signature, pd.concat([test[signature.names], some[signature.names]]))
 
-
+# %% ../../nbs/model/09_bundle.ipynb #7a23be7c
 def _parity_of(conversion: Conversion) -> dict | None:
     "Return what was verified of a graph, for the manifest."
     if conversion.domain is None:
@@ -209,7 +209,7 @@ def _parity_of(conversion: Conversion) -> dict | None:
 def _write_json(path: Path, value):
     path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
-
+# %% ../../nbs/model/09_bundle.ipynb #90c5d520
 def publish_directory(
     partial: Path,  # A complete directory
     path: Path,  # Its place, on the same file system
@@ -228,7 +228,7 @@ def publish_directory(
         partial.rename(path)
     fsync_path(path.parent)
 
-
+# %% ../../nbs/model/09_bundle.ipynb #e97f648f
 def fsync_path(path: Path):
     "Sync a file or a directory to disk."
     descriptor = os.open(path, os.O_RDONLY)
@@ -285,7 +285,7 @@ def read_manifest(
         raise BundleError(f"The signature of bundle {path.name} cannot be read: {e}. Build it again.") from e
     return Bundle(path, manifest)
 
-
+# %% ../../nbs/model/09_bundle.ipynb #691fee53
 def check_digest(
     path: Path,  # The directory of a bundle
     name: str,  # Of the model
@@ -315,7 +315,7 @@ def check_hashes(
         if sha256_of(bundle.path / name) != expected[name]:
             raise BundleError(f"{name} of {bundle.name} was changed after it was packaged: its SHA-256 differs.")
 
-
+# %% ../../nbs/model/09_bundle.ipynb #7de35ffa
 def audit_types(
     model: Path,  # A .skops file
     trusted: Iterable[str] = (),  # Beyond the harmless ones
@@ -388,7 +388,7 @@ def load_engine(
     check_golden(bundle, fallback)
     return bundle, loaded
 
-
+# %% ../../nbs/model/09_bundle.ipynb #dd61b253
 def _load_estimator(bundle: Bundle, trusted: Iterable[str]) -> BaseEstimator:
     "Load the estimator, and check that its classes are those of the signature, in this order."
     estimator, classes = load_estimator(bundle.path / "model.skops", trusted), bundle.signature.classes
@@ -409,7 +409,7 @@ def _checked_outputs(bundle: Bundle, estimator: BaseEstimator) -> BaseEstimator:
         raise BundleError(f"The signature of {bundle.name} has other classes than its model. Build it again.")
     return estimator
 
-
+# %% ../../nbs/model/09_bundle.ipynb #86a7ded9
 def _are_same(found: Sequence, expected: Sequence) -> bool:
     "Whether two lists of labels are equal, or their texts are: beside an output of texts, all labels are fitted as texts."
     found = np.asarray(found).tolist()
@@ -425,7 +425,7 @@ def _make_engine(bundle: Bundle, name: str, model):
     except Exception as e:  # as above
         raise BundleError(f"The model of {bundle.name} cannot be loaded by {name}: {type(e).__name__}.") from e
 
-
+# %% ../../nbs/model/09_bundle.ipynb #a4769134
 def _domain_of(bundle: Bundle) -> Domain | None:
     "Return the rows that the graph of a bundle was verified for."
     parity = bundle.manifest.get("parity")
@@ -440,7 +440,7 @@ def _domain_of(bundle: Bundle) -> Domain | None:
         raise BundleError(f"The parity of bundle {bundle.name} cannot be read ({e!r}). Build it again.") from e
     return domain
 
-
+# %% ../../nbs/model/09_bundle.ipynb #3a366c7e
 def check_golden(bundle: Bundle, engine):
     "Check that the golden rows have the predictions of when the bundle was written."
     golden = bundle.golden()

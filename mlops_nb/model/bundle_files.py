@@ -61,7 +61,7 @@ def _object_problem(value: Any, schema: dict, where: str) -> str | None:
             return problem
     return None
 
-
+# %% ../../nbs/model/08_bundle_files.ipynb #e76e36af
 def _is_scalar(value: Any, schema: Schema) -> bool:
     "Whether a value is null, one of some texts, or of a type."
     if schema is None or isinstance(schema, frozenset):
@@ -74,7 +74,7 @@ def _is_scalar(value: Any, schema: Schema) -> bool:
 
 _LARGEST = int(1.7e308)  # of the numbers in a file; a whole number of JSON has no limit
 
-
+# %% ../../nbs/model/08_bundle_files.ipynb #4a2e9c25
 def _is_meant(value: Any, schema: dict) -> bool:
     "Whether a value is an object, of the kind that the schema names if it names one."
     return isinstance(value, dict) and ("kind" not in schema or _is_scalar(value.get("kind"), schema["kind"]))
@@ -184,7 +184,7 @@ def read_json(
         raise BundleError(f"{path.name} of bundle {path.parent.name} cannot be read: {reason}. Build it again.") from e
     return check_json(path, value, schema)
 
-
+# %% ../../nbs/model/08_bundle_files.ipynb #37212e94
 def check_json(
     path: Path,  # A file of a bundle
     value: Any,  # Its content
@@ -199,7 +199,7 @@ def check_json(
 def _refuse_constant(name: str):
     raise ValueError(f"{name} is not a number of JSON")
 
-
+# %% ../../nbs/model/08_bundle_files.ipynb #0d7ccc50
 def _unique(pairs: list[tuple[str, Any]]) -> dict:
     "Return an object whose keys are there once: readers do not agree which value counts."
     if len(found := dict(pairs)) < len(pairs):
@@ -225,7 +225,7 @@ def check_unpacked_size(
             f"{path.name} would have {_mebibytes(unpacked)} unpacked; a file of its size may have {_mebibytes(allowed)}. Build it again."
         )
 
-
+# %% ../../nbs/model/08_bundle_files.ipynb #883bbd2d
 def _declared_bytes(archive: zipfile.ZipFile) -> int:
     "Return the unpacked size that the entries declare; no more than that is ever read."
     return sum(entry.file_size for entry in archive.infolist())
@@ -242,6 +242,6 @@ def _nested_bytes(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> int:
         except zipfile.BadZipFile:
             return 0
 
-
+# %% ../../nbs/model/08_bundle_files.ipynb #582829ee
 def _mebibytes(size: int) -> str:
     return f"{math.ceil(size / 2**20)} MiB"

@@ -26,7 +26,7 @@ from ..spec import ModelSpec
 # `(n_rows, n_inputs)` floats if `signature.is_matrix`, else one array a column, by name
 Table = np.ndarray | dict[str, np.ndarray]
 
-
+# %% ../../nbs/model/01_columns.ipynb #2a148d80
 class InvalidRowsError(InputError):
     "Rows that a model does not take; the message names the first of them."
 
@@ -56,7 +56,7 @@ class InvalidRowsError(InputError):
             return f"Row {number}: {self.reason(row)}", {"row": number}
         return f"Row {number}, {self.reason(row)}", {"row": number, "column": self._column}
 
-
+# %% ../../nbs/model/01_columns.ipynb #9fe1151e
 def _require(i: Input, values: Sequence | np.ndarray, fits: Sequence[bool] | np.ndarray, expected: str):
     "Raise the error for the values that do not fit."
     if not np.all(fits):
@@ -128,7 +128,7 @@ def parse_column(i: Input, values: Sequence) -> np.ndarray:
     _check_categories(i, values)
     return column
 
-
+# %% ../../nbs/model/01_columns.ipynb #9e429d5b
 def _check_categories(i: Input, values: Sequence | np.ndarray):
     "Raise an error if a value is not one of the categories."
     if i.categories is not None and i.unseen == "error":
@@ -145,7 +145,7 @@ def _numbers(i: Input, values: Sequence) -> np.ndarray:
         _require(i, values, [v is None or abs(v) < 2**1023 for v in values], "expected a number that fits into 64 bits")
         raise
 
-
+# %% ../../nbs/model/01_columns.ipynb #c03ec304
 def read_texts(
     i: Input,
     values: Sequence,  # Of JSON
@@ -198,7 +198,7 @@ _ARROW_TYPES["int"] = _ARROW_TYPES["float"]
 ARROW_NUMBERS = {pyarrow.float64(), pyarrow.float32(), pyarrow.int64(), pyarrow.int32()}  # types that become a matrix without a conversion of each column
 _ARROW_TYPES["datetime"] = (arrow_types.is_timestamp, arrow_types.is_date, *_ARROW_TYPES["string"])
 
-
+# %% ../../nbs/model/01_columns.ipynb #e9401a59
 def parse_arrow_column(
     i: Input,
     column: pyarrow.ChunkedArray,
@@ -231,7 +231,7 @@ def parse_arrow_column(
     floats = array.cast("float64", safe=False).to_numpy(zero_copy_only=False)
     return _check_numbers(i, floats, array if arrow_types.is_integer(array.type) else floats)
 
-
+# %% ../../nbs/model/01_columns.ipynb #6e09f0c3
 def _texts(array: pyarrow.Array) -> np.ndarray:
     "Return texts as Python objects, None where one is missing."
     if not arrow_types.is_dictionary(array.type):
@@ -248,7 +248,7 @@ def _stamps(i: Input, stamps: np.ndarray) -> np.ndarray:
     _require(i, stamps, missing | expressible, f"expected {EXPECTED['datetime']}")
     return stamps.astype(i.dtype)
 
-
+# %% ../../nbs/model/01_columns.ipynb #c6cf5884
 def _is_text(kind: pyarrow.DataType) -> bool:
     "Whether an Arrow column has texts."
     kind = kind.value_type if arrow_types.is_dictionary(kind) else kind
@@ -283,7 +283,7 @@ def columns_of(
     columns = table.T if isinstance(table, np.ndarray) else [table[name] for name in signature.names]
     return [_values_of(i, column) for i, column in zip(signature.inputs, columns, strict=True)]
 
-
+# %% ../../nbs/model/01_columns.ipynb #e4604440
 def _values_of(i: Input, column: np.ndarray) -> list:
     "Return a column as JSON values."
     if i.kind == "string":
@@ -312,7 +312,7 @@ def to_table(
         return frame[signature.names].to_numpy(dtype=np.float64, na_value=np.nan)
     return {i.name: _column(frame[i.name], i) for i in signature.inputs}
 
-
+# %% ../../nbs/model/01_columns.ipynb #141bbe76
 def _is_exact(values: pd.Series) -> bool:
     "Whether a float can hold all whole numbers of a column."
     if not pd.api.types.is_integer_dtype(values.dtype) or values.dtype.itemsize < 8 or not values.notna().any():
@@ -326,7 +326,7 @@ def _column(values: pd.Series, i: Input) -> np.ndarray:
         return values.astype(object).where(values.notna(), None).to_numpy()
     return values.to_numpy(dtype=i.dtype)
 
-
+# %% ../../nbs/model/01_columns.ipynb #c5e05a5f
 def to_frame(
     signature: Signature,
     table: Table,

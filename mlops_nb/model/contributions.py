@@ -31,7 +31,7 @@ class Contribution:
     effect: float  # Shapley value, in the unit of the prediction; positive: towards this class, or a larger number
     error: float  # Standard error of the estimate
 
-
+# %% ../../nbs/model/11_contributions.ipynb #73e1eb78
 def check_one_output(
     signature: Signature,
 ):
@@ -39,7 +39,7 @@ def check_one_output(
     if signature.outputs:
         raise InputError(f"An explanation is of one prediction, and the model predicts {', '.join(map(repr, signature.parts))}: leave 'explain' out.")
 
-
+# %% ../../nbs/model/11_contributions.ipynb #b5a2642d
 def measure_contributions(
     predictor: Predictor,
     row: Mapping[str, Any],  # As a client sends it
@@ -74,7 +74,7 @@ def _draw_orders(
     turns = rng.permuted(np.tile(np.arange(n_columns), (n, 1)), axis=1)
     return np.concatenate([turns, n_columns - 1 - turns]), np.tile(np.arange(n) % n_others, 2)
 
-
+# %% ../../nbs/model/11_contributions.ipynb #b01eaaaf
 def _standard_errors(gains: np.ndarray, n_others: int) -> np.ndarray:
     "Return the standard errors of the means: only the orders are random, within each of the given other rows."
     n, strata = len(gains), n_others if len(gains) > n_others else 1
@@ -94,7 +94,7 @@ def _mix(
         return np.where(taken, one, others[other_rows])
     return {name: np.where(taken[:, i], one[name], others[name][other_rows]) for i, name in enumerate(one)}
 
-
+# %% ../../nbs/model/11_contributions.ipynb #f25b3ddb
 def _quantity(prediction: Predictions) -> Callable[[Predictions], np.ndarray]:
     "Return what is explained of predictions, as one number a row."
     if prediction.classes is None:

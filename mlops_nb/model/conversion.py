@@ -51,7 +51,7 @@ def variants(
         for precision, cast in order:
             yield Variant(as_matrix, precision, cast)
 
-
+# %% ../../nbs/model/05_conversion.ipynb #548f55e6
 def _is_single(part) -> bool:
     "Whether an estimator is made of trees that are given single precision."
     inner = [part] if hasattr(part, "tree_") else np.ravel(np.array(getattr(part, "estimators_", []), dtype=object)).tolist()
@@ -93,7 +93,7 @@ def to_onnx(
 _WORDS = r"(?u)\b\w\w+\b"  # scikit-learn's default
 _ASCII_WORDS = "[a-zA-Z0-9_][a-zA-Z0-9_]+"  # the same in ASCII, as ONNX Runtime understands it
 
-
+# %% ../../nbs/model/05_conversion.ipynb #eaa9de1d
 def _text_options(part) -> Iterator[tuple[int, dict[str, Any]]]:
     "Return the converter's options of every vectorizer of texts."
     if hasattr(part, "vocabulary_") and hasattr(part, "token_pattern"):
@@ -117,7 +117,7 @@ def _double_converters() -> dict[type, Callable]:
     names = [f"{kind}Regressor" for kind in kinds] + ["HistGradientBoostingClassifier"]
     return {SimpleImputer: _convert_imputer} | {getattr(ensemble, name): _convert_trees for name in names}
 
-
+# %% ../../nbs/model/05_conversion.ipynb #6a76cd7b
 def _convert_trees(scope, operator, container):
     "Convert trees, in double precision where their input has it."
     from skl2onnx.common._registration import get_converter
@@ -129,7 +129,7 @@ def _convert_trees(scope, operator, container):
     else:
         convert(scope, operator, container)
 
-
+# %% ../../nbs/model/05_conversion.ipynb #bbd4d993
 class _DoubleTrees:
     "Container of a graph in which the numbers of trees are double; what trees return is single, and cast."
 
@@ -154,7 +154,7 @@ class _DoubleTrees:
         self._container.add_node(op_type, inputs, [*labels, single], **attributes)
         self._container.add_node("Cast", single, scores, name=self._scope.get_unique_operator_name("Cast"), to=self._type)
 
-
+# %% ../../nbs/model/05_conversion.ipynb #28f2db58
 def _convert_imputer(scope, operator, container):
     "Convert an imputer of numbers, in double precision where its input has it."
     from onnx import TensorProto
@@ -189,7 +189,7 @@ class Conversion:
     inside: int = 0  # How many of them are in the domain
     domain: Domain | None = None  # Rows that the graph may predict; scikit-learn predicts the others
 
-
+# %% ../../nbs/model/05_conversion.ipynb #f9efa65e
 def convert(
     estimator: BaseEstimator,  # Fitted
     signature: Signature,
@@ -228,7 +228,7 @@ def convert(
         reasons.append(f"disagrees with scikit-learn: {parity.problem}")
     return Conversion(None, reasons[0])
 
-
+# %% ../../nbs/model/05_conversion.ipynb #4a36bec8
 def _expected(estimator: BaseEstimator, signature: Signature, table: Table):
     "Return probes and scikit-learn's predictions of them."
     fitted = SklearnEngine(estimator, signature)
@@ -254,7 +254,7 @@ def _why_not(estimator: BaseEstimator, signature: Signature) -> str | None:
         return "a model of neighbours decides between equally near rows by chance"
     return None
 
-
+# %% ../../nbs/model/05_conversion.ipynb #f6f16f8c
 def _holds(part, test) -> bool:
     "Whether any part of a fitted model passes a test."
     if test(part):

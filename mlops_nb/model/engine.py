@@ -103,7 +103,7 @@ MATRIX = "features"  # Name of the one input of a graph that takes a matrix
 _DTYPES: dict[str, type] = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
 _DTYPES |= {"tensor(bool)": np.bool_, "tensor(string)": object}
 
-
+# %% ../../nbs/model/05_engine.ipynb #92df4abd
 def _tensor(column: np.ndarray, dtype, may_miss: bool) -> np.ndarray:
     "Return a column as a tensor `(n_rows, 1)`; a missing string is an empty one."
     if dtype is object and may_miss:
@@ -194,7 +194,7 @@ def relative_difference(
     "Return the difference of two predictions of numbers, row by row."
     return np.abs(found - expected) / np.maximum(1, np.abs(expected))
 
-
+# %% ../../nbs/model/05_engine.ipynb #0496bca5
 def compare(
     expected: Predictions,
     predictions: Predictions,
@@ -215,7 +215,7 @@ def compare(
     worst = float(np.abs(predictions.probability - expected.probability).max())
     return (None if worst <= tolerance else f"a probability differs by {worst:.2g}"), worst
 
-
+# %% ../../nbs/model/05_engine.ipynb #16807983
 def _compare_outputs(
     expected: Mapping[str, Predictions], predictions: Mapping[str, Predictions], tolerance: float
 ) -> tuple[str | None, float]:

@@ -51,7 +51,7 @@ def default_metrics(
         usual = tuple(metric for metric in usual if metric not in undefined)
     return list(dict.fromkeys([spec.scorer, *spec.metrics, *spec.gates.scorers, *usual]))
 
-
+# %% ../../nbs/model/03_evaluate.ipynb #e342ef7f
 def score(
     predictions: Predictions,
     y: Sequence | np.ndarray | pd.DataFrame,  # `(n_rows,)` true labels or numbers; of several outputs a column each
@@ -69,7 +69,7 @@ def score(
     repeat, rows = _repeat(predictions), np.arange(len(predictions.prediction)).reshape(-1, 1)
     return {metric: _defined(scorer, repeat, rows, y) for metric, scorer in scorers.items()}
 
-
+# %% ../../nbs/model/03_evaluate.ipynb #225433e6
 def _defined(scorer, estimator, rows, y) -> float:
     "Return the value of a scorer, NaN where it is not defined."
     import warnings
@@ -86,7 +86,7 @@ def _defined(scorer, estimator, rows, y) -> float:
 # what scikit-learn warns where it returns 0 for a metric of one class; an average over classes keeps its value
 _UNDEFINED = re.compile(r"ill-defined and being set to 0.0 due to no (true|predicted) samples|No positive class found")
 
-
+# %% ../../nbs/model/03_evaluate.ipynb #b875ce99
 def _as_binary(predictions: Predictions, y: Sequence | np.ndarray) -> tuple[Predictions, np.ndarray]:
     "Return predictions and truth with the labels 0 and 1, 1 for the positive class, where there is one."
     truth, classes, positive = np.asarray(y), predictions.classes, predictions.positive
@@ -185,7 +185,7 @@ def check_metrics(
             seen = f"whose target is only {found}" if len(np.unique(truth)) < kinds else f"of {spec.task}"
             raise GateError(f"{name!r} is not defined on the {len(truth):,} test rows {seen}. Take another metric or other test rows.")
 
-
+# %% ../../nbs/model/03_evaluate.ipynb #5ad591dd
 def _check_numbers(names: Sequence[str], y_train: np.ndarray, y_test: np.ndarray):
     "Raise a `GateError` for a deviance that a target does not define, whatever is predicted."
     for name in names:
@@ -255,7 +255,7 @@ class GateResult:
             values = {**values, "gate": "replay", "metric": _FORMER_REPLAY_METRICS[values["metric"]]}
         return cls(**{**values, "value": math.nan if values["value"] is None else values["value"]})  # JSON has no NaN
 
-
+# %% ../../nbs/model/03_evaluate.ipynb #eae79512
 def describe_passed(
     gates: Sequence[GateResult],  # All of them passed
 ) -> str:
@@ -296,7 +296,7 @@ def check_gates(
         results.append(GateResult("champion", scorer, value, least, value >= least))
     return results
 
-
+# %% ../../nbs/model/03_evaluate.ipynb #5948c63f
 def _alarm_gates(rate: float, least: float, most: float) -> list[GateResult]:
     "Decide whether a share of flagged rows is within its limits."
     return [GateResult("minimum", ALARM_RATE, rate, least, rate >= least), GateResult("maximum", ALARM_RATE, rate, most, rate <= most)]
@@ -331,7 +331,7 @@ def slice_table(
         rows[name] = {"rows": int(mask.sum()), **(score(predictions.take(mask), truth[mask], metrics) if mask.any() else {})}
     return pd.DataFrame(rows).T.astype({"rows": int}).rename_axis("slice")
 
-
+# %% ../../nbs/model/03_evaluate.ipynb #b7887c4b
 def slice_mask(
     name: str,  # Of the slice, for the message
     mask_of: Callable[[pd.DataFrame], Any],
@@ -435,7 +435,7 @@ def _check_champion(spec: ModelSpec, champion: Predictions | None, version: int 
             "cannot be compared. Build without a champion (--env--champion none), or under another name."
         )
 
-
+# %% ../../nbs/model/03_evaluate.ipynb #6271e90a
 def evaluate(
     spec: ModelSpec,
     X: pd.DataFrame,  # The test rows, which training never saw

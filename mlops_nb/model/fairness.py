@@ -27,7 +27,7 @@ from ..spec import RATES, Gates, ModelSpec
 # %% ../../nbs/model/08_fairness.ipynb #f72fdcf8
 MIN_GROUP_ROWS = 30  # rows of the denominator below which a gate is inconclusive
 
-
+# %% ../../nbs/model/08_fairness.ipynb #91829850
 @dataclass(frozen=True)
 class Measurement:
     "A metric of some rows, with what its interval is computed from."
@@ -77,7 +77,7 @@ def measure(
     error = bootstrap_error(predictions, y, metric) if with_error and rows >= MIN_GROUP_ROWS else None
     return Measurement(value, rows, error=error)
 
-
+# %% ../../nbs/model/08_fairness.ipynb #0186ef57
 def _counts(predictions: Predictions, y: np.ndarray, metric: str, positive) -> tuple[int, int] | None:
     "Return numerator and denominator of a metric that is a share of rows; None: it is none."
     predicted = np.asarray(predictions.prediction)
@@ -122,7 +122,7 @@ def group_masks(
         )
     return {str(name): codes == i for i, name in enumerate(names)}
 
-
+# %% ../../nbs/model/08_fairness.ipynb #ba485ca2
 def group_metrics(
     spec: ModelSpec,
     X: pd.DataFrame,  # The test rows
@@ -165,7 +165,7 @@ class _SliceGate(NamedTuple):
         passed = passes if unknown else low >= self.limit
         return GateResult("slice", self.metric, found.value, self.limit, passed, self.name, low, high, unknown, f"of {found.rows:,} rows")
 
-
+# %% ../../nbs/model/08_fairness.ipynb #5ce5494f
 class _GroupGate(NamedTuple):
     column: str
     metric: str
@@ -201,14 +201,14 @@ class _GroupGate(NamedTuple):
         passed = passes if unknown else kept
         return GateResult("groups", self.metric, value, self.limit, passed, self.column, low, high, unknown, note)
 
-
+# %% ../../nbs/model/08_fairness.ipynb #234e4156
 def _few(found: Mapping[str, Measurement]) -> str:
     "Return why some rows have no interval."
     few = [f"{name!r} has {m.rows:,}" for name, m in found.items() if m.rows < MIN_GROUP_ROWS]
     undefined = [f"it has no interval in {name!r}" for name, m in found.items() if m.rows >= MIN_GROUP_ROWS]
     return "; ".join([*([f"too few rows to tell, {', '.join(few)} of the {MIN_GROUP_ROWS} that it takes"] if few else []), *undefined])
 
-
+# %% ../../nbs/model/08_fairness.ipynb #347bf59b
 def fairness_gates(
     spec: ModelSpec,
     X: pd.DataFrame,  # The test rows, with the columns that make groups
@@ -233,7 +233,7 @@ def fairness_gates(
     confidence = 1 - (1 - CONFIDENCE) / max(sum(gate.intervals for gate in gates), 1)
     return [gate.decide(confidence, spec.gates.inconclusive == "pass") for gate in gates]
 
-
+# %% ../../nbs/model/08_fairness.ipynb #e1c26255
 def slice_limits(spec: ModelSpec) -> dict[str, dict[str, float]]:  # Slice to metric to its least value
     "Return the limits of each slice: those of all, and its own in their place."
     of_all = {metric: limit for metric, limit in spec.gates.slices.items() if not isinstance(limit, Mapping)}
@@ -255,12 +255,12 @@ def keep_group_columns(
     kept = {column: _storable(loaded.loc[table.index, column]) for column in others if column not in absent}
     return table.assign(**kept) if kept else table
 
-
+# %% ../../nbs/model/08_fairness.ipynb #3b434972
 def _storable(column: pd.Series) -> pd.Series:
     "Return a column of mixed values as texts, which Parquet can hold."
     return column.map(str, na_action="ignore") if column.dtype == object else column
 
-
+# %% ../../nbs/model/08_fairness.ipynb #f882d77f
 def check_fairness(
     spec: ModelSpec,
     train: pd.DataFrame,  # The training rows

@@ -37,7 +37,7 @@ def check_rows(
             "Lower the level, or train on more rows."
         )
 
-
+# %% ../../nbs/model/00_interval.ipynb #91b74e63
 def conformal_quantile(
     scores: np.ndarray,  # `(n_rows,)` of rows that the model was not fitted on; greater is worse
     level: float,  # Rate at which the truth shall be within, between 0 and 1
@@ -50,7 +50,7 @@ def conformal_quantile(
     rank = ceil((n + 1) * _exact(level))
     return float(np.partition(scores, rank - 1)[rank - 1])
 
-
+# %% ../../nbs/model/00_interval.ipynb #439db451
 def _exact(level: float) -> Fraction:
     "Return a level as it was written: 100 * 0.55 is more than 55 in floats."
     return Fraction(str(float(level)))
@@ -60,7 +60,7 @@ RESIDUAL = "residual"  # regression: the absolute residual
 LAC = "lac"  # classification: one minus the probability of the true label
 SLACK = 1e-6  # of a probability, for ties
 
-
+# %% ../../nbs/model/00_interval.ipynb #b31933af
 @dataclass(frozen=True)
 class Interval:
     "Quantile of out-of-fold scores, which makes a prediction an interval or a set of labels."
@@ -112,7 +112,7 @@ class Interval:
         "Read an interval from its JSON values."
         return cls(**{name: values[name] for name in ("level", "quantile", "rows", "method")})
 
-
+# %% ../../nbs/model/00_interval.ipynb #8f3eeea3
 def _is_label(labels, classes: Sequence) -> np.ndarray:  # `(n_rows, n_classes)` booleans
     "Return which class each label is."
     labels = np.asarray(labels)
@@ -140,7 +140,7 @@ def conformal_scores(
         return np.abs(np.asarray(y, dtype=np.float64) - np.asarray(prediction, dtype=np.float64))
     return 1 - (np.asarray(prediction) * _is_label(y, classes)).sum(axis=1)
 
-
+# %% ../../nbs/model/00_interval.ipynb #8d9013cb
 def measure_interval(
     interval: Interval,
     y: Sequence | np.ndarray,  # `(n_rows,)` truth

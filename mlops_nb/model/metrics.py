@@ -59,7 +59,7 @@ def get_metric(
         raise GateError(f"{name!r} is not a metric. {known_names(name, names)}")
     return _CheckedScorer(name, metrics.get_scorer(name)) if name in _POWERS else metrics.get_scorer(name)
 
-
+# %% ../../nbs/model/02_metrics.ipynb #5418f447
 def metric_names() -> list[str]:
     "Return scikit-learn's names, and an example of each with a parameter."
     from sklearn.metrics import get_scorer_names
@@ -108,7 +108,7 @@ def find_undefined(
         )
     return None
 
-
+# %% ../../nbs/model/02_metrics.ipynb #8a16a3e7
 def is_deviance(
     name: str,  # Of a metric
 ) -> bool:
@@ -122,7 +122,7 @@ def is_of_numbers(
     "Whether a metric is one of quantiles or counts, which labels do not have."
     return parse_metric(name) is not None or name in _POWERS
 
-
+# %% ../../nbs/model/02_metrics.ipynb #c94efa9a
 def _power_of(name: str) -> float | None:
     "Return the power of a deviance; None: it is no deviance."
     parsed = parse_metric(name)

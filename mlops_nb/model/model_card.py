@@ -82,7 +82,7 @@ def _interval(signature: Signature) -> str:
     one_of = "its set of labels" if signature.classes else f"the prediction ± {interval.quantile:.4g}"
     return f"\n**Interval:** {one_of} shall hold the truth of {interval.level:.4g} of all rows, by {interval.rows:,} held-out rows."
 
-
+# %% ../../nbs/model/08_model_card.ipynb #4dd7df55
 def _but_width(evaluation: Evaluation) -> str:
     others = [name for name in ("interval_width", "alarm_rate") if name in evaluation.metrics]
     return f", but of {' and '.join(f'`{name}`' for name in others)}" if others else ""
@@ -95,7 +95,7 @@ def _table(header: list[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
-
+# %% ../../nbs/model/08_model_card.ipynb #d39094f0
 def _metrics_table(evaluation: Evaluation) -> str:
     champion = evaluation.champion or {}
     header = [
@@ -110,7 +110,7 @@ def _metrics_table(evaluation: Evaluation) -> str:
         rows.append(cells + ([_metric(champion.get(name))] if champion else []))
     return _table(header, rows)
 
-
+# %% ../../nbs/model/08_model_card.ipynb #b54e2b05
 def _slices_table(evaluation: Evaluation) -> str:
     names = [n for n in next(iter(evaluation.slices.values())) if n != "rows"]
     rows = [[name, int(s["rows"]), *(_metric(s.get(n)) for n in names)] for name, s in evaluation.slices.items()]
@@ -126,7 +126,7 @@ def _groups_tables(evaluation: Evaluation) -> str:
         tables.append(_table([f"`{column}`", "rows", *(f"`{n}`" for n in names)], rows))
     return "\n\n".join(["## For which groups", *tables, ""]) + "\n" if tables else ""
 
-
+# %% ../../nbs/model/08_model_card.ipynb #c2af1ce4
 def _inputs_table(signature: Signature) -> str:
     rows = [[f"`{i.name}`", i.kind, "" if i.required else "may be missing", _allowed(i)] for i in signature.inputs]
     return _table(["column", "type", "", "allowed"], rows)

@@ -48,7 +48,7 @@ def spec_of(
     positive = spec.positive if spec.positive in (labels or ()) else None
     return replace(spec, target=output, scorer=own_scorer, metrics=metrics, gates=one, positive=positive)
 
-
+# %% ../../nbs/model/03_output_metrics.ipynb #5866c110
 def name_metric(metric: str, output: str) -> str:
     "Return the name of a metric of one output."
     return f"{metric}{OF_OUTPUT}{output}"
@@ -72,7 +72,7 @@ def score_outputs(
         values[name] = float(np.mean([found[metric, output] for output in outputs]))
     return values
 
-
+# %% ../../nbs/model/03_output_metrics.ipynb #83c8213f
 def truth_of(part: Predictions, y: pd.Series) -> np.ndarray:
     "Return the true values of an output, labels in the type of its classes: an estimator may be given numbers or texts of them."
     if part.classes is None:
@@ -96,7 +96,7 @@ def metric_names(
     first = [spec.scorer, *(name_metric(scorer, output) for output in each)]
     return list(dict.fromkeys([*first, *spec.metrics, *spec.gates.scorers, *means, *of_outputs]))
 
-
+# %% ../../nbs/model/03_output_metrics.ipynb #105fe5f3
 def evaluate_outputs(
     spec: ModelSpec,  # Of several targets
     X: pd.DataFrame,  # The test rows, which training never saw
@@ -124,7 +124,7 @@ def evaluate_outputs(
                 groups.setdefault(column, {}).setdefault(group, {}).update(named)
     return Evaluation(metrics, base, champion_metrics, champion_version, slices, gates, groups)
 
-
+# %% ../../nbs/model/03_output_metrics.ipynb #1cdbd3c1
 def _slices(spec: ModelSpec, X: pd.DataFrame, y: pd.DataFrame, predictions: Predictions, metrics: Sequence[str]) -> dict:
     "Return the metrics of every slice of the spec, `all` first."
     rows: dict[str, dict] = {}

@@ -41,7 +41,7 @@ def target_values(
         return table.astype(np.int64)
     return table.astype(np.float64) if kinds <= {"int", "bool", "float"} else table.map(str).astype(object)
 
-
+# %% ../../nbs/model/02_outputs.ipynb #caa164cc
 def check_kinds(
     spec: ModelSpec,  # Of several targets
     y: pd.DataFrame,  # `(n_rows, n_targets)`
@@ -89,7 +89,7 @@ def check_estimator(
     if shape != (len(X), len(spec.targets)):
         raise TrainingError(f"{refusal} from sklearn.multioutput. (Its predictions have the shape {shape}.)")
 
-
+# %% ../../nbs/model/02_outputs.ipynb #c8596ffb
 def _takes_one(estimator, X: pd.DataFrame, y: pd.Series) -> bool:
     "Whether an estimator can be fitted on one output of these rows."
     from sklearn.base import clone
@@ -112,7 +112,7 @@ def _takes_outputs(spec: ModelSpec, estimator, y: pd.DataFrame) -> bool:
     binary = spec.task == "classification" and y.isin([0, 1]).all(axis=None)
     return tags.target_tags.multi_output or bool(binary and tags.classifier_tags and tags.classifier_tags.multi_label)
 
-
+# %% ../../nbs/model/02_outputs.ipynb #21486e15
 def signature_of_outputs(
     spec: ModelSpec,  # Of several targets
     estimator: BaseEstimator,  # Fitted
@@ -121,7 +121,7 @@ def signature_of_outputs(
     has_rates = spec.task == "classification" and hasattr(estimator, "predict_proba")
     return Signature((), spec.task, ", ".join(spec.targets), None, has_rates, outputs=outputs_of(spec, estimator))
 
-
+# %% ../../nbs/model/02_outputs.ipynb #18fba0d2
 def predict_outputs(
     estimator: BaseEstimator,  # Fitted
     frame: pd.DataFrame,  # `(n_rows, n_inputs)`
@@ -139,7 +139,7 @@ def predict_outputs(
             parts[name] = part.predictions(labels, None if rates is None else _rates_of(rates, number))
     return join_outputs(parts)
 
-
+# %% ../../nbs/model/02_outputs.ipynb #262b6a90
 def _labels_of(column: np.ndarray, classes: Sequence) -> np.ndarray:
     "Return predicted labels; those of an estimator that was fitted on texts as the classes are typed."
     if column.dtype.kind not in "OU":

@@ -29,7 +29,7 @@ SHARE_OF_TOLERANCE = 0.5  # that probes may use up
 CHUNK_ROWS = 2000  # rows of texts that are predicted together
 MAX_FAILURES = 300  # rows that fail one by one; what is left of their chunk then counts as failed
 
-
+# %% ../../nbs/model/05_parity.ipynb #b671ead0
 def differing(
     expected: Predictions,  # Of scikit-learn
     predictions: Predictions,  # Of a graph
@@ -66,7 +66,7 @@ class _Batch:
     failed: np.ndarray  # `(n_rows,)`
     error: Exception | None  # The first
 
-
+# %% ../../nbs/model/05_parity.ipynb #0da08f68
 def _predict_each(predict: Callable[[Table], list[np.ndarray]], table: Table, real: int = 0) -> _Batch:
     "Predict rows in chunks, and find those that fail."
     order = _order(table, real)
@@ -94,7 +94,7 @@ def _predict_each(predict: Callable[[Table], list[np.ndarray]], table: Table, re
         outputs.append(out)
     return _Batch(outputs, failed, error)
 
-
+# %% ../../nbs/model/05_parity.ipynb #33af461e
 def _order(table: Table, real: int) -> np.ndarray:
     "Return the rows: unseen texts and huge numbers, which may fail, come last, and long texts, which a tokenizer pads, together."
     columns = table.T if isinstance(table, np.ndarray) else table.values()
@@ -131,7 +131,7 @@ class _Choice:
             self._known[level] = self._outside(level)
         return self._known[level]
 
-
+# %% ../../nbs/model/05_parity.ipynb #a2ca91b0
 def find_domain(
     signature: Signature,
     table: Table,
@@ -160,7 +160,7 @@ def find_domain(
         return None
     return _domain_of(numbers, others)
 
-
+# %% ../../nbs/model/05_parity.ipynb #2ac2aca5
 def _domain_of(numbers: _Choice | None, others: list[_Choice]) -> Domain:
     "Return the chosen levels as a domain."
     texts = {c.name: c.levels[c.level] for c in others if c.name is not None and len(c.levels) > 2 and c.level}
@@ -168,7 +168,7 @@ def _domain_of(numbers: _Choice | None, others: list[_Choice]) -> Domain:
     missing = tuple(c.name for c in others if c.name is not None and len(c.levels) == 2 and c.level)
     return Domain(numbers.levels[numbers.level] if numbers else {}, {n: v[0] for n, v in texts.items()}, known, missing)
 
-
+# %% ../../nbs/model/05_parity.ipynb #28d395cd
 def _number_choice(signature: Signature, table: Table, real: int) -> _Choice | None:
     "Return the ranges of the numbers."
     levels: list[dict[str, tuple[float, float]]] = [{}, {}, {}]
@@ -195,7 +195,7 @@ def _number_choice(signature: Signature, table: Table, real: int) -> _Choice | N
 
     return _Choice(None, levels, outside)
 
-
+# %% ../../nbs/model/05_parity.ipynb #1efaa293
 def _other_choices(signature: Signature, table: Table, real: int) -> list[_Choice]:
     "Return the classes of texts, and the missing values, of every column that may have others than were seen."
     found: list[_Choice] = []
@@ -239,7 +239,7 @@ class Expected:
     scores: np.ndarray | None  # Probabilities, or what a classifier without has instead
     failed: np.ndarray  # `(n_rows,)` rows without a prediction
 
-
+# %% ../../nbs/model/05_parity.ipynb #4991cc7d
 def expect(
     estimator: BaseEstimator,
     signature: Signature,
@@ -297,7 +297,7 @@ def verify_parity(
     inside = _inside(domain, signature, rows)
     return Parity(n, int(inside.sum()), domain, None, float(difference[inside].max(initial=0.0)))
 
-
+# %% ../../nbs/model/05_parity.ipynb #b6823308
 def _inside(domain: Domain, signature: Signature, rows: Table) -> np.ndarray:
     "Return which rows are inside a domain."
     outside = DomainTest(domain, signature.names).outside(rows)
@@ -316,7 +316,7 @@ def _problem(signature: Signature, bad: np.ndarray, difference: np.ndarray, batc
     what = "a value" if signature.classes is None else "a probability" if signature.probability else "a score"
     return f"{what} differs by {float(np.nanmax(difference[bad])):.2g}"
 
-
+# %% ../../nbs/model/05_parity.ipynb #f2f088ac
 def _described(error: Exception | None) -> str:
     "Describe an error in one line."
     return f"{type(error).__name__}: {(str(error) or 'no message').splitlines()[0][:200]}"

@@ -40,14 +40,13 @@ def plot_evaluation(
             row.suptitle(name)
     return figure
 
-
+# %% ../../nbs/model/04_plots.ipynb #1510bff1
 def _truth(y, name: str, part: Predictions) -> np.ndarray:
     "Return the true values of one output, in the type of its labels."
     column = pd.DataFrame(y)[name]
     return np.asarray(column if part.classes is None else column.astype(np.asarray(part.classes).dtype))
 
-
-
+# %% ../../nbs/model/04_plots.ipynb #c9b77c03
 def _plot_classes(figure, y: np.ndarray, predictions: Predictions):
     from sklearn.calibration import CalibrationDisplay
     from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
@@ -72,7 +71,7 @@ def _plot_classes(figure, y: np.ndarray, predictions: Predictions):
     for axes in (roc, calibration) if predictions.probability is not None else ():
         axes.legend(loc="lower right")
 
-
+# %% ../../nbs/model/04_plots.ipynb #a4e6a8d5
 def _plot_scores(figure, y: np.ndarray, predictions: Predictions):
     axes, score, truth = figure.subplots(), np.asarray(predictions.prediction), np.asarray(y, dtype=np.float64)
     masks = {"anomaly": truth == 1, "normal": truth == 0, "without a label": np.isnan(truth)}

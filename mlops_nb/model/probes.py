@@ -58,7 +58,7 @@ def hostile_texts(
     special = ["", " ", "...", "a", "#", "'", "é", "\0", "ß", *_SCRIPTS, " ".join(words[:50]), " ".join(words * 20)[:20_000], "x" * 20_000]
     return [*special[:n], *(_hostile(rng, texts, words, unlike, rng.random() < foreign) for _ in range(n - len(special)))]
 
-
+# %% ../../nbs/model/05_probes.ipynb #c61431e5
 def _hostile(rng: np.random.Generator, texts: Sequence[str], words: Sequence[str], unlike: Sequence[str], foreign: bool) -> str:
     "Change a text one to three times."
     text = _pick(rng, texts) if rng.random() < 0.7 else _some_words(rng, words)
@@ -82,7 +82,7 @@ def _hostile(rng: np.random.Generator, texts: Sequence[str], words: Sequence[str
             text = text[int(rng.integers(len(text) + 1)) :] + chr(rng.integers(32, 127)) + text[: int(rng.integers(len(text) + 1))]
     return text
 
-
+# %% ../../nbs/model/05_probes.ipynb #2cd4b7a9
 def _foreign(rng: np.random.Generator, text: str, words: Sequence[str], unlike: Sequence[str], change: int) -> str:
     "Change a text by a letter or a sign outside ASCII."
     word = _pick(rng, words)
@@ -100,7 +100,7 @@ def _foreign(rng: np.random.Generator, text: str, words: Sequence[str], unlike: 
     sign = _pick(rng, unlike)
     return _insert(rng, text, sign if change == 5 else f" {sign} ")
 
-
+# %% ../../nbs/model/05_probes.ipynb #30283023
 def _pick(rng: np.random.Generator, values: Sequence[str]) -> str:
     "Return one of some texts."
     return values[int(rng.integers(len(values)))]
@@ -142,7 +142,7 @@ def values_of(
     near = np.concatenate([beside(some), beside((some[1:] + some[:-1]) / 2), np.round(some * 2) / 2, rng.uniform(some[0], some[-1], 200), own[:2]])
     return _allowed(i, near), _allowed(i, np.concatenate([beside(np.array([*limits, 0.0, 0.5, 1.0])), _FAR, own]))
 
-
+# %% ../../nbs/model/05_probes.ipynb #523b40ba
 def _allowed(i: Input, values: np.ndarray) -> np.ndarray:
     "Return the values that a service takes in this column."
     low, high = finite_limits(i)
@@ -173,7 +173,7 @@ class Splits:
     thresholds: np.ndarray  # `(n,)`
     rows: np.ndarray  # `(n,)` a reference row that reaches the split; -1: none does
 
-
+# %% ../../nbs/model/05_probes.ipynb #425b26a8
 def find_splits(
     part,  # A fitted estimator or transformer
     frame,  # What it is given for the reference rows
@@ -214,7 +214,7 @@ def find_splits(
     else:
         yield from _inner_splits(part, frame, rng, before, is_identity)
 
-
+# %% ../../nbs/model/05_probes.ipynb #7d60ff57
 def _inner_splits(part, frame, rng: np.random.Generator, before: Callable, is_identity: bool) -> Iterator[Splits]:
     "Find the splits of the estimators that another is made of."
     features = getattr(part, "estimators_features_", None)
@@ -233,7 +233,7 @@ def _inner_splits(part, frame, rng: np.random.Generator, before: Callable, is_id
     if hasattr(part, "final_estimator_"):
         yield from find_splits(part.final_estimator_, part.transform(frame), rng, _after(before, part.transform), False)
 
-
+# %% ../../nbs/model/05_probes.ipynb #adb6d364
 def _after(first: Callable, second: Callable) -> Callable:
     "Return the composition of two functions."
     return lambda frame: second(first(frame))
@@ -314,7 +314,7 @@ def rows_at(
         found += _search(group, by_feature, signature, reference, frame, rng)
     return found
 
-
+# %% ../../nbs/model/05_probes.ipynb #00721db0
 def _groups(splits: Sequence[Splits]) -> list[Splits]:
     "Join the splits that compare the same numbers."
     groups: dict[tuple, list[Splits]] = {}
@@ -328,7 +328,7 @@ def _joined(splits: Sequence[Splits]) -> Splits:
     features, thresholds, rows = (np.concatenate([getattr(s, name) for s in splits]) for name in ("features", "thresholds", "rows"))
     return replace(splits[0], features=features, thresholds=thresholds, rows=rows)
 
-
+# %% ../../nbs/model/05_probes.ipynb #911b9f57
 def _dense(X, features: np.ndarray | None = None) -> np.ndarray:
     "Return what a transformer made as an array, or of every row the one feature that is asked for."
     X = X.to_numpy() if hasattr(X, "to_numpy") else X
@@ -337,7 +337,7 @@ def _dense(X, features: np.ndarray | None = None) -> np.ndarray:
         return np.asarray(X.toarray() if hasattr(X, "toarray") else X, dtype=np.float64)
     return np.asarray(X[np.arange(X.shape[0]), features], dtype=np.float64).ravel()
 
-
+# %% ../../nbs/model/05_probes.ipynb #82143f1e
 def _dependencies(s: Splits, signature: Signature, frame: pd.DataFrame) -> dict[int, list[str]]:
     "Return the numeric columns that a compared feature depends on; none: it is made of categories."
     used = np.unique(s.features)
@@ -356,7 +356,7 @@ def _dependencies(s: Splits, signature: Signature, frame: pd.DataFrame) -> dict[
                 raise SplitError("a tree compares weights that were made of texts")
     return numbers
 
-
+# %% ../../nbs/model/05_probes.ipynb #486ac948
 def _search(s: Splits, by_feature: Mapping[int, list[str]], signature: Signature, reference: Table, frame: pd.DataFrame, rng) -> list[Table]:
     "Search the rows of one group of splits."
     chosen = np.array([bool(by_feature[int(j)]) for j in s.features], dtype=bool)
@@ -395,7 +395,7 @@ def _search(s: Splits, by_feature: Mapping[int, list[str]], signature: Signature
     steps = [_stepped(side, moved, whole, dtype, end) for side in sides for dtype in (np.float32, np.float64) for end in (-np.inf, np.inf)]
     return [_with_numbers(signature, bodies, {n: _clipped(signature, n, v) for n, v in side.items()}) for side in (*sides, *steps)]
 
-
+# %% ../../nbs/model/05_probes.ipynb #edd8e1b0
 def _ends(s: Splits, features: np.ndarray, thresholds: np.ndarray, rows: np.ndarray) -> np.ndarray:
     "Return for each split a reference row on the other side of its threshold than its own row; -1: there is none."
     used, place = np.unique(features, return_inverse=True)
@@ -408,7 +408,7 @@ def _ends(s: Splits, features: np.ndarray, thresholds: np.ndarray, rows: np.ndar
     crosses = (own <= thresholds) != (seen[ends, column] <= thresholds)
     return np.where(crosses, ends, -1)
 
-
+# %% ../../nbs/model/05_probes.ipynb #4925a284
 def _stepped(values: Mapping[str, np.ndarray], moved: Mapping[str, np.ndarray], whole: Sequence[str], dtype, end: float) -> dict[str, np.ndarray]:
     "Move every searched number by one step of a precision; whole numbers by one."
     found = {}
@@ -422,7 +422,7 @@ def _clipped(signature: Signature, name: str, values: np.ndarray) -> np.ndarray:
     "Return numbers within the limits of their column."
     return np.clip(values, *finite_limits(signature.inputs[signature.names.index(name)]))
 
-
+# %% ../../nbs/model/05_probes.ipynb #be75c2bf
 def _with_numbers(signature: Signature, table: Table, values: Mapping[str, np.ndarray]) -> Table:
     "Return a table with other numbers."
     if isinstance(table, np.ndarray):
@@ -432,7 +432,7 @@ def _with_numbers(signature: Signature, table: Table, values: Mapping[str, np.nd
 # %% ../../nbs/model/05_probes.ipynb #cae9a852
 PAIRS = 60  # of rows between which the label turns
 
-
+# %% ../../nbs/model/05_probes.ipynb #ce074017
 def boundary_rows(
     predict: Callable[[Table], np.ndarray],  # Labels or numbers
     signature: Signature,
@@ -479,7 +479,7 @@ class Probes:
     real: int  # How many of them, from the beginning, are reference rows as they are
     is_complete: bool  # Whether every threshold was searched
 
-
+# %% ../../nbs/model/05_probes.ipynb #e2665657
 def make_probes(
     estimator: BaseEstimator,  # Fitted
     signature: Signature,
@@ -504,7 +504,7 @@ def make_probes(
     parts.append(mixed_rows(rng, signature, some, n))
     return Probes(_concatenated(signature, parts), count_rows(some), n_splits <= MAX_SPLITS)
 
-
+# %% ../../nbs/model/05_probes.ipynb #1e1d516b
 def _concatenated(signature: Signature, tables: Sequence[Table]) -> Table:
     "Return the rows of several tables as one."
     columns = [np.concatenate([column_of(t, signature.names, name) for t in tables]) for name in signature.names]
@@ -523,7 +523,7 @@ def _count_splits(part) -> int:
     seen = {id(p): p for p in inner}  # an ensemble may name its parts twice
     return sum(map(_count_splits, seen.values()))
 
-
+# %% ../../nbs/model/05_probes.ipynb #1c6e9bf9
 def _sample(s: Splits, share: float, rng: np.random.Generator) -> Splits:
     "Return a share of the splits."
     kept = rng.random(len(s.features)) < share

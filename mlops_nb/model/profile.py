@@ -28,7 +28,7 @@ BINS, GRID = 10, 100  # Bins between deciles; steps of the grid of quantiles
 DISTINCT = 20  # Numbers with at most so many different values are kept value by value
 COMMON, RARE = 10, 0.01  # A value in fewer rows is rare; so small a share of rare rows does no harm
 
-
+# %% ../../nbs/model/06_profile.ipynb #1c33320c
 def profile_numbers(
     values: np.ndarray,  # `(n_rows,)`, NaN for missing
 ) -> dict:
@@ -52,7 +52,7 @@ def profile_numbers(
         **_distribution(present, finite),
     }
 
-
+# %% ../../nbs/model/06_profile.ipynb #2b29b1e1
 def _distribution(present: np.ndarray, finite: np.ndarray) -> dict:
     "Return every value with its count where they are few and common, else a grid of quantiles; both in order."
     points, counts = np.unique(finite, return_counts=True)
@@ -110,7 +110,7 @@ def profile_values(
         return summary
     return summary | {"sample": _sample(values), "multiplicity": _multiplicity(counts)}
 
-
+# %% ../../nbs/model/06_profile.ipynb #4acda6ba
 def _multiplicity(counts: Mapping[str, int]) -> dict[str, int]:
     "Return how many values have one row, two rows and so on."
     rows, values = np.unique(np.array([*counts.values()], dtype=np.int64), return_counts=True)
@@ -123,7 +123,7 @@ def first_half(
     "Draw the rows that choose the names which are counted on the others; not every second, as tables have patterns."
     return np.random.default_rng(0).random(n) < 0.5
 
-
+# %% ../../nbs/model/06_profile.ipynb #c51ca2a8
 def _sample(values: np.ndarray) -> dict:
     "Count on one half of the rows the names that were chosen on the other."
     choosing = first_half(len(values))
@@ -149,7 +149,7 @@ def split_words(
     pairs = np.unique(rows.filter(there).to_numpy() * n + encoded.indices.to_numpy(zero_copy_only=False))
     return pairs // n, pairs % n, encoded.dictionary
 
-
+# %% ../../nbs/model/06_profile.ipynb #0c718bca
 def unseen_share(
     rows: np.ndarray,  # `(n,)` of which row each word is
     known: np.ndarray,  # `(n,)` is it a word that was seen?
@@ -194,7 +194,7 @@ def profile_texts(
         "unseen": profile_numbers(unseen[~choosing]),
     }
 
-
+# %% ../../nbs/model/06_profile.ipynb #1890e814
 def is_text(
     values: Sequence,  # `(n_rows,)` strings, None or NaN for missing
 ) -> bool:
@@ -232,7 +232,7 @@ def make_profile(
     each = {name: profile_output(part, predictions.outputs[name], truth.get(name)) for name, part in signature.parts.items()}
     return {"inputs": inputs, "outputs": each}
 
-
+# %% ../../nbs/model/06_profile.ipynb #3d011548
 def profile_output(
     signature: Signature,  # Of one output
     predictions: Predictions,  # Of the test rows
@@ -252,7 +252,7 @@ def profile_output(
         "calibration": None if y is None or probability is None else calibrate(predictions, y),
     }
 
-
+# %% ../../nbs/model/06_profile.ipynb #0966c114
 def _profile(i: Input, column: pd.Series) -> dict:
     "Profile one input."
     if i.kind == "datetime":
@@ -292,7 +292,7 @@ def plot_profile(
         axes.set_visible(False)
     return figure
 
-
+# %% ../../nbs/model/06_profile.ipynb #f35c0fb6
 def _draw(axes, name: str, column: Mapping):
     "Draw one column; the bins of a histogram have equal counts and different widths."
     axes.set_title(name, fontsize=9)

@@ -76,7 +76,7 @@ class Output:
         "Read an output from its JSON values."
         return cls(d["name"], None if d["classes"] is None else tuple(d["classes"]), d.get("positive"))
 
-
+# %% ../../nbs/model/00_signature.ipynb #2d75bb46
 @dataclass(frozen=True)
 class Signature:
     "Columns that a model takes, in order, and what it predicts."
@@ -275,7 +275,7 @@ class Predictions:
                 columns[column_of(output, name)] = values
         return columns
 
-
+# %% ../../nbs/model/00_signature.ipynb #726b0187
 def column_of(
     output: str,  # Name of one of several outputs
     column: str,  # Of one output: "prediction", "probability_<class>"
@@ -295,7 +295,7 @@ def join_outputs(
     probability = _objects(outputs, rates) if len(rates) == len(parts) else None
     return Predictions(prediction, probability, outputs=outputs)
 
-
+# %% ../../nbs/model/00_signature.ipynb #e0e71494
 def _objects(names: Iterable[str], columns: Sequence[Sequence]) -> np.ndarray:  # `(n_rows,)` of dicts
     rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     return np.fromiter(rows, dtype=object, count=len(rows))
@@ -310,7 +310,7 @@ def positive_label(
         return declared
     return classes[1] if tuple(classes) == (0, 1) else None
 
-
+# %% ../../nbs/model/00_signature.ipynb #b548b9e9
 def label_text(
     label,  # A text, a number or a boolean
 ) -> str:
@@ -343,7 +343,7 @@ def make_signature(
         positive=positive,
     )
 
-
+# %% ../../nbs/model/00_signature.ipynb #c0619d46
 def _labels(classes: list, kind: str) -> tuple:
     "Return the labels of a classifier as the schema types them: a target of `Int64` or `boolean` may be fitted as floats."
     label_type = {"int": int, "bool": bool}.get(kind)
@@ -351,7 +351,7 @@ def _labels(classes: list, kind: str) -> tuple:
         return tuple(classes)
     return tuple(label_type(label) for label in classes)
 
-
+# %% ../../nbs/model/00_signature.ipynb #40bcafb3
 def outputs_of(
     spec: ModelSpec,  # Of several targets
     estimator: BaseEstimator,  # Fitted
@@ -370,14 +370,14 @@ def outputs_of(
         outputs.append(Output(name, labels, spec.positive if spec.positive in labels else None))
     return tuple(outputs)
 
-
+# %% ../../nbs/model/00_signature.ipynb #507ff889
 def _typed_labels(labels: Sequence[str], kind: str) -> tuple:
     "Return labels as the schema types them: beside an output of texts, an estimator was fitted on the texts of all labels."
     if kind == "bool":
         return tuple(label == "True" for label in labels)
     return tuple(map({"int": int, "float": float}.get(kind, str), labels))
 
-
+# %% ../../nbs/model/00_signature.ipynb #20bc6571
 def signature_of(
     spec: ModelSpec,
     estimator: BaseEstimator,  # Fitted
@@ -444,7 +444,7 @@ def _input_of(name: str, column: Column) -> Input:
         limits = {"format": None if written == "ISO8601" else written}
     return Input(name, kind, required=not column.nullable, unseen=unseen, **limits)
 
-
+# %% ../../nbs/model/00_signature.ipynb #188f054b
 def _kind_of_categories(name: str, categories: Sequence) -> str:
     "Return the kind of the categories of a column: `object` and `category` may be whole numbers or booleans."
     if kind := kind_of_values(categories):

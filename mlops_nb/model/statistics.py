@@ -67,7 +67,7 @@ def chi_square(
     rare = int(sums.argmin())
     return statistic, _binomial_p_value(int(sums[rare]), int(counts[1, rare]), rows[1] / total), df
 
-
+# %% ../../nbs/model/07_statistics.ipynb #78fab107
 def _binomial_p_value(n: int, k: int, share: float) -> float:
     "Return the two-sided p-value of `k` successes in `n`."
     above = special.bdtrc(k - 1, n, share) if k else 1.0
@@ -214,7 +214,7 @@ def subset_scorer(
         return lambda rows, y: _roc_auc(ranks[rows], y == positive)
     return lambda rows, y: score(predictions.take(rows), y, [metric])[metric]
 
-
+# %% ../../nbs/model/07_statistics.ipynb #7ff19ab2
 def _balanced_accuracy(right: np.ndarray, of_class: Sequence[np.ndarray]) -> float:
     return float(np.mean([right[mask].mean() for mask in of_class if mask.any()]))
 
@@ -240,7 +240,7 @@ def bootstrap_interval(
     "Return the bootstrap confidence interval of a metric."
     return _central_interval(_bootstrap(predictions, y, metric, seed), confidence)
 
-
+# %% ../../nbs/model/07_statistics.ipynb #81c0546e
 def bootstrap_mean_interval(
     predictions: Sequence[Predictions],  # Of several outputs of the same rows
     y: Sequence[np.ndarray],  # `(n_rows,)` true values, of each output
@@ -260,7 +260,7 @@ def _central_interval(values: np.ndarray | None, confidence: float) -> tuple[flo
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
-
+# %% ../../nbs/model/07_statistics.ipynb #c430830f
 def _bootstrap(predictions: Predictions, y: np.ndarray, metric: str, seed: int) -> np.ndarray | None:
     "Return a metric of draws with replacement, where it is defined; None: too few rows, or not on half of the draws."
     return _bootstrap_mean([predictions], [y], metric, seed)

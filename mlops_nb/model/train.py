@@ -72,7 +72,7 @@ class Training:
     weighted: bool = False  # The rows counted as they were told to
     interval: Interval | None = None  # Of the out-of-fold predictions, where the spec asks for one
 
-
+# %% ../../nbs/model/02_train.ipynb #82d78a52
 def fit(
     spec: ModelSpec,
     X: pd.DataFrame,  # `(n_rows, n_inputs)`
@@ -115,7 +115,7 @@ def fit(
     estimator, weighted = _side_by_side(_fit, [(spec, X, y, chosen, seed, weights)])[0]
     return Training(estimator, chosen, scores, search, time.perf_counter() - start, weighted, interval)
 
-
+# %% ../../nbs/model/02_train.ipynb #e63e9209
 def _check_form(params, space, folds):
     "Parse parameters that arrived from a command line as text."
     for name, given, form in (("params", params, "{'C': 10}"), ("search", space, "{'C': [0.1, 1, 10]}")):
@@ -124,7 +124,7 @@ def _check_form(params, space, folds):
     if not isinstance(folds, int):
         raise TrainingError(f"folds must be a whole number such as 5, got {folds!r}.")
 
-
+# %% ../../nbs/model/02_train.ipynb #630ca072
 def check_loadable(
     estimator: BaseEstimator,  # Unfitted
     X: pd.DataFrame,  # `(n_rows, n_inputs)`
@@ -146,7 +146,7 @@ def check_loadable(
         return
     check_types(fitted, trusted)
 
-
+# %% ../../nbs/model/02_train.ipynb #5916e41f
 def _check_requests(estimator: BaseEstimator):
     "Raise a `TrainingError` for a part that asks for metadata: a build passes none, so weights would be left out without a word."
     for part in parts_of(estimator):
@@ -166,7 +166,7 @@ def _few_rows(y: pd.Series) -> np.ndarray:  # Numbers of `TRIAL_ROWS` rows
     turns = y.groupby(y, observed=True).cumcount().to_numpy()
     return np.sort(np.argsort(turns, kind="stable")[:TRIAL_ROWS])
 
-
+# %% ../../nbs/model/02_train.ipynb #0730ad00
 def _with_typed_keys(value: Any, labels: Mapping[str, object]) -> Any:
     "Return a parameter whose mappings, at any depth, have keys that are labels or whole numbers again: JSON and Papermill write every key as text."
     if isinstance(value, Mapping):
@@ -184,7 +184,7 @@ def _typed_key(key, labels: Mapping[str, object]):
 
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")
 
-
+# %% ../../nbs/model/02_train.ipynb #7116b1e9
 def _check_scorers(spec: ModelSpec, estimator, y):
     "Raise a `GateError` for a metric of the gates that is not defined for the target, or needs probabilities which an estimator does not have."
     several = len(spec.targets) > 1
@@ -215,7 +215,7 @@ def _folds(spec: ModelSpec, folds: int, seed: int):
     kind = StratifiedKFold if spec.task == "classification" or labelled else KFold
     return kind(n_splits=folds, shuffle=True, random_state=seed)
 
-
+# %% ../../nbs/model/02_train.ipynb #a6b71b36
 def _fit(spec, X, y, params, seed, weights=None) -> "tuple[BaseEstimator, bool]":
     "One fitted estimator, and whether it took the weights."
     estimator = make_estimator(spec, params, seed)
@@ -238,7 +238,7 @@ def _weighing(estimator, weights) -> dict:
         return {}
     return {f"{name}__sample_weight" if name else "sample_weight": weights}
 
-
+# %% ../../nbs/model/02_train.ipynb #adb15cf1
 def _splits(spec, X, y, folds, seed) -> list:
     "Return numbers of the rows to fit on, and of those held out, of each fold."
     try:
@@ -270,7 +270,7 @@ def _score(spec, X, y, params, split, seed, weights=None) -> float:
     except ValueError as e:
         raise TrainingError(f"Cross-validation of {spec.name!r} with params {params} failed: {e}") from e
 
-
+# %% ../../nbs/model/02_train.ipynb #2ac0f9e9
 def _score_outputs(spec, estimator, X, y) -> float:
     "Score an estimator of several outputs on held-out rows: the mean over them."
     value = score(predict_outputs(estimator, X, signature_of_outputs(spec, estimator)), y, [spec.scorer])[spec.scorer]
@@ -286,7 +286,7 @@ def _score_detector(spec, X, y, params, split, seed, weights) -> float:
     found = anomaly_scores(estimator, X.iloc[held_out])
     return score_anomalies(Predictions(found, anomaly=found > 0), y.iloc[held_out], [spec.scorer])[spec.scorer]
 
-
+# %% ../../nbs/model/02_train.ipynb #7a0505cd
 def _side_by_side(do: Callable, jobs: Iterable[tuple]) -> list:
     "Run jobs where joblib's configuration says; by default here, one after the other."
     from sklearn.utils.parallel import Parallel, delayed
@@ -312,7 +312,7 @@ def _search(spec, X, y, params, space, folds, seed, weights=None) -> pd.DataFram
     table = table.sort_values("mean", ascending=False, kind="stable").reset_index(drop=True)
     return table.assign(rank=range(1, len(table) + 1))
 
-
+# %% ../../nbs/model/02_train.ipynb #d40b2b61
 def _python_value(value):
     "Return a numpy scalar as a plain value, for JSON."
     return value.item() if hasattr(value, "item") else value
@@ -331,7 +331,7 @@ def _check_interval(spec: ModelSpec, estimator, n_rows: int, folds: int):
         )
     check_rows(spec.interval, n_rows if spec.time is None else n_rows // (folds + 1) * folds)  # as TimeSeriesSplit cuts them
 
-
+# %% ../../nbs/model/02_train.ipynb #45269c5e
 def _interval(spec, X, y, params, folds, seed, weights=None) -> Interval:
     "Fit the interval on the out-of-fold predictions of the training rows."
     classes = np.unique(np.asarray(y)) if spec.task == "classification" else None

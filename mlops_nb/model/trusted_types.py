@@ -147,7 +147,7 @@ def _modules_of_estimators() -> Iterator:
         if not _NO_PARTS_OF_MODELS & {*found.name.split(".")}:
             yield importlib.import_module(found.name)
 
-
+# %% ../../nbs/model/08_trusted_types.ipynb #06907859
 def _is_harmless_class(cls: type) -> bool:
     "Whether loading an instance runs no method of the class."
     from abc import ABC
@@ -163,7 +163,7 @@ def _is_harmless_class(cls: type) -> bool:
 
 _HEAP_TYPE = 1 << 9  # of a class that a Python statement made, not Cython
 
-
+# %% ../../nbs/model/08_trusted_types.ipynb #834ec3aa
 def _computing_functions() -> Iterator[str]:
     from sklearn import feature_selection, metrics
     from sklearn.metrics import cluster, pairwise
@@ -189,7 +189,7 @@ def refused_types(
     "Return the types that are not allowed."
     return sorted({*needed} - harmless_types() - {*trusted})
 
-
+# %% ../../nbs/model/08_trusted_types.ipynb #2760dacf
 def describe_refused(
     name: str,  # Of a type that is not allowed
 ) -> str:  # One sentence: whose it is, and what to do
@@ -210,7 +210,7 @@ def describe_refused(
         )
     return f"{name} is your own: review what loading it runs, then add it to `trusted_types` in settings.ini."
 
-
+# %% ../../nbs/model/08_trusted_types.ipynb #336560ee
 def _is_installed(library: str) -> bool:
     "Whether a top-level package was installed, and is no part of the project."
     from importlib.util import find_spec
@@ -240,7 +240,7 @@ def write_estimator(
         for search, kept in zip(searches, distributions, strict=True):
             search.param_distributions = kept
 
-
+# %% ../../nbs/model/08_trusted_types.ipynb #7d5d4702
 def parts_of(
     part,  # An estimator, or what may hold some
 ) -> Iterator:
@@ -269,7 +269,7 @@ def check_types(
     more = f" ({len(refused) - 1} more: {', '.join(refused[1:4])})" if len(refused) > 1 else ""
     raise TrainingError(f"{where} cannot be loaded by a service: {describe_refused(refused[0])}{more}")
 
-
+# %% ../../nbs/model/08_trusted_types.ipynb #150d7907
 def _needed_types(part) -> list[str]:
     "Return the types that a model file of an object needs beyond what skops trusts."
     import skops.io

@@ -32,7 +32,7 @@ class Finding:
     text: str  # One sentence for people, with the figures
     figures: Mapping = field(default_factory=dict)  # The same for programs
 
-
+# %% ../../nbs/monitor/04_alerts.ipynb #7589e095
 @dataclass(frozen=True)
 class Alert:
     "A finding that people are told of, from its first look to its last."
@@ -104,7 +104,7 @@ def update_alerts(
                 _repeat(connection, alert, wrong[key], now)
         return _select(connection, alerts.c.name == name, alerts.c.told_at.is_(None))
 
-
+# %% ../../nbs/monitor/04_alerts.ipynb #455ed0d5
 def _open(connection, name: str, f: Finding, now: datetime):
     "Unless it is open."
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
@@ -121,7 +121,7 @@ def _repeat(connection, alert: Alert, f: Finding, now: datetime):
         began = {k: v for k, v in alert.figures.items() if same and k == "since"}
         _change(connection, alert, size=f.size, text=f.text, figures={**f.figures, **began}, **worse)
 
-
+# %% ../../nbs/monitor/04_alerts.ipynb #f6b5d9d9
 def _change(connection, alert: Alert, **values):
     connection.execute(sa.update(alerts).where(alerts.c.id == alert.id).values(values))
 
@@ -136,7 +136,7 @@ def _select(connection, *conditions) -> list[Alert]:
 
 _FIELDS = {"told_at": "notified_at"}  # fields of `Alert` by the column, where their names differ
 
-
+# %% ../../nbs/monitor/04_alerts.ipynb #0f1850a3
 def list_alerts(
     engine: Engine,
     name: str,  # Of the model
@@ -162,7 +162,7 @@ def notify(
     except LockedError:
         return []
 
-
+# %% ../../nbs/monitor/04_alerts.ipynb #e076e70d
 def _notify(engine: Engine, name: str, urls: Sequence[str]) -> list[Alert]:
     with reading(engine) as connection:
         pending = _select(connection, alerts.c.name == name, alerts.c.told_at.is_(None))
@@ -180,7 +180,7 @@ def _notify(engine: Engine, name: str, urls: Sequence[str]) -> list[Alert]:
             connection.execute(sa.update(alerts).where(*same).values(told_at=now))
     return [replace(alert, notified_at=now) for alert in pending]
 
-
+# %% ../../nbs/monitor/04_alerts.ipynb #ae4b3036
 def _send(urls: Sequence[str], pending: Sequence[Alert]) -> int:
     "Send pending alerts; return how many addresses took them."
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of its hundred modules

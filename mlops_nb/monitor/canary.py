@@ -81,7 +81,7 @@ def compare_windows(
         found += [_slow(production, canary, limits), _different(production, canary, limits)]
     return [reason for reason in found if reason]
 
-
+# %% ../../nbs/monitor/02_canary.ipynb #f5d0a6b4
 def _failing(production: CanaryWindow, canary: CanaryWindow, limits: CanaryLimits) -> str | None:
     if canary.errors / canary.requests <= production.errors / production.requests + limits.error_rate:
         return None
@@ -95,7 +95,7 @@ def _slow(production: CanaryWindow, canary: CanaryWindow, limits: CanaryLimits) 
         return None
     return f"p95 latency is {now:.1f} ms, in production {before:.1f} ms"
 
-
+# %% ../../nbs/monitor/02_canary.ipynb #10db9e25
 def _different(production: CanaryWindow, canary: CanaryWindow, limits: CanaryLimits) -> str | None:
     counts = count_predictions(production.predictions, canary.predictions)
     found = psi(counts)

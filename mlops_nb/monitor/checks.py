@@ -54,13 +54,13 @@ def check_drift(
             result.findings.append(Finding("drift", subject, c.effect or 0.0, c.reason, figures))
     return result
 
-
+# %% ../../nbs/monitor/04_checks.ipynb #c9194e4d
 def subject_of(column: ColumnDrift) -> str:
     "Return the subject of a finding about a column."
     names = {"input": column.name, "prediction": column.name, "probability": f"probability of {column.name}"}
     return names[column.role]
 
-
+# %% ../../nbs/monitor/04_checks.ipynb #c051e518
 def check_alarm_rate(
     flagged: int,  # rows of the window above the threshold of the score
     rows: int,  # of the window
@@ -81,7 +81,7 @@ def check_alarm_rate(
 
 ALARM_SUBJECT = "alarm rate"
 
-
+# %% ../../nbs/monitor/04_checks.ipynb #1b2d2098
 def check_latency(
     latency: Mapping[str, float],  # "p50", "p95", "p99" in milliseconds
     rows: int,  # of the window
@@ -112,7 +112,7 @@ class Traffic:
 MIN_SILENCE, SPANS_BEFORE = timedelta(minutes=10), 20
 DAY, SPANS_DAY_BEFORE = timedelta(days=1), 6  # spans of the day before, from the same time on
 
-
+# %% ../../nbs/monitor/04_checks.ipynb #8d9e22d5
 def read_traffic(
     log: PredictionLog,
     name: str,  # of the model

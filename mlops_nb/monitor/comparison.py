@@ -63,7 +63,7 @@ def _compare_grid(profile: Mapping, ordered: np.ndarray, part: str) -> Compariso
     histogram = _histogram(profile, points[inner], below[inner], found[0][inner], ordered)
     return Comparison(part, {"psi": psi(deciles), "ks": d}, d, p, (n, m), None, sentence, histogram)
 
-
+# %% ../../nbs/monitor/01_comparison.ipynb #a4de0ca5
 def _place(points: np.ndarray, where: int) -> str:
     "Return a compared place in words: left or right of a point, or one of the two ends."
     if where >= 2 * len(points):
@@ -102,7 +102,7 @@ def _compare_numbers(profile: Mapping, values: np.ndarray, part: str = "values")
     names, share = [*(f"{v:g}" for v in points), OTHER], float(other[1] / len(ordered))
     return _compare_cells(names, counts, part, new, unseen_share=share)
 
-
+# %% ../../nbs/monitor/01_comparison.ipynb #a9eac52b
 def _present(values: np.ndarray) -> np.ndarray:
     "Return the numbers in order, without missing ones."
     ordered = np.sort(values)
@@ -116,7 +116,7 @@ def _most_frequent(ordered: np.ndarray, profile: Mapping) -> tuple[str, int] | N
     values, counts = np.unique(ordered, return_counts=True)
     return _name_number(profile, values[counts.argmax()]), int(counts.max())
 
-
+# %% ../../nbs/monitor/01_comparison.ipynb #e6ad7d2a
 def _name_number(profile: Mapping, value: float) -> str:
     "Return a number, or a time of days since 1970, in words."
     if profile.get("unit") == "days" and abs(value) < 1e7:
@@ -179,7 +179,7 @@ def _compare_categories(profile: Mapping, found: Mapping[str, int]) -> list[Comp
         return [values]
     return [values, _compare_one_name(profile, known, found, m), *_compare_distinct(profile, [*found.values()])]
 
-
+# %% ../../nbs/monitor/01_comparison.ipynb #81d2ffb9
 def _quote(text: str) -> str:
     "Return a text in quotes, at most 40 characters of it."
     return repr(text if len(text) <= 40 else f"{text[:39]}…")
@@ -226,7 +226,7 @@ def _compare_one_value(
     p = one_value_p_value(window, reference, n, m)
     return Comparison("one value", {"most gained": effect}, effect, p, (n, m), None, sentence, histogram)
 
-
+# %% ../../nbs/monitor/01_comparison.ipynb #306bfb4b
 def _compare_one_name(profile: Mapping, known: Mapping[str, int], found: Mapping[str, int], m: int) -> Comparison:
     "Compare the category that gained the largest share of rows."
     n, rarest = profile["rows"] - profile["missing"], min(known.values()) if profile["other"] else 0
@@ -243,7 +243,7 @@ def _compare_one_text(profile: Mapping, counts: pd.Series) -> Comparison:
     text = str(counts.index[0])
     return _compare_one_value(_quote(text), text, int(counts.iloc[0]), bound, n, int(counts.sum()), True)
 
-
+# %% ../../nbs/monitor/01_comparison.ipynb #c364d5f9
 def _compare_one_number(profile: Mapping, ordered: np.ndarray) -> Comparison | None:
     "Compare the number that gained the largest share of rows; of few different values, chi-square compares all."
     if "grid" not in profile or not len(ordered):
@@ -259,7 +259,7 @@ def _compare_one_number(profile: Mapping, ordered: np.ndarray) -> Comparison | N
     shown, value = _name_number(profile, values[i]), float(values[i])
     return _compare_one_value(shown, value, int(found[i]), int(known[i]), n, m, not is_point[i])
 
-
+# %% ../../nbs/monitor/01_comparison.ipynb #0b8836f1
 def _compare_distinct(profile: Mapping, counts: Sequence[int]) -> list[Comparison]:
     "Compare the number of different values, where the profile has multiplicities."
     if not profile.get("multiplicity"):
@@ -290,7 +290,7 @@ def compare_column(
         compared.append(_compare_missing(profile, missing, len(column)))
     return compared, inconclusive
 
-
+# %% ../../nbs/monitor/01_comparison.ipynb #fc0ecde2
 def _compare_texts(profile: Mapping, column: pd.Series) -> list[Comparison | None]:
     "Compare the lengths and the shares of unseen words of texts."
     texts = _texts(column)
@@ -334,7 +334,7 @@ def _numbers(profile: Mapping, column: pd.Series) -> np.ndarray:
 
 _NUMERIC = ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty", "integer-na")
 
-
+# %% ../../nbs/monitor/01_comparison.ipynb #c2c78153
 def _texts(column: pd.Series) -> pd.Series:
     "Return a column as texts, None for missing."
     if pd.api.types.infer_dtype(column, skipna=True) not in ("string", "empty"):

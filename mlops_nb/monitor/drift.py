@@ -45,7 +45,7 @@ def measure_drift(
         )
     return DriftReport(len(inputs), alpha, effect, columns_drift)
 
-
+# %% ../../nbs/monitor/02_drift.ipynb #af3d9f5c
 def _compared(profile: Mapping, column: pd.Series | None) -> tuple[list[Comparison], str | None]:
     "Return the tests of a column, and the reason why it is inconclusive."
     if column is None:
@@ -62,7 +62,7 @@ def _deciding(compared: list[Comparison], effect: float) -> Comparison | None:
     matters = [c for c in compared if c.effect >= effect]
     return min(matters or compared, key=_order, default=None)
 
-
+# %% ../../nbs/monitor/02_drift.ipynb #6efb2ffc
 def _order(c: Comparison) -> tuple:
     "Return the key that puts first what decides; one value says more than its length or its words."
     return max(c.p_value, BEYOND_DOUBT), -round(c.effect, 2), c.part != "one value"
@@ -99,7 +99,7 @@ def _verdict(compared, inconclusive, c: Comparison, p: float, alpha, effect, lev
         return False, f"differs in {c.effect:.1%} of the rows, which is less than matters: {c.sentence}"
     return False, f"no more than chance: {_shown(p)}"
 
-
+# %% ../../nbs/monitor/02_drift.ipynb #7d4c9d74
 def _shown(p: float) -> str:
     "Format a p-value; below the resolution of a float it is given as a bound."
     return f"p = {p:.2g}" if p >= BEYOND_DOUBT else "p < 1e-15"
@@ -112,7 +112,7 @@ def _too_few(c: Comparison, required: float) -> str:
         return f"not enough rows: the reference has {n:,} with a value, more than {required:,.0f} are needed"
     return f"not enough rows: {m:,} with a value, about {np.ceil(n * required / (n - required)):,.0f} are needed"
 
-
+# %% ../../nbs/monitor/02_drift.ipynb #82b52fd9
 def _details(profile: Mapping, compared: list[Comparison], c: Comparison, drifted) -> dict:
     "Return the figures of a column beside the result."
     several = sum("psi" in o.statistics for o in compared) > 1

@@ -132,7 +132,7 @@ def _plot(report: DriftReport, names: Sequence[str] | None, most: int) -> Figure
         figure.suptitle("No column drifted" if names is None else "Nothing to draw", fontsize=10)
     return figure
 
-
+# %% ../../nbs/monitor/01_drift_report.ipynb #dbe59b1f
 def _draw(axes, c: ColumnDrift):
     "Draw the histograms of one column."
     title = c.name if c.role == "input" else f"{c.role} {c.name}" if c.role == "probability" else c.role
@@ -155,7 +155,7 @@ def _draw_bars(axes, histogram: Mapping):
     names = [histogram["names"][i][:12] for i in order]
     axes.set_xticks(range(len(names)), names, rotation=30 if sum(map(len, names)) > 30 else 0)
 
-
+# %% ../../nbs/monitor/01_drift_report.ipynb #38180b57
 def _draw_steps(axes, histogram: Mapping):
     "Draw densities of numbers."
     edges = np.array(histogram["edges"])

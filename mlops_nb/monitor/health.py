@@ -141,7 +141,7 @@ def parse_last(
     unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}[found[2]]
     return timedelta(**{unit: int(found[1])})
 
-
+# %% ../../nbs/monitor/05_health.ipynb #8d30d4b6
 def monitor(
     name: str,  # of the model
     settings: Settings | None = None,  # from the environment by default

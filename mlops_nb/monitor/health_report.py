@@ -103,7 +103,7 @@ def latest_health(
         report = connection.execute(query.order_by(health.c.at.desc(), health.c.id.desc()).limit(1)).scalar()
     return report and with_current_keys(report)
 
-
+# %% ../../nbs/monitor/04_health_report.ipynb #5fab281f
 def with_current_keys(
     report: Mapping,  # as `HealthReport.to_dict` of any release returned it
 ) -> dict:

@@ -87,7 +87,7 @@ def _is_valid(label, signature: Signature) -> bool:
 
 _TYPES = {"datetime": pd.to_datetime, "float": pd.to_numeric, "int": pd.to_numeric}
 
-
+# %% ../../nbs/monitor/04_label_checks.ipynb #9c3eaa24
 def _typed(signature: Signature, inputs: pd.DataFrame) -> pd.DataFrame:
     "Return logged inputs with the types that slices expect."
     typed = [i for i in signature.inputs if i.kind in _TYPES and i.name in inputs]
@@ -128,7 +128,7 @@ def check_performance(
             result.inconclusive.append(f"performance by {r.metric}: {r.reason}")
     return result
 
-
+# %% ../../nbs/monitor/04_label_checks.ipynb #ee6f708b
 def _too_low(r: MetricResult, performance: Performance, tolerance: float) -> Finding:
     "Return the finding about a metric that is too low."
     assert r.value is not None
@@ -164,7 +164,7 @@ def estimate_metrics(
         return found
     return estimate_performance(predictions, [*_least(bundle, spec)], profile.get("calibration"))
 
-
+# %% ../../nbs/monitor/04_label_checks.ipynb #de3a4f3e
 def _least(bundle: Bundle, spec: ModelSpec | None) -> dict[str, float]:
     "Return the metrics that decide, with the least value of each."
     least = {spec.scorer: -np.inf, **spec.gates.minimum_scores} if spec else {}

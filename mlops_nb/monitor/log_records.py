@@ -35,7 +35,7 @@ class PredictionRecord:
     prediction: Sequence  # a label or a number a row
     probability: Sequence[Sequence[float]] | None = None  # in the order of the classes
 
-
+# %% ../../nbs/monitor/00_log_records.ipynb #8df62cf5
 @dataclass(slots=True)
 class LabelRecord:
     "True label of one prediction."
@@ -126,7 +126,7 @@ def upsert_labels(
     statement = insert.on_conflict_do_update(index_elements=["id"], set_=values, where=newer)
     connection.execute(statement, [{"id": r.id, "label": r.label, "at": _time(r.at)} for r in newest.values()])
 
-
+# %% ../../nbs/monitor/00_log_records.ipynb #770429b0
 def upsert_request_counts(
     connection: Connection,
     records: Iterable[RequestCount],
@@ -141,7 +141,7 @@ def upsert_request_counts(
     rows = [{"id": r.id, "name": r.name, "at": _time(r.at), "status": r.status, "n": r.requests} for r in largest.values()]
     connection.execute(statement, rows)
 
-
+# %% ../../nbs/monitor/00_log_records.ipynb #c13d8c82
 def _dialect(connection: Connection):
     "Return the module with the INSERT of the database."
     return postgresql if connection.dialect.name == "postgresql" else sqlite

@@ -46,7 +46,7 @@ class MetricResult:
     below_release: bool | None  # By more than the tolerance; None: cannot tell, or not known
     reason: str
 
-
+# %% ../../nbs/monitor/03_performance.ipynb #bbcf9a21
 @dataclass(frozen=True)
 class Performance:
     "The metrics of a window whose labels are known."
@@ -92,7 +92,7 @@ class Performance:
             axes.set_title(metric, fontsize=9)
         return figure
 
-
+# %% ../../nbs/monitor/03_performance.ipynb #db55872e
 def _draw(axes, results: list[MetricResult]):
     for place, r in enumerate(results):
         if r.low is not None:
@@ -142,7 +142,7 @@ def measure_performance(
             results.append(_judged(name, metric, len(rows), found, *limits))
     return Performance(len(y), confidence, results)
 
-
+# %% ../../nbs/monitor/03_performance.ipynb #0cdedb02
 def _gates(spec: ModelSpec, release: Mapping) -> dict[str, float]:
     "Return the least value of each metric: the spec's minimum, or the baseline's at release if that is more."
     gates = dict(spec.gates.minimum_scores)
@@ -179,7 +179,7 @@ def _measured_output(answer: Predictions, truth, rows: np.ndarray, metric: str, 
         return None, None, None
     return value, *(bootstrap_mean_interval(list(parts.values()), [truth[output][rows] for output in parts], name, confidence, seed) or (None, None))
 
-
+# %% ../../nbs/monitor/03_performance.ipynb #220ee1ec
 def _measured(answer: Predictions, y: np.ndarray, metric: str, confidence: float, seed: int) -> tuple:
     "Value and interval, None for what there is not."
     if not len(y):
@@ -204,7 +204,7 @@ def _judged(name, metric, rows, found, gate, release, rows_then, tolerance) -> M
     reason = _reason(rows, found, gate, release, of_gate, of_release)
     return MetricResult(name, metric, rows, value, low, high, gate, release, of_gate, of_release, reason)
 
-
+# %% ../../nbs/monitor/03_performance.ipynb #2cccda77
 def _below(low: float, high: float, least: float) -> bool | None:
     return True if high < least else False if low >= least else None
 
@@ -248,7 +248,7 @@ class Estimate:
         "Make it from what `to_dict` returned."
         return cls(**d)
 
-
+# %% ../../nbs/monitor/03_performance.ipynb #a13d2870
 def calibrated_probability(
     answer: Predictions,
     calibration: Mapping,  # `profile["calibration"]`
@@ -261,7 +261,7 @@ def calibrated_probability(
     sums = worth.sum(axis=1, keepdims=True)
     return np.where(sums > 0, worth / np.where(sums > 0, sums, 1), probability)
 
-
+# %% ../../nbs/monitor/03_performance.ipynb #d03f6c03
 def estimate_performance(
     answer: Predictions,  # Of a window
     metrics: Sequence[str] = ("accuracy",),  # scikit-learn scorers
@@ -284,7 +284,7 @@ def estimate_performance(
     values = zip(metrics, zip(*drawn, strict=True), strict=True)
     return [_estimate(metric, n, found, calibrated, confidence) for metric, found in values]
 
-
+# %% ../../nbs/monitor/03_performance.ipynb #a5cd5d17
 def _estimate(metric: str, n: int, values: Sequence[float], calibrated: bool, confidence: float) -> Estimate:
     finite = np.array(values)[np.isfinite(values)]
     if not len(finite):

@@ -227,7 +227,7 @@ def _newest(
         query = query.where(labels.c.at >= in_utc(labelled_since))
     return query.order_by(predictions.c.at.desc(), predictions.c.id.desc()).limit(last)
 
-
+# %% ../../nbs/monitor/00_prediction_log.ipynb #1d715bd3
 def _logged(row: Mapping) -> LoggedPrediction:
     "Return a row of the log as a value."
     return LoggedPrediction(**dict(row) | {"at": in_utc(row["at"])})
@@ -243,7 +243,7 @@ def _window(rows: Sequence[Mapping]) -> LogWindow:
 
 _METADATA = ["at", "version", "role", "latency_ms", "prediction", "probability", "label"]
 
-
+# %% ../../nbs/monitor/00_prediction_log.ipynb #e4bb40fd
 def _not_found(id: str, first: str | None) -> NotFoundError:
     "Return the error about a prediction that is not in the log."
     if first is not None:
@@ -268,7 +268,7 @@ def _delete_unmatched_labels(connection: Connection, before: datetime, since: da
         connection.execute(sa.delete(labels).where(labels.c.id.in_(given_up[i : i + 1000])))
     return given_up
 
-
+# %% ../../nbs/monitor/00_prediction_log.ipynb #f8e36ecb
 def _delete_before(connection: Connection, at: datetime):
     "Delete predictions, their labels, other labels and counts of requests that are older."
     connection.execute(sa.delete(labels).where(labels.c.at < at))

@@ -36,7 +36,7 @@ class Recheck:
     evaluated: list[tuple[str, str]] = field(default_factory=list)  # Kind and subject, if rows were compared
     inconclusive: list[str] = field(default_factory=list)  # Why they were not
 
-
+# %% ../../nbs/monitor/04_recheck.ipynb #639b65f7
 def recheck(
     bundle: Bundle,  # Of the version
     window: LogWindow,  # What it answered
@@ -79,7 +79,7 @@ def _predict(predictor: Predictor, inputs: pd.DataFrame) -> tuple[np.ndarray, Pr
             kept = kept[e.fits]
     return kept, None
 
-
+# %% ../../nbs/monitor/04_recheck.ipynb #6d2d930d
 def _output_of(logged: pd.DataFrame, name: str) -> pd.DataFrame:
     "Return logged predictions and probabilities of one of several outputs."
     values = {key: [row and row[name] for row in logged[key]] for key in ("prediction", "probability")}
@@ -90,7 +90,7 @@ def _is_missing(value) -> bool:
     "Whether a logged value stands for none: of a table of JSON values that is None or NaN."
     return value is None or (isinstance(value, float) and bool(np.isnan(value)))
 
-
+# %% ../../nbs/monitor/04_recheck.ipynb #e5b705e6
 def _differences(logged: pd.DataFrame, predictions: Predictions) -> tuple[np.ndarray, float]:
     "Return which logged predictions differ, and by how much at most."
     if predictions.outputs is not None:

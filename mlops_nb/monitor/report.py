@@ -39,7 +39,7 @@ else:
 _COLORS = {"healthy": "#1a7f4b", "alert": "#c0392b", "unknown": "#8a6d00"}
 _MEANS = {"healthy": "healthy", "alert": "alert", "unknown": "could not tell"}
 
-
+# %% ../../nbs/monitor/07_report.ipynb #b1bb35ef
 class Summary:
     "The verdict of a look, as a heading that cannot be overlooked."
 
@@ -91,7 +91,7 @@ def alert_table(
     ]
     return pd.DataFrame(rows, columns=["alert", "version", "what", "in rows since", "opened", "over"])
 
-
+# %% ../../nbs/monitor/07_report.ipynb #d3bc7c36
 def readable(
     table: pd.DataFrame,
     formats: Mapping[str, str] | None = None,  # Of columns
@@ -106,7 +106,7 @@ def readable(
 def _minute(at: datetime | None) -> str:
     return "" if at is None else f"{at:%Y-%m-%d %H:%M}"
 
-
+# %% ../../nbs/monitor/07_report.ipynb #33ddc4f5
 class Listing:
     "Sentences, or that there are none."
 
@@ -139,7 +139,7 @@ def effects_over_time(
         found[batch.predictions["at"].iloc[0]] = {s: e for s, e in effects.items() if names is None or s in names}
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("since").astype(float)
 
-
+# %% ../../nbs/monitor/07_report.ipynb #813f9ce9
 def plot_effects(
     effects: pd.DataFrame,  # From `effects_over_time`
     since: datetime | None = None,  # Where the window begins
@@ -165,7 +165,7 @@ def plot_effects(
     figure.colorbar(shown, ax=axes, label="effect", pad=0.01).ax.tick_params(labelsize=8)
     return figure
 
-
+# %% ../../nbs/monitor/07_report.ipynb #18f0649c
 def _empty(text: str) -> Figure:
     "Plot a text that gives the reason for no picture."
     from matplotlib.figure import Figure
@@ -177,7 +177,7 @@ def _empty(text: str) -> Figure:
 # %% ../../nbs/monitor/07_report.ipynb #f83bcbef
 BARS = 48
 
-
+# %% ../../nbs/monitor/07_report.ipynb #fab3ae59
 def plot_traffic(
     metadata: pd.DataFrame,  # Of a `Window`
     requests: pd.DataFrame | None = None,  # From `PredictionLog.requests`
@@ -215,7 +215,7 @@ def plot_traffic(
     errors.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     return figure
 
-
+# %% ../../nbs/monitor/07_report.ipynb #db107964
 def _draw_errors(axes, requests: pd.DataFrame | None):
     "Plot refused and failed requests a minute."
     axes.set_ylabel("requests a minute\nrefused or failed")
@@ -243,7 +243,7 @@ def past_checks(
         rows = connection.execute(query.order_by(health.c.at.desc(), health.c.id.desc()).limit(last)).all()
     return [{**with_current_keys(row.report), "at": in_utc(row.at)} for row in rows[::-1]]
 
-
+# %% ../../nbs/monitor/07_report.ipynb #a5ce14b9
 def plot_checks(
     looks: Sequence[Mapping],  # From `past_looks`
 ) -> Figure:
@@ -270,7 +270,7 @@ def plot_checks(
         axes.tick_params(labelsize=8)
     return figure
 
-
+# %% ../../nbs/monitor/07_report.ipynb #06e1f361
 def _draw_checks(axes, points: Sequence[tuple]):
     "Plot a metric check by check, each version in a color of its own, and the gate and the release of each check."
     versions = list(dict.fromkeys(version for _, version, _ in points))
@@ -287,7 +287,7 @@ def _draw_checks(axes, points: Sequence[tuple]):
             axes.plot(at, line, "_", color=color, markersize=8)
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
-
+# %% ../../nbs/monitor/07_report.ipynb #996faa0c
 def _draw_version(axes, points: Sequence[tuple[datetime, Mapping]], color: str, label: str):
     "Plot the values of one version with their intervals."
     at, results = [at for at, _ in points], [r for _, r in points]

@@ -111,7 +111,7 @@ def traffic(
 # %% ../../nbs/monitor/06_timeseries.ipynb #0000000c
 MAX_CLASSES = 6  # Classes that are shown by name; the others are one
 
-
+# %% ../../nbs/monitor/06_timeseries.ipynb #01c5ff22
 def prediction_series(
     engine: Engine,
     name: str,  # Of a model
@@ -140,7 +140,7 @@ def prediction_series(
     series = {_shown(text): [_ratio(*pair) for pair in zip(c, n, strict=True)] for text, c in counts.items()}
     return {"task": task, "at": span.starts, "rows": [int(i) for i in n], "series": series}
 
-
+# %% ../../nbs/monitor/06_timeseries.ipynb #4e3814a4
 def _numbers(engine: Engine, span: TimeBuckets, recent) -> dict:
     "Return the percentiles of predicted numbers, without what is no number."
     valued = sa.select(recent.c.bucket, _number(recent).label("value")).subquery("valued")
@@ -154,7 +154,7 @@ def _number(recent):
     "Return the expression of a predicted number; null for what is no number."
     return sa.case((~recent.c.text.like('"%') & ~recent.c.text.like("{%") & recent.c.text.not_in(_NO_NUMBERS), sa.cast(recent.c.text, sa.Float)))
 
-
+# %% ../../nbs/monitor/06_timeseries.ipynb #96f8e116
 def _flags(recent):
     "Select anomaly scores as two classes: flagged or not."
     flag = sa.case((_number(recent) > 0, f'"{ALARM}"'), else_='"normal"')
@@ -171,7 +171,7 @@ def _shown(text: str | None) -> str:
     value = orjson.loads(text)
     return value if isinstance(value, str) else text
 
-
+# %% ../../nbs/monitor/06_timeseries.ipynb #3ac20c4c
 def _ratio(part: float, whole: float) -> float | None:
     return float(part / whole) if whole else None
 
@@ -218,7 +218,7 @@ def _gates(manifest: Mapping, signature: Signature) -> dict[str, float | None]:
 
 _OF_ALL_ROWS = ("minimum", "baseline", "champion")  # gates that are a least value of all rows
 
-
+# %% ../../nbs/monitor/06_timeseries.ipynb #51cf212b
 def _fits(label, predicted, signature: Signature) -> bool:
     "Whether label and prediction can be compared under this signature; another version may have had another."
     if signature.outputs:
@@ -234,7 +234,7 @@ def _fits(label, predicted, signature: Signature) -> bool:
         return all(isinstance(v, int | float) and not isinstance(v, bool) for v in (label, predicted))
     return label in signature.classes and predicted in signature.classes
 
-
+# %% ../../nbs/monitor/06_timeseries.ipynb #b38ba1ea
 def _parts(rows: Sequence, seconds: int) -> list[list]:
     "Rows by so many seconds; what has too few labels goes with what follows, at the end with what was before."
     parts: list[list] = []
@@ -248,7 +248,7 @@ def _parts(rows: Sequence, seconds: int) -> list[list]:
         parts = [*parts[:-1], parts[-1] + part] if parts else [part]
     return parts
 
-
+# %% ../../nbs/monitor/06_timeseries.ipynb #e60b8ac1
 def _score(rows: Sequence, signature: Signature, metrics: Sequence[str]) -> dict[str, float]:
     "Metrics of labelled rows."
     predicted, truth = np.array([orjson.loads(r.text) for r in rows]), np.array([r.label for r in rows])
@@ -269,7 +269,7 @@ def _metric(metric: str, gate: float | None, manifest: Mapping) -> dict:
     release["release_rows"] = _test_rows(evaluation)
     return {**names, "gate": _shown_score(metric, gate), **release}
 
-
+# %% ../../nbs/monitor/06_timeseries.ipynb #d6e24e67
 def _test_rows(evaluation: Mapping) -> int | None:
     "Return the number of rows on which a version was evaluated."
     return ((evaluation.get("slices") or {}).get("all") or {}).get("rows")
@@ -300,7 +300,7 @@ def health_summary(
     opened = [_summary(alert) for alert in list_alerts(engine, name)[: -_MOST_ALERTS - 1 : -1]]
     return _with_age(_drawable(report), now or datetime.now(UTC)) if report else None, opened
 
-
+# %% ../../nbs/monitor/06_timeseries.ipynb #e1ee1334
 def _summary(alert: Alert) -> dict:
     "Return an alert with the version and the rows in which it was found."
     window = {"rows": alert.figures.get("rows"), "until": alert.figures.get("until")}
@@ -318,7 +318,7 @@ def _with_age(report: Mapping, now: datetime) -> dict:
     times = {key: datetime.fromisoformat(report[key]) if report.get(key) else None for key in _TIMES}
     return {**report, **times, "outdated": times["at"] is None or now - times["at"] > MAX_AGE}
 
-
+# %% ../../nbs/monitor/06_timeseries.ipynb #737f3e3f
 def checked_metrics(
     report: Mapping,  # Of a check, as `HealthReport.to_dict` returned it
     manifest: Mapping,  # Of its version
@@ -341,7 +341,7 @@ def checked_metrics(
 
 _MOST_ALERTS = 100
 
-
+# %% ../../nbs/monitor/06_timeseries.ipynb #5036115c
 def _drawable(report: Mapping) -> dict:
     "Return a report whose histograms name their bars as charts do."
     columns = [dict(c) | {"histogram": _with_labels(c.get("histogram"))} for c in report["drift"]["columns"]]

@@ -45,7 +45,7 @@ def load_test_set(
     stratify = spec.task != "regression"
     return split(table, spec.target, params["test_size"], params["seed"], spec.time, stratify)[1]
 
-
+# %% ../../nbs/notebook/00_production.ipynb #f59cfe67
 def _build_parameters(version: Version, settings: Settings) -> dict[str, Any]:
     "Return the parameters of the run that made a version."
     if version.run_id is None:
@@ -93,7 +93,7 @@ def predict_labelled(
         return table.assign(correct=table["prediction"] == table[signature.output])
     return table.assign(error=table["prediction"] - table[signature.output])
 
-
+# %% ../../nbs/notebook/00_production.ipynb #1b5284f0
 def logged_predictions(
     predictor: Predictor,  # That made them
     window: LogWindow,
@@ -124,7 +124,7 @@ def logged_predictions(
         table["error"] = table["prediction"].astype(float) - pd.to_numeric(logged["label"], errors="coerce")
     return table.assign(requested_at=logged["at"])
 
-
+# %% ../../nbs/notebook/00_production.ipynb #811c4843
 def _with_outputs(
     inputs: pd.DataFrame, signature: Signature, found: Mapping[str, Sequence], truth: Mapping[str, Sequence]
 ) -> pd.DataFrame:  # `correct` of all outputs, or `error`: the mean in units of the spread of each; missing without a label
@@ -140,7 +140,7 @@ def _with_outputs(
     each = [(predicted[column_of(name, "prediction")] - y).abs() / (y.std() or 1.0) for name, y in numbers.items()]
     return table.assign(error=pd.concat(each, axis=1).mean(axis=1).where(labelled))
 
-
+# %% ../../nbs/notebook/00_production.ipynb #a05bb731
 def wrong_predictions(
     table: pd.DataFrame,  # From `predict_labelled` or `logged_predictions`
 ) -> pd.DataFrame:
@@ -152,7 +152,7 @@ def wrong_predictions(
 # %% ../../nbs/notebook/00_production.ipynb #7a40c008
 DEFAULT_LOGGED_ROWS = 1000
 
-
+# %% ../../nbs/notebook/00_production.ipynb #18555a56
 def production_table(
     name: str,  # Of the model
     settings: Settings | None = None,  # From the environment by default
@@ -178,7 +178,7 @@ def production_table(
     table.attrs = {"model": name, "version": version.version, "run": version.run_id, "rows": source}
     return table, predictor
 
-
+# %% ../../nbs/notebook/00_production.ipynb #f116c1a1
 def _load_production(name: str, settings: Settings) -> tuple[Version, Predictor]:
     with closing(Registry.open(settings)) as registry:
         version = registry.get(name, "production")

@@ -27,7 +27,7 @@ class StoppedError(PipelineError):
 
     code = "stopped"
 
-
+# %% ../../nbs/orchestration/03_build.ipynb #c4b32da1
 def build(
     parameters: Mapping[str, object],  # names of env.yaml to their values
     settings: Settings,
@@ -69,7 +69,7 @@ if os.getppid() != int(sys.argv[1]):  # it was killed before
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
-
+# %% ../../nbs/orchestration/03_build.ipynb #920a7217
 def _ending_with_parent() -> list[str]:
     "Return words before a command, by which Linux ends it when its parent is killed; none on other systems."
     return [sys.executable, "-IS", "-c", _END_WITH_PARENT, str(os.getpid())] if sys.platform == "linux" else []
@@ -93,7 +93,7 @@ def _wait(process: subprocess.Popen, stop: threading.Event):
         if stop.wait(_STOP_CHECK_SECONDS):
             raise StoppedError("The build was stopped.")
 
-
+# %% ../../nbs/orchestration/03_build.ipynb #e5c843b2
 def _end(process: subprocess.Popen):
     "End a process and all that it started."
     import psutil
@@ -109,7 +109,7 @@ def _end(process: subprocess.Popen):
         _, family = psutil.wait_procs(family, timeout=_INTERRUPT_SECONDS)
     process.wait()
 
-
+# %% ../../nbs/orchestration/03_build.ipynb #94e140f5
 def _failure_of(run: Run) -> str:
     "Return a message with the last error of a failed build."
     log = (run.folder / "build.log").read_text(encoding="utf-8", errors="replace")

@@ -30,7 +30,7 @@ T = TypeVar("T")
 # %% ../../nbs/orchestration/04_dask.ipynb #00000005
 CLUSTER_TIMEOUT_SECONDS = 10  # for a scheduler to answer, and for its first worker
 
-
+# %% ../../nbs/orchestration/04_dask.ipynb #d9250feb
 @contextmanager
 def cluster(
     scheduler: str,  # address, `tcp://host:8786`
@@ -57,7 +57,7 @@ def cluster(
         except (CancelledError, CommClosedError) as e:
             raise ScaleError(f"The Dask scheduler at {scheduler} was lost during the work. Start it, then repeat.") from e
 
-
+# %% ../../nbs/orchestration/04_dask.ipynb #e2243a16
 @contextmanager
 def _without_tracebacks() -> Iterator[None]:
     "Keep Dask's client from logging tracebacks: what it cannot do is raised, too."
@@ -72,7 +72,7 @@ def _without_tracebacks() -> Iterator[None]:
 def _has_no_traceback(record: logging.LogRecord) -> bool:
     return not record.exc_info
 
-
+# %% ../../nbs/orchestration/04_dask.ipynb #7f19c2c5
 def named_scheduler() -> str:  # empty: there is none
     "Return the address that `MLOPS_DASK_SCHEDULER` has."
     return Settings.read().dask_scheduler
@@ -100,7 +100,7 @@ def dask_executor(
 
     return DaskExecutor()
 
-
+# %% ../../nbs/orchestration/04_dask.ipynb #76a23ebe
 def _build(dag, client: Client) -> list:
     "Build the tasks as they become ready; return the reports of those that ran."
     from distributed import wait
@@ -159,7 +159,7 @@ def _run(task, environment: dict[str, str]) -> tuple:
     except Exception as e:
         return None, None, _format.exception(e)
 
-
+# %% ../../nbs/orchestration/04_dask.ipynb #89fd4439
 def _result(future) -> tuple:
     "Return what a worker reported, or that it could not."
     from distributed.client import CancelledError
@@ -186,7 +186,7 @@ def fits_on_cluster(
     with cluster(scheduler), joblib.parallel_config(_backend()):
         yield
 
-
+# %% ../../nbs/orchestration/04_dask.ipynb #20cc10fb
 def _backend():
     "Return joblib's backend for Dask, which keeps the parallel work inside a fit on its worker."
     import joblib._dask
@@ -200,7 +200,7 @@ def _backend():
 
     return FitBackend(wait_for_workers_timeout=CLUSTER_TIMEOUT_SECONDS)
 
-
+# %% ../../nbs/orchestration/04_dask.ipynb #56d085e5
 def _fit_here(tasks: Sequence[tuple]) -> list:
     "Run the parallel work of a fit in threads of its worker."
     import joblib
@@ -231,7 +231,7 @@ def dask_runner(
 
 GROUPS_PER_THREAD = 8  # groups of consecutive chunks that a job has for each thread
 
-
+# %% ../../nbs/orchestration/04_dask.ipynb #273babf4
 def _score_all(score: Callable[[int], T], numbers: Sequence[int]) -> list[T]:
     return [score(number) for number in numbers]
 

@@ -38,7 +38,7 @@ def code_fingerprint(
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-
+# %% ../../nbs/orchestration/00_fingerprint.ipynb #2f748fd7
 def project_modules(
     notebook: str | Path,
     project: str | Path,
@@ -62,7 +62,7 @@ def project_modules(
         waiting.append(name.rpartition(".")[0])
     return found
 
-
+# %% ../../nbs/orchestration/00_fingerprint.ipynb #ec388abb
 def module_file(
     name: str,  # Dotted
     project: Path,
@@ -91,7 +91,7 @@ def _names(imports: Iterable[ast.Import | ast.ImportFrom], package: str) -> Iter
         yield base
         yield from (f"{base}.{alias.name}" for alias in node.names)
 
-
+# %% ../../nbs/orchestration/00_fingerprint.ipynb #79c8ca0a
 class _Source(NamedTuple):
     imports: list[ast.Import | ast.ImportFrom]
     sha256: str  # Of its syntax tree
@@ -114,7 +114,7 @@ def _source(path: Path) -> _Source:
 
 _MAGIC = re.compile(r"^\s*(?:[\w, ]+=\s*)?[%!?].*$", re.MULTILINE)  # Also `rows = %production churn`
 
-
+# %% ../../nbs/orchestration/00_fingerprint.ipynb #3b63bff0
 def _notebook_imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
     "Return the imports of a notebook's code, without its magics."
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]

@@ -109,7 +109,7 @@ def _lock_products(folder: Path):
             "Wait until it has ended, or give this one a folder of its own: --env--products FOLDER."
         )
 
-
+# %% ../../nbs/orchestration/02_hooks.ipynb #67356d22
 def _is_building(folder: Path) -> bool:
     "Whether another process writes these products now."
     path = folder / _LOCK_NAME
@@ -124,7 +124,7 @@ def _run_alone(run: Callable, dag: "DAG", show_progress: bool) -> list:
         _lock_products(_folder(dag))
     return run(dag=dag, show_progress=show_progress)
 
-
+# %% ../../nbs/orchestration/02_hooks.ipynb #5f6d6ae5
 def _has_work(dag: "DAG") -> bool:
     "Whether there is a task to run."
     return any(task.exec_status.name != "Skipped" for task in dag.values())
@@ -146,7 +146,7 @@ def on_render(dag: "DAG"):
     os.environ |= {RUN_ID_VARIABLE: run.id, BUILD_PID_VARIABLE: str(os.getpid())}
     dag.executor = partial(_run_alone, partial(_run_recorded, dag.executor))
 
-
+# %% ../../nbs/orchestration/02_hooks.ipynb #707d24ed
 def _aliases(spec: str) -> list[str]:
     "Return the aliases that the model of a spec has in the registry."
     from mlops_nb.store.registry import Registry
@@ -193,7 +193,7 @@ def _run_recorded(run: Callable, dag: "DAG", show_progress: bool) -> list:
     print(f"\nRun {record.id} was interrupted by {name}; the next build goes on from the tasks that are done.", file=sys.stderr)
     sys.exit(128 + received[0])
 
-
+# %% ../../nbs/orchestration/02_hooks.ipynb #0f5633d9
 @contextmanager
 def _noticing_signals() -> Iterator[list[int]]:
     "Raise a `KeyboardInterrupt` for every signal that ends a process; yield the list of those that came."
@@ -223,7 +223,7 @@ def on_task_finish(task):
     run = _started(task.dag)
     run.update(tasks={**run.record.get("tasks", {}), task.name: "done"})
 
-
+# %% ../../nbs/orchestration/02_hooks.ipynb #099dbb54
 @one_sentence
 def on_finish(dag: "DAG", report):
     "Complete the record from the products, and copy it to W&B."
@@ -246,7 +246,7 @@ def on_finish(dag: "DAG", report):
         if _params(dag).get("strict_gates"):
             sys.exit(GATES_FAILED)
 
-
+# %% ../../nbs/orchestration/02_hooks.ipynb #202204d5
 def _print_gates(outcome: str, gates: Sequence[str]):
     "Print gates to stderr, one a line."
     title = f"\n{len(gates)} gate{'' if len(gates) == 1 else 's'} {outcome}"
@@ -265,7 +265,7 @@ def on_failure(dag: "DAG", traceback: Mapping):
         print(redact(f"\nError: {sentence}"), file=sys.stderr)
         sys.exit(1)
 
-
+# %% ../../nbs/orchestration/02_hooks.ipynb #fc12aa4f
 def _record_failure(dag: "DAG", text: str, sentence: str | None):
     "Write the error, its traceback and the executed notebooks into the record."
     run = _started(dag)
@@ -296,7 +296,7 @@ def run_metadata(
         metadata |= {key: records["evaluation"][key] for key in ("metrics", "baseline", "gates", "passed")}
     return metadata | records.get("registration", {})
 
-
+# %% ../../nbs/orchestration/02_hooks.ipynb #ec3be12b
 def redact_notebooks(
     products: Path,  # folder of the products of one spec
 ):
@@ -335,7 +335,7 @@ def _started(dag: "DAG") -> Run:
 def _run() -> Run:
     return Run(Path(Settings.read().runs) / os.environ[RUN_ID_VARIABLE])
 
-
+# %% ../../nbs/orchestration/02_hooks.ipynb #e15910e7
 def _params(dag: "DAG") -> dict:
     "Return the parameters of all tasks as one mapping: a name means the same in each."
     params: dict = {}
@@ -351,7 +351,7 @@ def _folder(dag: "DAG") -> Path:
     "Return the folder of the products of this build."
     return Path(str(dag["ingest"].product["nb"])).parent
 
-
+# %% ../../nbs/orchestration/02_hooks.ipynb #81f10619
 def _relative(folder: Path) -> str:
     "Return the path of a folder inside the project."
     return os.path.relpath(folder, find_project())

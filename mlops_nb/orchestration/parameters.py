@@ -67,7 +67,7 @@ def check_parameters(
 def _is_number(value, low: float, high: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and low < value < high
 
-
+# %% ../../nbs/orchestration/01_parameters.ipynb #ae1e14d8
 def _is_count(value, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
@@ -94,7 +94,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 ALIASES = ("production", "staging", "canary", "shadow")  # that a champion may have, beside those of the registry
 
-
+# %% ../../nbs/orchestration/01_parameters.ipynb #07823752
 def check_values(
     params: Mapping[str, object],  # parameters of all tasks
     aliases: Iterable[str] = (),  # that the model has in the registry

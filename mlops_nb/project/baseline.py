@@ -41,7 +41,7 @@ def corrected_deviation(
     scores = scores[~np.isnan(scores)]
     return math.sqrt((1 / len(scores) + test_share) * scores.var(ddof=1)) if len(scores) > 1 else math.inf
 
-
+# %% ../../nbs/project/03_baseline.ipynb #1a6b5032
 @dataclass(frozen=True)
 class BaselineComparison:
     "Cross-validated scores of the baseline and of each kind of estimator, in the target's scorer."
@@ -119,7 +119,7 @@ class BaselineComparison:
         spread = math.hypot(corrected_deviation(folds, self.test_share), float(np.nanstd(folds, ddof=1)))
         return _t_quantile(folds, level) * spread
 
-
+# %% ../../nbs/project/03_baseline.ipynb #c58c2220
 def _t_quantile(folds: np.ndarray, level: float) -> float:
     "Return the upper quantile of Student's t for the folds that have a score."
     from scipy.stats import t
@@ -169,7 +169,7 @@ def _splits(summary: TableSummary, y: pd.Series) -> list[tuple[np.ndarray, np.nd
     cut = RepeatedStratifiedKFold if classifies else RepeatedKFold
     return list(cut(n_splits=5, n_repeats=repeats, random_state=0).split(np.zeros((n, 1)), y))
 
-
+# %% ../../nbs/project/03_baseline.ipynb #328c802c
 @dataclass(frozen=True)
 class _Fold:
     "Predictions of a model for rows that it did not see."
@@ -225,7 +225,7 @@ def _beats_shuffles(folds: list[_Fold], scorer: str) -> bool:
 # %% ../../nbs/project/03_baseline.ipynb #0d7e4b96
 TRIAL_MINUTES = 2.0
 
-
+# %% ../../nbs/project/03_baseline.ipynb #c5b98fe7
 def compare_estimators(
     summary: TableSummary,
     table: pd.DataFrame,  # as it was read
@@ -271,7 +271,7 @@ def compare_estimators(
         return found
     return replace(found, chance_score=_chance_score(folds, summary.rows, scorer), shuffles_beaten=_beats_shuffles(folds[:5], scorer))
 
-
+# %% ../../nbs/project/03_baseline.ipynb #e05c6ac1
 def _timely_folds(summary: TableSummary, kind: EstimatorKind, X, y, splits, end: float) -> Iterator[_Fold]:
     "Yield the folds of a kind; end early if all of them would take too long."
     start = time.monotonic()
@@ -289,7 +289,7 @@ def _estimator(summary: TableSummary, kind: EstimatorKind):
     threads = "thread_count" if kind == EstimatorKind.CATBOOST else "n_jobs"  # that no limit of OpenMP reaches
     return names["make_estimator"]({threads: 1} if kind.library else {})
 
-
+# %% ../../nbs/project/03_baseline.ipynb #9046d782
 def _reason(error: Exception, first: bool) -> str:
     "Return the line of a message that says what was wrong: the first where a stack of C++ follows it."
     lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -71,7 +71,7 @@ def check_library(settings: Settings) -> CheckResult:
         return CheckResult("library", False, message, "make export")
     return CheckResult("library", True, f"{lib.name}/ is what nbdev makes of the notebooks")
 
-
+# %% ../../nbs/project/14_doctor.ipynb #588b28eb
 def _copy_sources(home: Path, copy: Path, lib: str):
     "Copy what nbdev reads, without the modules that it writes."
     for folder in ("nbs", lib):
@@ -128,7 +128,7 @@ def examine() -> Iterator[CheckResult]:
     for check in checks:
         yield _run_check(check, settings)
 
-
+# %% ../../nbs/project/14_doctor.ipynb #5ea48aa2
 def _run_check(check: Callable[[Settings], CheckResult], settings: Settings) -> CheckResult:
     "Run a check; whatever it raises becomes its result."
     name = check.__name__.removeprefix("check_")

@@ -58,7 +58,7 @@ def _opening_section(draft: Draft) -> Iterator[str]:
         "**The table is simulated:** it is an example; put your own in its place." if draft.source.simulated else "",
     )
 
-
+# %% ../../nbs/project/06_draft.ipynb #ff980970
 def _loading_section(draft: Draft) -> Iterator[str]:
     "Yield the imports and the function `load`, with the reasons for the rows that it leaves out."
     target = draft.summary.target
@@ -99,7 +99,7 @@ def _read_call(source: TableSource) -> str:
     "Return the expression that reads the table, with its dialect."
     return f"{source.code.removesuffix(')')}, dialect=DIALECT)" if source.dialect else source.code
 
-
+# %% ../../nbs/project/06_draft.ipynb #6a5ac771
 def _conversions_section(source: TableSource) -> Iterator[str]:
     "Yield a cell that shows the columns of the dialect as they are written beside what is read, and a warning."
     if source.dialect:
@@ -162,7 +162,7 @@ def _target_section(draft: Draft) -> Iterator[str]:
     plot = f"_ = table[{target.name!r}].value_counts().plot.barh(figsize=(6, {height:.1f}))"
     yield _code_cell("%matplotlib inline", plot)
 
-
+# %% ../../nbs/project/06_draft.ipynb #6a1bd279
 def _columns_section(draft: Draft) -> Iterator[str]:
     "Yield the table of columns, a warning about leaks, and the plots."
     summary = draft.summary
@@ -186,7 +186,7 @@ def _columns_section(draft: Draft) -> Iterator[str]:
     plot = f"plot_columns(table, {summary.target.name!r})"
     yield _code_cell("from mlops_nb.data.explore import plot_columns", "", plot)
 
-
+# %% ../../nbs/project/06_draft.ipynb #5523f3b8
 def _markdown_table(table: pd.DataFrame) -> str:
     "Return a table of columns as Markdown; missing values are empty cells."
     rows = [["column", *table.columns], ["---"] * (len(table.columns) + 1)]
@@ -215,7 +215,7 @@ def _schema_section(draft: Draft) -> Iterator[str]:
     imports = "from mlops_nb.data.tables import schema_table, validate"
     yield _code_cell(imports, "", "table = validate(table, schema)", "schema_table(schema)")
 
-
+# %% ../../nbs/project/06_draft.ipynb #8a117744
 def _estimator_section(draft: Draft) -> Iterator[str]:
     "Yield the scores of the comparison, the reason for the choice, and `make_estimator`."
     summary, comparison = draft.summary, draft.comparison
@@ -235,7 +235,7 @@ def _estimator_section(draft: Draft) -> Iterator[str]:
     code, _ = estimator_code(summary, comparison.chosen)
     yield _code_cell(*column_lists(summary), "", "", code, export=True)
 
-
+# %% ../../nbs/project/06_draft.ipynb #98aaadd2
 def _reason_of_choice(draft: Draft) -> str:
     "Return the reason why a kind of estimator was chosen."
     comparison = draft.comparison
@@ -280,7 +280,7 @@ def _reason_of_gates(draft: Draft) -> str:
         "one: a build passes it when the columns begin to predict."
     )
 
-
+# %% ../../nbs/project/06_draft.ipynb #0faebdee
 def _spec_code(draft: Draft) -> list[str]:
     "Return the lines of the `ModelSpec`."
     summary, target = draft.summary, draft.summary.target

@@ -62,7 +62,7 @@ def check_packages(settings: Settings) -> CheckResult:
         return CheckResult("packages", False, "; ".join(problems.values()), f"pip install {' '.join(requirements)}")
     return CheckResult("packages", True, f"{len(installed)} packages are within their bounds")
 
-
+# %% ../../nbs/project/12_environment_checks.ipynb #603f4d03
 def _problem_of(requirement: "Requirement") -> str | None:
     "Return what is wrong with a package, or None."
     version = package_versions([requirement.name]).get(requirement.name)
@@ -78,7 +78,7 @@ def extras() -> list[str]:
 
     return metadata("mlops-nb").get_all("Provides-Extra") or []
 
-
+# %% ../../nbs/project/12_environment_checks.ipynb #47c2e657
 def is_installed(extra: str) -> bool:
     "Whether all packages of an extra are installed; what another program brings some of is not judged."
     names = [requirement.name for requirement in _requirements(extra)]
@@ -118,7 +118,7 @@ def check_jupyterlab(settings: Settings) -> CheckResult:
         return CheckResult("jupyterlab", False, message, "jupyter server extension enable ploomber --sys-prefix")
     return CheckResult("jupyterlab", True, ", ".join(f"{name} {version}" for name, version in versions.items()))
 
-
+# %% ../../nbs/project/12_environment_checks.ipynb #4662d0db
 def check_kernel(settings: Settings) -> CheckResult:
     "Check that the kernel `python3` is this Python."
     if not is_installed("pipeline"):

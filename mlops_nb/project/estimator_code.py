@@ -48,7 +48,7 @@ class EstimatorKind(StrEnum):
         "Library beyond scikit-learn that it needs, which is an extra of mlops-nb."
         return self.name.lower() if self.name in ("LIGHTGBM", "XGBOOST", "CATBOOST") else None
 
-
+# %% ../../nbs/project/02_estimator_code.ipynb #8bf35fde
 @dataclass(frozen=True)
 class ColumnStep:
     "Step of the column transformer, as source."
@@ -73,7 +73,7 @@ def _number_steps(summary: TableSummary, kind: EstimatorKind) -> list[ColumnStep
     steps.insert(0, 'SimpleImputer(strategy="median", add_indicator=True)')
     return [ColumnStep(f"make_pipeline({', '.join(steps)})", "NUMBERS", tuple(imports))]
 
-
+# %% ../../nbs/project/02_estimator_code.ipynb #210fd3b1
 def _category_steps(summary: TableSummary, kind: EstimatorKind) -> list[ColumnStep]:
     "Return the step for categories, if there are any."
     categories = [c for c in summary.used if c.kind == "category"]
@@ -108,7 +108,7 @@ def _time_steps(summary: TableSummary, kind: EstimatorKind) -> list[ColumnStep]:
         ColumnStep(one_hot, "TIMES", (date_parts, "sklearn.preprocessing.OneHotEncoder")),
     ]
 
-
+# %% ../../nbs/project/02_estimator_code.ipynb #7b8bf838
 def _text_steps(summary: TableSummary, kind: EstimatorKind) -> list[ColumnStep]:
     "Return one step for each column of text."
     steps: list[ColumnStep] = []
@@ -145,7 +145,7 @@ def estimator_code(
     needed = [*always, *(name for step in steps for name in step.imports), *imports]
     return "\n".join(lines), _import_lines(needed)
 
-
+# %% ../../nbs/project/02_estimator_code.ipynb #09b2eddf
 def _model(task: str, kind: EstimatorKind) -> tuple[str, str, list[str]]:
     "Return the model's class, the call that makes it, and the dotted names that it needs."
     classifies = task == "classification"
@@ -161,7 +161,7 @@ def _model(task: str, kind: EstimatorKind) -> tuple[str, str, list[str]]:
     logarithm = ["numpy.exp", "numpy.log", "sklearn.compose.TransformedTargetRegressor"]
     return name, f"TransformedTargetRegressor({call}, func=log, inverse_func=exp)", [*logarithm, f"{module}.{name}"]
 
-
+# %% ../../nbs/project/02_estimator_code.ipynb #8bdc04bc
 def _booster(summary: TableSummary, kind: EstimatorKind) -> tuple[str, str, list[str]]:
     "Return class, call and dotted name of a model of another library."
     prefix = {EstimatorKind.LIGHTGBM: "LGBM", EstimatorKind.XGBOOST: "XGB", EstimatorKind.CATBOOST: "CatBoost"}[kind]
@@ -176,7 +176,7 @@ def _booster(summary: TableSummary, kind: EstimatorKind) -> tuple[str, str, list
         params += more if kind == EstimatorKind.LIGHTGBM else ['"enable_categorical": True'] * categories
     return name, f"{name}(**({{{', '.join(params)}}} | params))", [f"{kind.library}.{name}"]
 
-
+# %% ../../nbs/project/02_estimator_code.ipynb #d8bd3776
 def _default_params(name: str, kind: EstimatorKind) -> list[str]:
     "Return the parameters that differ from those of scikit-learn, as source."
     linear = {"LogisticRegression": ['"max_iter": 1000'], "PoissonRegressor": ['"alpha": 0.01', '"max_iter": 500']}
@@ -191,7 +191,7 @@ def _default_params(name: str, kind: EstimatorKind) -> list[str]:
         params += ['"class_weight": "balanced"']
     return params
 
-
+# %% ../../nbs/project/02_estimator_code.ipynb #27635a27
 def _import_lines(dotted: Iterable[str]) -> list[str]:
     "Return one import line a module for dotted names."
     modules: dict[str, set[str]] = {}
@@ -218,7 +218,7 @@ def _is_installed(library: str) -> bool:
     except ValueError:  # a module that a program put there without a spec
         return False
 
-
+# %% ../../nbs/project/02_estimator_code.ipynb #788a68e3
 def candidate_kinds(
     summary: TableSummary,
 ) -> list[EstimatorKind]:  # in the order in which they are tried

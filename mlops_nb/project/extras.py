@@ -49,7 +49,7 @@ def extras_of(
     locks = (root or template_folder()) / "locks"
     return [name for name in (named[2].split(",") if named else []) if (locks / f"{name}.lock").is_file()]
 
-
+# %% ../../nbs/project/09_extras.ipynb #1604048f
 def add_extras(
     folder: Path,  # of a project
     extras: Sequence[str],  # names; each has a lock in the template
@@ -68,7 +68,7 @@ def add_extras(
             lock = merge_locks(lock, path.read_text(encoding="utf-8"))
         (folder / name).write_text(lock, encoding="utf-8")
 
-
+# %% ../../nbs/project/09_extras.ipynb #49e7f9f3
 def _replace(path: Path, pattern: re.Pattern, replacement: str):
     "Replace the one occurrence of a pattern in a file."
     text, count = pattern.subn(replacement, path.read_text(encoding="utf-8"))

@@ -37,7 +37,7 @@ def vendor_wheel(
         run_command(command, folder, "The wheel of mlops-nb could not be made")
     return next((folder / "vendor").glob("mlops_nb-*.whl"))
 
-
+# %% ../../nbs/project/08_framework_wheel.ipynb #ec76a769
 def _requirement(
     origin: dict,  # content of direct_url.json; empty where it was installed from an index
     version: str,  # installed
@@ -60,7 +60,7 @@ def _requirement(
     copy = shutil.copytree(path, scratch / "source", ignore=partial(_not_source, path))
     return str(copy), ["--no-build-isolation"]
 
-
+# %% ../../nbs/project/08_framework_wheel.ipynb #036ca365
 def _not_source(checkout: Path, folder: str, names: list[str]) -> set[str]:
     "Return the entries of a folder of a checkout that no wheel is built from."
     made = {"store", "products", "build", "dist"} if Path(folder) == checkout else set()

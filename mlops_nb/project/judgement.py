@@ -74,7 +74,7 @@ def judge_table(
     comparison = comparison or compare_estimators(summary, table, step, minutes)
     return Judgement(summary, comparison, tuple(leaks), tuple(_warnings(summary, comparison, leaks, table)))
 
-
+# %% ../../nbs/project/03_judgement.ipynb #36552a2e
 def _leak_of(summary: TableSummary, table: pd.DataFrame, comparison: BaselineComparison | None) -> Leak | None:
     "Return a set of columns that gives the target together; by a rule only if a trial gives a reason to look for one."
     share = 0.0 if comparison is None else reached_share(comparison)
@@ -123,7 +123,7 @@ def _warnings(summary: TableSummary, comparison: BaselineComparison, leaks: list
     yield from _repeated_rows(summary, table)
     yield from _order_of_time(summary, table)
 
-
+# %% ../../nbs/project/03_judgement.ipynb #f2fd1c31
 def _ahead(summary: TableSummary) -> Iterator[str]:
     "Yield a warning about a column that explains far more than every other one."
     ranked = sorted((c for c in summary.used if c.univariate_score is not None), key=lambda c: -(c.univariate_score or 0))
@@ -138,7 +138,7 @@ def _ahead(summary: TableSummary) -> Iterator[str]:
         f"{second:.2f}): is it known when a prediction is made?"
     )
 
-
+# %% ../../nbs/project/03_judgement.ipynb #81f013d4
 def _repeated_rows(summary: TableSummary, table: pd.DataFrame) -> Iterator[str]:
     "Yield warnings about equal rows, and about several rows of one person or thing: they are in training and test rows alike."
     names = [c.name for c in summary.used] + [summary.target.name]
@@ -157,7 +157,7 @@ def _repeated_rows(summary: TableSummary, table: pd.DataFrame) -> Iterator[str]:
                 "training and test rows, which flatters the model. Aggregate them in load(), or evaluate with --time."
             )
 
-
+# %% ../../nbs/project/03_judgement.ipynb #9147d938
 def _order_of_time(summary: TableSummary, table: pd.DataFrame) -> Iterator[str]:
     "Yield a hint where the rows are in the order of a time, and are not split by it."
     if summary.time is not None:

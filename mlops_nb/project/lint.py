@@ -55,7 +55,7 @@ def _undefined_names(cells: list[Cell]) -> Iterator[RuleMatch]:
             name = message.message_args[0]
             yield RuleMatch(cell, line, "undefined-name", f"{name!r} is used here, and no cell above defines it.")
 
-
+# %% ../../nbs/project/01_lint.ipynb #4696e825
 def _cell_of_line(cells: list[Cell], lineno: int) -> tuple[Cell, int]:
     "Return the cell and the line in it for a line of the joined code."
     for cell in cells:
@@ -112,7 +112,7 @@ def _secrets(cells: list[Cell]) -> Iterator[RuleMatch]:
             if is_secret_name and len(text) >= _MIN_NAMED_SECRET_CHARS and " " not in text:
                 yield RuleMatch(cell, line, "secret", f"{name!r} is given a string here that {like_a_secret}")
 
-
+# %% ../../nbs/project/01_lint.ipynb #d57ad908
 def _has_password(text: str) -> bool:
     "Whether a text is a URL with a password written out."
     from urllib.parse import urlsplit
@@ -175,7 +175,7 @@ def _pipeline_rules(path: Path, project: Path, cells: list[Cell]) -> Iterator[Ru
         message = f"The pipeline passes {name!r}, which is no parameter here. {known_names(name, known)}"
         yield RuleMatch(parameters, 1, "parameters", message)
 
-
+# %% ../../nbs/project/01_lint.ipynb #733bf01e
 def _passed_parameters(path: Path, project: Path) -> set[str]:
     "Return the names that the pipelines of a project pass to a notebook."
     names = set()
@@ -216,7 +216,7 @@ def check_notebook(
     problems |= {Problem(name, m.cell.number, m.line, m.code, m.message) for m in valid}
     return sorted(problems)
 
-
+# %% ../../nbs/project/01_lint.ipynb #7bbfcb17
 def _rules(path: Path, project: Path, is_whole: bool) -> Iterator[Callable[[list[Cell]], Iterable[RuleMatch]]]:
     "Yield the rules for a notebook; undefined names can be found only where all cells could be parsed."
     yield from (_out_of_order, _absolute_paths, _secrets, _unloadable_classes)
@@ -230,7 +230,7 @@ def _is_pipeline(path: Path, project: Path) -> bool:
     "Whether a pipeline runs a notebook, or it lies beside those that are run."
     return bool(_passed_parameters(path, project)) or path.resolve().parent == (project / "nbs" / "pipeline").resolve()
 
-
+# %% ../../nbs/project/01_lint.ipynb #65236044
 def _is_waived(cell: Cell, line: int) -> bool:
     "Whether a line ends in `# check: ignore`."
     lines = cell.source.splitlines()

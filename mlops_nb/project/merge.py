@@ -63,7 +63,7 @@ def merge_notebooks(
     notebook["cells"] = _with_new_cells(cells, known, new)
     return Merged(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", conflicts)
 
-
+# %% ../../nbs/project/15_merge.ipynb #ece723d8
 def _cells_by_id(notebook: str) -> dict[str, dict]:
     return {cell["id"]: cell for cell in json.loads(notebook)["cells"] if "id" in cell}
 

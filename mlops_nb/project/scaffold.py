@@ -133,7 +133,7 @@ class NewProject:
     notes: tuple[str, ...]  # sentences for the person who asked for it
     warnings: tuple[str, ...] = ()  # sentences about what is suspicious in the table
 
-
+# %% ../../nbs/project/10_scaffold.ipynb #24945052
 def new_project(
     folder: str | Path,  # where it shall be; its name is the project's
     data: str | None = None,  # file, fsspec URL or SQLAlchemy URL; None: a small example
@@ -176,7 +176,7 @@ def new_project(
             notes += (*(f"The model needs mlops-nb[{name}]: settings.ini and both locks name it." for name in extras), *_cautions(summary))
     return NewProject(folder, summary, comparison, notes, (*source.warnings, *warnings))
 
-
+# %% ../../nbs/project/10_scaffold.ipynb #174357e0
 def _check_place(folder: Path):
     "Raise a `SpecError` if a folder is inside a project, which would take its files for its own."
     outer = find_project(folder.parent)

@@ -60,7 +60,7 @@ def schema_code(
     lines.append(f"        {target.name!r}: pa.Column({kind}),")
     return "\n".join(["schema = pa.DataFrameSchema(", "    {", *lines, "    },", "    coerce=True,", ")"])
 
-
+# %% ../../nbs/project/04_spec_code.ipynb #84a48066
 def _column_code(column: ColumnSummary, nullable: bool) -> str:
     "Return the source of one column of the schema."
     match column.kind:

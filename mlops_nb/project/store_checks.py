@@ -39,7 +39,7 @@ def check_database(settings: Settings) -> CheckResult:
         return CheckResult("database", False, message, "install that version")
     return CheckResult("database", True, f"{url} answers, revision {current}")
 
-
+# %% ../../nbs/project/13_store_checks.ipynb #2c68dc4e
 def _existing_database(settings: Settings) -> "Engine | None":
     "Return the database, or None where it or its tables do not exist."
     from sqlalchemy.engine import make_url
@@ -105,7 +105,7 @@ def check_model(settings: Settings) -> CheckResult:
         if registry is not None:
             registry.close()
 
-
+# %% ../../nbs/project/13_store_checks.ipynb #a8a48ac0
 def _check_production(registry: "Registry", name: str, settings: Settings) -> CheckResult:
     "Load and verify the version in production."
     version = registry.version_of(name)

@@ -45,7 +45,7 @@ class TableFormats:
             groups = "; ".join(str(group) for group in self.merged if group.column == name)
             yield f"`{name}`: {groups}: read as one value each, in the most frequent spelling."
 
-
+# %% ../../nbs/project/05_table_formats.ipynb #814301c3
 def find_formats(
     table: pd.DataFrame,  # as it was read
     merge: Sequence[str] = (),  # columns whose values are merged where they differ in case and blanks alone
@@ -76,7 +76,7 @@ def spelling_warnings(
     found = {name: groups for name in names if (groups := spelling_groups(table[name]))}
     return [f"`{name}`: {_listed(groups)}. `--merge {name}` makes one value of each group." for name, groups in found.items()]
 
-
+# %% ../../nbs/project/05_table_formats.ipynb #29f1c5e5
 def missing_word_warnings(
     table: ProjectTable,
     summary: TableSummary,
@@ -92,7 +92,7 @@ def missing_word_warnings(
     listed = {name: ", ".join(f"{word!r} ({rows:,} rows)" for word, rows in words.items()) for name, words in found.items()}
     return [f"`{name}`: read as missing: {words}. If it is a value, write it differently in the table." for name, words in listed.items()]
 
-
+# %% ../../nbs/project/05_table_formats.ipynb #1277bf90
 def _listed(groups: list[SpellingGroup], most: int = 5) -> str:
     "Return the first of some groups in words."
     several, padded = [g for g in groups if len(g.spellings) > 1], [g for g in groups if len(g.spellings) == 1]

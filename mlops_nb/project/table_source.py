@@ -97,7 +97,7 @@ def open_table(
 
 _READ_TABLE_IMPORT = "from mlops_nb.data.tables import read_table"
 
-
+# %% ../../nbs/project/05_table_source.ipynb #2ba03bcc
 def _source_of_file(name: str, words: str, simulated: bool = False, options: str = "") -> TableSource:
     "Return the source of a table in the project's `data/`."
     imports = (_READ_TABLE_IMPORT, "from mlops_nb.settings import find_project")

@@ -68,7 +68,7 @@ def render_template(
     settings = _settings(folder, name, package, version or installed("mlops-nb"))
     (folder / "settings.ini").write_text(settings, encoding="utf-8")
 
-
+# %% ../../nbs/project/09_template.ipynb #b795514c
 def _rename(folder: Path, name: str, package: str):
     "Write the project's names into the files of the template, other than settings.ini."
     spec, model = (
@@ -83,7 +83,7 @@ def _rename(folder: Path, name: str, package: str):
     path = folder / "pyproject.toml"
     path.write_text(path.read_text(encoding="utf-8").replace("mlops_nb/", f"{package}/"), encoding="utf-8")
 
-
+# %% ../../nbs/project/09_template.ipynb #b11abf56
 def _settings(folder: Path, name: str, package: str, version: str) -> str:
     "Return settings.ini with the project's names, and the framework as its requirement."
     text = (folder / "settings.ini").read_text(encoding="utf-8").split("\n# What the library needs")[0]

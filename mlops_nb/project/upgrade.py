@@ -169,7 +169,7 @@ def plan_upgrade(
 
 _TEMPLATE = "mlops_nb/template/"  # in a wheel
 
-
+# %% ../../nbs/project/16_upgrade.ipynb #f6e68f0f
 def _changes(project: Path, base: Path, template: Path, wheel: Path) -> Iterator[FileChange]:
     paths = {str(p.relative_to(root)) for root in (base, template) for p in root.rglob("*") if p.is_file()}
     for path in sorted(paths):

@@ -28,7 +28,7 @@ from ..store.artifacts import FolderStore, RemoteStore
 # %% ../../nbs/retrain/00_dataset.ipynb #9fc15092
 MAX_EXCLUDED_SHARE = 0.1  # of the labelled rows
 
-
+# %% ../../nbs/retrain/00_dataset.ipynb #bb0b48b7
 @dataclass(frozen=True)
 class LabelledRows:
     "Labelled rows of production, oldest first."
@@ -124,7 +124,7 @@ def _parse(signature: Signature, rows: Sequence[LoggedPrediction]) -> tuple[list
         frame = to_frame(signature, parser.parse([row.inputs for row in accepted])) if accepted else None
         return accepted, pd.DataFrame(columns=signature.names) if frame is None else frame
 
-
+# %% ../../nbs/retrain/00_dataset.ipynb #3f0d0f94
 def _accepts(parser: InputParser, row: LoggedPrediction) -> bool:
     try:
         parser.parse([row.inputs])
@@ -142,7 +142,7 @@ def _with_target(spec: ModelSpec, frame: pd.DataFrame, rows: Sequence[LoggedPred
         frame[spec.time] = pd.to_datetime([row.at.replace(tzinfo=None) for row in rows])
     return frame[[c for c in spec.schema.columns if c in frame]]
 
-
+# %% ../../nbs/retrain/00_dataset.ipynb #35d15035
 def _kinds(spec: ModelSpec) -> dict[str, np.dtype | ExtensionDtype]:
     "Return the types of the schema's number and boolean columns, which may hold missing values."
     kinds = {name: getattr(column.dtype, "type", None) for name, column in spec.schema.columns.items()}
@@ -157,7 +157,7 @@ def _is_whole(spec: ModelSpec, labels: pd.Series, target: str) -> np.ndarray:  #
     numbers = pd.to_numeric(labels, errors="coerce")
     return np.array(numbers == numbers.round())
 
-
+# %% ../../nbs/retrain/00_dataset.ipynb #56db2b0f
 def _as_schema(table: pd.DataFrame, spec: ModelSpec) -> pd.DataFrame:
     "Cast JSON's numbers to the types of the schema, which need not set `coerce`."
     kinds = {
@@ -214,7 +214,7 @@ def join_rows(
     table.attrs = {LINEAGE: lineage, **dialect_of(reference)}
     return table
 
-
+# %% ../../nbs/retrain/00_dataset.ipynb #eb41f440
 def reference_of(
     spec: ModelSpec,
     manifest: Mapping,  # of the version in production
@@ -229,7 +229,7 @@ def reference_of(
     table.attrs = {DIALECT: written.to_dict()} if written != Dialect() else {}
     return table, sha256 if known else save_table(table, artifacts).sha256
 
-
+# %% ../../nbs/retrain/00_dataset.ipynb #53925c02
 def save_table(
     table: pd.DataFrame,
     artifacts: FolderStore | RemoteStore,

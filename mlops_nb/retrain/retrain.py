@@ -160,7 +160,7 @@ def _decide(attempt: _Attempt, if_needed: bool, last: timedelta | None, rows: in
     except MlopsError as e:
         return attempt.decision("failed", str(e))
 
-
+# %% ../../nbs/retrain/02_retrain.ipynb #28e9f43c
 def _recent_rows(attempt: _Attempt, spec: ModelSpec, last: timedelta | None, rows: int | None) -> LabelledRows:
     "Return the newest labelled rows or those labelled in the window, with older ones where they are few."
     champion, enough = attempt.champion, 2 * attempt.policy.min_labelled_rows  # some may be excluded
@@ -173,7 +173,7 @@ def _recent_rows(attempt: _Attempt, spec: ModelSpec, last: timedelta | None, row
         logged = log.rows(champion.name, enough, labelled=True)
     return labelled_rows(spec, Signature.from_dict(champion.manifest["signature"]), logged)
 
-
+# %% ../../nbs/retrain/02_retrain.ipynb #1296002a
 def spec_of_champion(
     champion: Version,
     settings: Settings,
@@ -212,7 +212,7 @@ def _make_version(attempt: _Attempt, spec: ModelSpec, training: LabelledRows, ho
         shutil.rmtree(home / products, ignore_errors=True)
     return decision
 
-
+# %% ../../nbs/retrain/02_retrain.ipynb #9c56f887
 def _training_table(
     attempt: _Attempt, spec: ModelSpec, training: LabelledRows, holdout: LabelledRows
 ) -> pd.DataFrame:
@@ -226,7 +226,7 @@ def _training_table(
     )
     return table
 
-
+# %% ../../nbs/retrain/02_retrain.ipynb #a446af1e
 def _build_parameters(attempt: _Attempt, products: Path, sources: Mapping[str, Path]) -> dict[str, object]:
     "Return the parameters of the champion's build, with the new data in place of its own."
     manifest, engine, home = attempt.champion.manifest, attempt.policy.engine, attempt.settings.home
@@ -242,7 +242,7 @@ def _build_parameters(attempt: _Attempt, products: Path, sources: Mapping[str, P
     parameters |= {name: _relative(path, home) for name, path in sources.items()}
     return parameters | ({"engine": engine} if engine else {})
 
-
+# %% ../../nbs/retrain/02_retrain.ipynb #1f9fefc4
 def _relative(path: Path, home: Path) -> str:
     "Return a path relative to the project, so that no record holds a machine's folder."
     return str(path.relative_to(home)) if path.is_relative_to(home) else str(path)
@@ -266,7 +266,7 @@ def _evaluate(attempt: _Attempt, run: Run) -> Decision:
         return attempt.decision("refused", *failed, **fields)
     return _promote(attempt, challenger, describe_passed(gates), fields)
 
-
+# %% ../../nbs/retrain/02_retrain.ipynb #2a69fe8a
 def _replay(attempt: _Attempt, challenger: Version) -> list[GateResult]:
     "Replay recent traffic, and return the gates of the spec's limits for it."
     attempt.report(f"Replays the recent traffic through version {challenger.version}")
@@ -281,7 +281,7 @@ def _replay(attempt: _Attempt, challenger: Version) -> list[GateResult]:
 
 _MAX_REASON_CHARACTERS = 1000  # in the registry's history
 
-
+# %% ../../nbs/retrain/02_retrain.ipynb #bc9947d1
 def _promote(attempt: _Attempt, challenger: Version, passed: str, fields: Mapping) -> Decision:
     "Move the alias of the policy, if it still is where it was."
     registry, alias, champion = attempt.registry, attempt.policy.alias, attempt.champion

@@ -33,7 +33,7 @@ def is_performance_stable(
     inconclusive = [text for text in health.inconclusive if text.startswith("performance")]
     return bool(evaluated) and not inconclusive and not any(f.kind == "performance" for f in health.findings)
 
-
+# %% ../../nbs/retrain/01_triggers.ipynb #0bc80626
 def reasons_not_to_retrain(
     health: HealthReport,
 ) -> list[str]:
@@ -74,6 +74,6 @@ def reason_to_wait(
         return f"{rollback} ({moves[-1].reason or 'no reason given'}): a person decides"
     return None
 
-
+# %% ../../nbs/retrain/01_triggers.ipynb #c173fd9f
 def _is_unchanged(before: Mapping, now: Mapping) -> bool:
     return all(before.get(key) == now.get(key) for key in ("findings", "newest"))

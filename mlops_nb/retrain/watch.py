@@ -78,7 +78,7 @@ def watch(
                 report(event)
             stop.wait(max(0.0, every - (time.monotonic() - began)))
 
-
+# %% ../../nbs/retrain/03_watch.ipynb #d8cdad7e
 def _check(name: str, settings: Settings, last, rows, policy, stop) -> WatchEvent:
     "Check a model once; return its decision or its error as an event."
     try:

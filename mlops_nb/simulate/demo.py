@@ -162,7 +162,7 @@ def _check_health(run: _DemoRun, event: str, rows: int) -> HealthReport:
     _log_alerts(run, health)
     return health
 
-
+# %% ../../nbs/simulate/03_demo.ipynb #6bd889b7
 def _overall_results(health: HealthReport) -> list[MetricResult]:
     return [r for r in health.performance.results if r.slice == "all"] if health.performance else []
 
@@ -174,7 +174,7 @@ def _log_alerts(run: _DemoRun, health: HealthReport) -> None:
         subjects = ", ".join(f.subject for f in found)
         run.log(f"ALERT {kind} of {subjects}" + (f": {found[0].text}" if len(found) == 1 else ""))
 
-
+# %% ../../nbs/simulate/03_demo.ipynb #5f607319
 class _WithoutAlerts(io.TextIOBase):
     "Stream that drops the monitor's lines about alerts: the demo logs them by kind."
 
@@ -232,7 +232,7 @@ def _wait_for_version(run: _DemoRun, decision: Decision) -> None:
     run.add_step("service updated", version, outcome=f"{waited:.1f} s later, without a restart")
     run.log(f"The service predicts with version {version}, {waited:.1f} s after it was promoted")
 
-
+# %% ../../nbs/simulate/03_demo.ipynb #84c3d571
 def _compare_versions(run: _DemoRun, decision: Decision, rows: int) -> None:
     "Compare the version before with the new one on the newest rows."
     assert decision.champion is not None
@@ -250,7 +250,7 @@ def _compare_versions(run: _DemoRun, decision: Decision, rows: int) -> None:
 WINDOW_ROWS = 1000
 DRIFT_ROWS = 2000  # after the change: the newest are the test set of the retrained version
 
-
+# %% ../../nbs/simulate/03_demo.ipynb #06dcabde
 def _play_drift(run: _DemoRun) -> None:
     "Change the data, and expect alerts, a better version and health."
     _send_rows(run, "good", WINDOW_ROWS)
@@ -274,7 +274,7 @@ def _play_drift(run: _DemoRun) -> None:
     run.expect(not again.findings, f"in the end nothing should be wrong: {_reasons(again)}")
     _compare_versions(run, decision, WINDOW_ROWS)
 
-
+# %% ../../nbs/simulate/03_demo.ipynb #7b6dda9c
 def _play_good(run: _DemoRun, windows: int) -> None:
     "Send windows of unchanged data, and expect no alert and no retraining."
     for i in range(1, windows + 1):
@@ -290,7 +290,7 @@ def _play_good(run: _DemoRun, windows: int) -> None:
     )
     run.expect(not opened, f"no alert should have opened, there were {opened}")
 
-
+# %% ../../nbs/simulate/03_demo.ipynb #7d6d157b
 def _reasons(health: HealthReport) -> str:
     return "; ".join([*(f.text for f in health.findings), *health.inconclusive]) or health.status
 
@@ -321,7 +321,7 @@ def demo(
             run.engine.dispose()
     return run.report
 
-
+# %% ../../nbs/simulate/03_demo.ipynb #18c2c32c
 def _finish_report(run: _DemoRun) -> None:
     "Add all alerts to the report; expect none to be open."
     keys = ("kind", "subject", "text", "opened_at", "closed_at")

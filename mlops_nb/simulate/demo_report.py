@@ -27,7 +27,7 @@ class DemoStep:
     drifted: tuple[int, int] | None = None  # Drifted columns, and all columns
     outcome: str = ""
 
-
+# %% ../../nbs/simulate/02_demo_report.ipynb #49a9763c
 @dataclass
 class DemoReport:
     "Timeline and result of a demo."
@@ -71,7 +71,7 @@ def format_report(
     yield from report.notes
     yield from (f"UNEXPECTED: {problem}" for problem in report.problems)
 
-
+# %% ../../nbs/simulate/02_demo_report.ipynb #e0e90530
 def _format_step(step: DemoStep, names: list[str]) -> list[str]:
     drifted = "" if step.drifted is None else "{} of {}".format(*step.drifted)
     counts = [format_number(count, missing="") for count in (step.version, step.rows)]

@@ -79,7 +79,7 @@ def _kill_new_children() -> Iterator[None]:
                 child.kill()
         psutil.wait_procs(left, timeout=TIMEOUT_SECONDS)
 
-
+# %% ../../nbs/simulate/01_sandbox.ipynb #458542fd
 def _set_environment(variables: Mapping[str, str]) -> None:
     for key in os.environ.keys() - variables.keys():
         del os.environ[key]
@@ -115,7 +115,7 @@ def run_service(
     finally:
         stop_service(process)
 
-
+# %% ../../nbs/simulate/01_sandbox.ipynb #b474df19
 def _is_alive(process: subprocess.Popen, settings: Settings) -> bool:
     "Whether the service still runs; raise an error with the last line of its log otherwise."
     if process.poll() is None:

@@ -46,7 +46,7 @@ class TrafficError(MlopsError):
 MAX_ATTEMPTS = 10  # requests to an overloaded service before giving up
 TIMEOUT_SECONDS = 60
 
-
+# %% ../../nbs/simulate/00_traffic.ipynb #1e509f9d
 class _ServiceClient:
     "HTTP client of a prediction service, over one connection that is kept alive."
 
@@ -110,7 +110,7 @@ class TrafficReport:
 # %% ../../nbs/simulate/00_traffic.ipynb #bfc7d508
 ROWS_PER_REQUEST = 20  # at most
 
-
+# %% ../../nbs/simulate/00_traffic.ipynb #005eba7f
 def send(
     rows: pd.DataFrame,  # Inputs and target
     target: str | Sequence[str] | None,  # Column of the true labels, or of several outputs their columns; None: there are none

@@ -36,7 +36,7 @@ class AliasChange:
     reason: str
     at: datetime
 
-
+# %% ../../nbs/store/06_aliases.ipynb #cc34b57e
 def read_aliases(
     connection: Connection,
     name: str,  # of the model
@@ -55,7 +55,7 @@ def read_all_aliases(
         found.setdefault(row.name, {})[row.alias] = row.version
     return found
 
-
+# %% ../../nbs/store/06_aliases.ipynb #5c583c38
 def read_version_of(
     connection: Connection,
     name: str,  # of the model
@@ -77,7 +77,7 @@ def read_changes(
         query = query.where(history.c.alias == alias)
     return [_alias_change(row) for row in connection.execute(query)]
 
-
+# %% ../../nbs/store/06_aliases.ipynb #34c89275
 def _alias_change(row: Row) -> AliasChange:
     "Return a row of the history as a value."
     to_version = None if row.to_version == _NO_VERSION else row.to_version
@@ -103,7 +103,7 @@ def rollback_targets(
         return []
     return [v for v in dict.fromkeys(stack[-2::-1]) if v is not None and v != stack[-1]]
 
-
+# %% ../../nbs/store/06_aliases.ipynb #45f6e283
 def since_last(
     changes: Sequence[AliasChange],  # of one alias, oldest first
 ) -> datetime | None:  # None: it points nowhere
@@ -151,7 +151,7 @@ def describe_version(
 # %% ../../nbs/store/06_aliases.ipynb #a11a000b
 ANY_VERSION = -1  # for `expected`: wherever the alias is
 
-
+# %% ../../nbs/store/06_aliases.ipynb #d4ee0e79
 def move_alias(
     connection: Connection,  # of a transaction, from `writing`
     name: str,  # of the model

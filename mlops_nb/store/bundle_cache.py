@@ -23,7 +23,7 @@ from ..model.bundle import check_hashes, publish_directory, read_manifest
 MAX_UNUSED_SECONDS = 86_400.0  # after which an unused copy is removed
 KEPT_SERVED_VERSIONS = 2  # last served versions whose copies are kept
 
-
+# %% ../../nbs/store/01_bundle_cache.ipynb #3777f744
 class BundleCache:
     "Verified copies of bundles on the disk of this machine."
 
@@ -91,7 +91,7 @@ def is_intact(
         return False
     return True
 
-
+# %% ../../nbs/store/01_bundle_cache.ipynb #11482351
 def _publish_whole(place: Path, digest: str, write: Callable[[Path], Any]):
     "Write a bundle beside its folder, verify it, and rename it; another process may be faster."
     partial = place.with_name(f".{uuid.uuid4().hex}.partial")
@@ -106,7 +106,7 @@ def _publish_whole(place: Path, digest: str, write: Callable[[Path], Any]):
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
-
+# %% ../../nbs/store/01_bundle_cache.ipynb #954ae68d
 def _rename(partial: Path, place: Path, digest: str):
     "Rename a bundle to its folder, while other processes may do the same or remove a damaged one."
     for _ in range(3):

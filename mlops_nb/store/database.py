@@ -54,7 +54,7 @@ def connect(
 _POSTGRES_TIMEOUTS = {"connect_timeout": 10, "tcp_user_timeout": 30_000}
 _POSTGRES_TIMEOUTS |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
-
+# %% ../../nbs/store/00_database.ipynb #d61cf8bb
 def _to_json(value) -> str:
     "Return JSON, NaN as null because PostgreSQL takes no NaN; several times faster than the standard library."
     return orjson.dumps(value).decode()
@@ -84,7 +84,7 @@ def _check_not_empty(
             )
         time.sleep(0.01)
 
-
+# %% ../../nbs/store/00_database.ipynb #593bf1d0
 def _prepare_sqlite(connection, _):
     "Configure a new SQLite connection."
     connection.isolation_level = None  # transactions begin with an explicit BEGIN
@@ -96,7 +96,7 @@ def _prepare_sqlite(connection, _):
         connection.close()  # SQLAlchemy does not close a connection that fails in this hook
         raise
 
-
+# %% ../../nbs/store/00_database.ipynb #c37a7f4e
 def _set_wal(
     connection,
     timeout: float = 30,  # seconds
@@ -115,15 +115,19 @@ def _set_wal(
 # %% ../../nbs/store/00_database.ipynb #00000016
 @overload
 def in_utc(at: datetime) -> datetime: ...
+
+
 @overload
 def in_utc(at: None) -> None: ...
+
+
 def in_utc(
     at: datetime | None,  # from a database or a caller; SQLite drops the zone
 ) -> datetime | None:
     "Return a time in UTC; one without a zone is taken as UTC."
     return at if at is None else at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
-
+# %% ../../nbs/store/00_database.ipynb #48626d20
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     "Open a connection for reading, which holds no lock."
@@ -165,7 +169,7 @@ def open_database(
         raise
     return engine
 
-
+# %% ../../nbs/store/00_database.ipynb #3efdb8c6
 def migrate(
     engine: Engine,
     to: str = "head",  # a revision, the newest by default; "base" drops all tables

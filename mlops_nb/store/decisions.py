@@ -67,7 +67,7 @@ def save_decision(
         else:
             connection.execute(sa.insert(decisions).values(fields | values | {"at": decision.at, "looks": 1}))
 
-
+# %% ../../nbs/store/08_decisions.ipynb #59d7ad08
 def list_decisions(
     engine: Engine,
     name: str,  # Of the model
@@ -82,7 +82,7 @@ def list_decisions(
     made = [{k: v for k, v in row.items() if k != "id"} | {t: in_utc(row[t]) for t in times} for row in rows[::-1]]
     return [Decision(**values) for values in made]
 
-
+# %% ../../nbs/store/08_decisions.ipynb #8df8fa3d
 def give_up_builds(
     engine: Engine,
     name: str,  # Of the model, which nobody builds now

@@ -34,7 +34,7 @@ _DATABASE_FAULTS = {
 _UNREACHABLE_DATABASE = "does not respond ({}). Start it, or correct MLOPS_DATABASE_URL."
 _DRIVER_ERROR = re.compile(r"\((?:sqlite3|psycopg)[\w.]*\) (.*)")
 
-
+# %% ../../nbs/store/10_faults.ipynb #5f5549a7
 def _describe_database(
     kind: str,  # name of SQLAlchemy's class
     message: str,
@@ -49,7 +49,7 @@ def _describe_database(
     fault = next(found, _UNREACHABLE_DATABASE if is_of_server else None)
     return f"The database {database_name()} {fault.format(detail)}" if fault else None
 
-
+# %% ../../nbs/store/10_faults.ipynb #fc1f25e9
 def database_name(
     url: str | None = None,  # SQLAlchemy URL, that of the settings by default
 ) -> str:
@@ -74,7 +74,7 @@ _UNREACHABLE = (
     "gaierror",
 )
 
-
+# %% ../../nbs/store/10_faults.ipynb #d93e0a58
 def _describe_system(kind: str, message: str) -> str | None:
     "Return a sentence about an error of the operating system."
     if kind in _UNREACHABLE:
@@ -92,7 +92,7 @@ def _describe_system(kind: str, message: str) -> str | None:
         return f"No permission for {where or 'a file'} ({reason}). Grant it to this user, or choose another place."
     return f"{where or 'A file'} cannot be used ({reason}). Correct the path, or what lies there."
 
-
+# %% ../../nbs/store/10_faults.ipynb #34f4c04a
 def _describe_resource(kind: str, message: str) -> str | None:
     "Return a sentence about memory or a package that is missing."
     if kind == "MemoryError":

@@ -32,7 +32,7 @@ def is_locked(
 
 _HELD: dict[Path, IO] = {}  # open files of the locks that this process holds
 
-
+# %% ../../nbs/store/09_file_lock.ipynb #53db0cc2
 def hold_lock(
     path: Path,
     content: str = "",  # for those who do not get it
@@ -53,7 +53,7 @@ def hold_lock(
     atexit.register(file.close)  # else Python may warn about it
     return True
 
-
+# %% ../../nbs/store/09_file_lock.ipynb #81b3b862
 def holds_lock(
     path: Path,
 ) -> bool:
@@ -69,7 +69,7 @@ def free_lock(
         file.close()
         path.unlink(missing_ok=True)
 
-
+# %% ../../nbs/store/09_file_lock.ipynb #3713c813
 def _flock(file: int | IO, operation: int) -> bool:
     try:
         fcntl.flock(file, operation | fcntl.LOCK_NB)

@@ -21,7 +21,7 @@ class GitState:
     diff: str  # the changes, as `git diff HEAD` prints them and `git apply` takes them
     untracked: tuple[str, ...]  # files that git neither tracks nor ignores
 
-
+# %% ../../nbs/store/04_git.ipynb #09fba5c7
 def git_state(
     folder: str | Path = ".",  # any folder of the repository
 ) -> GitState:
@@ -41,7 +41,7 @@ _DIFF = (
 )
 _GIT_TIMEOUT_SECONDS = 60
 
-
+# %% ../../nbs/store/04_git.ipynb #4bed6813
 def _git(folder: str | Path, *command: str) -> str | None:
     "Return what a git command prints; None where there is no git or no repository."
     full = ["git", "-C", str(folder), *command]

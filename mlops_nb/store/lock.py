@@ -30,7 +30,7 @@ class LockedError(MlopsError):
 
     code = "locked"
 
-
+# %% ../../nbs/store/01_lock.ipynb #da9779e9
 class Lock:
     "Held from `with` to its end."
 
@@ -100,7 +100,7 @@ def _take(connection: Connection, name: str, holder: str, lease: float) -> datet
     connection.execute(sa.update(locks).where(locks.c.name == name).values(row))
     return now
 
-
+# %% ../../nbs/store/01_lock.ipynb #cd35186a
 def _now(connection: Connection) -> datetime:
     "Return the database server's time; for SQLite this machine's, in whole seconds."
     if connection.dialect.name == "sqlite":
@@ -113,7 +113,7 @@ def _place() -> str:
     namespace = Path("/proc/self/ns/pid")
     return f"{socket.gethostname()}:{namespace.stat().st_ino}" if namespace.exists() else socket.gethostname()
 
-
+# %% ../../nbs/store/01_lock.ipynb #f37ce1bd
 def _is_gone(holder: str) -> bool:
     "Was it a process of this place that is no more?"
     place, _, pid = holder.rpartition(":")

@@ -314,7 +314,7 @@ class Promotion:
     promoted: bool
     reason: str
 
-
+# %% ../../nbs/store/07_registry.ipynb #6b5061ea
 def promote_if_passed(
     registry: Registry,
     version: Version,  # of this build

@@ -19,7 +19,7 @@ from ..errors import ArtifactError, SettingsError
 # %% ../../nbs/store/01_remote_files.ipynb #0000000a
 _BOTO_CONFIG = {"connect_timeout": 3, "read_timeout": 20, "retries": {"max_attempts": 2}}  # of botocore; timeouts in seconds
 
-
+# %% ../../nbs/store/01_remote_files.ipynb #4e154bb5
 class Files:
     "Files behind an fsspec URL."
 
@@ -121,7 +121,7 @@ def _artifact_errors(url: str) -> Iterator[None]:
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
-
+# %% ../../nbs/store/01_remote_files.ipynb #bc13ce7a
 def _no_bucket() -> ArtifactError:
     "Return the error about a bucket that does not exist."
     return ArtifactError("The bucket or container that MLOPS_ARTIFACTS names does not exist. Create it, or mend the name.")

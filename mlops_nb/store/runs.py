@@ -173,7 +173,7 @@ class Run:
 
 _GONE = "The process of the build is gone."
 
-
+# %% ../../nbs/store/05_runs.ipynb #d16df5f2
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -258,7 +258,7 @@ class Differences(dict):
         table = pd.DataFrame.from_dict(self, orient="index", columns=["first", "second"])
         return format_html(table.map(str))  # rounded they might look equal
 
-
+# %% ../../nbs/store/05_runs.ipynb #0baa9dbc
 def differences(
     first: Mapping,  # nested values
     second: Mapping,

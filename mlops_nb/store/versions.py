@@ -41,7 +41,7 @@ class Version:
     created_at: datetime
     aliases: tuple[str, ...] = ()
 
-
+# %% ../../nbs/store/06_versions.ipynb #5e840a05
 def read_versions(
     connection: Connection,
     name: str,  # of the model
@@ -59,7 +59,7 @@ def read_versions(
         found.append(Version(**values, path=path, aliases=tuple(pointing.get(row["version"], ()))))
     return found
 
-
+# %% ../../nbs/store/06_versions.ipynb #29fba115
 def insert_version(
     connection: Connection,
     bundle: Bundle,
@@ -95,7 +95,7 @@ def find_version(
         raise NotFoundError(f"{name!r} has no version {version}; it has {first} to {last}.")
     return by_number[number]
 
-
+# %% ../../nbs/store/06_versions.ipynb #ee0c0b93
 def _number(version: int | str, by_alias: Mapping[str, int]) -> int:
     "Return the number of a version given as a number, as digits or as an alias."
     if isinstance(version, int) and not isinstance(version, bool):

@@ -31,7 +31,7 @@ def wandb_mode() -> str:  # "online", "offline" or "disabled"
 # %% ../../nbs/store/06_wandb.ipynb #f5547738
 _INIT_TIMEOUT_SECONDS = 30
 
-
+# %% ../../nbs/store/06_wandb.ipynb #963e6822
 def _wandb_run(
     folder: Path,  # of the runs
     project: str,  # W&B project
@@ -70,7 +70,7 @@ def _wandb_run(
 # %% ../../nbs/store/06_wandb.ipynb #81f47ad6
 _CONFIG = ("spec", "params", "estimator_params", "seed", "code", "data", "python", "packages")
 
-
+# %% ../../nbs/store/06_wandb.ipynb #a5c329b9
 def log_to_wandb(
     run: Run,
     project: str,  # W&B project
@@ -103,7 +103,7 @@ def log_to_wandb(
         return redact(f"{type(e).__name__}: {e}")
     return None
 
-
+# %% ../../nbs/store/06_wandb.ipynb #bba51446
 def _tags_and_notes(
     decision: Mapping[str, Any] | None,  # of the retraining loop; None for a build that a person started
 ) -> dict[str, Any]:
