@@ -126,12 +126,14 @@ SIGNATURE: Schema = {
 }
 _METRICS = {str: (float, None)}
 _GATE = {"gate": str, "metric": str, "passed": bool, str: object}
+_COMPARISON: Schema = {"metric": str, "rows": int, "difference": float, "error": (float, None), "note?": str, str: object}
 _EVALUATION: Schema = {
     "metrics?": _METRICS,
     "baseline?": _METRICS,
     "gates?": [_GATE],
     "slices?": {str: _METRICS},
     "groups?": {str: {str: _METRICS}},
+    "comparison?": (_COMPARISON, None),
     str: object,
 }
 DOMAIN: Schema = {"numbers": {str: [float]}, "texts": {str: str}, "known": {str: [str]}, "missing": [str]}

@@ -11,7 +11,7 @@ __all__ = ['POSITIVE_METRICS', 'PROBABILITY_METRICS', 'CLASSIFICATION_METRICS', 
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import pandas as pd
 from ..display import format_html
 from ..errors import GateError, known_names
 from .anomaly import ANOMALY_METRICS, check_labels, score_anomalies
+from .champion import ChampionComparison
 from .interval import Interval, measure_interval
 from .metrics import dummy_regressor, find_undefined, get_metric, is_deviance, is_of_numbers
 from .signature import Predictions, positive_label
@@ -228,7 +229,7 @@ class GateResult:
     note: str = ""  # What the value was measured on
 
     def __str__(self):
-        if self.subject:
+        if self.subject or self.low is not None or self.note:
             return self._describe_interval()
         relation = {"baseline": "more than", "replay": "at most", "maximum": "at most"}.get(self.gate, "at least")
         outcome, value = "passed" if self.passed else "FAILED", f"{self.value:.6g},"
@@ -238,9 +239,8 @@ class GateResult:
 
     def _describe_interval(self) -> str:
         outcome = ("passed" if self.passed else "FAILED") + (" (inconclusive)" if self.inconclusive else "")
-        what, relation = f"slice {self.subject!r} {self.metric}", "at least"
-        if self.gate == "groups":
-            what, relation = f"groups of {self.subject!r} {self.metric} difference", "at most"
+        names = {"groups": f"groups of {self.subject!r} {self.metric} difference", "champion": f"champion {self.metric}"}
+        what, relation = names.get(self.gate, f"slice {self.subject!r} {self.metric}"), "at most" if self.gate == "groups" else "at least"
         value = f"{self.value:.4g}" if math.isfinite(self.value) else "is not known"
         interval = "" if self.low is None else f" ({self.low:.4g} to {'unknown' if self.high is None else f'{self.high:.4g}'})"
         return f"{outcome}: {what} {value}{interval}, required {relation} {self.required:.6g}" + (f"; {self.note}" if self.note else "")
@@ -277,6 +277,7 @@ def check_gates(
     metrics: Mapping[str, float],  # Of the model, on the test rows
     baseline: Mapping[str, float],  # Of the Dummy estimator, on the same rows
     champion: Mapping[str, float] | None = None,  # Of the version in production, on the same rows; None: there is none
+    comparison: ChampionComparison | None = None,  # With it; None: the two values decide
 ) -> list[GateResult]:
     "Decide every gate of the spec."
     gates, scorer = spec.gates, spec.scorer
@@ -293,10 +294,20 @@ def check_gates(
     results.append(GateResult("baseline", scorer, value, beat, value > beat))
     if champion is not None:
         least = _value(champion, scorer, "the champion") - gates.tolerance
-        results.append(GateResult("champion", scorer, value, least, value >= least))
+        gate = GateResult("champion", scorer, value, least, value >= least)
+        results.append(gate if comparison is None else _champion_gate(spec, gate, comparison))
     return results
 
 # %% ../../nbs/model/03_evaluate.ipynb #5948c63f
+def _champion_gate(spec: ModelSpec, gate: GateResult, comparison: ChampionComparison) -> GateResult:
+    "Decide by the interval of the difference whether a model is worse than the champion."
+    outcome, interval = comparison.outcome(spec.gates.tolerance), comparison.interval()
+    inconclusive = outcome == "inconclusive"
+    passed = spec.gates.inconclusive == "pass" if inconclusive else outcome != "worse"
+    low, high = (None, None) if interval is None else (gate.value - comparison.difference + end for end in interval)
+    return replace(gate, passed=passed, low=low, high=high, inconclusive=inconclusive, note=comparison.note)
+
+
 def _alarm_gates(rate: float, least: float, most: float) -> list[GateResult]:
     "Decide whether a share of flagged rows is within its limits."
     return [GateResult("minimum", ALARM_RATE, rate, least, rate >= least), GateResult("maximum", ALARM_RATE, rate, most, rate <= most)]
@@ -361,6 +372,7 @@ class Evaluation:
     slices: dict[str, dict[str, float]]
     gates: list[GateResult]
     groups: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)  # Column to group to its rows and metrics
+    comparison: ChampionComparison | None = None  # With the champion on the same rows
 
     @property
     def passed(self) -> bool:
@@ -396,7 +408,7 @@ class Evaluation:
     def gate_table(self) -> pd.DataFrame:
         "Return the gates, a row each, without the columns that none of them needs."
         table = pd.DataFrame(self.gates, columns=[f.name for f in fields(GateResult)])
-        return table if any(g.subject for g in self.gates) else table.iloc[:, :5]
+        return table if any(g.subject or g.low is not None or g.note for g in self.gates) else table.iloc[:, :5]
 
     def _repr_html_(self) -> str:
         gates, groups = format_html(self.gate_table(), index=False), self.group_table()
@@ -410,8 +422,9 @@ class Evaluation:
     @classmethod
     def from_dict(cls, d: Mapping) -> "Evaluation":
         "Read an evaluation from its JSON values."
-        values = {k: v for k, v in d.items() if k not in ("gates", "passed")}
-        return cls(**values, gates=[GateResult.from_dict(g) for g in d["gates"]])
+        values = {k: v for k, v in d.items() if k not in ("gates", "passed", "comparison")}
+        gates, found = [GateResult.from_dict(g) for g in d["gates"]], d.get("comparison")
+        return cls(**values, gates=gates, comparison=None if found is None else ChampionComparison(**found))
 
 # %% ../../nbs/model/03_evaluate.ipynb #e6950d15
 def nulls(value):
@@ -459,12 +472,16 @@ def evaluate(
         if predictions.classes is None and (problem := find_undefined(name, y, predictions.prediction)):
             raise GateError(problem)
     slices = slice_table(spec, X, y, predictions, names[:4]).to_dict("index")
-    from mlops_nb.model.fairness import fairness_gates, group_metrics  # it builds on this module
+    from mlops_nb.model.fairness import fairness_gates, group_metrics  # these build on this module
+    from mlops_nb.model.statistics import compare_champion
 
+    comparison = None
+    if champion is not None and spec.scorer != ALARM_RATE:
+        comparison = compare_champion([predictions], [champion], [np.asarray(y)], spec.scorer)
     metrics |= {} if interval is None else _interval_metrics(spec, interval, y, predictions)
-    gates = check_gates(spec, metrics, dummy, champion_metrics) + fairness_gates(spec, X, y, predictions)
+    gates = check_gates(spec, metrics, dummy, champion_metrics, comparison) + fairness_gates(spec, X, y, predictions)
     groups = group_metrics(spec, X, y, predictions)
-    return Evaluation(metrics, dummy, champion_metrics, champion_version, slices, gates, groups)
+    return Evaluation(metrics, dummy, champion_metrics, champion_version, slices, gates, groups, comparison)
 
 # %% ../../nbs/model/03_evaluate.ipynb #12f88d4a
 def _interval_metrics(spec: ModelSpec, interval: Interval, y: Sequence, predictions: Predictions) -> dict[str, float]:

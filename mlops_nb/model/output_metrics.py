@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 
 from ..errors import GateError
+from .champion import ChampionComparison
 from .evaluate import Evaluation, baseline, check_gates, check_metrics, default_metrics, score, slice_mask
 from .fairness import check_fairness, fairness_gates, group_metrics
 from .outputs import check_kinds
 from .signature import Predictions, join_outputs
+from .statistics import compare_champion
 from ..spec import OF_OUTPUT, Gates, ModelSpec, split_metric
 
 # %% ../../nbs/model/03_output_metrics.ipynb #0e0d0004
@@ -114,7 +116,8 @@ def evaluate_outputs(
     metrics, base = score_outputs(predictions, y, names), score_outputs(dummy, y, names)
     champion_metrics = None if champion is None else score_outputs(champion, y, names)
     slices = _slices(spec, X, y, predictions, names[: 1 + len(spec.targets)])
-    gates, groups = check_gates(spec, metrics, base, champion_metrics), dict[str, dict]()
+    comparison = None if champion is None else _compare(spec, predictions, champion, y)
+    gates, groups = check_gates(spec, metrics, base, champion_metrics, comparison), dict[str, dict]()
     for output, part in predictions.outputs.items():
         one, truth = each[output], truth_of(part, y[output])
         gates += [replace(g, metric=name_metric(g.metric, output)) for g in fairness_gates(one, X, truth, part)]
@@ -122,7 +125,17 @@ def evaluate_outputs(
             for group, values in found.items():
                 named = {key if key == "rows" else name_metric(key, output): value for key, value in values.items()}
                 groups.setdefault(column, {}).setdefault(group, {}).update(named)
-    return Evaluation(metrics, base, champion_metrics, champion_version, slices, gates, groups)
+    return Evaluation(metrics, base, champion_metrics, champion_version, slices, gates, groups, comparison)
+
+
+def _compare(spec: ModelSpec, predictions: Predictions, champion: Predictions, y: pd.DataFrame) -> ChampionComparison:
+    "Return the difference of the scorer between two models: of the output that it names, or of the mean over all."
+    metric, of = split_metric(spec.scorer)
+    ours, theirs = predictions.outputs or {}, champion.outputs or {}
+    names = [of] if of else list(ours)
+    truths = [truth_of(ours[name], y[name]) for name in names]
+    found = compare_champion([ours[name] for name in names], [theirs[name] for name in names], truths, metric)
+    return replace(found, metric=spec.scorer)
 
 # %% ../../nbs/model/03_output_metrics.ipynb #1cdbd3c1
 def _slices(spec: ModelSpec, X: pd.DataFrame, y: pd.DataFrame, predictions: Predictions, metrics: Sequence[str]) -> dict:
