@@ -24,18 +24,18 @@ from ..store.schema import alerts
 # %% ../../nbs/monitor/04_alerts.ipynb #00000004
 @dataclass(frozen=True)
 class Finding:
-    "Something that is wrong with a model."
+    "Problem of a model, found by one check."
 
     kind: str  # "drift", "performance", "latency", ...
-    subject: str  # Of that kind: a column, a metric
-    size: float  # How bad it is; larger is worse, in units of its kind
-    text: str  # One sentence for people, with the figures
-    figures: Mapping = field(default_factory=dict)  # The same for programs
+    subject: str  # within its kind: a column, a metric
+    size: float  # severity, in the unit of its kind; larger is worse
+    text: str  # one sentence with the figures
+    figures: Mapping = field(default_factory=dict)  # the same as values
 
 # %% ../../nbs/monitor/04_alerts.ipynb #7589e095
 @dataclass(frozen=True)
 class Alert:
-    "A finding that people are told of, from its first look to its last."
+    "Finding that is notified, from the check that opened it to the one that closed it."
 
     id: int
     name: str  # Of the model
@@ -45,13 +45,13 @@ class Alert:
     text: str
     figures: Mapping
     opened_at: datetime
-    changed_at: datetime  # It opened, got worse or closed
-    notified_at: datetime | None  # People were told of the last change
+    changed_at: datetime  # time of the last event: opened, worse or closed
+    notified_at: datetime | None  # when the last event was notified
     closed_at: datetime | None
 
     @property
     def since(self) -> datetime | None:
-        "The first row of the window in which it was seen first; None where that is not known."
+        "Time of the first row of the window in which it was found first; None where that is not known."
         return datetime.fromisoformat(self.figures["since"]) if self.figures.get("since") else None
 
     @property
@@ -80,16 +80,16 @@ class Alert:
 
 
 _CHANGES = {"opened": "alerts", "worse": "got worse", "closed": "is over"}
-ESCALATION_FACTOR = 1.25  # Times the size that was told before
+ESCALATION_FACTOR = 1.25  # times the size of the last notification
 
 # %% ../../nbs/monitor/04_alerts.ipynb #00000006
 def update_alerts(
     engine: Engine,  # From `open_database`
     name: str,  # Of the model
     findings: Sequence[Finding],
-    evaluated: Iterable[tuple[str, str]],  # Kind and subject of all that could be evaluated, findings or not
+    evaluated: Iterable[tuple[str, str]],  # kind and subject of all that was evaluated, findings or not
     now: datetime | None = None,
-) -> list[Alert]:  # Those of which nobody was told yet
+) -> list[Alert]:  # those whose last event is not notified yet
     "Open, repeat and close the alerts of a model."
     now, wrong = now or datetime.now(UTC), {(f.kind, f.subject): f for f in findings}
     fine = {*evaluated} - wrong.keys()
@@ -106,7 +106,7 @@ def update_alerts(
 
 # %% ../../nbs/monitor/04_alerts.ipynb #455ed0d5
 def _open(connection, name: str, f: Finding, now: datetime):
-    "Unless it is open."
+    "Open an alert, unless one of its kind and subject is open."
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     metadata = {"name": name, "kind": f.kind, "subject": f.subject, "size": f.size, "text": f.text}
     values = metadata | {"figures": f.figures, "opened_at": now, "changed_at": now}
@@ -140,7 +140,7 @@ _FIELDS = {"told_at": "notified_at"}  # fields of `Alert` by the column, where t
 def list_alerts(
     engine: Engine,
     name: str,  # Of the model
-    closed: bool = False,  # Those that are over too
+    closed: bool = False,  # closed ones too
 ) -> list[Alert]:
     "Return the alerts of a model, oldest first."
     conditions = [alerts.c.name == name] + ([] if closed else [alerts.c.closed_at.is_(None)])
@@ -152,7 +152,7 @@ def notify(
     engine: Engine,
     pending: Sequence[Alert],  # From `update_alerts`
     urls: Sequence[str] = (),  # Of Apprise
-) -> list[Alert]:  # Those that were told now
+) -> list[Alert]:  # those that were notified now
     "Send pending alerts; skip if another process is sending them."
     if not pending:
         return []
@@ -169,8 +169,8 @@ def _notify(engine: Engine, name: str, urls: Sequence[str]) -> list[Alert]:
     for alert in pending:
         print(f"ALERT {alert}", file=sys.stderr, flush=True)
     if pending and urls and (missed := len(urls) - _send(urls, pending)):
-        again = "; the next look tries again" if missed == len(urls) else ""
-        print(f"{missed} of {len(urls)} addresses in MLOPS_ALERT_URLS did not take the alerts{again}.", file=sys.stderr)
+        again = "; the next check tries again" if missed == len(urls) else ""
+        print(f"{missed} of {len(urls)} addresses in MLOPS_ALERT_URLS did not accept the alerts{again}.", file=sys.stderr)
         if again:
             return []
     now = datetime.now(UTC)
@@ -182,7 +182,7 @@ def _notify(engine: Engine, name: str, urls: Sequence[str]) -> list[Alert]:
 
 # %% ../../nbs/monitor/04_alerts.ipynb #ae4b3036
 def _send(urls: Sequence[str], pending: Sequence[Alert]) -> int:
-    "Send pending alerts; return how many addresses took them."
+    "Send pending alerts; return the number of addresses that accepted them."
     with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of its hundred modules
         from apprise import Apprise, NotifyType
 

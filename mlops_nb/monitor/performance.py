@@ -40,16 +40,16 @@ class MetricResult:
     value: float | None  # None: not defined on these rows
     low: float | None  # Of the confidence interval
     high: float | None
-    gate: float | None  # What the spec demands; of "all" alone
-    release: float | None  # What it was on the test rows
-    below_gate: bool | None  # None: cannot tell, or there is no gate
-    below_release: bool | None  # By more than the tolerance; None: cannot tell, or not known
+    gate: float | None  # least value; of "all" alone
+    release: float | None  # value on the test rows
+    below_gate: bool | None  # None: inconclusive, or no gate
+    below_release: bool | None  # by more than the tolerance; None: inconclusive, or not known
     reason: str
 
 # %% ../../nbs/monitor/03_performance.ipynb #bbcf9a21
 @dataclass(frozen=True)
 class Performance:
-    "The metrics of a window whose labels are known."
+    "Metrics of the labelled rows of a window."
 
     rows: int  # With a label
     confidence: float
@@ -72,16 +72,16 @@ class Performance:
         return f"<p>{self.rows:,} labelled rows</p>" + format_html(self.table())
 
     def to_dict(self) -> dict:
-        "Plain JSON values."
+        "Return plain JSON values."
         return asdict(self) | {"worse": self.worse}
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "Performance":
-        "Make it from what `to_dict` returned."
+        "Return metrics from the values of `to_dict`."
         return cls(d["rows"], d["confidence"], [MetricResult(**r) for r in d["results"]])
 
     def plot(self) -> Figure:
-        "Value and interval of each slice, gate and release; a picture a metric."
+        "Plot value and interval of each slice, gate and release; one plot a metric."
         from matplotlib.figure import Figure
 
         metrics = list(dict.fromkeys(r.metric for r in self.results))
@@ -115,13 +115,13 @@ def _draw(axes, results: list[MetricResult]):
 def measure_performance(
     spec: ModelSpec,
     inputs: pd.DataFrame,  # The labelled rows of a window
-    y: Sequence,  # `(n_rows,)` what was true; of several outputs an object a row
+    y: Sequence,  # `(n_rows,)` labels; of several outputs an object a row
     answer: Predictions,  # of the model, for these rows
     release: Mapping | None = None,  # `manifest["evaluation"]` of the bundle
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Performance:
-    "Metrics with intervals, against gate and release, by slice."
+    "Measure metrics with intervals, against gate and release, by slice."
     truth, release = _labels(y, answer), release or {}
     gates = _gates(spec, release)
     scorer = split_metric(spec.scorer)[0]
@@ -139,7 +139,7 @@ def measure_performance(
             found = _measured_output(answer, truth, rows, metric, confidence, seed)
             gate = gates.get(metric) if name == "all" else None
             limits = (gate, values.get(metric), then.get("rows"), spec.gates.tolerance)
-            results.append(_judged(name, metric, len(rows), found, *limits))
+            results.append(_metric_result(name, metric, len(rows), found, limits))
     return Performance(len(y), confidence, results)
 
 # %% ../../nbs/monitor/03_performance.ipynb #0cdedb02
@@ -153,7 +153,7 @@ def _gates(spec: ModelSpec, release: Mapping) -> dict[str, float]:
 
 
 def _labels(y: Sequence, answer: Predictions):  # `(n_rows,)`; of several outputs by their name
-    "Labels as they came in JSON, as the model has them."
+    "Return labels of JSON with the type that the model has."
     if answer.outputs is not None:
         return {name: _labels([label[name] for label in y], part) for name, part in answer.outputs.items()}
     if answer.classes is None:
@@ -162,7 +162,7 @@ def _labels(y: Sequence, answer: Predictions):  # `(n_rows,)`; of several output
     names = [name_of(label) for label in np.asarray(y).tolist()]
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
-        raise DataError(f"Label {unknown!r} is none of the classes that the model knows: {list(known)}.")
+        raise DataError(f"Label {unknown!r} is none of the classes of the model: {list(known)}.")
     return np.array([known[name] for name in names], dtype=np.asarray(answer.classes).dtype)
 
 # %% ../../nbs/monitor/03_performance.ipynb #0000000e
@@ -181,7 +181,7 @@ def _measured_output(answer: Predictions, truth, rows: np.ndarray, metric: str, 
 
 # %% ../../nbs/monitor/03_performance.ipynb #220ee1ec
 def _measured(answer: Predictions, y: np.ndarray, metric: str, confidence: float, seed: int) -> tuple:
-    "Value and interval, None for what there is not."
+    "Return value and interval, None where not defined."
     if not len(y):
         return None, None, None
     value = score(answer, y, [metric])[metric]
@@ -192,34 +192,35 @@ def _measured(answer: Predictions, y: np.ndarray, metric: str, confidence: float
     return value, *(bootstrap_interval(answer, y, metric, confidence, seed) or (None, None))
 
 
-def _judged(name, metric, rows, found, gate, release, rows_then, tolerance) -> MetricResult:
-    "Return how the interval lies to gate and release."
-    value, low, high = found
+def _metric_result(name: str, metric: str, rows: int, found: tuple, limits: tuple) -> MetricResult:
+    "Return the result of a metric: its interval against gate and release."
+    (value, low, high), (gate, release, rows_then, tolerance) = found, limits
     of_gate = of_release = None
     if low is not None and gate is not None:
         of_gate = _below(low, high, gate)
     if low is not None and release is not None:
         wider = np.sqrt(1 + rows / rows_then) if rows_then else 1.0
         of_release = _below(value - (value - low) * wider, value + (high - value) * wider, release - tolerance)
-    reason = _reason(rows, found, gate, release, of_gate, of_release)
-    return MetricResult(name, metric, rows, value, low, high, gate, release, of_gate, of_release, reason)
+    against = {"gate": gate, "release": release, "below_gate": of_gate, "below_release": of_release}
+    interval = {"value": value, "low": low, "high": high}
+    return MetricResult(name, metric, rows, **interval, **against, reason=_reason(rows, found, **against))
 
 # %% ../../nbs/monitor/03_performance.ipynb #2cccda77
 def _below(low: float, high: float, least: float) -> bool | None:
     return True if high < least else False if low >= least else None
 
 
-def _reason(rows, found, gate, release, of_gate, of_release) -> str:
+def _reason(rows: int, found: tuple, gate, release, below_gate, below_release) -> str:
     "Return the reason of a result as text."
     value, low, high = found
     if value is None:
         return "no labelled rows" if not rows else f"not defined on these {rows:,} rows"
     if low is None:
         return f"not enough rows: {rows:,} with a label"
-    says = {True: "below {}", False: "not below {}", None: "inconclusive whether below {}"}
+    results = {True: "below {}", False: "not below {}", None: "inconclusive whether below {}"}
     parts = [format_interval(value, low, high)]
-    parts += [] if gate is None else [says[of_gate].format(f"the gate of {format_number(gate, 3)}")]
-    parts += [] if release is None else [says[of_release].format(f"the {format_number(release, 3)} of its release")]
+    parts += [] if gate is None else [results[below_gate].format(f"the gate of {format_number(gate, 3)}")]
+    parts += [] if release is None else [results[below_release].format(f"the {format_number(release, 3)} of its release")]
     return ", ".join(parts)
 
 # %% ../../nbs/monitor/03_performance.ipynb #00000016
@@ -240,12 +241,12 @@ class Estimate:
     reason: str  # What it is, or why there is none
 
     def to_dict(self) -> dict:
-        "Plain JSON values."
+        "Return plain JSON values."
         return asdict(self)
 
     @classmethod
     def from_dict(cls, d: Mapping) -> "Estimate":
-        "Make it from what `to_dict` returned."
+        "Return an estimate from the values of `to_dict`."
         return cls(**d)
 
 # %% ../../nbs/monitor/03_performance.ipynb #a13d2870
@@ -253,7 +254,7 @@ def calibrated_probability(
     answer: Predictions,
     calibration: Mapping,  # `profile["calibration"]`
 ) -> np.ndarray:  # `(n_rows, n_classes)`, rows sum to 1
-    "Probabilities as they turned out on the test rows."
+    "Return probabilities, calibrated on the test rows."
     curves = [calibration[name_of(c)] for c in np.asarray(answer.classes).tolist()]
     probability = np.asarray(answer.probability)
     columns = zip(probability.T, curves, strict=True)
@@ -265,15 +266,15 @@ def calibrated_probability(
 def estimate_performance(
     answer: Predictions,  # Of a window
     metrics: Sequence[str] = ("accuracy",),  # scikit-learn scorers
-    calibration: Mapping | None = None,  # `profile["calibration"]`; None: the probabilities are taken at their word
+    calibration: Mapping | None = None,  # `profile["calibration"]`; None: the probabilities as they are
     confidence: float = 0.95,
     seed: int = 0,
 ) -> list[Estimate]:
     "Estimate a classifier's metrics before its labels arrive."
     n, calibrated = len(answer.prediction), calibration is not None
     if answer.probability is None or not n:
-        why = "no estimate: " + ("the window is empty" if not n else "the model has no probabilities")
-        return [Estimate(metric, n, None, None, None, calibrated, why) for metric in metrics]
+        why = "the window is empty" if not n else "the model has no probabilities"
+        return [_no_estimate(metric, n, calibrated, why) for metric in metrics]
     worth = np.asarray(answer.probability) if calibration is None else calibrated_probability(answer, calibration)
     rng, classes = np.random.default_rng(seed), np.asarray(answer.classes)
     steps, drawn, values_of = np.cumsum(worth, axis=1)[:, :-1], [], [subset_scorer(answer, metric) for metric in metrics]
@@ -286,11 +287,19 @@ def estimate_performance(
 
 # %% ../../nbs/monitor/03_performance.ipynb #a5cd5d17
 def _estimate(metric: str, n: int, values: Sequence[float], calibrated: bool, confidence: float) -> Estimate:
+    "Return the estimate of a metric from its draws."
     finite = np.array(values)[np.isfinite(values)]
     if not len(finite):
-        return Estimate(metric, n, None, None, None, calibrated, f"no estimate: not defined on these {n:,} rows")
+        return _no_estimate(metric, n, calibrated, f"not defined on these {n:,} rows")
     low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     source = "calibrated probabilities" if calibrated else "probabilities that were not calibrated"
     value = float(finite.mean())
+    interval = {"estimated_value": value, "estimated_low": low, "estimated_high": high}
     reason = f"estimated from {source}, without labels: {format_interval(value, low, high)}"
-    return Estimate(metric, n, value, low, high, calibrated, reason)
+    return Estimate(metric, n, **interval, calibrated=calibrated, reason=reason)
+
+
+def _no_estimate(metric: str, n: int, calibrated: bool, why: str) -> Estimate:
+    "Return the estimate of a metric that cannot be estimated, with the reason."
+    interval = dict.fromkeys(("estimated_value", "estimated_low", "estimated_high"))
+    return Estimate(metric, n, **interval, calibrated=calibrated, reason=f"no estimate: {why}")

@@ -37,17 +37,17 @@ else:
 
 # %% ../../nbs/monitor/07_report.ipynb #75aa99e1
 _COLORS = {"healthy": "#1a7f4b", "alert": "#c0392b", "unknown": "#8a6d00"}
-_MEANS = {"healthy": "healthy", "alert": "alert", "unknown": "could not tell"}
+_MEANS = {"healthy": "healthy", "alert": "alert", "unknown": "inconclusive"}
 
 # %% ../../nbs/monitor/07_report.ipynb #b1bb35ef
 class Summary:
-    "The verdict of a look, as a heading that cannot be overlooked."
+    "Heading with the status and the figures of a check."
 
     def __init__(self, result: HealthReport):
         self.result = result
 
     def metadata(self) -> list[tuple[str, str]]:
-        "Return the facts of a check."
+        "Return names and values of the figures of a check."
         r, ms = self.result, "{:.3g} ms".format
         metadata = [("rows", f"{r.rows:,}")]
         metadata += [("from", f"{r.since:%Y-%m-%d %H:%M} UTC"), ("to", f"{r.until:%Y-%m-%d %H:%M} UTC")] if r.rows else []
@@ -64,7 +64,7 @@ class Summary:
         head = (
             f'<div style="border-left:8px solid {color};padding:6px 16px;margin:8px 0"><div style="font-size:22px">'
             f'<b>{r.name}</b> version {r.version}: <b style="color:{color}">{_MEANS[r.status]}</b></div>'
-            f'<div style="color:#666">looked at on {r.at:%Y-%m-%d %H:%M:%S} UTC</div></div>'
+            f'<div style="color:#666">checked on {r.at:%Y-%m-%d %H:%M:%S} UTC</div></div>'
         )
         cells = "".join(
             f'<div style="margin-right:28px"><div style="color:#666;font-size:12px">{name}</div>'
@@ -108,7 +108,7 @@ def _minute(at: datetime | None) -> str:
 
 # %% ../../nbs/monitor/07_report.ipynb #33ddc4f5
 class Listing:
-    "Sentences, or that there are none."
+    "List of sentences, or a sentence in place of an empty one."
 
     def __init__(self, sentences: Sequence[str], none: str):
         self.sentences, self.none = list(sentences), none
@@ -181,10 +181,10 @@ BARS = 48
 def plot_traffic(
     metadata: pd.DataFrame,  # Of a `Window`
     requests: pd.DataFrame | None = None,  # From `PredictionLog.requests`
-    since: datetime | None = None,  # Where the window of the look begins
+    since: datetime | None = None,  # start of the window of the check
     p95_ms: float | None = None,  # The limit
 ) -> Figure:
-    "Rows, latency and errors over time."
+    "Plot rows, latency and errors over time."
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
@@ -199,7 +199,7 @@ def plot_traffic(
     rows.set_ylabel(f"rows in {format_duration(width.total_seconds())}")
     for q, color in ((0.5, "tab:blue"), (0.95, "tab:orange")):
         latency.plot(by.quantile(q), "o-", markersize=3, color=color, label=f"{q:.0%}")
-    latency.set_ylabel("ms within which so many\nrows were answered")
+    latency.set_ylabel("latency in ms,\nquantiles of the rows")
     if p95_ms is not None and p95_ms < 4 * by.quantile(0.95).max():
         latency.axhline(p95_ms, color="tab:red", linewidth=1, label="limit of 95%")
     latency.set_ylim(bottom=0)
@@ -235,8 +235,8 @@ def _draw_errors(axes, requests: pd.DataFrame | None):
 def past_checks(
     engine: Engine,
     name: str,  # Of the model
-    last: int = 200,  # Looks at most, the newest
-) -> list[Mapping]:  # As `Health.to_dict` made them, oldest first; `at` is a time
+    last: int = 200,  # most checks, the newest
+) -> list[Mapping]:  # as `HealthReport.to_dict` returned them, oldest first; `at` is a time
     "Return the stored reports."
     query = sa.select(health.c.at, health.c.report).where(health.c.name == name)
     with reading(engine) as connection:
@@ -245,21 +245,21 @@ def past_checks(
 
 # %% ../../nbs/monitor/07_report.ipynb #a5ce14b9
 def plot_checks(
-    looks: Sequence[Mapping],  # From `past_looks`
+    checks: Sequence[Mapping],  # from `past_checks`
 ) -> Figure:
-    "Each metric on all labelled rows, look by look, with interval, gate and release."
+    "Plot each metric of all labelled rows, check by check, with interval, gate and release."
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
     from matplotlib.figure import Figure
 
     points = [
-        (look["at"], look["version"], r)
-        for look in looks
-        for r in (look.get("performance") or {}).get("results", ())
+        (check["at"], check["version"], r)
+        for check in checks
+        for r in (check.get("performance") or {}).get("results", ())
         if r["slice"] == "all" and r["value"] is not None
     ]
     metrics = list(dict.fromkeys(r["metric"] for _, _, r in points))
     if not metrics:
-        return _empty("No look had labels")
+        return _empty("No check had labels")
     figure = Figure(figsize=(11, 2.6 * len(metrics)), layout="constrained")
     for axes, metric in zip(figure.subplots(len(metrics), 1, squeeze=False).flat, metrics, strict=True):
         _draw_checks(axes, [point for point in points if point[2]["metric"] == metric])

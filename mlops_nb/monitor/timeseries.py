@@ -32,14 +32,14 @@ from ..store.registry import Registry
 from ..store.schema import labels, predictions
 
 # %% ../../nbs/monitor/06_timeseries.ipynb #00000004
-WINDOWS = {0.25: 15, 1: 60, 24: 900, 168: 7200}  # Hours to look back: seconds of a bucket
-MAX_PREDICTIONS = 100_000  # Newest predictions that are looked at, so that no question takes long
-ROLES = ("production", "canary")  # Those that clients saw
+WINDOWS = {0.25: 15, 1: 60, 24: 900, 168: 7200}  # hours of a span: seconds of a bucket
+MAX_PREDICTIONS = 100_000  # newest predictions that are read, so that no query takes long
+ROLES = ("production", "canary")  # roles of the predictions that clients receive
 
 
 @dataclass(frozen=True)
 class TimeBuckets:
-    "The last hours, in buckets."
+    "Span of the last hours, in buckets."
 
     hours: float  # One of `WINDOWS`
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -57,7 +57,7 @@ class TimeBuckets:
 
     @property
     def since(self) -> datetime:
-        "Begin of the first bucket."
+        "Start of the first bucket."
         return datetime.fromtimestamp(self.starts[0], UTC)
 
 # %% ../../nbs/monitor/06_timeseries.ipynb #00000007
@@ -86,7 +86,7 @@ def _quantiles(source, value, **wanted: int):
 
 
 def _over(span: TimeBuckets, rows: Sequence[Mapping], keys: Sequence[str], empty=None) -> dict[str, list]:
-    "Rows by bucket as one list a key, with an entry for every bucket of the span."
+    "Return rows by bucket as one list a key, with an entry for every bucket of the span."
     by_bucket = {row["bucket"]: row for row in rows}
     return {key: [by_bucket[t][key] if t in by_bucket else empty for t in span.starts] for key in keys}
 
@@ -118,7 +118,7 @@ def prediction_series(
     span: TimeBuckets,
     task: str = "classification",  # Or "regression", "anomaly"
 ) -> dict:  # at; rows; series: a class to its share, or "p10", "p50", "p90" to a value, a list over the buckets each
-    "Predictions over time."
+    "Return predictions over time."
     recent = _recent(engine, name, span)
     if task == "regression":
         return {"task": task, **_numbers(engine, span, recent)}
@@ -165,7 +165,7 @@ _NO_NUMBERS, _BAND = ("null", "true", "false"), ["p10", "p50", "p90"]
 
 
 def _shown(text: str | None) -> str:
-    "JSON text as a person reads it."
+    "Return the value of a JSON text as text."
     if text is None:
         return "others"
     value = orjson.loads(text)
@@ -176,7 +176,7 @@ def _ratio(part: float, whole: float) -> float | None:
     return float(part / whole) if whole else None
 
 # %% ../../nbs/monitor/06_timeseries.ipynb #0000000f
-MIN_LABELS, MAX_LABELS = 50, 20_000  # Labels that a point over time has; the newest labels that are looked at
+MIN_LABELS, MAX_LABELS = 50, 20_000  # labels of a point over time; newest labels that are read
 
 
 def quality(
@@ -207,7 +207,7 @@ def quality(
 
 # %% ../../nbs/monitor/06_timeseries.ipynb #fb05334b
 def _gates(manifest: Mapping, signature: Signature) -> dict[str, float | None]:
-    "Metric to the least that its gates allow; what everybody understands is always among them."
+    "Return the least value that the gates allow, by metric; the usual metric of the task is always among them."
     found: dict[str, float | None] = {}
     for gate in (manifest.get("evaluation") or {}).get("gates") or ():
         if gate["gate"] in _OF_ALL_ROWS and gate["metric"] not in (*INTERVAL_METRICS, ALARM_RATE):  # labelled predictions are logged without it
@@ -236,7 +236,7 @@ def _fits(label, predicted, signature: Signature) -> bool:
 
 # %% ../../nbs/monitor/06_timeseries.ipynb #b38ba1ea
 def _parts(rows: Sequence, seconds: int) -> list[list]:
-    "Rows by so many seconds; what has too few labels goes with what follows, at the end with what was before."
+    "Return rows in parts of so many seconds; a part with too few labels is joined to the next, the last one to the one before."
     parts: list[list] = []
     part: list = []
     for i, row in enumerate(rows):
@@ -250,7 +250,7 @@ def _parts(rows: Sequence, seconds: int) -> list[list]:
 
 # %% ../../nbs/monitor/06_timeseries.ipynb #e60b8ac1
 def _score(rows: Sequence, signature: Signature, metrics: Sequence[str]) -> dict[str, float]:
-    "Metrics of labelled rows."
+    "Return metrics of labelled rows."
     predicted, truth = np.array([orjson.loads(r.text) for r in rows]), np.array([r.label for r in rows])
     probability, classes = [r.probability for r in rows], signature.classes
     if signature.outputs:
@@ -400,6 +400,6 @@ _DECIDED = ("at", "until", "looks", "action", "reasons", "champion", "challenger
 
 
 def _decided(d) -> dict:
-    judged = (d.figures.get("rows") or {}).get("holdout") or {}
-    more = {"metrics": d.figures.get("metrics"), "rows": judged.get("rows")}
+    holdout = (d.figures.get("rows") or {}).get("holdout") or {}
+    more = {"metrics": d.figures.get("metrics"), "rows": holdout.get("rows")}
     return {key: getattr(d, key) for key in _DECIDED} | more

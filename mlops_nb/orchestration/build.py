@@ -23,7 +23,7 @@ from ..store.runs import BUILD_PID_VARIABLE, RUN_ID_VARIABLE, Run
 
 # %% ../../nbs/orchestration/03_build.ipynb #767a1396
 class StoppedError(PipelineError):
-    "A build that was stopped because its caller was."
+    "Build that was stopped together with its caller."
 
     code = "stopped"
 

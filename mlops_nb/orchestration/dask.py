@@ -28,7 +28,7 @@ else:
 T = TypeVar("T")
 
 # %% ../../nbs/orchestration/04_dask.ipynb #00000005
-CLUSTER_TIMEOUT_SECONDS = 10  # for a scheduler to answer, and for its first worker
+CLUSTER_TIMEOUT_SECONDS = 10  # limit for the connection to a scheduler, and for its first worker
 
 # %% ../../nbs/orchestration/04_dask.ipynb #d9250feb
 @contextmanager
@@ -45,7 +45,7 @@ def cluster(
     try:
         client = Client(scheduler, timeout=CLUSTER_TIMEOUT_SECONDS)
     except (OSError, ValueError) as e:
-        raise ScaleError(f"No Dask scheduler answers at {scheduler!r}. Start one: dask scheduler --port 8786.") from e
+        raise ScaleError(f"There is no Dask scheduler at {scheduler!r}. Start one: dask scheduler --port 8786.") from e
     with _without_tracebacks(), client:
         try:
             client.wait_for_workers(1, timeout=CLUSTER_TIMEOUT_SECONDS)
@@ -60,7 +60,7 @@ def cluster(
 # %% ../../nbs/orchestration/04_dask.ipynb #e2243a16
 @contextmanager
 def _without_tracebacks() -> Iterator[None]:
-    "Keep Dask's client from logging tracebacks: what it cannot do is raised, too."
+    "Keep Dask's client from logging tracebacks: its errors are raised, too."
     logger = logging.getLogger("distributed.client")
     logger.addFilter(_has_no_traceback)
     try:
@@ -161,12 +161,12 @@ def _run(task, environment: dict[str, str]) -> tuple:
 
 # %% ../../nbs/orchestration/04_dask.ipynb #89fd4439
 def _result(future) -> tuple:
-    "Return what a worker reported, or that it could not."
+    "Return the report of a worker, or its error."
     from distributed.client import CancelledError
 
     try:
         return future.result()
-    except CancelledError:  # nobody cancels a task but a client that has lost its scheduler
+    except CancelledError:  # only a client that has lost its scheduler cancels a task
         raise
     except Exception as e:
         return None, None, f"The cluster could not build it ({type(e).__name__}): {e}"

@@ -40,7 +40,7 @@ def _ploomber_error(error: Exception, sentence: str) -> Exception:
     "Return an error that is one of Ploomber's and one of ours."
     try:
         from ploomber_core.exceptions import BaseException as PloomberError
-    except ImportError:  # nobody prints it
+    except ImportError:  # not installed: no traceback is printed
         return PipelineError(sentence)
     ours = type(error) if isinstance(error, MlopsError) else PipelineError
     return type(ours.__name__, (ours, PloomberError), {"__module__": ours.__module__})(sentence)

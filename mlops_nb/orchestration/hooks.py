@@ -176,7 +176,7 @@ _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _run_recorded(run: Callable, dag: "DAG", show_progress: bool) -> list:
-    "Run an executor; if there is a task to run, with a record that says how it ended."
+    "Run an executor; if there is a task to run, record its end."
     if not _has_work(dag):
         return run(dag=dag, show_progress=show_progress)
     RunStore(Path(Settings.read().runs)).close_interrupted(_relative(_folder(dag)))
@@ -196,7 +196,7 @@ def _run_recorded(run: Callable, dag: "DAG", show_progress: bool) -> list:
 # %% ../../nbs/orchestration/02_hooks.ipynb #0f5633d9
 @contextmanager
 def _noticing_signals() -> Iterator[list[int]]:
-    "Raise a `KeyboardInterrupt` for every signal that ends a process; yield the list of those that came."
+    "Raise a `KeyboardInterrupt` for every signal that ends a process; yield the list of those received."
     received: list[int] = []
 
     def notice(number, _):

@@ -94,7 +94,7 @@ def retrain(
     with closing(Registry.open(settings)) as registry, Lock(registry.engine, f"retrain {name}") as lock:
         give_up_builds(registry.engine, name, now or datetime.now(UTC))
         health = monitor(name, settings, last, rows, now)
-        attempt = _Attempt(registry, settings, policy, health, lock, report, now, stop)
+        attempt = _Attempt(registry, settings, policy, health, lock=lock, report=report, now=now, stop=stop)
         decision = _decide(attempt, if_needed, last, rows)
         save_decision(registry.engine, decision)
         _update_alert(attempt, decision.at)
@@ -128,9 +128,8 @@ class _Attempt:
     def decision(self, action: str, *reasons: str, **fields) -> Decision:
         "Return a decision with its own reasons, then those of the attempt."
         at, champion = self.now or datetime.now(UTC), self.champion
-        return Decision(
-            champion.name, at, action, [*reasons, *self.reasons], champion.version, figures=self.figures, **fields
-        )
+        made = {"champion": champion.version, "figures": self.figures, **fields}
+        return Decision(champion.name, at, action, [*reasons, *self.reasons], **made)
 
 # %% ../../nbs/retrain/02_retrain.ipynb #b62b50ef
 def _decide(attempt: _Attempt, if_needed: bool, last: timedelta | None, rows: int | None) -> Decision:
@@ -138,7 +137,7 @@ def _decide(attempt: _Attempt, if_needed: bool, last: timedelta | None, rows: in
     champion, policy = attempt.champion, attempt.policy
     if if_needed and not attempt.reasons:
         return attempt.decision("nothing", *reasons_not_to_retrain(attempt.health))
-    attempt.reasons = attempt.reasons or ["it was asked for"]
+    attempt.reasons = attempt.reasons or ["it was requested"]
     try:
         spec = spec_of_champion(champion, attempt.settings)
         recent = _recent_rows(attempt, spec, last, rows)
@@ -165,7 +164,7 @@ def _recent_rows(attempt: _Attempt, spec: ModelSpec, last: timedelta | None, row
     "Return the newest labelled rows or those labelled in the window, with older ones where they are few."
     champion, enough = attempt.champion, 2 * attempt.policy.min_labelled_rows  # some may be excluded
     log = PredictionLog(attempt.registry.engine)
-    if spec.target is None:  # the newest rows, whether anybody has labelled them or not
+    if spec.target is None:  # the newest rows, with or without labels
         return labelled_rows(spec, Signature.from_dict(champion.manifest["signature"]), log.rows(champion.name, rows or MAX_ROWS))
     since = None if rows else (attempt.now or datetime.now(UTC)) - (last or DEFAULT_PERIOD)
     logged = log.rows(champion.name, rows or MAX_ROWS, labelled=True, labelled_since=since)
@@ -293,7 +292,7 @@ def _promote(attempt: _Attempt, challenger: Version, passed: str, fields: Mappin
     expected = champion.version if alias == "production" else registry.version_of(challenger.name, alias)
     reason = "; ".join([passed, *attempt.reasons])[:_MAX_REASON_CHARACTERS]
     try:
-        registry.promote(challenger.name, challenger.version, alias, reason, ACTOR, expected)
+        registry.promote(challenger.name, challenger.version, alias, reason=reason, actor=ACTOR, expected=expected)
     except ConflictError as e:
         return attempt.decision("refused", str(e), passed, **fields)
     return attempt.decision("promoted" if alias == "production" else alias, passed, **fields)

@@ -58,14 +58,14 @@ def watch(
 ):
     "Check a model, and retrain it when that is needed, until `stop` is set."
     settings, stop = settings or Settings.read(), stop or threading.Event()
-    away = False  # whether the database does not answer
+    away = False  # whether the database is unavailable
     with _Held(settings, f"watch {name}") as lock:
         while not stop.is_set():
             began = time.monotonic()
             try:
                 lock.ensure()
                 if away:
-                    report(WatchEvent(datetime.now(UTC), "database back", "the database answers again"))
+                    report(WatchEvent(datetime.now(UTC), "database back", "the database is available again"))
                 event: WatchEvent | None = _check(name, settings, last, rows, policy, stop)
                 away = False
             except SQLAlchemyError as e:
@@ -82,7 +82,7 @@ def watch(
 def _check(name: str, settings: Settings, last, rows, policy, stop) -> WatchEvent:
     "Check a model once; return its decision or its error as an event."
     try:
-        decision = retrain(name, settings, True, last, rows, policy, stop=stop)
+        decision = retrain(name, settings, if_needed=True, last=last, rows=rows, policy=policy, stop=stop)
     except (SQLAlchemyError, StoppedError):
         raise
     except LockedError as e:
@@ -95,7 +95,7 @@ def _check(name: str, settings: Settings, last, rows, policy, stop) -> WatchEven
 
 # %% ../../nbs/retrain/03_watch.ipynb #3e56af3d
 class _Held(ExitStack):
-    "Lock that is taken as soon as the database answers, and taken again if it was lost."
+    "Lock that is acquired when the database is available, and again after it was lost."
 
     def __init__(self, settings: Settings, name: str):
         super().__init__()

@@ -49,13 +49,13 @@ def test_alert_opens_once_is_repeated_when_worse_and_closes(engine, capsys):
     assert len(lines) == 6
 
 
-def test_what_could_not_be_judged_stays_open(engine):
+def test_alert_that_was_not_evaluated_stays_open(engine):
     look(engine, DRIFT)
     assert look(engine, evaluated=[("latency", "p95")], at=1) == []
     assert [a.subject for a in list_alerts(engine, "loans")] == ["income"]
 
 
-def test_alert_says_since_when_it_was_seen_first(engine, capsys):
+def test_alert_has_the_time_of_its_first_row(engine, capsys):
     since = [{"since": f"2026-04-30T{hour}:00:00+00:00"} for hour in (10, 11)]
     look(engine, replace(DRIFT, figures=since[0]))
     look(engine, replace(DRIFT, size=1.0, figures=since[1]), at=1)
@@ -151,7 +151,7 @@ def test_webhook_gets_each_change_once(engine, webhook):
     ]
 
 
-def test_what_one_look_is_sending_is_left_to_it_by_another(engine, webhook):
+def test_alerts_that_one_check_is_sending_are_skipped_by_another(engine, webhook):
     others = []
 
     def look_too():
@@ -165,20 +165,20 @@ def test_what_one_look_is_sending_is_left_to_it_by_another(engine, webhook):
 
 
 @pytest.mark.parametrize("other", ["json://ann:hidden@127.0.0.1:9/", "nosuch://ann:hidden@127.0.0.1"])
-def test_address_that_takes_nothing_keeps_nothing_from_the_others_and_is_not_shown(engine, webhook, other, capsys):
+def test_failing_address_is_not_shown_and_the_others_are_notified(engine, webhook, other, capsys):
     assert look(engine, DRIFT, urls=[other, webhook.url]) == [("opened", "income")]
     output = capsys.readouterr().err
-    assert "1 of 2 addresses in MLOPS_ALERT_URLS did not take the alerts." in output
+    assert "1 of 2 addresses in MLOPS_ALERT_URLS did not accept the alerts." in output
     assert "hidden" not in output
     assert "127.0.0.1" not in output
     assert look(engine, DRIFT, at=1, urls=[other, webhook.url]) == []
     assert len(webhook.got) == 1
 
 
-def test_what_no_address_took_is_told_by_the_next_look(engine, webhook, capsys):
+def test_alerts_that_no_address_accepted_are_sent_by_the_next_check(engine, webhook, capsys):
     webhook.status = 500
     assert look(engine, DRIFT, urls=[webhook.url] * 2) == []
-    result = "2 of 2 addresses in MLOPS_ALERT_URLS did not take the alerts; the next look tries again."
+    result = "2 of 2 addresses in MLOPS_ALERT_URLS did not accept the alerts; the next check tries again."
     assert result in capsys.readouterr().err
     webhook.status = 200
     assert look(engine, DRIFT, urls=[webhook.url]) == [("opened", "income")]

@@ -1,4 +1,4 @@
-"""Drift: how often it is found where there is some and where there is none, and what odd columns say."""
+"""Drift: rates of detection and of false alarms, and results for odd columns."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def test_of_1000_windows_without_drift_at_most_1_percent_raise_an_alarm(seed, ro
 
 
 @pytest.mark.slow
-def test_a_thousand_rows_are_enough_to_say_that_nothing_drifted():
+def test_a_thousand_rows_are_enough_for_a_result_of_every_column():
     assert all(c.drifted is not None for report in reports(8, 100) for c in report.columns)
 
 
@@ -169,7 +169,7 @@ FLAGS = np.arange(2000) % 3 == 0
         (DAYS, np.arange(500), {"kind": "datetime"}, None, "inconclusive: expected times, the window has integer"),
     ],
 )  # fmt: skip
-def test_every_column_has_a_clear_answer(reference, window, kind, drifted, reason):
+def test_every_column_has_a_result_with_its_reason(reference, window, kind, drifted, reason):
     result = one(reference, window, **kind)
     assert result.drifted is drifted, result
     assert re.search(reason, result.reason), result.reason
@@ -245,7 +245,7 @@ def test_names_as_they_were_are_no_drift(names):
         ("amount", lambda c: np.nan, "missing", "100.0% of the values are missing"),
     ],
 )  # fmt: skip
-def test_a_column_that_collapses_is_drift_and_says_to_what(names, name, collapse, part, reason):
+def test_a_column_that_collapses_is_drift_and_its_value_is_named(names, name, collapse, part, reason):
     profile, window = names
     report = measure_drift(profile, window.assign(**{name: collapse(window[name])}))
     (column,) = report.drifting
@@ -325,7 +325,7 @@ def test_categories_that_the_profile_cannot_name_are_not_called_unseen():
     assert one(codes, codes[:500], kind="string").unseen is None
 
 
-def test_a_column_that_was_never_logged_is_unknown_and_not_fine():
+def test_a_column_that_was_never_logged_is_inconclusive():
     profile = profile_of(pd.DataFrame({"x": NORMAL, "y": NORMAL}))
     report = measure_drift(profile, pd.DataFrame({"x": NORMAL[:500]}))
     assert report.drifted is None
@@ -348,7 +348,7 @@ def test_prediction_and_probability_are_measured():
     )
 
 
-def test_the_profile_of_an_older_bundle_is_read_and_what_it_lacks_said():
+def test_the_profile_of_an_older_bundle_is_read_and_its_gaps_are_inconclusive():
     old_number = {k: v for k, v in profile_numbers(NORMAL).items() if k != "grid"}
     old_category = {k: v for k, v in profile_values(HOMES).items() if k != "listed"}
     codes = np.arange(2000).astype(str)
@@ -372,7 +372,7 @@ VALUES = st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.fl
 @hypothesis.given(
     st.lists(VALUES, max_size=30), st.sampled_from(["float", "int", "bool", "string", "datetime", "text"])
 )
-def test_whatever_a_window_holds_there_is_an_answer_that_can_be_stored(values, kind):
+def test_the_result_of_any_window_can_be_stored(values, kind):
     text = pd.Series([f"some words {i} of {i % 7}" for i in range(200)])
     reference = {
         "float": NORMAL,
@@ -403,7 +403,7 @@ def test_any_floats_against_any_floats(reference, window, alpha, effect):
 
 
 @pytest.mark.slow
-def test_report_draws_what_drifted_and_says_when_nothing_did():
+def test_report_plots_drifted_columns_or_one_sentence():
     profile = profile_of(pd.DataFrame({"x": NORMAL, "y": NORMAL}))
     drifted = measure_drift(profile, pd.DataFrame({"x": NORMAL[:500] + 1, "y": NORMAL[:500]}))
     assert [axes.get_title() for axes in drifted.plot().axes] == ["x"]

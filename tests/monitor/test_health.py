@@ -1,4 +1,4 @@
-"""A look at a model in production: what it finds, what it cannot tell, what it stores and tells."""
+"""Monitoring checks of a model in production: findings, inconclusive results, reports and alerts."""
 
 import json
 import sys
@@ -139,7 +139,7 @@ def test_shift_of_one_column_is_an_alert_that_closes_when_it_is_over(watched, ca
     assert output.count("drift of a is over") == 1
 
 
-def test_few_rows_or_none_are_not_fine_and_close_nothing(alone):
+def test_few_rows_or_none_are_inconclusive_and_close_no_alert(alone):
     alone.serve(shift=0.7, ago=7200)
     alone.look()
     for n in (0, 20):
@@ -161,14 +161,14 @@ def test_window_is_of_the_production_version_and_of_its_time(alone):
     assert alone.look(rows=1500).rows == 1500
 
 
-def test_slow_answers_are_an_alert_by_the_limit(alone):
+def test_latency_above_the_limit_is_an_alert(alone):
     alone.serve(ms=300.0)
     health = alone.look()
     assert [(f.kind, f.size) for f in health.findings] == [("latency", pytest.approx(300))]
     assert "p95 latency is 300 ms, the limit is 250" in health.findings[0].text
 
 
-def test_regression_is_watched_too(tmp_path):
+def test_regression_is_monitored(tmp_path):
     watched = Watched(tmp_path, f"sqlite:///{tmp_path}/mlops.db", SUM)
     watched.serve(shift=1.0)
     assert {"a", "prediction"} <= {f.subject for f in watched.look().findings}
@@ -211,18 +211,18 @@ def test_report_names_the_roles_of_its_predictions(alone):
     assert alone.look().roles == ["production", "canary"]
 
 
-def test_model_that_nobody_knows(alone):
+def test_unknown_model_is_named_in_the_error(alone):
     with pytest.raises(NotFoundError, match=r"No model 'toi' is registered. Did you mean 'toy'\?"):
         monitor("toi", alone.settings)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90m", 5400), ("24h", 86400), ("7d", 604800)])
-def test_spans(text, seconds):
+def test_span_is_parsed(text, seconds):
     assert parse_last(text).total_seconds() == seconds
 
 
 @pytest.mark.parametrize("text", ["", "h", "0h", "-1h", "1.5h", "24", "1 day", "24H"])
-def test_spans_that_are_none(text):
+def test_invalid_span_is_rejected(text):
     with pytest.raises(InputError, match="is no time span; give seconds, minutes, hours or days"):
         parse_last(text)
 
@@ -284,7 +284,7 @@ def test_accuracy_below_the_gate_is_an_alert_until_it_is_back(make_labelled, dat
     assert (watched.look(rows=1000).status, list_alerts(watched.registry.engine, "toy")) == ("healthy", [])
 
 
-def test_alert_about_what_this_version_does_not_have_closes_when_it_is_looked_at(make_labelled):
+def test_alert_about_a_column_or_metric_that_this_version_lacks_closes_at_its_check(make_labelled):
     watched = make_labelled()
     left = [Finding("drift", "income", 0.3, "a column"), Finding("performance", "f1", 0.1, "a metric")]
     update_alerts(watched.registry.engine, "toy", left, [], NOW - timedelta(hours=1))
@@ -335,7 +335,7 @@ def test_without_labels_there_is_an_estimate_that_is_called_one(make_labelled):
     assert health.to_dict()["estimates"][0]["metric"] == "accuracy"
 
 
-def test_estimate_below_the_gate_is_no_finding_but_does_not_reassure(make_labelled):
+def test_estimate_below_the_gate_is_inconclusive_and_no_finding(make_labelled):
     watched = make_labelled(text=SPEC.replace('"accuracy": 0.9', '"accuracy": 0.9999'))
     watched.serve()
     health = watched.look()
@@ -344,7 +344,7 @@ def test_estimate_below_the_gate_is_no_finding_but_does_not_reassure(make_labell
     assert "its gate is 1" in health.inconclusive[0]
 
 
-def test_few_labels_cannot_tell(make_labelled):
+def test_few_labels_are_inconclusive(make_labelled):
     watched = make_labelled()
     watched.serve(ago=60)
     watched.serve(12, ago=90)
@@ -363,7 +363,7 @@ def test_few_labels_cannot_tell(make_labelled):
     ("text", "says"),
     [("import nothing_of_this_name", ": ModuleNotFoundError: "), ("1 / 0", "ZeroDivisionError")],
 )
-def test_spec_that_cannot_be_imported_stops_no_look(make_labelled, text, says):
+def test_spec_that_cannot_be_imported_makes_performance_inconclusive_alone(make_labelled, text, says):
     watched = make_labelled(text=text)
     watched.serve(shift=0.7)
     watched.label(60, 30)
@@ -383,7 +383,7 @@ def test_slice_of_a_column_that_is_never_logged_is_named(make_labelled):
     assert {r.slice for r in health.performance.results} == {"all", "a is large"}
 
 
-def test_labels_that_no_answer_can_be_are_named_and_left_out(make_labelled):
+def test_labels_that_are_no_class_are_named_and_left_out(make_labelled):
     watched = make_labelled()
     watched.serve()
     watched.label(60, 30)
@@ -428,7 +428,7 @@ def test_few_requests_neither_open_nor_close_an_alert_about_errors(alone, counts
     assert "errors" not in {kind for kind, _ in health.evaluated}
 
 
-def test_requests_that_nobody_counted_are_not_judged(alone):
+def test_uncounted_requests_are_not_evaluated(alone):
     alone.serve()
     health = alone.look()
     assert (health.status, health.traffic.requests) == ("healthy", None)
@@ -469,7 +469,7 @@ def test_silence_of_the_evening_before_is_usual_though_it_began_later(alone, hou
     assert read_traffic(alone.log, "toy", NOW - timedelta(hours=1), NOW).steady is steady
 
 
-def test_row_that_came_while_one_looks_is_no_silence(alone):
+def test_row_that_comes_during_a_check_is_no_silence(alone):
     alone.serve(60, ago=-5)
     assert alone.look().traffic.silent_minutes == 0
 
@@ -498,7 +498,7 @@ class StandIn:
 
 
 @pytest.mark.slow
-def test_look_and_its_alerts_go_to_wandb_once_for_those_who_are_online(alone, monkeypatch):
+def test_check_and_its_alerts_are_logged_to_wandb_once_when_online(alone, monkeypatch):
     import wandb
 
     monkeypatch.setenv("WANDB_MODE", "online")
@@ -523,7 +523,7 @@ def test_look_and_its_alerts_go_to_wandb_once_for_those_who_are_online(alone, mo
     assert ("toy version 1: drift of a", "INFO") in {(title, level) for title, _, level in stand_in.alerts}
 
 
-def test_wandb_that_is_away_stops_no_look(alone, monkeypatch, capsys):
+def test_check_continues_without_wandb(alone, monkeypatch, capsys):
     import wandb
 
     def away(**given):

@@ -68,7 +68,7 @@ def logistic(rng, n, sharpness=1.0, spread=1.5):
         (3, 3, None, None, None),
     ],
 )
-def test_gate_and_release_are_decided_only_where_the_interval_says_so(n, right, below_gate, below_release, worse):
+def test_gate_and_release_are_decided_only_by_the_whole_interval(n, right, below_gate, below_release, worse):
     found = measure_performance(spec(), *window(n, right), RELEASE)
     overall = found.results[0]
     assert (overall.below_gate, overall.below_release, found.worse) == (below_gate, below_release, worse), overall
@@ -108,13 +108,13 @@ def test_gate_of_the_interval_is_of_a_release_alone():
     assert _gates(bundle.manifest, Signature((), "regression", "y")) == {"neg_mean_absolute_error": None}
 
 
-def test_nothing_labelled_is_unknown_and_not_fine():
+def test_window_without_labels_is_inconclusive():
     found = measure_performance(spec(), *window(0, 0), RELEASE)
     assert found.worse is None
     assert found.results[0].reason == "no labelled rows"
 
 
-def test_metric_that_these_rows_do_not_define_is_unknown():
+def test_metric_that_is_not_defined_on_these_rows_is_inconclusive():
     inputs, _, answer = window(100, 100)
     one_class = measure_performance(spec(gates=Gates(minimum={"roc_auc": 0.6})), inputs, [0] * 100, answer)
     (auc,) = [r for r in one_class.results if r.metric == "roc_auc" and r.slice == "all"]
@@ -181,7 +181,7 @@ def test_estimate_is_near_the_truth_on_a_window_with_other_inputs(metric):
     assert np.mean(at_its_word) > 0.1
 
 
-def test_estimate_says_that_it_is_one_and_what_it_rests_on():
+def test_reason_of_an_estimate_names_its_source():
     answer, _ = logistic(np.random.default_rng(0), 200)
     (plain,) = estimate_performance(answer)
     assert "estimated from probabilities that were not calibrated, without labels" in plain.reason
@@ -201,7 +201,7 @@ def test_estimate_is_the_same_for_the_same_seed():
         (Predictions(np.array([]), np.empty((0, 2)), (0, 1)), "the window is empty"),
     ],
 )
-def test_where_there_is_no_estimate_it_says_why(answer, reason):
+def test_missing_estimate_has_a_reason(answer, reason):
     (estimate,) = estimate_performance(answer)
     assert estimate.estimated_value is None
     assert reason in estimate.reason

@@ -69,7 +69,7 @@ def test_version_that_scikit_learn_serves_is_not_checked(watched):
     assert recheck(bundle, watched.log.read("toy")) == module.Recheck()
 
 
-def test_empty_window_and_a_log_without_a_column_are_no_reason_for_doubt(watched):
+def test_empty_window_and_a_log_without_a_column_are_not_evaluated(watched):
     watched.serve()
     bundle, window = watched.predictor.bundle, watched.log.read("toy")
     assert recheck(bundle, LogWindow(window.predictions[:0], window.inputs[:0])) == module.Recheck()

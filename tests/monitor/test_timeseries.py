@@ -64,14 +64,14 @@ def test_percentiles_are_those_of_numpy(log):
         assert found[key][-1] == pytest.approx(np.quantile(ms, q, method="inverted_cdf"))
 
 
-def test_what_no_client_saw_and_what_another_model_said_does_not_count(log):
+def test_predictions_of_a_shadow_and_of_another_model_are_not_counted(log):
     log.add([asked("a", NOW, ["no"], role="shadow"), asked("b", NOW, ["no"], role="batch")])
     log.add([asked("c", NOW, ["no"], name="other"), asked("d", NOW, ["no"], role="canary")])
     assert sum(traffic(log.engine, "toy", TimeBuckets(1, NOW))["requests"]) == 1
     assert sum(prediction_series(log.engine, "toy", TimeBuckets(1, NOW))["rows"]) == 1
 
 
-def test_only_the_newest_rows_are_looked_at_and_it_is_said_since_when_that_is_all(log, monkeypatch):
+def test_only_the_newest_rows_are_read_and_complete_since_is_their_start(log, monkeypatch):
     span = TimeBuckets(1, NOW)
     log.add([asked(f"r{i:02}", NOW - timedelta(minutes=i), ["no"]) for i in range(30)])
     assert traffic(log.engine, "toy", span)["complete_since"] == span.starts[0]
@@ -169,7 +169,7 @@ def test_labels_that_cannot_be_compared_are_left_out(log, signature):
     assert found["metrics"][0]["series"] == []
 
 
-def test_without_labels_the_gates_are_there_and_nothing_is_said_of_them(log):
+def test_without_labels_the_gates_have_no_values(log):
     log.add([asked("a", NOW, ["yes"])])
     found = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(BINARY, recall=0.9), 1)
     assert [(m["metric"], m["gate"], m["value"], m["series"]) for m in found["metrics"]] == [

@@ -148,7 +148,7 @@ def _killing(dask: Cluster, client):
     return run
 
 
-def test_job_that_is_stopped_takes_back_what_nobody_has_begun(settings, tmp_path, dask):  # noqa: F811
+def test_stopped_job_cancels_chunks_that_no_worker_has_begun(settings, tmp_path, dask):  # noqa: F811
     people(2000).assign(age=999).to_parquet(tmp_path / "in.parquet")
     request = BatchRequest("loans", str(tmp_path / "in.parquet"), f"{tmp_path}/out/", chunk_rows=50)
     with cluster(dask.address) as client:
@@ -257,12 +257,12 @@ def test_build_survives_a_worker_that_is_killed(project, dask):
     assert "the second time" in (project.path / "out/slow.ipynb").read_text()
 
 
-def test_scheduler_that_does_not_answer_is_one_clear_error(project, monkeypatch):
+def test_unreachable_scheduler_is_one_clear_error(project, monkeypatch):
     monkeypatch.setattr("mlops_nb.orchestration.dask.CLUSTER_TIMEOUT_SECONDS", 1)
-    with pytest.raises(ScaleError, match=r"No Dask scheduler answers at 'tcp://127.0.0.1:1'. Start one"):
+    with pytest.raises(ScaleError, match=r"There is no Dask scheduler at 'tcp://127.0.0.1:1'. Start one"):
         cluster("tcp://127.0.0.1:1").__enter__()
     output = project.fail(MLOPS_DASK_SCHEDULER="tcp://127.0.0.1:1")
-    assert "No Dask scheduler answers" in output
+    assert "There is no Dask scheduler" in output
 
 
 LOSES_ITS_SCHEDULER = """
@@ -301,6 +301,6 @@ def test_scheduler_without_workers_is_one_clear_error(dask, monkeypatch):
         cluster(dask.address).__enter__()
 
 
-def test_answers_of_workers_are_those_of_numpy(dask):
+def test_results_of_workers_are_those_of_numpy(dask):
     with cluster(dask.address) as client:
         assert client.submit(np.sum, np.arange(10)).result() == 45

@@ -64,7 +64,7 @@ def production(world: World) -> int:
 
 
 @pytest.mark.slow
-def test_good_traffic_needs_nothing_and_no_run_is_made(make, database_url):
+def test_traffic_as_at_release_makes_no_run(make, database_url):
     world = make(database_url)
     for seed in range(3):
         world.serve(world.draw("good", 1000, seed + 1))
@@ -111,7 +111,7 @@ def test_changed_world_gets_a_version_that_is_better_on_fresh_rows(make, databas
 
 
 @pytest.mark.slow
-def test_bundle_says_what_it_was_made_of_and_the_next_one_goes_on_from_there(world):
+def test_bundle_has_its_lineage_and_the_next_one_continues_from_it(world):
     world.serve(world.draw("drift", 1000, 1), ago=300)
     first = world.retrain()
     data = world.registry.get("sides", 2).manifest["data"]
@@ -178,7 +178,7 @@ def test_shuffled_labels_are_refused_alerted_and_not_tried_again_and_again(make,
 
 @pytest.mark.slow
 @pytest.mark.soak
-def test_build_that_fails_leaves_production_and_doubles_the_time_to_the_next(world):
+def test_failed_build_leaves_production_and_doubles_the_wait(world):
     world.serve(world.draw("drift", 1000, 1))
     (world.project / "broken").touch()
     decision = world.retrain()
@@ -199,7 +199,7 @@ def test_build_that_fails_leaves_production_and_doubles_the_time_to_the_next(wor
 
 
 @pytest.mark.slow
-def test_try_whose_process_is_killed_in_the_middle_of_a_build_is_a_failure_for_the_next_check(world, monkeypatch):
+def test_attempt_whose_process_is_killed_during_the_build_is_recorded_as_failed_by_the_next_check(world, monkeypatch):
     import mlops_nb.retrain.retrain as module
 
     class Killed(BaseException):
@@ -266,7 +266,7 @@ def test_column_that_is_not_logged_is_named(world):
 
 
 @pytest.mark.slow
-def test_version_whose_spec_is_gone_says_so(world, monkeypatch):
+def test_version_without_its_spec_is_a_failed_decision(world, monkeypatch):
     world.serve(world.draw("drift", 1000, 1))
     monkeypatch.delitem(sys.modules, "sides")
     shutil.move(world.project / "sides.py", world.project / "moved.txt")
@@ -294,7 +294,7 @@ def test_version_can_become_the_canary_or_nothing(world):
 
 
 @pytest.mark.slow
-def test_production_that_a_person_rolled_back_is_left_to_people(world):
+def test_production_stays_after_a_manual_rollback(world):
     world.serve(world.draw("drift", 1000, 1))
     assert world.retrain().action == "promoted"
     world.registry.rollback("sides", reason="false alarms", actor="ann")
@@ -360,7 +360,7 @@ def test_one_retraining_at_a_time(world):
 
 @pytest.mark.slow
 @pytest.mark.soak
-def test_command_prints_what_was_decided_and_exits_with_what_became_of_it(world):
+def test_command_prints_the_decision_and_exits_with_its_code(world):
     environment = {**os.environ, "PYTHONPATH": str(world.project), "WANDB_MODE": "disabled"}
     places = {
         f"MLOPS_{k.upper()}": str(getattr(world.settings, k)) for k in ("home", "database_url", "artifacts", "runs")

@@ -122,7 +122,7 @@ def test_lock_names_its_holder_and_is_free_again(database_url):
     engine.dispose()
 
 
-def test_of_many_that_ask_at_once_one_gets_the_lock(database_url):
+def test_of_many_concurrent_requests_one_gets_the_lock(database_url):
     engine, got, refused = open_database(database_url), [], []
     ready, done = threading.Barrier(8), threading.Event()
 
@@ -161,7 +161,7 @@ def test_process_of_another_container_with_the_name_of_this_machine_is_not_taken
 
 
 @pytest.mark.slow
-def test_lock_of_another_machine_is_free_when_it_gives_no_sign_of_life(database_url):
+def test_lock_of_another_machine_is_free_after_its_lease(database_url):
     engine = open_database(database_url)
     with Lock(engine, "watch a", lease=2) as lock:
         with writing(engine) as connection:
@@ -181,7 +181,7 @@ def test_lock_of_another_machine_is_free_when_it_gives_no_sign_of_life(database_
 
 
 @pytest.mark.slow
-def test_lock_that_is_let_go_while_another_asks_for_it_is_the_others(postgres_url):
+def test_lock_that_is_released_while_another_requests_it_is_taken_by_that_one(postgres_url):
     engine = open_database(postgres_url)
     first = Lock(engine, "watch a").__enter__()
 
@@ -263,7 +263,7 @@ def world(project, tmp_path):
 
 
 @pytest.mark.slow
-def test_second_watch_says_who_holds_the_lock_and_a_killed_one_loses_it(tmp_path, database_url, start):
+def test_second_watch_names_the_holder_of_the_lock_and_a_killed_one_loses_it(tmp_path, database_url, start):
     settings = settings_of(tmp_path, database_url)
     first = start(settings).saw("error")
     second = start(settings)
@@ -284,7 +284,7 @@ def test_second_watch_says_who_holds_the_lock_and_a_killed_one_loses_it(tmp_path
 @pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_watch_goes_on_after_an_outage_and_speaks_of_it_once(tmp_path, database_url, start):
+def test_watch_continues_after_an_outage_and_reports_it_once(tmp_path, database_url, start):
     relay = Relay(5432)
     settings = settings_of(tmp_path, database_url.replace(":5432", f":{relay.port}"))
     assert POSTGRES.split("?")[0] in database_url
