@@ -215,7 +215,7 @@ def test_targets_of_two_tasks_are_refused():
     with pytest.raises(SpecError, match=r"The target 'a' has numbers such as .* and the task is classification"):
         check_metrics(mixed, rows[spec.target], rows[spec.target])
     texts = several_outputs(("a", "b"), (str, int), task="regression", scorer="r2")
-    with pytest.raises(SpecError, match="The target 'a' has texts or times, and the task is regression"):
+    with pytest.raises(SpecError, match=r"The target 'a' has texts or times, such as .*, and the task is regression"):
         check_metrics(texts, texts.load()[texts.target], texts.load()[texts.target])
 
 
