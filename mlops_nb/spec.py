@@ -9,6 +9,7 @@ __all__ = ['REPLAY_LIMITS', 'ALARM', 'ALARM_RATE', 'INTERVAL_METRICS', 'RATES', 
 # %% ../nbs/02_spec.ipynb #00000002
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -194,6 +195,24 @@ def _names_of_targets(targets) -> list[str]:
         raise SpecError(f"target names the column {twice[0]!r} twice: name each output once.")
     return names
 
+# %% ../nbs/02_spec.ipynb #f7ce6366
+def _check_targets(spec: "ModelSpec"):
+    "Raise a `SpecError` for a target that has no name to be written in responses, or that is the time column too."
+    for name in spec.targets:
+        if not name.strip() or any(unicodedata.category(c) in _UNWRITABLE for c in name):
+            raise SpecError(
+                f"The target {name!r} is empty or has line breaks or control characters; responses, columns and metrics are named by it. "
+                "Rename the column where the table is loaded."
+            )
+    if spec.time in spec.targets:
+        raise SpecError(
+            f"{spec.time!r} is the time column and a target: the rows would be split by what is predicted. Take another time column, "
+            "or time=None to split by seed."
+        )
+
+
+_UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's categories: control, surrogate, line and paragraph separators
+
 # %% ../nbs/02_spec.ipynb #3c0652c4
 def _check_outputs(spec: "ModelSpec"):
     "Raise a `SpecError` for what a model of several outputs cannot have, or for a metric of an output that there is not."
@@ -278,6 +297,7 @@ class ModelSpec:
             )
         if not (self.target is None or isinstance(self.target, str)):
             object.__setattr__(self, "target", _names_of_targets(self.target))
+        _check_targets(self)
         needed = [("target", name) for name in self.targets] + ([] if self.time is None else [("time", self.time)])
         for what, column in needed:
             if column not in self.schema.columns:

@@ -55,7 +55,7 @@ def package(folder: Path, C: float, signature: Signature = NUMBERS, name: str = 
     """A bundle of a logistic regression; another C is another model."""
     rng = np.random.default_rng(0)
     n = 200
-    if signature is NUMBERS:
+    if signature.names == NUMBERS.names:
         X = pd.DataFrame(rng.normal(size=(n, 2)), columns=["a", "b"])
         estimator, y = LogisticRegression(C=C), (X["a"] > X["b"]).astype(int)
     else:

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .compare import compare_predictions, summarize
+from .compare import compare_predictions, names_of_shared, shared_outputs, summarize
 from .explain import load_version, spec_of
 from .provenance import find_snapshot, pipeline_params, run_git, run_of_version
 from .replay import replay_rows
 from ..data.tables import read_table, split, validate
-from ..errors import BundleError, MlopsError, NotFoundError
+from ..errors import BundleError, DataError, MlopsError, NotFoundError
 from ..model.bundle import GOLDEN_ROWS, make_golden, read_manifest
+from ..model.compatibility import output_differences
 from ..model.predictor import Predictor
 from ..model.signature import Predictions
 from ..monitor.prediction_log import PredictionLog
@@ -94,6 +95,7 @@ def diff_versions(
             return VersionDiff(compare_versions(*pair), commits, predictions, rows, [*notes, str(e)])
     try:
         predictions, rows = _compare_predictors(predictors, pair, logged, settings)
+        notes += [f"Not compared further: {part}." for part in output_differences(*(p.signature for p in predictors))]
     except MlopsError as e:
         notes.append(f"The predictions were not compared: {e}")
     finally:
@@ -120,17 +122,28 @@ def _compare_predictors(
     predictors: list[Predictor], pair: tuple[Version, Version], logged: int, settings: Settings
 ) -> tuple[dict, str]:
     "Compare the predictions of both versions; return also which rows were predicted."
+    names_of_shared(*(predictor.signature for predictor in predictors))  # else no row has to be predicted
     if logged:
         return _compare_on_log(predictors, logged, settings)
     newer = max(pair, key=lambda version: version.version)
     if (table := test_rows(newer, settings)) is not None:
+        for predictor in predictors:
+            if absent := [name for name in predictor.signature.names if name not in table]:
+                raise DataError(f"version {predictor.version} takes {absent[0]!r}, which the test rows do not have.")
         predictions = [predictor.predict_frame(table) for predictor in predictors]
-        return compare_predictions(*predictions), f"{len(table)} test rows of version {newer.version}"
+        return _compare(predictors, predictions), f"{len(table)} test rows of version {newer.version}"
     rows = read_manifest(newer.path).golden()["features"]
     names = [column["name"] for column in newer.manifest["signature"]["inputs"]]
     named = [dict(zip(names, row, strict=True)) for row in rows]
     predictions = [predictor.predict_rows(named) for predictor in predictors]
-    return compare_predictions(*predictions), f"{len(rows)} golden rows of version {newer.version}"
+    return _compare(predictors, predictions), f"{len(rows)} golden rows of version {newer.version}"
+
+
+def _compare(predictors: list[Predictor], predictions: list[Predictions]) -> dict:
+    "Compare what both versions predict, if it can be compared."
+    first, second = predictions
+    was, now = (predictor.signature for predictor in predictors)
+    return compare_predictions(*shared_outputs(first, second, was, now))
 
 
 def _compare_on_log(predictors: list[Predictor], last: int, settings: Settings) -> tuple[dict, str]:
@@ -142,7 +155,7 @@ def _compare_on_log(predictors: list[Predictor], last: int, settings: Settings) 
     one, two = (replay_rows(predictor, rows) for predictor in predictors)
     both = one.accepted & two.accepted
     predictions = [replayed.predictions.take(both[replayed.accepted]) for replayed in (one, two)]
-    return compare_predictions(*predictions), f"{int(both.sum())} of {len(rows)} logged rows that both accept"
+    return _compare(predictors, predictions), f"{int(both.sum())} of {len(rows)} logged rows that both accept"
 
 # %% ../../nbs/audit/08_diff.ipynb #7d0e3f06
 def test_rows(

@@ -124,7 +124,7 @@ def promote(name, version, alias, reason, force, as_json):
     with open_registry() as registry:
         before = registry.version_of(name, alias)
         change = registry.promote(name, version, alias, reason, force=force)
-        _print_change(name, change, as_json, moved=change.to_version != before)
+        _print_change(name, change, as_json, reason, moved=change.to_version != before)
 
 # %% ../../nbs/cli/01_models.ipynb #f150296a
 @models.command()
@@ -136,7 +136,7 @@ def promote(name, version, alias, reason, force, as_json):
 def rollback(name, alias, reason, nearest, as_json):
     "Point an alias of NAME to the version before; a running service follows within 2 s."
     with open_registry() as registry:
-        _print_change(name, registry.rollback(name, alias, reason, nearest=nearest), as_json)
+        _print_change(name, registry.rollback(name, alias, reason, nearest=nearest), as_json, reason)
 
 
 @models.command()
@@ -147,15 +147,17 @@ def rollback(name, alias, reason, nearest, as_json):
 def clear(name, alias, reason, as_json):
     "Remove an alias of NAME: no canary or no shadow any more."
     with open_registry() as registry:
-        _print_change(name, registry.clear(name, alias, reason), as_json)
+        _print_change(name, registry.clear(name, alias, reason), as_json, reason)
 
 # %% ../../nbs/cli/01_models.ipynb #5ba2c014
-def _print_change(name: str, change: "AliasChange", as_json: bool, moved: bool = True) -> None:
+def _print_change(name: str, change: "AliasChange", as_json: bool, reason: str, moved: bool = True) -> None:
     if as_json:
         print_json({"name": name, **asdict(change)})
     else:
         before, after = (f"version {v}" if v else "nowhere" for v in (change.from_version, change.to_version))
         click.echo(f"{change.alias} of {name}: {f'{before} ->' if moved else 'already at'} {after}")
+    if moved and change.reason != reason:  # the registry adds what clients see
+        click.echo(change.reason.removeprefix(f"{reason}; "), err=True)
 
 # %% ../../nbs/cli/01_models.ipynb #bc3bf5ff
 @models.command("history")

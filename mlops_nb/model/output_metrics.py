@@ -18,9 +18,9 @@ from ..errors import GateError
 from .champion import ChampionComparison
 from .evaluate import Evaluation, baseline, check_gates, check_metrics, default_metrics, score, slice_mask
 from .fairness import check_fairness, fairness_gates, group_metrics
-from .outputs import check_kinds
 from .signature import Predictions, join_outputs
 from .statistics import compare_champion
+from .targets import check_targets
 from ..spec import OF_OUTPUT, Gates, ModelSpec, split_metric
 
 # %% ../../nbs/model/03_output_metrics.ipynb #0e0d0004
@@ -154,7 +154,7 @@ def check_output_metrics(
     test: pd.DataFrame,  # The test rows
 ):
     "Raise an error for targets of several tasks, and for a metric of the gates that an output does not define."
-    check_kinds(spec, train)
+    check_targets(spec, train)
     every = {label for output in spec.targets for label in train[output].unique().tolist()}
     if spec.positive is not None and spec.positive not in every:
         raise GateError(f"positive={spec.positive!r} of the spec is not among the labels of any output.")

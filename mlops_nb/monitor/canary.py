@@ -19,7 +19,10 @@ class CanaryWindow:
 
     errors: int = 0  # Requests that it could not answer
     seconds: np.ndarray = field(default_factory=lambda: np.array([]))  # `(n_answers,)`
-    predictions: np.ndarray = field(default_factory=lambda: np.array([]))  # `(n_answers,)`, one of each request
+    predictions: np.ndarray = field(
+        default_factory=lambda: np.array([])
+    )  # `(n_answers,)`, one of each request; of several numbers `(n_answers, n_outputs)`
+    outputs: tuple[str, ...] = ()  # Names of the numbers; of one prediction none
 
     @property
     def requests(self) -> int:
@@ -78,7 +81,7 @@ def compare_windows(
         return []
     found = [_failing(production, canary, limits)]
     if len(production.seconds) and len(canary.seconds):
-        found += [_slow(production, canary, limits), _different(production, canary, limits)]
+        found += [_slow(production, canary, limits), *_different_outputs(production, canary, limits)]
     return [reason for reason in found if reason]
 
 # %% ../../nbs/monitor/02_canary.ipynb #f5d0a6b4
@@ -96,10 +99,19 @@ def _slow(production: CanaryWindow, canary: CanaryWindow, limits: CanaryLimits) 
     return f"p95 latency is {now:.1f} ms, in production {before:.1f} ms"
 
 # %% ../../nbs/monitor/02_canary.ipynb #10db9e25
-def _different(production: CanaryWindow, canary: CanaryWindow, limits: CanaryLimits) -> str | None:
-    counts = count_predictions(production.predictions, canary.predictions)
+def _different_outputs(production: CanaryWindow, canary: CanaryWindow, limits: CanaryLimits) -> list[str | None]:
+    "Compare the predictions, of several numbers each output: its errors may hide behind another that did not change."
+    both = production.predictions, canary.predictions
+    if not production.outputs:
+        return [_different(*both, limits)]
+    named = enumerate(production.outputs)
+    return [_different(both[0][:, i], both[1][:, i], limits, f" of {name!r}") for i, name in named]
+
+
+def _different(production: np.ndarray, canary: np.ndarray, limits: CanaryLimits, of: str = "") -> str | None:
+    counts = count_predictions(production, canary)
     found = psi(counts)
     if found <= max(limits.psi, psi_by_chance(counts)):
         return None
     n, m = counts.sum(axis=1)
-    return f"the predictions drifted: PSI {found:.2f} between {n} of production and {m} of the canary"
+    return f"the predictions{of} drifted: PSI {found:.2f} between {n} of production and {m} of the canary"

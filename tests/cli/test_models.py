@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from click.testing import CliRunner
 from mlops_nb.cli.main import main
 from mlops_nb.settings import Settings
 from mlops_nb.store.git import GitState
+from mlops_nb.store.registry import Registry
 from mlops_nb.store.runs import RunStore
-from tests.factories import make_home
+from tests.factories import SIGNATURE, make_home, package
 
 
 @pytest.fixture
@@ -74,6 +76,21 @@ def test_canary_is_set_and_cleared(run):
     assert run("models", "clear", "toy", "canary")[0] == 1
     assert "enough" in run("models", "show", "toy", "2")[1]
     assert run("models", "history", "toyy")[0] == 1
+
+
+def test_promotion_warns_of_what_clients_see(run, settings, tmp_path):
+    with closing(Registry.open(settings)) as registry:
+        registry.register(package(tmp_path / "bundle", 1.0, SIGNATURE))
+    code, output = run("models", "promote", "toy", "3", "--alias", "shadow")
+    assert (code, "cannot be the shadow of version 1: it predicts 'repaid', not 'side'" in output) == (1, True), output
+    code, output = run("models", "promote", "toy", "3", "--reason", "told them")
+    assert (code, output.splitlines()) == (
+        0,
+        [
+            "production of toy: version 1 -> version 3",
+            "WARNING, clients see a change: it predicts 'repaid', not 'side'",
+        ],
+    )
 
 
 def test_runs_are_listed_shown_and_compared(run):

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 import shutil
 import threading
 from dataclasses import replace
@@ -15,7 +16,7 @@ from mlops_nb.model.bundle import read_manifest
 from mlops_nb.model.evaluate import Evaluation, GateResult
 from mlops_nb.store.database import open_database, reading, revision, writing
 from mlops_nb.store.registry import Registry, promote_if_passed
-from tests.factories import package
+from tests.factories import NUMBERS, package
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +248,44 @@ def test_cleared_alias_is_brought_back_by_a_rollback_and_what_came_after_it_has_
     with pytest.raises(RegistryError, match="is at version 3, and there is no earlier version to go back to"):
         filled.rollback("toy", "canary")
     assert filled.aliases("toy") == {"canary": 3}
+
+
+UNLIKE = {
+    "labels": (replace(NUMBERS, classes=("left", "right")), 'the labels are "left", "right", not 0, 1'),
+    "types of labels": (replace(NUMBERS, classes=(False, True)), "the labels are false, true, not 0, 1"),
+    "target": (replace(NUMBERS, output="way"), "it predicts 'way', not 'side'"),
+    "task": (replace(NUMBERS, task="regression", classes=None), "the task is regression, not classification"),
+    "columns": (replace(NUMBERS, inputs=NUMBERS.inputs[::-1]), "rows that are lists would be read as 'b', 'a'"),
+}
+
+
+@pytest.mark.parametrize("alias", ["canary", "shadow"])
+@pytest.mark.parametrize("kind", UNLIKE)
+def test_version_unlike_production_is_neither_canary_nor_shadow(filled, bundles, kind, alias):
+    signature, reason = UNLIKE[kind]
+    # the manifest in the database is what counts, so it may differ from the file here
+    changed = {"signature": signature.to_dict(), "params": {"of": kind}}
+    version, _ = filled.register(replace(bundles[3], manifest=bundles[3].manifest | changed))
+    filled.promote("toy", version.version, alias=alias)  # nothing is in production yet
+    filled.clear("toy", alias)
+    filled.promote("toy", 1)
+    for move in (
+        lambda: filled.promote("toy", version.version, alias, force=True),
+        lambda: filled.rollback("toy", alias),
+    ):
+        with pytest.raises(RegistryError, match=f"cannot be the {alias} of version 1: {re.escape(reason)}"):
+            move()
+    assert filled.aliases("toy") == {"production": 1}
+
+
+def test_history_says_what_clients_see_change(filled, bundles):
+    signature = UNLIKE["labels"][0].to_dict()
+    other, _ = filled.register(replace(bundles[3], manifest=bundles[3].manifest | {"signature": signature}))
+    filled.promote("toy", 1, reason="first")
+    changed = filled.promote("toy", other.version, reason="clients know").reason
+    assert changed == 'clients know; WARNING, clients see a change: the labels are "left", "right", not 0, 1'
+    assert filled.rollback("toy").reason.startswith("WARNING, clients see a change: the labels are 0, 1")
+    assert filled.promote("toy", 2, reason="alike").reason == "alike"
 
 
 def test_version_that_failed_its_gates_needs_force(registry, bundles):

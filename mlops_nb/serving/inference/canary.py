@@ -40,7 +40,13 @@ class CanaryTrial:
         calls = list(self.calls[role])
         succeeded = [call for call in calls if call is not None]
         seconds, predictions = zip(*succeeded, strict=True) if succeeded else ((), ())
-        return CanaryWindow(len(calls) - len(succeeded), np.array(seconds), np.array(predictions))
+        return CanaryWindow(len(calls) - len(succeeded), np.array(seconds), np.array(predictions), self._numbers)
+
+    @property
+    def _numbers(self) -> tuple[str, ...]:
+        """The names of several outputs that are numbers, in order."""
+        outputs = self.production.signature.outputs
+        return tuple(output.name for output in outputs if output.classes is None)
 
     def reasons(self) -> list[str]:
         """Return why the canary must be rolled back; an empty list when it may go on."""
@@ -66,8 +72,6 @@ class CanaryTrial:
         begin = time.perf_counter()
         try:
             result = InferenceResult.from_rows(self.canary, rows, "canary")
-            if [o.name for o in self.canary.signature.outputs] != [o.name for o in self.production.signature.outputs]:
-                raise InputError("It has other outputs.")
             if probability and result.predictions.probability is None:
                 raise InputError("It has no probabilities.")
             if interval and self.canary.signature.interval is None:
@@ -93,7 +97,8 @@ class CanaryTrial:
         return result
 
     def _record(self, result: InferenceResult, begin: float):
-        self.calls[result.role].append((time.perf_counter() - begin, _first_of(result.predictions)))
+        first = _first_of(result.predictions, self._numbers)
+        self.calls[result.role].append((time.perf_counter() - begin, first))
 
     def _record_failure(self, kind: str):
         if kind not in self.failures:
@@ -102,12 +107,13 @@ class CanaryTrial:
         self.calls["canary"].append(None)
 
 
-def _first_of(predictions: Predictions):
-    """Return the first prediction as a value to compare; of several outputs of labels all of them as one text."""
+def _first_of(predictions: Predictions, numbers: tuple[str, ...]):
+    """Return the first prediction as a value to compare: of several numbers each, of labels all as one text."""
     if predictions.outputs is None:
         return predictions.prediction[0]
-    first = [part.prediction[0] for part in predictions.outputs.values()]
-    return first[0] if isinstance(first[0], np.floating) else repr(first)
+    if numbers:
+        return [predictions.outputs[name].prediction[0] for name in numbers]
+    return repr([predictions.outputs[name].prediction[0] for name in sorted(predictions.outputs)])
 
 
 def position_of(name: str, key: str) -> float:

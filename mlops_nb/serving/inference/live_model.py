@@ -10,6 +10,7 @@ from typing import cast
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_nb.errors import MlopsError, RegistryError
+from mlops_nb.model.compatibility import input_differences, output_differences
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.store.registry import Registry, Version
 from mlops_nb.settings import Settings, split_names
@@ -285,7 +286,9 @@ class LiveModel:
         if production is not before.production:
             self.state = ServingState(production, aliases=aliases, refused=_refused(loads), problem=None)
         is_fast = before.is_fast if production is before.production else runs_inline(production)
-        canary, shadow = (load(aliases[role]) if role in aliases else None for role in ("canary", "shadow"))
+        beside = {role: load(aliases[role]) for role in ("canary", "shadow") if role in aliases}
+        unlike = {role: reason for role, found in beside.items() if (reason := _difference(production, found))}
+        canary, shadow = (None if role in unlike else beside.get(role) for role in ("canary", "shadow"))
         shadow = None if shadow is production else shadow
         lost = None if found else registry.describe_loss()
         if lost and lost != before.lost:
@@ -300,7 +303,7 @@ class LiveModel:
             trial=self._trial(production, canary),
             shadow=shadow,
             aliases=aliases,
-            refused=_refused(loads),
+            refused=_refused(loads) | {aliases[role]: f"as the {role}, {reason}" for role, reason in unlike.items()},
             is_fast=is_fast,
             from_cache=self._cached is not None,
             rolled_back=self._rolled_back(registry, aliases),
@@ -368,3 +371,11 @@ class LiveModel:
 
 def _refused(loads: Mapping[int, LoadResult]) -> dict[int, str]:
     return {version: load.refused for version, load in loads.items() if load.refused}
+
+
+def _difference(production: Predictor | None, beside: Predictor | None) -> str | None:
+    """Return why a version cannot get the requests of production, as where production moved after its alias."""
+    if production is None or beside is None:
+        return None
+    was, now = production.signature, beside.signature
+    return "; ".join([*output_differences(was, now), *input_differences(was, now)]) or None

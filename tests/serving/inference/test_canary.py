@@ -3,18 +3,20 @@
 import shutil
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from mlops_nb.errors import InputError
-from mlops_nb.model.signature import Predictions
+from mlops_nb.model.signature import Input, Output, Predictions, Signature, join_outputs
 from mlops_nb.serving.inference.canary import CanaryTrial, position_of
+from mlops_nb.serving.inference.infer import InferenceResult
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from serve.app import create_app
-from tests.factories import SIGNATURE, logged, package, unverified
+from tests.factories import NUMBERS, SIGNATURE, logged, package, unverified
 
 ROW = {"features": [[1, 0]]}
 
@@ -116,13 +118,14 @@ def test_row_that_both_refuse_is_the_clients_mistake_and_counts_for_nobody(live,
 
 
 def test_row_that_only_the_canary_refuses_is_answered_by_production(app, client, registry, settings):
-    registry.register(package(settings.home / "bundle", 1.0, SIGNATURE))
+    narrow = replace(NUMBERS, inputs=(Input("a", maximum=50), Input("b")))
+    registry.register(package(settings.home / "bundle", 1.0, narrow))
     registry.promote("toy", 3, alias="canary")
     live = live_model(app)
     live.refresh()
-    answer = client.post("/predict", json=ROW, headers=key_of("canary"))
+    answer = client.post("/predict", json={"features": [[100, 0]]}, headers=key_of("canary"))
     assert (answer.status_code, answer.get_json()["version"]) == (200, 1)
-    assert live.state.trial.failures == {"InputError": 1}
+    assert live.state.trial.failures == {"InvalidRowsError": 1}
 
 
 def test_canary_without_probabilities_is_not_asked_for_them(live, client, monkeypatch):
@@ -158,6 +161,31 @@ def test_one_that_cannot_be_proven_is_refused_and_production_goes_on(app, client
     assert (ready["ready"], ready["roles"]) == (True, {"production": 1})
     assert [r["version"] for r in ready["refused"]] == [2]
     assert {version_for(client) for _ in range(50)} == {1}
+
+
+@pytest.mark.parametrize("alias", ["canary", "shadow"])
+def test_one_that_is_unlike_a_new_version_in_production_is_not_used(app, client, registry, settings, alias):
+    registry.promote("toy", 2, alias=alias)
+    registry.register(package(settings.home / "bundle", 1.0, SIGNATURE))
+    registry.promote("toy", 3)
+    live_model(app).refresh()
+    ready = client.get("/health/ready").get_json()
+    assert (ready["ready"], ready["roles"]) == (True, {"production": 3})
+    assert [r["version"] for r in ready["refused"]] == [2]
+    assert ready["refused"][0]["reason"].startswith(f"as the {alias}, it predicts 'side', not 'repaid'")
+
+
+def test_each_of_several_numbers_is_compared(live):
+    outputs = (Output("days"), Output("euros"))
+    signature = Signature((Input("a"),), "regression", "days, euros", outputs=outputs)
+    predictors = [SimpleNamespace(signature=signature, version=version) for version in (1, 2)]
+    trial = CanaryTrial("toy", *predictors, replace(live.settings, canary_min_requests=30))
+    for number in range(60):
+        for role, shift in (("production", 0), ("canary", 100)):
+            euros = Predictions(np.array([float(number + shift)]))
+            both = join_outputs({"euros": euros, "days": Predictions(np.array([1.0]))})
+            trial._record(InferenceResult(predictors[0], None, both, role), 0.0)
+    assert [reason.partition(" drifted")[0] for reason in trial.reasons()] == ["the predictions of 'euros'"]
 
 
 def test_canary_that_is_cleared_or_that_became_production_is_no_canary(live, client, registry):
