@@ -15,7 +15,7 @@ from mlops_nb.serving.protocols.arrow import ARROW
 from mlops_nb.serving.http.moves import CSRF_HEADER, DASHBOARD_DATA, DEFAULT_HOURS, MAX_REASON_LENGTH
 from mlops_nb.serving.http.errors import to_json
 from mlops_nb.serving.inference.models import ServedModels, model_of_query
-from mlops_nb.serving.protocols.feedback import PATTERN
+from mlops_nb.serving.protocols.feedback import pattern_of
 from mlops_nb.serving.protocols.mlflow import CSV
 from mlops_nb.serving.protocols.schemas import (
     columns_schema,
@@ -99,7 +99,7 @@ def describe(name: str, predictor: Predictor) -> dict:
     forms = {"dataframe_split": split_schema(signature), "dataframe_records": rows, "instances": rows, "inputs": inputs}
     params = {"params": {"type": ["object", "null"], "maxProperties": 0}}
     invocation = {"oneOf": [object_of({form: schema} | params, [form]) for form, schema in forms.items()]}
-    label = object_of({"id": {"type": "string", "pattern": PATTERN}, "label": label_schema(signature)})
+    label = object_of({"id": {"type": "string", "pattern": pattern_of(name)}, "label": label_schema(signature)})
     labels = {"oneOf": [label, object_of({"labels": {"type": "array", "items": label, "minItems": 1}})]}
     instances = object_of({"instances": rows, "signature_name": {}}, ["instances"])
     any_rows = {"type": ["array", "object"], "minItems": 1, "minProperties": 1}
