@@ -52,10 +52,22 @@ def openapi() -> Response:
     if models.is_single or "model" in request.args:
         live = model_of_query()
         description = describe(live.name, live.loaded())
+        _add_model_parameter(description["paths"], [live.name], False)
     else:
         description = describe_all(models)
+        _add_model_parameter(description["paths"], [*models.by_name], models.first is None)
     description["paths"] = {path: of for path, of in description["paths"].items() if _is_served(path, of)}
     return to_json(_with_keys(description) if current_app.extensions["keys"].has_any else description)
+
+
+def _add_model_parameter(paths: dict, names: list[str], required: bool):
+    """Describe `?model=` of the routes that take it."""
+    for path in ("/invocations", DASHBOARD_DATA, "/admin/promote", "/admin/rollback", "/openapi.json"):
+        is_required = required and path != "/openapi.json"
+        model = {"name": "model", "in": "query", "required": is_required, "schema": {"enum": names}}
+        for operation in paths[path].values():
+            operation["parameters"] = [*operation.get("parameters", ()), model]
+            operation["responses"] |= _errors(400, 404)
 
 
 def _is_served(path: str, methods: dict) -> bool:
@@ -390,7 +402,7 @@ def _statuses(operation: dict) -> list[int]:
 
 def _errors(*statuses: int, shape: str = "Error") -> dict:
     words = {400: "The request is invalid", 401: "A key is missing", 403: "The key is not for this route"}
-    words |= {404: "No such version", 409: "The alias cannot be changed so, or was changed meanwhile"}
+    words |= {404: "No such model or version", 409: "The alias cannot be changed so, or was changed meanwhile"}
     words |= {413: "Too many rows or bytes", 415: "The media type is not supported", 503: "No model is loaded"}
     return {str(s): {"description": words[s], **_json({"$ref": f"#/components/schemas/{shape}"})} for s in statuses}
 
