@@ -14,6 +14,7 @@ from mlops_nb.serving.http.auth import ApiKeys
 from mlops_nb.serving.http.claim import claim_response
 from mlops_nb.serving.http.errors import JSON, register_error_handlers
 from mlops_nb.serving.http.periodic import log_exception
+from mlops_nb.serving.http.query import QueryCheck
 from mlops_nb.serving.http.request_id import make_id
 from mlops_nb.serving.http.sites import SiteCheck
 from mlops_nb.serving.inference.live_model import LiveModel
@@ -78,7 +79,7 @@ def live_model(app: Flask) -> LiveModel:
 class Service(Flask):
     """Flask application that identifies, measures and logs every request, and holds the models that it serves.
 
-    Its parts are in `extensions`: `settings`, `models`, `log`, `metrics`, `access_log`, `keys` and `sites`. A request leaves
+    Its parts are in `extensions`: `settings`, `models`, `log`, `metrics`, `access_log`, `keys`, `sites` and `query`. A request leaves
     in its WSGI environment: `serving.id`, `serving.started` (`time.monotonic()`), `serving.result` (the
     `InferenceResult`), `serving.model` (the name of the model) and `serving.claim` (the `ResponseClaim`, where the server has limits).
     """
@@ -97,13 +98,14 @@ class Service(Flask):
         self.metrics.after_count, self.metrics.backlog = counts.add, log.backlog
         log.after_step = lambda log: (self.metrics.update_log_metrics(log), counts.write(log))
         keys = ApiKeys(settings)
-        sites = SiteCheck(settings, keys)
+        sites, query = SiteCheck(settings, keys), QueryCheck()
         self.extensions |= {"settings": settings, "log": log, "models": models, "keys": keys, "sites": sites}
-        self.extensions |= {"metrics": self.metrics, "access_log": self.access_log}
+        self.extensions |= {"metrics": self.metrics, "access_log": self.access_log, "query": query}
         self.before_request(_reject_double_slash)
         self.before_request(sites.check)
         self.before_request(keys.check)
-        self._own_hooks = {None: [_reject_double_slash, sites.check, keys.check]}
+        self.before_request(query.check)
+        self._own_hooks = {None: [_reject_double_slash, sites.check, keys.check, query.check]}
         self._fast_path = FastPath(self.extensions, keys, sites, max_body_bytes)
         register_error_handlers(self)
         self.url_map.converters["default"] = _NameConverter

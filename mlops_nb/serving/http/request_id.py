@@ -1,9 +1,24 @@
-"""The ids of requests, which are also their keys in the prediction log."""
+"""The ids of requests, and of their predictions: an id of a request and of a model is the key in the prediction log."""
 
 import random
 import time
+from functools import lru_cache
+from hashlib import blake2b
+
+TAG_LENGTH = 8  # hexadecimal digits; one pair of models in four billion shares a tag
 
 
 def make_id() -> str:
     """Return a unique id that sorts by time."""
     return f"{time.time_ns() // 1_000_000:012x}{random.getrandbits(64):016x}"  # each process seeds its own generator
+
+
+def make_key(model: str) -> str:
+    """Return a unique key for the predictions of a request, which sorts by time and ends with the tag of the model."""
+    return make_id() + tag_of(model)
+
+
+@lru_cache(1024)
+def tag_of(model: str) -> str:
+    """Return the digits by which the ids of a model's predictions are told from those of another."""
+    return blake2b(model.encode(), digest_size=TAG_LENGTH // 2).hexdigest()

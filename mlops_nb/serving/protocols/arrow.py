@@ -12,6 +12,7 @@ from pyarrow import ipc
 from pyarrow import types as arrow_types
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from mlops_nb.model.signature import SHARED_COLUMN, Signature, shared_column
 from mlops_nb.serving.http.errors import JSON, RequestError
 from mlops_nb.serving.http.body import read_body
 from mlops_nb.serving.inference.infer import InferenceResult, check_rows
@@ -25,6 +26,12 @@ def wants_arrow() -> bool:
     """Whether the client prefers a table to JSON."""
     accepted = request.environ.get("HTTP_ACCEPT")
     return accepted is not None and ARROW in accepted and request.accept_mimetypes.best_match([JSON, ARROW]) == ARROW
+
+
+def check_columns(signature: Signature):
+    """Raise a `RequestError` for a model whose predictions do not fit into one table, before anything is predicted."""
+    if (name := shared_column(signature)) is not None:
+        raise RequestError(f"{SHARED_COLUMN.format(name)}, or accept JSON.")
 
 
 def read_table() -> pyarrow.Table:

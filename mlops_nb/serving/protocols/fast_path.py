@@ -90,6 +90,7 @@ class FastPath:
         length = environ.get("CONTENT_LENGTH", "")
         return (
             environ["REQUEST_METHOD"] == "POST"
+            and not environ.get("QUERY_STRING")
             and environ.get("CONTENT_TYPE") == JSON
             and length.isdecimal()
             and int(length) <= self._most_bytes

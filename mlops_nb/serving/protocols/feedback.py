@@ -10,13 +10,18 @@ from mlops_nb.model.columns import describe_value
 from mlops_nb.model.signature import Signature
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_object
+from mlops_nb.serving.http.request_id import TAG_LENGTH, tag_of
 from mlops_nb.serving.inference.models import model_of
 
 routes = Blueprint("feedback", __name__)
 
 _EXAMPLE = '{"labels": [{"id": "...", "label": ...}, ...]}'
-PATTERN = "^[0-9a-f]{28}-[0-9]{1,6}$"  # of the id of a row
-_ID = re.compile(PATTERN.replace("$", r"\Z"))
+_ID = re.compile(rf"[0-9a-f]{{28}}(?P<tag>[0-9a-f]{{{TAG_LENGTH}}})?-[0-9]{{1,6}}")
+
+
+def pattern_of(model: str) -> str:
+    """Return the pattern of the ids of a model's predictions; those of earlier releases have no tag."""
+    return f"^[0-9a-f]{{28}}({tag_of(model)})?-[0-9]{{1,6}}$"
 
 
 class LogError(MlopsError):
@@ -33,7 +38,7 @@ def feedback(name: str | None = None) -> Response:
     signature = live.loaded().signature
     body = read_object(_EXAMPLE)
     labels = _labels(body)
-    values = [_read(row, entry, signature) for row, entry in enumerate(labels)]
+    values = [_read(row, entry, signature, live.name) for row, entry in enumerate(labels)]
     if not log.label([(entry["id"], value) for entry, value in zip(labels, values, strict=True)]):
         raise LogError("The prediction log is full: its database has been away for long. Send the labels again later.")
     return to_json({"accepted": len(labels)}, 202)
@@ -55,12 +60,14 @@ def _labels(body: dict) -> list:
     return labels
 
 
-def _read(row: int, entry, signature: Signature):
-    """Return the label; raise `InputError` for what is no id, or no value that the model could predict."""
+def _read(row: int, entry, signature: Signature, model: str):
+    """Return the label; raise `InputError` for what is no id of the model's, or no value that it could predict."""
     if not isinstance(entry, dict) or entry.keys() != {"id", "label"}:
         raise InputError(f"Label {row} must be an object with 'id' and 'label'.", row=row)
-    if not isinstance(entry["id"], str) or not _ID.match(entry["id"]):
+    found = _ID.fullmatch(entry["id"]) if isinstance(entry["id"], str) else None
+    if found is None:
         raise InputError(f"Label {row}: 'id' must be one of the 'ids' in a response of /predict.", row=row)
+    _check_model(row, found["tag"], model)
     if not signature.outputs:
         return _read_value(f"Label {row}", row, entry["label"], signature)
     parts, label = signature.parts, entry["label"]
@@ -69,6 +76,17 @@ def _read(row: int, entry, signature: Signature):
         message = f"Label {row} must be an object with a value of each output, {[*parts]}; got {seen[:200]}."
         raise InputError(f"{message} Send it when all are known.", row=row)
     return {name: _read_value(f"Label {row}, {name!r}", row, label[name], part) for name, part in parts.items()}
+
+
+def _check_model(row: int, tag: str | None, model: str):
+    """Raise `InputError` for the id of a prediction of another model, which the label is not for."""
+    if tag in (None, tag_of(model)):
+        return
+    names = current_app.extensions["models"].by_name
+    other = next((name for name in names if tag_of(name) == tag), None)
+    whose = "another model" if other is None else f"the model {other!r}"
+    message = f"Label {row}: 'id' is of a prediction of {whose}, not of {model!r}"
+    raise InputError(f"{message}. Send the label to /models/{other or '<name>'}/feedback.", row=row)
 
 
 def _read_value(where: str, row: int, given, signature: Signature):

@@ -15,7 +15,7 @@ from mlops_nb.serving.protocols.arrow import ARROW
 from mlops_nb.serving.http.moves import CSRF_HEADER, DASHBOARD_DATA, DEFAULT_HOURS, MAX_REASON_LENGTH
 from mlops_nb.serving.http.errors import to_json
 from mlops_nb.serving.inference.models import ServedModels, model_of_query
-from mlops_nb.serving.protocols.feedback import PATTERN
+from mlops_nb.serving.protocols.feedback import pattern_of
 from mlops_nb.serving.protocols.mlflow import CSV
 from mlops_nb.serving.protocols.schemas import (
     columns_schema,
@@ -52,10 +52,22 @@ def openapi() -> Response:
     if models.is_single or "model" in request.args:
         live = model_of_query()
         description = describe(live.name, live.loaded())
+        _add_model_parameter(description["paths"], [live.name], False)
     else:
         description = describe_all(models)
+        _add_model_parameter(description["paths"], [*models.by_name], models.first is None)
     description["paths"] = {path: of for path, of in description["paths"].items() if _is_served(path, of)}
     return to_json(_with_keys(description) if current_app.extensions["keys"].has_any else description)
+
+
+def _add_model_parameter(paths: dict, names: list[str], required: bool):
+    """Describe `?model=` of the routes that take it."""
+    for path in ("/invocations", DASHBOARD_DATA, "/admin/promote", "/admin/rollback", "/openapi.json"):
+        is_required = required and path != "/openapi.json"
+        model = {"name": "model", "in": "query", "required": is_required, "schema": {"enum": names}}
+        for operation in paths[path].values():
+            operation["parameters"] = [*operation.get("parameters", ()), model]
+            operation["responses"] |= _errors(400, 404)
 
 
 def _is_served(path: str, methods: dict) -> bool:
@@ -99,7 +111,7 @@ def describe(name: str, predictor: Predictor) -> dict:
     forms = {"dataframe_split": split_schema(signature), "dataframe_records": rows, "instances": rows, "inputs": inputs}
     params = {"params": {"type": ["object", "null"], "maxProperties": 0}}
     invocation = {"oneOf": [object_of({form: schema} | params, [form]) for form, schema in forms.items()]}
-    label = object_of({"id": {"type": "string", "pattern": PATTERN}, "label": label_schema(signature)})
+    label = object_of({"id": {"type": "string", "pattern": pattern_of(name)}, "label": label_schema(signature)})
     labels = {"oneOf": [label, object_of({"labels": {"type": "array", "items": label, "minItems": 1}})]}
     instances = object_of({"instances": rows, "signature_name": {}}, ["instances"])
     any_rows = {"type": ["array", "object"], "minItems": 1, "minProperties": 1}
@@ -390,7 +402,7 @@ def _statuses(operation: dict) -> list[int]:
 
 def _errors(*statuses: int, shape: str = "Error") -> dict:
     words = {400: "The request is invalid", 401: "A key is missing", 403: "The key is not for this route"}
-    words |= {404: "No such version", 409: "The alias cannot be changed so, or was changed meanwhile"}
+    words |= {404: "No such model or version", 409: "The alias cannot be changed so, or was changed meanwhile"}
     words |= {413: "Too many rows or bytes", 415: "The media type is not supported", 503: "No model is loaded"}
     return {str(s): {"description": words[s], **_json({"$ref": f"#/components/schemas/{shape}"})} for s in statuses}
 

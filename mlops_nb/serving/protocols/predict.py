@@ -12,7 +12,7 @@ from mlops_nb.model.columns import describe_value, rows_of
 from mlops_nb.model.contributions import check_one_output, measure_contributions
 from mlops_nb.model.signature import Predictions, label_text
 from mlops_nb.spec import ALARM
-from mlops_nb.serving.protocols.arrow import ARROW, read_table, wants_arrow, write_table
+from mlops_nb.serving.protocols.arrow import ARROW, check_columns, read_table, wants_arrow, write_table
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_object
 from mlops_nb.serving.inference.infer import InferenceResult, PartialResult, infer, infer_each
@@ -32,7 +32,9 @@ def predict(name: str | None = None) -> Response:
     or its set of labels.
     """
     live = model_of(name)
-    live.loaded()
+    signature = live.loaded().signature
+    if wants_arrow():
+        check_columns(signature)
     probability: bool | str
     if request.mimetype == ARROW:
         result, probability = infer(live, read_table(), "The table"), False
@@ -45,7 +47,7 @@ def predict(name: str | None = None) -> Response:
                 "An Arrow table has no place for errors, explanations and intervals; accept JSON, or leave them out."
             )
         if options.explain:
-            check_one_output(live.loaded().signature)
+            check_one_output(signature)
             _check_explained(rows)
         if options.by_row and rows and isinstance(rows, list | dict):
             rows = [rows] if isinstance(rows, dict) else rows

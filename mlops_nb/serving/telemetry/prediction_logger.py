@@ -19,7 +19,7 @@ from mlops_nb.settings import Settings, split_names
 from mlops_nb.model.signature import Signature
 from mlops_nb.model.columns import Table, columns_of, rows_of
 from mlops_nb.serving.http.periodic import STOP_SECONDS, PeriodicThread, log
-from mlops_nb.serving.http.request_id import make_id
+from mlops_nb.serving.http.request_id import make_key
 from mlops_nb.serving.inference.infer import InferenceResult
 from mlops_nb.serving.telemetry.spool import SpoolShipper, Spool
 
@@ -86,8 +86,8 @@ class PredictionLogger:
         if share < 1 and random.random() >= share:
             return None
         now = time.time()
-        key = key or make_id()
         predictor, predictions = result.predictor, result.predictions
+        key = key or make_key(predictor.name)
         names, kept = predictor.signature.names, None
         if self.excluded:
             kept = [i for i, name in enumerate(names) if name not in self.excluded]

@@ -4,10 +4,12 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
+from pyarrow import ipc
 
 from mlops_nb.cli.serve import check_models
 from mlops_nb.errors import SettingsError
 from mlops_nb.monitor.prediction_log import PredictionLog
+from mlops_nb.serving.protocols.arrow import ARROW
 from mlops_nb.serving.telemetry import request_counts
 from mlops_nb.settings import Settings
 from tests.factories import wait_for
@@ -59,6 +61,40 @@ def test_each_model_has_its_own_signature(client):
     label = {"id": right.get_json()["ids"][0], "label": "yes"}
     assert client.post("/models/beta/feedback", json=label).status_code == 202
     assert client.post("/models/alpha/feedback", json=label).status_code == 400, "no label of alpha"
+
+
+def ids_of(client, name: str) -> list[str]:
+    """The ids of a model's predictions in each protocol that has them."""
+    json = client.post(f"/models/{name}/predict", json={"features": [ROW]}).get_json()["ids"]
+    headers = {"Accept": ARROW}
+    table = client.post(f"/models/{name}/predict", json={"features": [ROW]}, headers=headers).get_data()
+    v2 = client.post(f"/v2/models/{name}/infer", json=TENSORS | {"outputs": [{"name": "id"}]}).get_json()
+    return [*json, *ipc.open_stream(table).read_all()["id"].to_pylist(), *v2["outputs"][0]["data"]]
+
+
+def test_label_is_taken_for_the_model_that_predicted_alone(client):
+    of = {name: ids_of(client, name) for name in ("alpha", "gamma")}
+    for id in of["alpha"]:
+        assert client.post("/feedback", json={"id": id, "label": 1}).status_code == 202, "alpha is the first"
+        assert client.post("/models/alpha/feedback", json={"id": id, "label": 1}).status_code == 202
+    for id, path in [(i, "/models/alpha/feedback") for i in of["gamma"]] + [(of["gamma"][0], "/feedback")]:
+        response = client.post(path, json={"id": id, "label": 1})
+        assert (response.status_code, response.get_json()["row"]) == (400, 0)
+        assert "of the model 'gamma', not of 'alpha'. Send the label to /models/gamma/feedback." in response.text
+    labels = [{"id": ids[0], "label": 1} for ids in of.values()]
+    mixed = client.post("/models/gamma/feedback", json={"labels": labels[::-1]})
+    assert (mixed.status_code, mixed.get_json()["row"]) == (400, 1), "no label of the request is kept"
+
+
+def test_label_of_a_model_that_is_served_elsewhere_is_refused(make, client):
+    [id] = client.post("/models/gamma/predict", json={"features": [ROW]}).get_json()["ids"]
+    response = make("alpha").test_client().post("/feedback", json={"id": id, "label": 1})
+    assert response.status_code == 400
+    assert "of another model, not of 'alpha'" in response.get_json()["error"]
+
+
+def test_label_of_a_prediction_of_an_earlier_release_is_taken(client):
+    assert client.post("/models/gamma/feedback", json={"id": "0" * 28 + "-0", "label": 1}).status_code == 202
 
 
 def test_request_that_names_no_model_is_for_the_first(make):

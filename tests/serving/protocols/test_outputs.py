@@ -21,11 +21,9 @@ from tests.factories import logged, served, several_outputs
 NAMES = ("late", "a of b", 'é "x"')
 
 
-@pytest.fixture(scope="module", params=["labels", "numbers"])
-def service(request, tmp_path_factory):
-    home = tmp_path_factory.mktemp(request.param)
+def serve(spec, home):
+    """An application of the model of a spec, its training rows and its predictor."""
     (home / "settings.ini").touch()
-    spec = several_outputs(NAMES, (bool, str, int) if request.param == "labels" else (float,) * 3)
     _, X, predictor = served(spec, home)
     settings = Settings.read({"MLOPS_HOME": str(home), "MLOPS_MODEL": "several", "MLOPS_POLL_SECONDS": "0.1"})
     registry = Registry.open(settings)
@@ -34,6 +32,13 @@ def service(request, tmp_path_factory):
     registry.close()
     app = create_app(settings)
     live_model(app).refresh()
+    return app, X, predictor
+
+
+@pytest.fixture(scope="module", params=["labels", "numbers"])
+def service(request, tmp_path_factory):
+    spec = several_outputs(NAMES, (bool, str, int) if request.param == "labels" else (float,) * 3)
+    app, X, predictor = serve(spec, tmp_path_factory.mktemp(request.param))
     yield app, spec, X, predictor
     app.stop()
 
@@ -140,3 +145,24 @@ def test_labels_of_all_outputs_are_measured_output_by_output(service):
     assert client.get("/dashboard/data.json").status_code == 200
     counted = client.get("/metrics").get_data(as_text=True)
     assert ('class="late: true"' if spec.task == "classification" else 'class="late"') in counted
+
+
+def test_outputs_whose_columns_collide_are_refused_as_a_table_alone(tmp_path):
+    table = several_outputs(("l", "l_b"), (str, str)).load()
+    table = table.assign(l=table["l"].replace("maybe", "b_no"))
+    app, X, _ = serve(several_outputs(("l", "l_b"), (str, str), load=lambda: table), tmp_path)
+    client, rows = app.test_client(), X.head(2).to_dict("records")
+    body = {"features": rows, "probability": True}
+    refused = client.post("/predict", json=body, headers={"Accept": ARROW})
+    assert (refused.status_code, "'probability_l_b_no'" in refused.get_json()["error"]) == (400, True)
+    assert "rename a target, or accept JSON" in refused.get_json()["error"]
+    assert not len(logged(app)), "before anything is predicted"
+    probability = valid(client, "/predict", body)["probability"]
+    assert [[*of] for of in probability] == [["l", "l_b"]] * 2
+    tensors = [{"name": n, "datatype": d, "shape": [2], "data": X[n].head(2).tolist()} for n, d in INPUTS]
+    outputs = valid(client, "/v2/models/several/infer", {"inputs": tensors})["outputs"]
+    assert [o["name"] for o in outputs] == ["prediction_l", "probability_l", "prediction_l_b", "probability_l_b"]
+    app.stop()
+
+
+INPUTS = (("x", "FP64"), ("home", "BYTES"))
