@@ -151,7 +151,7 @@ def unverified():
     """Let registries take what no service can load, as those of an earlier release did."""
     with pytest.MonkeyPatch.context() as patch:
         loaded = SimpleNamespace(close=lambda: None)
-        patch.setattr("mlops_nb.store.registry.Predictor", SimpleNamespace(load=lambda *_, **__: loaded))
+        patch.setattr("mlops_nb.store.version_store.Predictor", SimpleNamespace(load=lambda *_, **__: loaded))
         patch.setattr(Registry, "verify", lambda *_: None)
         yield
 

@@ -26,7 +26,7 @@ from sqlalchemy.engine import Engine
 
 from .chunks import Source
 from .csv_source import CsvFiles, CsvSource
-from .file_sink import FileSink
+from .file_sink import FileSink, list_parts
 from .requests import BatchRequest, Job, Jobs
 from .scorer import ChunkScorer, load_predictor
 from .sources import open_source
@@ -356,5 +356,5 @@ def head(
     if sink.as_csv:
         with sink.filesystem.open(path) as file:
             return pd.read_csv(file, nrows=rows)
-    with sink.filesystem.open(sink.parts_in(path)[0], "rb") as file:
+    with sink.filesystem.open(list_parts(sink.filesystem, path)[0], "rb") as file:
         return next(parquet.ParquetFile(file).iter_batches(rows), pyarrow.RecordBatch.from_pylist([])).to_pandas()

@@ -53,8 +53,8 @@ class ChunkScorer:
         predicted = predictor.predict_valid(data.table.select(inputs), data.convert)
         if self.request.log and predicted.predictions is not None and predicted.table is not None:
             latency_ms = 1000 * (time.perf_counter() - began) / len(predicted.rows)
-            self._log(number, rows_of(self.signature, predicted.table), predicted.predictions, at, latency_ms)
-        rows, rejects = self._rows(data, predicted, at), self._rejects(data, predicted)
+            _log(self, number, rows_of(self.signature, predicted.table), predicted.predictions, at, latency_ms)
+        rows, rejects = _predicted_rows(self, data, predicted, at), _rejected_rows(self, data, predicted)
         self.sink.write(number, rows, rejects)
         return ChunkResult(number, len(rows), len(rejects), str(rejects["reason"][0]) if len(rejects) else None)
 
@@ -79,56 +79,66 @@ class ChunkScorer:
         keys = [(key, _writable(self.source.type_of(key))) for key in self.keys]
         return pyarrow.schema([("row", pyarrow.int64()), *keys, ("reason", pyarrow.string())])
 
-    def _rows(self, data: ChunkData, predicted: PartialPredictions, at: datetime) -> pyarrow.Table:
-        "Return the rows that were predicted."
-        if predicted.predictions is None:
-            return self.schema.empty_table()
-        rows, is_whole = predicted.rows, len(predicted.rows) == len(data.table)
-        columns = {key: data.key(key) if is_whole else data.key(key).take(rows) for key in self.keys}
-        columns = columns or {"row": pyarrow.array(data.row_numbers[rows])}
-        columns |= predicted.predictions.columns(self.request.probability)
-        columns |= _interval_columns(self.signature, predicted.predictions) if self.request.interval else {}
-        constants = {"model": self.job.name, "model_version": self.job.version, "predicted_at": at}
-        columns |= {name: pyarrow.repeat(value, len(rows)) for name, value in constants.items()}
-        return pyarrow.table([_cast(columns[f.name], f.type) for f in self.schema], self.schema)
+# %% ../../nbs/batch/08_scorer.ipynb #66379b19
+def _predicted_rows(scorer: ChunkScorer, data: ChunkData, predicted: PartialPredictions, at: datetime) -> pyarrow.Table:
+    "Return the rows that were predicted."
+    if predicted.predictions is None:
+        return scorer.schema.empty_table()
+    rows, is_whole = predicted.rows, len(predicted.rows) == len(data.table)
+    columns = {key: data.key(key) if is_whole else data.key(key).take(rows) for key in scorer.keys}
+    columns = columns or {"row": pyarrow.array(data.row_numbers[rows])}
+    columns |= predicted.predictions.columns(scorer.request.probability)
+    columns |= _interval_columns(scorer.signature, predicted.predictions) if scorer.request.interval else {}
+    constants = {"model": scorer.job.name, "model_version": scorer.job.version, "predicted_at": at}
+    columns |= {name: pyarrow.repeat(value, len(rows)) for name, value in constants.items()}
+    return pyarrow.table([_cast(columns[f.name], f.type) for f in scorer.schema], scorer.schema)
 
-    def _rejects(self, data: ChunkData, predicted: PartialPredictions) -> pyarrow.Table:
-        "Return the rows that were rejected, and why; a malformed row has no key."
-        refused = np.array(sorted(predicted.refused), dtype=np.int64)
-        numbers = [*data.row_numbers[refused].tolist(), *data.malformed]
-        reasons = [*(predicted.refused[row] for row in refused.tolist()), *data.malformed.values()]
-        schema, nulls = self.rejects_schema, pyarrow.nulls(len(data.malformed))
-        columns = {"row": numbers, "reason": reasons}
-        for key in self.keys:
-            kind = schema.field(key).type
-            known = _cast(data.key(key).take(refused), kind)
-            columns[key] = pyarrow.chunked_array([*known.chunks, nulls.cast(kind)], kind)
-        return pyarrow.table([columns[name] for name in schema.names], schema).sort_by("row")
+# %% ../../nbs/batch/08_scorer.ipynb #e032e7aa
+def _rejected_rows(scorer: ChunkScorer, data: ChunkData, predicted: PartialPredictions) -> pyarrow.Table:
+    "Return the rows that were rejected, and why; a malformed row has no key."
+    refused = np.array(sorted(predicted.refused), dtype=np.int64)
+    numbers = [*data.row_numbers[refused].tolist(), *data.malformed]
+    reasons = [*(predicted.refused[row] for row in refused.tolist()), *data.malformed.values()]
+    schema, nulls = scorer.rejects_schema, pyarrow.nulls(len(data.malformed))
+    columns = {"row": numbers, "reason": reasons}
+    for key in scorer.keys:
+        kind = schema.field(key).type
+        known = _cast(data.key(key).take(refused), kind)
+        columns[key] = pyarrow.chunked_array([*known.chunks, nulls.cast(kind)], kind)
+    return pyarrow.table([columns[name] for name in schema.names], schema).sort_by("row")
 
-    def _log(self, number: int, rows: Sequence[Sequence], predictions: Predictions, at: datetime, latency_ms: float):
-        "Write predictions into the log, under ids that are the same when the chunk is scored again."
-        excluded = set(split_names(self.settings.log_exclude))
-        kept = [i for i, name in enumerate(self.signature.names) if name not in excluded]
-        with closing(PredictionLog.open(self.settings)) as log:
-            for first in range(0, len(rows), ROWS_PER_RECORD):
-                part = slice(first, first + ROWS_PER_RECORD)
-                probability = predictions.probability
-                record = PredictionRecord(
-                    id=f"{self.job.id}-{number}-{first}",
-                    at=at.timestamp(),
-                    name=self.job.name,
-                    version=self.job.version,
-                    role="batch",
-                    latency_ms=latency_ms,
-                    columns=[self.signature.names[i] for i in kept],
-                    rows=[[row[i] for i in kept] for row in rows[part]],
-                    prediction=predictions.prediction[part].tolist(),
-                    probability=None if probability is None else probability[part].tolist(),
-                )
-                log.add([record])
-
-
+# %% ../../nbs/batch/08_scorer.ipynb #f606f544
 ROWS_PER_RECORD = 8192  # of the prediction log, which takes a record in one transaction
+
+# %% ../../nbs/batch/08_scorer.ipynb #8b84d021
+def _log(
+    scorer: ChunkScorer,
+    number: int,  # of the chunk
+    rows: Sequence[Sequence],
+    predictions: Predictions,
+    at: datetime,
+    latency_ms: float,
+):
+    "Write predictions into the log, under ids that are the same when the chunk is scored again."
+    excluded = set(split_names(scorer.settings.log_exclude))
+    kept = [i for i, name in enumerate(scorer.signature.names) if name not in excluded]
+    with closing(PredictionLog.open(scorer.settings)) as log:
+        for first in range(0, len(rows), ROWS_PER_RECORD):
+            part = slice(first, first + ROWS_PER_RECORD)
+            probability = predictions.probability
+            record = PredictionRecord(
+                id=f"{scorer.job.id}-{number}-{first}",
+                at=at.timestamp(),
+                name=scorer.job.name,
+                version=scorer.job.version,
+                role="batch",
+                latency_ms=latency_ms,
+                columns=[scorer.signature.names[i] for i in kept],
+                rows=[[row[i] for i in kept] for row in rows[part]],
+                prediction=predictions.prediction[part].tolist(),
+                probability=None if probability is None else probability[part].tolist(),
+            )
+            log.add([record])
 
 # %% ../../nbs/batch/08_scorer.ipynb #b0800003
 @lru_cache(maxsize=1)

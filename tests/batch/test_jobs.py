@@ -515,14 +515,15 @@ def test_what_was_kept_of_a_query_goes_when_no_job_begins(settings, tmp_path):
 
 @pytest.mark.parametrize("step", ["_join", "touch", "clear"])
 def test_publishing_that_is_killed_is_done_again(step, batch_request, settings, tmp_path, monkeypatch):
-    from mlops_nb.batch.file_sink import FileSink
+    from mlops_nb.batch import file_sink
 
     def die(*args, **kwargs):
         raise PowerCut
 
     batch_request = replace(batch_request, output=str(tmp_path / "scores.csv"))
     with monkeypatch.context() as patched:
-        where = fsspec.implementations.local.LocalFileSystem if step == "touch" else FileSink
+        local = fsspec.implementations.local.LocalFileSystem
+        where = {"_join": file_sink, "touch": local, "clear": file_sink.PartFolder}[step]
         patched.setattr(where, step, die)
         with pytest.raises(PowerCut):
             predict_batch(batch_request, settings=settings)

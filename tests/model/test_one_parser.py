@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandera.engines.pandas_engine import DateTime
 
-from mlops_nb.batch.csv_source import QuotedNewlineError, row_ends, row_ends_in_quotes
+from mlops_nb.batch.csv_layout import QuotedNewlineError, row_ends, row_ends_in_quotes
 from mlops_nb.batch.sources import open_source
 from mlops_nb.data.dialect import Dialect
 from mlops_nb.data.tables import dialect_of, load_table, read_table, snapshot, validate
