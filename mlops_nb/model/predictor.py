@@ -16,7 +16,9 @@ import pandas as pd
 import pyarrow
 
 from .bundle import Bundle, load_engine, load_estimator
+from ..errors import BundleError, MlopsError
 from .columns import InvalidRowsError, Table, to_table
+from .domain import count_rows, take_rows
 from .engine import SklearnEngine
 from .parser import InputParser
 from .signature import Predictions, Signature
@@ -27,6 +29,7 @@ class Predictor:
 
     def __init__(self, bundle: Bundle, engine, version: int | None = None):
         self.bundle, self.engine, self.version = bundle, engine, version
+        self._engine = engine  # as it was loaded; a service may share the calls of `engine` among requests
         self.signature: Signature = bundle.signature
         self._parser = InputParser(self.signature)
 
@@ -59,19 +62,59 @@ class Predictor:
         self,
         table: Table,  # What `parse` made
     ) -> Predictions:
-        "Predict checked rows; raise an `InputError` for a row without a finite prediction."
+        "Predict checked rows; raise an `InputError` for a row that has no finite prediction, or for which the estimator raises."
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 predictions = self.engine.predict(table)
-        except ValueError as e:  # scikit-learn's trees compute in single precision, and say so
-            if (fits := _fits_single(table)).all():
+        except _DEFECTS:
+            raise
+        except Exception as e:  # whatever an estimator raises
+            if isinstance(e, ValueError) and not (fits := _fits_single(table)).all():
+                raise InvalidRowsError(fits, _no_finite_prediction) from e  # trees compute in single precision, and say so
+            if (fits := self._predictable(table)).all():
                 raise
-            raise InvalidRowsError(fits, _no_finite_prediction) from e
+            reason = f"the estimator cannot predict it (it raised {type(e).__name__}). Correct the row, or leave it out."
+            raise InvalidRowsError(fits, lambda _: reason) from e
         for part in predictions.parts.values():
             numbers = part.prediction if part.probability is None else part.probability
             if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
                 raise InvalidRowsError(np.isfinite(numbers.reshape(len(numbers), -1)).all(axis=1), _no_finite_prediction)
         return predictions
+
+    def _predictable(
+        self,
+        table: Table,  # That the engine raised for
+    ) -> np.ndarray:  # `(n_rows,)`; all of them where the engine raises for a golden row, too
+        "Return for which rows alone the engine does not raise, by halves."
+        fits = np.ones(count_rows(table), dtype=bool)
+        parts = [np.arange(len(fits))] if self._predicts_golden_row() else []
+        while parts:
+            rows = parts.pop()
+            if self._runs(take_rows(table, rows)):
+                continue
+            if len(rows) == 1:
+                fits[rows] = False
+            else:
+                parts += np.array_split(rows, 2)
+        return fits
+
+    def _predicts_golden_row(self) -> bool:
+        "Whether the engine still predicts a row that it predicted when it was loaded."
+        try:
+            return self._runs(self.parse(self.bundle.golden()["features"][:1]))
+        except BundleError:  # deleted since
+            return False
+
+    def _runs(self, table: Table) -> bool:
+        "Whether the engine raises nothing; a defect is raised."
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._engine.predict(table)
+        except _DEFECTS:
+            raise
+        except Exception:  # whatever an estimator raises
+            return False
+        return True
 
     def predict_valid(
         self,
@@ -135,9 +178,11 @@ def _fits_single(table: Table) -> np.ndarray:
     "Return which rows have only numbers that single precision can hold."
     columns = table.T if isinstance(table, np.ndarray) else table.values()
     large = [np.abs(column) > np.finfo(np.float32).max for column in columns if column.dtype.kind in "fi"]
-    n_rows = len(table) if isinstance(table, np.ndarray) else len(next(iter(table.values())))
-    return ~np.any(large, axis=0) if large else np.ones(n_rows, dtype=bool)
+    return ~np.any(large, axis=0) if large else np.ones(count_rows(table), dtype=bool)
 
 
 def _no_finite_prediction(_row: int) -> str:
     return "the model has no finite prediction. Are its numbers too large?"
+
+
+_DEFECTS = (MemoryError, OSError, ImportError, MlopsError)  # that no row is to blame for, or that name the row themselves

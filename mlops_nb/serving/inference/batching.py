@@ -18,7 +18,7 @@ import numpy as np
 
 from mlops_nb.errors import MlopsError
 from mlops_nb.model.columns import Table
-from mlops_nb.model.domain import take_rows
+from mlops_nb.model.domain import count_rows, take_rows
 from mlops_nb.model.engine import TOLERANCE, compare
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.model.signature import Predictions
@@ -122,11 +122,6 @@ def _seconds(work: Callable[[], object]) -> float:
         work()
         took.append(time.perf_counter() - begin)
     return min(took)
-
-
-def count_rows(table: Table) -> int:
-    """Return the number of rows of a table."""
-    return len(table) if isinstance(table, np.ndarray) else len(next(iter(table.values())))
 
 
 def _form(table: Table) -> tuple:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 from flask import Blueprint, Response, request
 
-from mlops_nb.errors import TooManyRowsError
+from mlops_nb.errors import InputError, TooManyRowsError
 from mlops_nb.model.columns import describe_value, rows_of
 from mlops_nb.model.contributions import check_one_output, measure_contributions
 from mlops_nb.model.signature import Predictions, label_text
@@ -95,11 +95,17 @@ def _check_explained(rows: object):
 def _explanations(result: InferenceResult) -> list[dict]:
     """Return how much each column moved the prediction of each row, the largest effect first."""
     signature, explanations = result.predictor.signature, []
-    for row in rows_of(signature, result.table):
+    for number, row in enumerate(rows_of(signature, result.table)):
         named = dict(zip(signature.names, row, strict=True))
-        found, mean = measure_contributions(result.predictor, named, max_rows=MAX_EXPLAINING_ROWS)
+        try:
+            found, mean = measure_contributions(result.predictor, named, max_rows=MAX_EXPLAINING_ROWS)
+        except InputError as e:  # of a row that nobody sent
+            raise InputError(_UNEXPLAINED.format(number), row=number) from e
         explanations.append({"mean": mean, "contributions": [asdict(contribution) for contribution in found]})
     return explanations
+
+
+_UNEXPLAINED = "Row {}: it cannot be explained, because the model does not predict every mixture of it and a golden row. Leave 'explain' out."
 
 
 def _optional_content(result: InferenceResult, options: _Options) -> dict:
