@@ -117,6 +117,9 @@ class Settings:
     alert_p95_ms: float = setting(250.0, "Latency of a prediction above which there is an alert (95th percentile)", 0)
     alert_error_rate: float = setting(0.01, "A model whose requests fail (5xx) more often is an alert", 0, 1)
     alert_refusal_rate: float = setting(0.1, "A model whose requests are refused (4xx) more often is an alert", 0, 1)
+    false_alerts_per_year: float = setting(
+        1.0, "Expected false alerts about drift and performance per model and year, at most; a spec may have its own", 0.001, 1000
+    )
     alert_urls: str = setting(
         "", "Where alerts go beside the log: Apprise addresses with spaces between (Slack, mail, webhook)", secret=True
     )

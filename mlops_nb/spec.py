@@ -250,6 +250,13 @@ def _check_anomaly(spec: "ModelSpec"):
     object.__setattr__(spec, "scorer", ALARM_RATE)
 
 # %% ../nbs/02_spec.ipynb #d6b5cd50
+def _check_monitoring(spec: "ModelSpec"):
+    "Raise a `SpecError` for a number of false alerts that is none."
+    most = spec.false_alerts_per_year
+    if most is not None and (not _is_number(most) or not most > 0):
+        raise SpecError(f"false_alerts_per_year must be a number above 0, such as 1, got {most!r}.")
+
+
 def _by_slice(spec: "ModelSpec") -> list[Mapping[str, float]]:
     return [limit if isinstance(limit, Mapping) else {key: limit} for key, limit in spec.gates.slices.items()]
 
@@ -282,6 +289,7 @@ class ModelSpec:
     limits: Sequence[str] = ()  # For the model card: what it is not, where it must not be used
     dialect: "Dialect | None" = None  # Reading of texts (missing, numbers, true); None: as the table shows it
     interval: float | None = None  # Rate, e.g. 0.9, at which an interval or a set of labels beside the prediction shall hold the truth
+    false_alerts_per_year: float | None = None  # expected false alerts about drift and performance, at most; None: MLOPS_FALSE_ALERTS_PER_YEAR
 
     def __post_init__(self):
         check_name(self.name)
@@ -309,6 +317,7 @@ class ModelSpec:
                 raise SpecError(f"The dialect names the column {column!r}, which the schema does not have. {known_names(column, known)}")
         _check_fairness_names(self)
         _check_outputs(self)
+        _check_monitoring(self)
 
     def _check_interval(self):
         "Raise a `SpecError` for a level that is none, or for a gate on an interval that there is not."

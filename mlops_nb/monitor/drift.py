@@ -7,6 +7,7 @@ __all__ = ['BEYOND_DOUBT', 'measure_drift']
 
 # %% ../../nbs/monitor/02_drift.ipynb #00000002
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ def measure_drift(
     predictions: Predictions | None = None,  # of the model for these rows
     alpha: float = 0.005,  # expected share of false alarms among the alarms
     effect: float = 0.05,  # least share of rows that matters
+    level: float | None = None,  # expected false alarms of all columns together, at most; None: the correction of `alpha`
 ) -> DriftReport:
     "Measure the drift of a window against the data that a model was made with."
     columns = [("input", name, p, inputs.get(name)) for name, p in profile["inputs"].items()]
@@ -30,20 +32,19 @@ def measure_drift(
     results = [_compared(p, column) for _, _, p, column in columns]
     deciding = [_deciding(compared, effect) for compared, _ in results]
     p_values = [min(1.0, len(r[0]) * c.p_value) for r, c in zip(results, deciding, strict=True) if c is not None]
-    corrected = iter(zip(p_values, benjamini_hochberg(p_values).tolist(), strict=True))
-    level = alpha / max(len(p_values), 1)
+    corrected = iter(zip(p_values, _correct(p_values, level), strict=True))
+    limits = _Limits(alpha, alpha if level is None else level, effect, alpha / max(len(p_values), 1))
     columns_drift = []
     for (role, name, p, _), (compared, inconclusive), c in zip(columns, results, deciding, strict=True):
         if c is None:
             columns_drift.append(ColumnDrift(name, role, p["kind"], None, inconclusive or ""))
             continue
         p_value, p_corrected = next(corrected)
-        drifted, reason = _verdict(compared, inconclusive, c, p_corrected, alpha, effect, level)
+        drifted, reason = _verdict(compared, inconclusive, c, p_corrected, limits)
         details = _details(p, compared, c, drifted)
-        columns_drift.append(
-            ColumnDrift(name, role, p["kind"], drifted, reason, c.part, c.effect, p_value, p_corrected, **details)
-        )
-    return DriftReport(len(inputs), alpha, effect, columns_drift)
+        result = ColumnDrift(name, role, p["kind"], drifted, reason, **details)
+        columns_drift.append(replace(result, part=c.part, effect=c.effect, p_value=p_value, p_corrected=p_corrected))
+    return DriftReport(len(inputs), alpha, effect, columns_drift, level)
 
 # %% ../../nbs/monitor/02_drift.ipynb #af3d9f5c
 def _compared(profile: Mapping, column: pd.Series | None) -> tuple[list[Comparison], str | None]:
@@ -85,17 +86,36 @@ def _outputs(profile: Mapping, predictions: Predictions) -> list[tuple]:
     return columns
 
 # %% ../../nbs/monitor/02_drift.ipynb #d1f0000d
-def _verdict(compared, inconclusive, c: Comparison, p: float, alpha, effect, level) -> tuple[bool | None, str]:
+@dataclass(frozen=True)
+class _Limits:
+    "Limits of the tests of a window."
+
+    alpha: float  # of p-values that are corrected for all columns
+    level: float  # of those of a drift; `alpha` or less
+    effect: float  # least share of rows that matters
+    of_test: float  # of the test of one column
+
+
+def _correct(p_values: list[float], level: float | None) -> list[float]:
+    "Return the p-values of all columns, corrected for their number: by Bonferroni where the number of false alarms is limited."
+    if level is None:
+        return benjamini_hochberg(p_values).tolist()
+    return [min(1.0, len(p_values) * p) for p in p_values]
+
+
+def _verdict(compared, inconclusive, c: Comparison, p: float, limits: _Limits) -> tuple[bool | None, str]:
     "Return whether a column drifted, None for inconclusive, and the reason."
-    if p <= alpha and c.effect >= effect:
+    if p <= limits.level and c.effect >= limits.effect:
         return True, f"{c.sentence} ({_shown(p)})"
     if inconclusive:
         return None, inconclusive
     for one in [o for o in compared if "psi" in o.statistics] or compared:
-        required = required_sample_size(level / len(compared), one.df)
+        required = required_sample_size(limits.of_test / len(compared), one.df)
         if effective_sample_size(*one.rows) < required:
             return None, _too_few(one, required)
-    if p <= alpha:
+    if p <= limits.alpha and c.effect >= limits.effect:
+        return False, f"differs, but no alert at {_shown(p)} of at most {limits.level:.2g}: {c.sentence}"
+    if p <= limits.alpha:
         return False, f"differs in {c.effect:.1%} of the rows, which is less than matters: {c.sentence}"
     return False, f"no more than chance: {_shown(p)}"
 

@@ -49,6 +49,7 @@ class DriftReport:
     alpha: float  # expected share of false alarms among the alarms
     effect: float  # least share of rows that matters
     columns: list[ColumnDrift]
+    level: float | None = None  # expected false alerts of the check, at most; None: a single test at `alpha`
 
     @property
     def drifted(self) -> bool | None:
@@ -80,7 +81,7 @@ class DriftReport:
     def from_dict(cls, d: Mapping) -> "DriftReport":
         "Return a report from the values of `to_dict`."
         columns = [ColumnDrift(**c | {k: _tuple(c[k]) for k in ("missing", "unseen")}) for c in d["columns"]]
-        return cls(d["rows"], d["alpha"], d["effect"], columns)
+        return cls(d["rows"], d["alpha"], d["effect"], columns, d.get("level"))
 
     def plot(
         self,

@@ -32,7 +32,8 @@ from mlops_nb.monitor.checks import (
 )
 from .drift import measure_drift
 from .drift_report import DriftReport
-from .health_report import HealthReport, figures_of, save_health
+from .false_alerts import AlertBudget, measure_newest
+from .health_report import HealthReport, figures_of, next_budget, save_health
 from mlops_nb.monitor.label_checks import (
     MAX_LABELLED_ROWS,
     check_estimates,
@@ -63,14 +64,19 @@ def measure_health(
     why_no_spec: str = "the bundle names no spec",
     traffic: Traffic | None = None,
     error_rates: tuple[float, float] = (0.01, 0.1),  # limits of the shares of failed and of refused requests
+    budget: AlertBudget | None = None,  # of false alerts; None: a single check at 0.005 and 95 %
+    opened: Sequence[Alert] = (),  # alerts of the model that are open
 ) -> HealthReport:
     "Check a window of the prediction log against the bundle of its version."
     predictions, profile = window.predictions, bundle.profile()
-    drift = _measure_drift(bundle, profile, window)
+    opened, level = [a for a in opened if a.version == version], None if budget is None else budget.level / 2  # of drift, of performance
+    drift = _measure_drift(bundle, profile, window, level, {a.subject: a.size for a in opened if a.kind == "drift"})
     latency = {f"p{q}": float(np.percentile(predictions["latency_ms"], q)) for q in (50, 95, 99)} if len(predictions) else {}
     labelled = take(window, predictions["label"].notna()) if labelled is None else labelled
     performance, unmeasured = measure_labelled(bundle, spec, labelled, why_no_spec)
-    measured_by_labels = check_performance(performance, spec)
+    evaluated_on = ((bundle.manifest.get("evaluation") or {}).get("slices") or {}).get("all", {}).get("rows")
+    below = {a.subject for a in opened if a.kind == "performance"}
+    measured_by_labels = check_performance(performance, spec, level, below, evaluated_on)
     estimates = [] if performance and not measured_by_labels.inconclusive else estimate_metrics(bundle, spec, profile, window)
     parts = [check_drift(drift), check_latency(latency, len(predictions), p95_ms), unmeasured, measured_by_labels]
     parts += [] if len(labelled) or not bundle.signature.is_labelled else [check_estimates(estimates, bundle, spec, labels_come)]
@@ -99,14 +105,20 @@ def measure_health(
         labelled_until=last,
         estimates=estimates,
         traffic=traffic,
+        budget=budget,
     )
 
 # %% ../../nbs/monitor/05_health.ipynb #a3361a29
-def _measure_drift(bundle: Bundle, profile: Mapping, window: LogWindow) -> DriftReport:
+def _measure_drift(
+    bundle: Bundle, profile: Mapping, window: LogWindow, level: float | None, opened: Mapping[str, float]
+) -> DriftReport:
     "Measure the drift of a window, which may be empty."
     if not len(window):
         return measure_drift(profile, pd.DataFrame(columns=bundle.signature.names), None)
-    return measure_drift(profile, window.inputs, predictions_of(bundle.signature, window.predictions))
+    predictions = predictions_of(bundle.signature, window.predictions)
+    if level is None:
+        return measure_drift(profile, window.inputs, predictions)
+    return measure_newest(profile, window.inputs, predictions, level, opened)
 
 
 def _ends(predictions: pd.DataFrame) -> tuple[datetime | None, datetime | None]:
@@ -165,6 +177,8 @@ def monitor(
         labels_come = not len(labelled) and log.has_labels(name)
         counted = max(start, _production_since(registry, name, now) or start)
         traffic = read_traffic(log, name, counted, now) if roles == CLIENTS else None  # other roles have no requests
+        false_alerts = spec.false_alerts_per_year if spec is not None and spec.false_alerts_per_year else settings.false_alerts_per_year
+        opened = list_alerts(registry.engine, name)
         result = measure_health(
             bundle,
             found.version,
@@ -177,10 +191,12 @@ def monitor(
             why_no_spec=why_no_spec,
             traffic=traffic,
             error_rates=(settings.alert_error_rate, settings.alert_refusal_rate),
+            budget=next_budget(registry.engine, name, false_alerts, now),
+            opened=opened,
         )
         result = with_recheck(replace(result, roles=[*roles]), bundle, window, split_names(settings.trusted_types))
         save_health(registry.engine, result)
-        gone = _gone(list_alerts(registry.engine, name), result)
+        gone = _gone(opened, result)
         pending = update_alerts(registry.engine, name, result.findings, result.evaluated + gone, now)
         notified = notify(registry.engine, pending, settings.alert_urls.split())
     finally:

@@ -7,17 +7,19 @@ __all__ = ['MAX_LABELLED_ROWS', 'predictions_of', 'take', 'measure_labelled', 'c
            'check_estimates']
 
 # %% ../../nbs/monitor/04_label_checks.ipynb #1abe0003
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from ..display import format_interval, format_number
 from ..errors import MlopsError
 from ..model.bundle import Bundle
 from ..model.profile import name_of
 from ..model.signature import Predictions, Signature
+from ..model.statistics import exact_interval
 from .alerts import Finding
 from .checks import PartResult
 from .performance import Estimate, MetricResult, Performance, estimate_performance, measure_performance
@@ -109,17 +111,22 @@ def _visible(spec: ModelSpec, inputs: pd.DataFrame) -> tuple[ModelSpec, list[str
 def check_performance(
     performance: Performance | None,
     spec: ModelSpec | None,
+    level: float | None = None,  # expected false alerts, at most; None: the confidence of the intervals decides
+    opened: Collection[str] = (),  # metrics whose alert is open
+    release_rows: int | None = None,  # rows on which the version was evaluated
 ) -> PartResult:
     "Return a finding for each metric that is too low on all rows."
     result = PartResult()
     if performance is None or spec is None:
         return result
-    for r in performance.results:
-        if r.slice != "all":
-            continue
+    metrics = [r for r in performance.results if r.slice == "all"]
+    for r in metrics:
         back = r.release is None or (r.value is not None and r.value >= r.release - spec.gates.tolerance)
         gated = r.below_gate if r.gate is not None else r.below_release
-        if r.below_gate or r.below_release:
+        below = r.below_gate or r.below_release
+        if below and level is not None and r.metric not in opened and not _is_alert(r, performance, spec, level / (2 * len(metrics)), release_rows):
+            result.inconclusive.append(f"performance by {r.metric}: {r.reason}, at {performance.confidence:.0%}; an alert needs more labels")
+        elif below:
             result.evaluated.append(("performance", r.metric))
             result.findings.append(_too_low(r, performance, spec.gates.tolerance))
         elif gated is False and back:
@@ -127,6 +134,25 @@ def check_performance(
         elif gated is None and (r.gate is not None or r.release is not None):
             result.inconclusive.append(f"performance by {r.metric}: {r.reason}")
     return result
+
+# %% ../../nbs/monitor/04_label_checks.ipynb #5a0b1001
+def _is_alert(r: MetricResult, performance: Performance, spec: ModelSpec, level: float, release_rows: int | None) -> bool:
+    "Whether a metric is below its gate or its release at the level of an alert."
+    assert r.value is not None  # it is below
+    high = _upper_end(r, performance.confidence, level)
+    if r.below_gate and r.gate is not None and high < r.gate:
+        return True
+    wider = np.sqrt(1 + r.rows / release_rows) if release_rows else 1.0
+    return bool(r.below_release and r.release is not None and r.value + (high - r.value) * wider < r.release - spec.gates.tolerance)
+
+
+def _upper_end(r: MetricResult, confidence: float, level: float) -> float:
+    "Return the upper confidence limit of a metric at a level: exact for accuracy, else by the normal distribution."
+    assert r.value is not None
+    assert r.high is not None
+    if r.metric == "accuracy":
+        return exact_interval(round(r.value * r.rows), r.rows, 1 - 2 * level)[1]
+    return float(r.value + (r.high - r.value) * special.ndtri(1 - level) / special.ndtri((1 + confidence) / 2))
 
 # %% ../../nbs/monitor/04_label_checks.ipynb #ee6f708b
 def _too_low(r: MetricResult, performance: Performance, tolerance: float) -> Finding:
