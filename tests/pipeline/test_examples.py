@@ -11,6 +11,7 @@ ENGINES = {
     "mlops_nb.examples.emails": "onnxruntime",
     "mlops_nb.examples.demand": "onnxruntime",
     "mlops_nb.examples.deliveries": "scikit-learn",  # it has two outputs
+    "mlops_nb.examples.journeys": "onnxruntime",
     "mlops_nb.examples.rents": "scikit-learn",
     "mlops_nb.examples.pumps": "scikit-learn",
 }

@@ -28,7 +28,7 @@ from mlops_nb.store.registry import Registry
 from tests.factories import Service, wait_for
 from tests.listening import listening
 
-EXAMPLES = ("loans", "emails", "demand", "deliveries")
+EXAMPLES = ("loans", "emails", "demand", "deliveries", "journeys")
 
 
 def spec_of(name: str):
