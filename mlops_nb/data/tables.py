@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from .dialect import Dialect, kind_of_dtype, lacks_header, read_times
+from .dialect import Dialect, kind_of_dtype, lacks_header, read_time_numbers, read_times
 from .text_table import are_codes, read_text_table, whole_if_all
 from ..errors import DataError, SchemaError, known_names
 
@@ -137,9 +137,11 @@ def convert_columns(
     table: pd.DataFrame,
     dialect: Dialect,
 ) -> pd.DataFrame:
-    "Read the columns of texts that a dialect names: numbers become numbers if all are, words for a missing date are missing, texts get their spelling."
-    columns = {}
+    "Read the columns that a dialect names: numbers and times become such if all are, words for a missing date are missing, texts get their spelling."
+    columns = {name: times for name in dialect.times if name in table and (times := _as_times(table[name], dialect, name)) is not None}
     for name in [*dialect.numbers, *dialect.missing_in, *dialect.spellings]:
+        if name in columns:
+            continue
         values = table.get(name)
         if values is None or not _may_hold_objects(values) or not all(type(v) is str for v in values.dropna()):
             continue
@@ -151,6 +153,16 @@ def convert_columns(
         if fits.all():
             columns[name] = whole_if_all(numbers).set_axis(values.index)
     return table.assign(**columns) if columns else table
+
+# %% ../../nbs/data/00_tables.ipynb #54dfa0f0
+def _as_times(values: pd.Series, dialect: Dialect, name: str) -> pd.Series | None:
+    "Return a column of numbers, or of their texts, as times in UTC without a zone; None: one is no time, or they are times already."
+    is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if not is_number and not (_may_hold_objects(values) and set(map(type, values.dropna())) <= {str, int, float}):
+        return None
+    texts = pyarrow.array(values if is_number else values.map(str, na_action="ignore"), from_pandas=True).cast("string")
+    times = read_time_numbers(texts, dialect, name)
+    return None if times is None else times.set_axis(values.index)
 
 # %% ../../nbs/data/00_tables.ipynb #e8544756
 def _in_dialect(table: pd.DataFrame, dialect: Dialect) -> pd.DataFrame:
@@ -328,6 +340,8 @@ def _read_texts(table: pd.DataFrame, schema: DataFrameSchema, show: int, dialect
             )
         if not expected:
             continue
+        if name in dialect.times and kind == "datetime" and (times := _as_times(values, dialect, name)) is not None:
+            values = columns[name] = times
         if _may_hold_objects(values) and any(type(v) is str for v in values):
             fits = _is_no_number(values, kind, column)
             values, is_value = _read_column(values, kind, column, dialect, name)

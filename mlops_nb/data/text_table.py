@@ -18,7 +18,7 @@ import pyarrow
 from pyarrow import compute
 from pyarrow import csv as arrow_csv
 
-from .dialect import Dialect, csv_dialect
+from .dialect import Dialect, csv_dialect, read_time_numbers
 from .quotes import check_quotes
 from ..errors import DataError
 
@@ -160,6 +160,9 @@ def _read_text(location: str, encoding: str) -> str:
 def _values(texts: pyarrow.ChunkedArray, dialect: Dialect, name: str, kind: str | None) -> pd.Series:
     "Return the texts of a column as numbers or booleans if all are such, else as they are."
     present, _ = dialect.read(texts, "string", name)
+    if name in dialect.times and kind in ("datetime", None):
+        times = read_time_numbers(texts, dialect, name)
+        return _text_series(present) if times is None else times
     if kind is None and (name in dialect.spellings or name in dialect.missing_in):
         return _text_series(present)
     if kind not in ("float", "int", None):
