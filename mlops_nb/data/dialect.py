@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NA_VALUES', 'Dialect', 'spelling_key', 'kind_of_dtype', 'kind_of_values', 'read_times', 'read_time_numbers',
-           'csv_dialect', 'has_trailing_separator', 'has_row_numbers', 'lacks_header', 'rows_lack_header']
+           'csv_dialect', 'decode_text', 'has_trailing_separator', 'has_row_numbers', 'lacks_header',
+           'rows_lack_header']
 
 # %% ../../nbs/data/01_dialect.ipynb #00000002
 import csv
@@ -19,6 +20,7 @@ import pandas as pd
 import pyarrow
 from pyarrow import compute
 
+from .archives import open_plain
 from .number_format import NumberFormat, check_marks, digits_pattern
 from .time_numbers import TIME_UNITS, time_texts
 from ..errors import DataError
@@ -233,9 +235,7 @@ def csv_dialect(
 # %% ../../nbs/data/01_dialect.ipynb #c1033244
 def _first_rows(source: str | Path, size: int = 1 << 18) -> tuple[list[list[str]], str, str]:
     "Return the rows at the beginning of a text table, its separator and its encoding."
-    import fsspec
-
-    with fsspec.open(str(source), compression="infer") as file:
+    with open_plain(source) as file:
         beginning = file.read(size)
     _check_is_text(beginning)
     text, encoding = _decode(beginning)
@@ -243,6 +243,17 @@ def _first_rows(source: str | Path, size: int = 1 << 18) -> tuple[list[list[str]
     tables = {sep: list(_rows(lines, sep)) for sep in ",;\t|"}
     sep = max(tables, key=lambda s: _regularity(tables[s]))
     return tables[sep], sep, encoding
+
+
+def decode_text(
+    content: bytes,
+    encoding: str = "",  # That its beginning shows; empty: it is found
+) -> str:
+    "Return the text of a file; in Windows' latin-1 if it is not in the encoding of its beginning."
+    try:
+        return content.decode(encoding or _decode(content[: 1 << 18])[1])
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
 
 
 _BEGINNINGS = {

@@ -24,7 +24,9 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
+from .archives import COMPRESSIONS, plain_name
 from .dialect import Dialect, kind_of_dtype, lacks_header, read_time_numbers, read_times
+from .json_table import read_json_table
 from .text_table import are_codes, read_text_table, whole_if_all
 from ..errors import DataError, SchemaError, known_names
 
@@ -64,7 +66,7 @@ def is_database(
 
 # %% ../../nbs/data/00_tables.ipynb #0000000a
 def read_table(
-    source: str | Path,  # A path or fsspec URL ending in .csv, .csv.gz, .tsv, .parquet or .xlsx, or a SQLAlchemy URL
+    source: str | Path,  # A path or fsspec URL ending in .csv, .csv.gz, .zip, .jsonl, .json, .parquet or .xlsx, or a SQLAlchemy URL
     query: str | None = None,  # The SQL to run; with a SQLAlchemy URL only
     dialect: Dialect | None = None,  # Reading of texts; None: of a CSV file, numbers as its beginning shows them
     kinds: Mapping[str, str] | None = None,  # Of columns of a CSV file that a schema has
@@ -78,15 +80,16 @@ def read_table(
         raise DataError(f"{source} is a database: name what to read with query='SELECT ...'.")
     if query and not is_sql:
         raise DataError(f"A query needs a SQLAlchemy URL as its source, got {source!r}.")
-    reader = _reader_for(source) if not query else partial(_read_sql, query=query)
-    read = partial(_read_csv, dialect=dialect, kinds=kinds, header=header) if reader is _read_csv else reader
     try:
+        reader = _reader_for(source) if not query else partial(_read_sql, query=query)
+        options = {"dialect": dialect, "kinds": kinds} if reader in (_read_csv, _read_json) else {}
+        read = partial(reader, **options, **({"header": header} if reader is _read_csv else {}))
         if _SNAPSHOT.fullmatch(Path(source).name):
             return _read_snapshot(location)
         table = read(location)
         table.columns = table.columns.map(str)
         table = _plain_types(table)
-        return table if dialect is None or reader is _read_csv else _in_dialect(table, dialect)
+        return table if dialect is None or options else _in_dialect(table, dialect)
     except Exception as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise DataError(f"Cannot read {source}: {reason.replace(location, source)}") from None
@@ -126,6 +129,14 @@ def _read_csv(
 ) -> pd.DataFrame:
     "Read a text table, with its dialect in its `attrs`."
     table, found = read_text_table(location, dialect, kinds, header)
+    table.attrs = {DIALECT: found.to_dict()} if found != Dialect() else {}
+    return table
+
+
+def _read_json(location: str, dialect: Dialect | None = None, kinds: Mapping[str, str] | None = None) -> pd.DataFrame:
+    "Read JSON lines or an array of objects, with the dialect in which its texts were read in its `attrs`."
+    table, found = read_json_table(location, dialect, kinds)
+    table = convert_columns(table, replace(found, texts=()))
     table.attrs = {DIALECT: found.to_dict()} if found != Dialect() else {}
     return table
 
@@ -188,16 +199,24 @@ def dialect_of(
 # %% ../../nbs/data/00_tables.ipynb #90363bf9
 def _reader_for(source: str) -> Callable[..., pd.DataFrame]:
     "Return the pandas reader for the file name of a source."
-    name = source.lower().split("?")[0]
-    for ending in (".gz", ".bz2", ".xz", ".zst", ".zip"):
-        name = name.removesuffix(ending)
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".txt": _read_csv, ".parquet": pd.read_parquet}
-    readers |= {".xlsx": _read_excel, ".xls": _read_excel}
-    suffix = Path(name).suffix
+    name = plain_name(expand_source(source))
+    suffix = Path(name.split("?")[0]).suffix.lower()
+    readers = {**dict.fromkeys((".csv", ".tsv", ".txt"), _read_csv), ".parquet": pd.read_parquet, ".xlsx": _read_excel}
+    readers |= dict.fromkeys((".jsonl", ".ndjson", ".json"), _read_json)
+    if suffix in _OTHER_FORMATS:
+        raise DataError(f"it is {_OTHER_FORMATS[suffix]}, which is not read here: save it as .csv, .xlsx or .parquet.")
     if suffix not in readers:
         endings = ", ".join(readers)
-        raise DataError(f"Cannot tell how to read {source}: it ends in {suffix or 'nothing'}, not in one of {endings}.")
+        raise DataError(f"it ends in {suffix or 'nothing'}, not in one of {endings}.")
+    if source.lower().endswith(COMPRESSIONS) and readers[suffix] not in (_read_csv, _read_json):
+        raise DataError(f"its file {Path(name).name} is read only if it is not compressed: unpack it.")
     return readers[suffix]
+
+
+_OTHER_FORMATS = {
+    **{".xls": "an old Excel file", ".xlsb": "a binary Excel file", ".ods": "an OpenDocument sheet", ".numbers": "a sheet of Numbers"},
+    **{".dta": "a file of Stata", ".sav": "a file of SPSS", ".sas7bdat": "a file of SAS", ".rds": "a file of R", ".rdata": "a file of R"},
+}
 
 # %% ../../nbs/data/00_tables.ipynb #dd9d6468
 def _read_excel(source, **options) -> pd.DataFrame:

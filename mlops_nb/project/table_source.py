@@ -72,8 +72,8 @@ def open_table(
         source = _source_of_file("customers.csv", "Customers of a telephone company.", simulated=True)
         return ProjectTable(example_table(), source)
     path = Path(data)
-    is_text = is_text_table(data)
     frame = load_table(partial(read_table, data, query, header=header is not False))
+    is_text = is_text_table(data)
     if is_text and header is None and lacks_header(expand_source(data)):
         raise DataError(
             f"{path.name} seems to have no header, because its first line looks like the others: say --no-header, which names "
@@ -84,7 +84,7 @@ def open_table(
         twice = frame.columns[frame.columns.duplicated()][0]
         raise DataError(f"The table has two columns called {twice!r}: give them different names.")
     if path.is_file():
-        dialect = csv_dialect(path) if path.suffixes[0] in (".csv", ".tsv", ".txt") else {}
+        dialect = csv_dialect(path) if is_text else {}
         written = ", ".join(f"{k} {v!r}" for k, v in dialect.items())
         words = f"`{path.name}`, as it was given, in `data/`." + (f" Read as: {written}." if written else "")
         return ProjectTable(frame, _source_of_file(path.name, words, options=options), path)
