@@ -24,7 +24,7 @@ from .time_numbers import MISSING_TIMES, TIME_UNITS, detect_time_unit, time_text
 # %% ../../nbs/data/02_column_formats.ipynb #06537892
 MISSING_WORDS = frozenset(
     ["-", "--", "–", "—", "?", ".", "..", "...", "*", "unknown", "unk", "n/a", "n.a.", "na", "#n/a", "nan", "nil", "none", "null", "missing", "undefined", "unspecified", "tbd", "tba", "tbc", "unbekannt", "k.a.", "keine", "inconnu", "desconocido", "sconosciuto"]
-) | {"", "not available", "not applicable", "not specified", "no data", "varies with device", "keine angabe"}
+) | {"", "not available", "not applicable", "not specified", "no data", "varies with device", "keine angabe", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"}
 MULTIPLIERS: dict[str, float] = {
     **{"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "bn": 1e9, "Bn": 1e9, "mn": 1e6, "Mn": 1e6, "mln": 1e6, "%": 0.01, "\u2030": 0.001},
     **{"thousand": 1e3, "million": 1e6, "billion": 1e9, "Million": 1e6, "Billion": 1e9, "Mio": 1e6, "Mio.": 1e6, "Mrd": 1e9, "Mrd.": 1e9},

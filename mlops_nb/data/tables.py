@@ -27,7 +27,8 @@ import pyarrow
 from .archives import COMPRESSIONS, plain_name
 from .dialect import Dialect, kind_of_dtype, lacks_header, read_time_numbers, read_times
 from .json_table import read_json_table
-from .text_table import are_codes, read_text_table, whole_if_all
+from .sheets import read_sheet
+from .text_table import read_text_table, whole_if_all
 from ..errors import DataError, SchemaError, known_names
 
 if TYPE_CHECKING:
@@ -219,17 +220,12 @@ _OTHER_FORMATS = {
 }
 
 # %% ../../nbs/data/00_tables.ipynb #dd9d6468
-def _read_excel(source, **options) -> pd.DataFrame:
-    "Read a sheet; cells of texts that are codes, such as 01067, stay texts."
-    with pd.ExcelFile(source) as book:
-        table = pd.read_excel(book, **options)
-        if table.empty and (others := book.sheet_names[1:]):
-            raise DataError(f"its first sheet, {book.sheet_names[0]!r}, has no rows. Move the table there, or save its sheet alone; others: {others}.")
-        cells = pd.read_excel(book, **options | {"dtype": object})
-    for name in (name for name in table if pd.api.types.is_numeric_dtype(table[name])):
-        present = cells[name].dropna()
-        if set(map(type, present)) == {str} and are_codes(pyarrow.array(present, "string")):
-            table[name] = cells[name].astype("str")
+def _read_excel(location: str) -> pd.DataFrame:
+    "Read a sheet of Excel, with the columns of texts in its `attrs`."
+    import fsspec
+
+    with fsspec.open(location) as file:
+        table = read_sheet(file.read())
     texts = tuple(str(name) for name, values in table.items() if isinstance(values.dtype, pd.StringDtype))
     table.attrs = {DIALECT: Dialect(texts=texts).to_dict()} if texts else {}
     return table

@@ -79,7 +79,10 @@ def column_names(
     cut = header[:-1] if trailing and header and not header[-1] else ["", *header] if row_numbers else header
     names = [name.strip() or f"Unnamed: {number}" for number, name in enumerate(cut)]
     if doubled := [name for name in names if names.count(name) > 1]:
-        raise DataError(f"There are {names.count(doubled[0])} columns of the name {doubled[0]!r}.")
+        raise DataError(
+            f"There are {names.count(doubled[0])} columns of the name {doubled[0]!r}. If the first line has groups of columns and the "
+            "second their names, remove the first."
+        )
     return names
 
 
