@@ -312,7 +312,7 @@ class ModelSpec:
                 nearest = known_names(column, self.schema.columns)
                 raise SpecError(f"The schema has no column for the {what} {column!r}. {nearest}")
         known = [*self.schema.columns, *self.ignored]
-        for column in [] if self.dialect is None else [*self.dialect.numbers, *self.dialect.missing_in, *self.dialect.spellings]:
+        for column in () if self.dialect is None else self.dialect.named:
             if column not in known:
                 raise SpecError(f"The dialect names the column {column!r}, which the schema does not have. {known_names(column, known)}")
         _check_fairness_names(self)

@@ -7,6 +7,7 @@ __all__ = ['open_source']
 
 # %% ../../nbs/batch/03_sources.ipynb #b0300002
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Sequence
@@ -22,7 +23,9 @@ from pyarrow import parquet
 from .chunks import Source, files_fingerprint
 from .csv_source import CsvFiles, CsvSource
 from .parquet_source import ParquetSource
+from ..data.archives import COMPRESSIONS, open_plain, plain_name
 from ..data.dialect import csv_dialect
+from ..data.json_table import json_array, json_columns
 from ..data.tables import expand_source, is_database
 from ..errors import DataError
 
@@ -31,11 +34,10 @@ def _save_text(location: str, encoding: str, folder: Path, number: int = 0) -> P
     "Store a text file unpacked and in UTF-8."
     folder.mkdir(parents=True, exist_ok=True)
     partial_file, stored = folder / "text.partial", folder / f"text{number or ''}.csv"
-    with (
-        fsspec.open(location, "rt", compression="infer", encoding=encoding, newline="") as file,
-        partial_file.open("w", encoding="utf-8", newline="") as plain,
-    ):
-        shutil.copyfileobj(file, plain, 1 << 20)
+    with open_plain(location) as file, partial_file.open("w", encoding="utf-8", newline="") as plain:
+        text = io.TextIOWrapper(file, encoding=encoding, newline="")
+        shutil.copyfileobj(text, plain, 1 << 20)
+        text.detach()  # it is closed by who opened it
     return partial_file.replace(stored)
 
 # %% ../../nbs/batch/03_sources.ipynb #41dacd89
@@ -132,6 +134,8 @@ def open_source(
     except (OSError, ImportError, UnicodeDecodeError) as e:
         reason = (str(e) or type(e).__name__).splitlines()[0].replace(location, source)
         raise DataError(f"Cannot read {source}: {reason}.") from None
+    except DataError as e:
+        raise e if source in str(e) else DataError(f"Cannot read {source}: {e}") from None
     if not opened.names:
         raise DataError(f"{source} has no rows, and no names of columns.")
     return opened
@@ -153,19 +157,37 @@ def _open_files(source: str, location: str, folder: Path, chunk_rows: int, heade
     files = sorted(filesystem.glob(path)) if "*" in path else path
     if not files or not (isinstance(files, list) or filesystem.exists(path)):
         raise FileNotFoundError("there is nothing of this name")
-    is_text = [_is_text(name) for name in (files if isinstance(files, list) else [path])]
+    is_folder = isinstance(files, str) and filesystem.isdir(path)
+    names = [] if is_folder else [plain_name(filesystem.unstrip_protocol(n)) for n in (files if isinstance(files, list) else [path])]
+    is_text = [name.lower().endswith((".csv", ".tsv", ".txt")) for name in names]
     if isinstance(files, list) and any(is_text):
         if not all(is_text):
             raise DataError(f"{source} names files of different kinds: {files[0]} and {files[is_text.index(not is_text[0])]}.")
         parts = enumerate(files)
         return CsvFiles(source, [_open_text(f, f, filesystem, folder, chunk_rows, header, n) for n, f in parts])
-    if isinstance(files, list) or filesystem.isdir(path) or str(path).lower().endswith((".parquet", ".pq")):
+    if isinstance(files, list) or is_folder or str(path).lower().endswith((".parquet", ".pq")):
         return ParquetSource(source, files, filesystem, chunk_rows)
+    if names[0].lower().endswith((".jsonl", ".ndjson", ".json")):
+        return _open_json(source, path, filesystem, folder, chunk_rows)
     if not is_text[0]:
-        raise DataError(f"Cannot tell how to read {source}: give .csv, .tsv, .parquet, a folder, or a database.")
+        raise DataError(f"Cannot tell how to read {source}: give .csv, .tsv, .jsonl, .parquet, a folder, or a database.")
     return _open_text(source, path, filesystem, folder, chunk_rows, header)
 
 # %% ../../nbs/batch/03_sources.ipynb #36030452
+def _open_json(source: str, path: str, filesystem: fsspec.AbstractFileSystem, folder: Path, chunk_rows: int) -> ParquetSource:
+    "Plan a file of JSON lines or of one array; store its rows first."
+    columns = json_columns(filesystem.unstrip_protocol(path))
+    table = pyarrow.table({name: json_array(name, values) for name, values in columns.items()})
+    folder.mkdir(parents=True, exist_ok=True)
+    partial_file, stored = folder / "rows.partial", folder / "rows.parquet"
+    parquet.write_table(table, partial_file)
+    partial_file.replace(stored)
+    opened = ParquetSource(source, str(stored), fsspec.filesystem("file"), chunk_rows)
+    opened.current_fingerprint = partial(files_fingerprint, filesystem, [path])
+    opened.fingerprint = opened.current_fingerprint()
+    return opened
+
+# %% ../../nbs/batch/03_sources.ipynb #e5204588
 def _open_text(
     source: str,
     path: str,
@@ -178,20 +200,10 @@ def _open_text(
     "Plan one CSV file; store it first if it is compressed or not in UTF-8."
     location = filesystem.unstrip_protocol(path)
     dialect = csv_dialect(location)
-    if _without_compression(path.lower()) == path.lower() and dialect["encoding"] in ("utf-8", "utf-8-sig"):
+    if not path.lower().endswith(COMPRESSIONS) and dialect["encoding"] in ("utf-8", "utf-8-sig"):
         return CsvSource(source, path, filesystem, chunk_rows, dialect, header)
     stored = _save_text(location, dialect["encoding"], folder, number)
     opened = CsvSource(source, str(stored), fsspec.filesystem("file"), chunk_rows, dialect, header)
     opened.current_fingerprint = partial(files_fingerprint, filesystem, [path])
     opened.fingerprint = opened.current_fingerprint()
     return opened
-
-# %% ../../nbs/batch/03_sources.ipynb #558f9aad
-def _is_text(name: str) -> bool:
-    "Whether a file of this name is a text table, compressed or not."
-    return _without_compression(str(name).lower()).endswith((".csv", ".tsv", ".txt"))
-
-
-def _without_compression(name: str) -> str:
-    "Return a file name without the ending of its compression."
-    return next((name.removesuffix(e) for e in (".gz", ".bz2", ".xz", ".zst", ".zip") if name.endswith(e)), name)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # %% ../../nbs/cli/06_predict.ipynb #275283a8
 @click.command()
 @click.argument("name", required=False)
-@click.option("--input", help="CSV, Parquet (a file, a folder, a pattern), any fsspec URL, or a SQLAlchemy URL.")
+@click.option("--input", help="CSV, JSON, Parquet (a file, a folder, a pattern), any fsspec URL, or a SQLAlchemy URL.")
 @click.option("--output", help="A .csv file, a folder for Parquet files, or a SQLAlchemy URL.")
 @click.option("--query", help="SQL to read, when --input is a database.")
 @click.option("--table", help="Table to write, or schema.table, when --output is a database.")

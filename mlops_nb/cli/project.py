@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # %% ../../nbs/cli/04_project.ipynb #9c0066c4
 @click.command()
 @click.argument("name", type=click.Path())
-@click.option("--data", help="Table: CSV, Parquet, Excel, an fsspec URL or a SQLAlchemy URL (default: an example).")
+@click.option("--data", help="Table: CSV, JSON, Parquet, Excel, an fsspec URL or a SQLAlchemy URL (default: an example).")
 @click.option("--query", help="SQL to run, when --data is a database.")
 @click.option("--target", help="Column to predict.")
 @click.option("--time", help="Column to split by: the newest rows are the test set.")

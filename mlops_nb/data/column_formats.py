@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MISSING_WORDS', 'MULTIPLIERS', 'MAX_DECLARED_SPELLINGS', 'detect_number_format', 'NumberColumn', 'DateColumn',
-           'SpellingGroup', 'detect_formats', 'spelling_groups', 'merged_spellings']
+           'TimeColumn', 'SpellingGroup', 'detect_formats', 'spelling_groups', 'merged_spellings']
 
 # %% ../../nbs/data/02_column_formats.ipynb #75e14917
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
@@ -19,11 +19,12 @@ import pyarrow
 from .dates import date_format
 from .dialect import Dialect, spelling_key
 from .number_format import NumberFormat
+from .time_numbers import MISSING_TIMES, TIME_UNITS, detect_time_unit, time_texts
 
 # %% ../../nbs/data/02_column_formats.ipynb #06537892
 MISSING_WORDS = frozenset(
     ["-", "--", "–", "—", "?", ".", "..", "...", "*", "unknown", "unk", "n/a", "n.a.", "na", "#n/a", "nan", "nil", "none", "null", "missing", "undefined", "unspecified", "tbd", "tba", "tbc", "unbekannt", "k.a.", "keine", "inconnu", "desconocido", "sconosciuto"]
-) | {"", "not available", "not applicable", "not specified", "no data", "varies with device", "keine angabe"}
+) | {"", "not available", "not applicable", "not specified", "no data", "varies with device", "keine angabe", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"}
 MULTIPLIERS: dict[str, float] = {
     **{"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "bn": 1e9, "Bn": 1e9, "mn": 1e6, "Mn": 1e6, "mln": 1e6, "%": 0.01, "\u2030": 0.001},
     **{"thousand": 1e3, "million": 1e6, "billion": 1e9, "Million": 1e6, "Billion": 1e9, "Mio": 1e6, "Mio.": 1e6, "Mrd": 1e9, "Mrd.": 1e9},
@@ -236,9 +237,24 @@ class DateColumn:
         return f"`{self.name}`: dates in the format {self.format}{_became_missing(self.missing)}."
 
 
+# %% ../../nbs/data/02_column_formats.ipynb #86cd65dc
+@dataclass(frozen=True)
+class TimeColumn:
+    "Column of times that are numbers."
+
+    name: str
+    unit: str  # "s" or "ms" since 1970, or "YYYYMMDD"
+    number: str  # one of its values, as it is written
+    time: str  # the same value, as it is read
+    missing: tuple[tuple[str, int], ...]  # words and numbers for a missing time, and how many rows have each
+
+    def __str__(self) -> str:
+        return f"`{self.name}`: {TIME_UNITS[self.unit]}: `{self.number}` is read as {self.time}{_became_missing(self.missing)}."
+
+
 def _became_missing(missing: Sequence[tuple[str, int]]) -> str:
     "Return the end of a sentence about words for a missing value."
-    words = [f"{rows:,} value{'s' * (rows != 1)} {_shown(word)}" for word, rows in missing]
+    words = [f"{rows:,} value{'s' * (rows != 1)} {_shown(word)}" for word, rows in missing if rows]
     return f"; {' and '.join([', '.join(words[:-1]), words[-1]] if words[1:] else words)} became missing" if words else ""
 
 # %% ../../nbs/data/02_column_formats.ipynb #fee61101
@@ -260,14 +276,20 @@ class SpellingGroup:
 def detect_formats(
     table: pd.DataFrame,
     dialect: Dialect | None = None,  # in which it was read
-) -> tuple[Dialect, list[NumberColumn | DateColumn]]:
-    "Return the dialect with the formats of the columns whose texts are numbers or dates, and what it reads."
+) -> tuple[Dialect, list[NumberColumn | DateColumn | TimeColumn]]:
+    "Return the dialect with the formats of the columns that are numbers or times in a form of their own, and what it reads."
     dialect = dialect or Dialect()
     formats: dict[str, NumberFormat] = {}
     dates: dict[str, tuple[str, ...]] = {}
-    columns: list[NumberColumn | DateColumn] = []
+    times: dict[str, str] = {}
+    columns: list[NumberColumn | DateColumn | TimeColumn] = []
     for name in table.columns:
         values = table[name]
+        if (found_times := _time_column(values)) is not None:
+            times[name], words = found_times.unit, tuple(word for word, _ in found_times.missing if word and word not in dialect.missing)
+            dates |= {name: words} if words else {}
+            columns.append(found_times)
+            continue
         if values.dtype != object and not isinstance(values.dtype, pd.StringDtype):
             continue
         if found := detect_number_format(values, dialect):
@@ -278,7 +300,44 @@ def detect_formats(
             columns.append(date)
     if not columns:
         return dialect, []
-    return replace(dialect, numbers={**dialect.numbers, **formats}, missing_in={**dialect.missing_in, **dates}), columns
+    return replace(
+        dialect,
+        numbers={**dialect.numbers, **formats},
+        times={**dialect.times, **times},
+        missing_in={**dialect.missing_in, **dates},
+    ), columns
+
+# %% ../../nbs/data/02_column_formats.ipynb #6659d96f
+def _time_column(values: pd.Series) -> TimeColumn | None:
+    "Describe a column of times that are numbers, some of which may be 0, -1 or a word for a missing time; None: it is none."
+    present = values.dropna()
+    if present.empty or pd.api.types.is_bool_dtype(present):
+        return None
+    if pd.api.types.is_numeric_dtype(present):
+        numbers, words = present.astype("float64"), pd.Series(dtype=object)
+    elif set(map(type, present)) <= {str, int, float}:
+        plain = present.astype(str).str.strip()
+        is_word = plain.str.casefold().isin(MISSING_WORDS)
+        numbers, words = pd.to_numeric(plain[~is_word], errors="coerce").astype("float64"), plain[is_word]
+    else:
+        return None
+    is_missing = numbers.isin(MISSING_TIMES)
+    times = numbers[~is_missing]
+    if numbers.isna().any() or times.empty or (unit := detect_time_unit(times.rename(values.name))) is None:
+        return None
+    written = present[times.index]
+    first = str(written.iloc[0]) if written.dtype != float else f"{written.iloc[0]:.15g}"
+    read = time_texts(pyarrow.array([first]), unit)[0][0].as_py().split(".")[0]
+    counts = [*words.value_counts().items(), *_missing_numbers(present[is_missing.index[is_missing]])]
+    return TimeColumn(str(values.name), unit, first, read, tuple((str(word), int(rows)) for word, rows in counts))
+
+
+def _missing_numbers(numbers: pd.Series) -> Iterator[tuple[str, int]]:
+    "Yield the numbers that stand for a missing time as they may be written, and how many rows have each."
+    for number, rows in numbers.value_counts().items():
+        yield number.strip() if isinstance(number, str) else f"{number:.0f}", rows
+        if numbers.dtype == float:  # a file of floats has it with a fraction
+            yield f"{number:.1f}", 0
 
 # %% ../../nbs/data/02_column_formats.ipynb #47c7f425
 def _date_column(present: pd.Series) -> DateColumn | None:

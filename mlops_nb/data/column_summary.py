@@ -15,6 +15,7 @@ import pandas as pd
 from .counters import are_hashes, grows_with_time, id_reason
 from .dates import date_format, dates_of, fits_month_first
 from .tables import odd_type
+from .time_numbers import TIME_UNITS, fitting_unit
 
 # %% ../../nbs/data/02_column_summary.ipynb #00000005
 @dataclass(frozen=True)
@@ -91,23 +92,14 @@ def _describe_numbers(present: pd.Series, common: dict) -> ColumnSummary:
     column = ColumnSummary(**common, kind=kind, shown=f"{low:g} to {high:g}", low=low, high=high)
     return replace(column, exclusion_reason=id_reason(present), grows=grows_with_time(present), note=_time_note(present))
 
-
-_EPOCHS = {"s": (9e8, 2.2e9), "ms": (9e11, 2.2e12)}  # from 1998 to 2039
-_MIN_TIMES = 5  # different values that may be times
-
 # %% ../../nbs/data/02_column_summary.ipynb #d9e0f680
 def _time_note(present: pd.Series) -> str:
     "Return what a person should know about numbers that look like dates or times; empty: they do not."
     sample = present.head(SAMPLE_ROWS)
-    if sample.nunique() < _MIN_TIMES or (sample % 1 != 0).any():
+    if (sample % 1 != 0).any() or (unit := fitting_unit(sample)) is None:
         return ""
-    low, high = sample.min(), sample.max()
-    if low >= 19000101 and high <= 21001231:
-        days = pd.to_datetime(sample.astype("int64").astype(str), format="%Y%m%d", errors="coerce")
-        how = "format='%Y%m%d'" if days.notna().all() else ""
-    else:
-        how = next((f"unit={unit!r}" for unit, (least, most) in _EPOCHS.items() if least <= low and high <= most), "")
-    return f"a number such as {low:.0f} looks like a time; if it is, make it one where the table is loaded: pd.to_datetime(..., {how})" if how else ""
+    how = f"Dialect(times={{{str(present.name)!r}: {unit!r}}})"
+    return f"a number such as {sample.min():.0f} may be a time in {TIME_UNITS[unit]}; if it is, declare {how}, as dialect=... of read_table and of the spec"
 
 # %% ../../nbs/data/02_column_summary.ipynb #df052514
 def _describe_words(present: pd.Series, common: dict) -> ColumnSummary:

@@ -24,8 +24,11 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from .dialect import Dialect, kind_of_dtype, lacks_header, read_times
-from .text_table import are_codes, read_text_table, whole_if_all
+from .archives import COMPRESSIONS, plain_name
+from .dialect import Dialect, kind_of_dtype, lacks_header, read_time_numbers, read_times
+from .json_table import read_json_table
+from .sheets import read_sheet
+from .text_table import read_text_table, whole_if_all
 from ..errors import DataError, SchemaError, known_names
 
 if TYPE_CHECKING:
@@ -64,7 +67,7 @@ def is_database(
 
 # %% ../../nbs/data/00_tables.ipynb #0000000a
 def read_table(
-    source: str | Path,  # A path or fsspec URL ending in .csv, .csv.gz, .tsv, .parquet or .xlsx, or a SQLAlchemy URL
+    source: str | Path,  # A path or fsspec URL ending in .csv, .csv.gz, .zip, .jsonl, .json, .parquet or .xlsx, or a SQLAlchemy URL
     query: str | None = None,  # The SQL to run; with a SQLAlchemy URL only
     dialect: Dialect | None = None,  # Reading of texts; None: of a CSV file, numbers as its beginning shows them
     kinds: Mapping[str, str] | None = None,  # Of columns of a CSV file that a schema has
@@ -78,15 +81,16 @@ def read_table(
         raise DataError(f"{source} is a database: name what to read with query='SELECT ...'.")
     if query and not is_sql:
         raise DataError(f"A query needs a SQLAlchemy URL as its source, got {source!r}.")
-    reader = _reader_for(source) if not query else partial(_read_sql, query=query)
-    read = partial(_read_csv, dialect=dialect, kinds=kinds, header=header) if reader is _read_csv else reader
     try:
+        reader = _reader_for(source) if not query else partial(_read_sql, query=query)
+        options = {"dialect": dialect, "kinds": kinds} if reader in (_read_csv, _read_json) else {}
+        read = partial(reader, **options, **({"header": header} if reader is _read_csv else {}))
         if _SNAPSHOT.fullmatch(Path(source).name):
             return _read_snapshot(location)
         table = read(location)
         table.columns = table.columns.map(str)
         table = _plain_types(table)
-        return table if dialect is None or reader is _read_csv else _in_dialect(table, dialect)
+        return table if dialect is None or options else _in_dialect(table, dialect)
     except Exception as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise DataError(f"Cannot read {source}: {reason.replace(location, source)}") from None
@@ -130,6 +134,14 @@ def _read_csv(
     return table
 
 
+def _read_json(location: str, dialect: Dialect | None = None, kinds: Mapping[str, str] | None = None) -> pd.DataFrame:
+    "Read JSON lines or an array of objects, with the dialect in which its texts were read in its `attrs`."
+    table, found = read_json_table(location, dialect, kinds)
+    table = convert_columns(table, replace(found, texts=()))
+    table.attrs = {DIALECT: found.to_dict()} if found != Dialect() else {}
+    return table
+
+
 DIALECT = "dialect"  # In the `attrs` of a table
 
 # %% ../../nbs/data/00_tables.ipynb #c11ff2d4
@@ -137,9 +149,11 @@ def convert_columns(
     table: pd.DataFrame,
     dialect: Dialect,
 ) -> pd.DataFrame:
-    "Read the columns of texts that a dialect names: numbers become numbers if all are, words for a missing date are missing, texts get their spelling."
-    columns = {}
+    "Read the columns that a dialect names: numbers and times become such if all are, words for a missing date are missing, texts get their spelling."
+    columns = {name: times for name in dialect.times if name in table and (times := _as_times(table[name], dialect, name)) is not None}
     for name in [*dialect.numbers, *dialect.missing_in, *dialect.spellings]:
+        if name in columns:
+            continue
         values = table.get(name)
         if values is None or not _may_hold_objects(values) or not all(type(v) is str for v in values.dropna()):
             continue
@@ -151,6 +165,16 @@ def convert_columns(
         if fits.all():
             columns[name] = whole_if_all(numbers).set_axis(values.index)
     return table.assign(**columns) if columns else table
+
+# %% ../../nbs/data/00_tables.ipynb #54dfa0f0
+def _as_times(values: pd.Series, dialect: Dialect, name: str) -> pd.Series | None:
+    "Return a column of numbers, or of their texts, as times in UTC without a zone; None: one is no time, or they are times already."
+    is_number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if not is_number and not (_may_hold_objects(values) and set(map(type, values.dropna())) <= {str, int, float}):
+        return None
+    texts = pyarrow.array(values if is_number else values.map(str, na_action="ignore"), from_pandas=True).cast("string")
+    times = read_time_numbers(texts, dialect, name)
+    return None if times is None else times.set_axis(values.index)
 
 # %% ../../nbs/data/00_tables.ipynb #e8544756
 def _in_dialect(table: pd.DataFrame, dialect: Dialect) -> pd.DataFrame:
@@ -176,29 +200,32 @@ def dialect_of(
 # %% ../../nbs/data/00_tables.ipynb #90363bf9
 def _reader_for(source: str) -> Callable[..., pd.DataFrame]:
     "Return the pandas reader for the file name of a source."
-    name = source.lower().split("?")[0]
-    for ending in (".gz", ".bz2", ".xz", ".zst", ".zip"):
-        name = name.removesuffix(ending)
-    readers = {".csv": _read_csv, ".tsv": _read_csv, ".txt": _read_csv, ".parquet": pd.read_parquet}
-    readers |= {".xlsx": _read_excel, ".xls": _read_excel}
-    suffix = Path(name).suffix
+    name = plain_name(expand_source(source))
+    suffix = Path(name.split("?")[0]).suffix.lower()
+    readers = {**dict.fromkeys((".csv", ".tsv", ".txt"), _read_csv), ".parquet": pd.read_parquet, ".xlsx": _read_excel}
+    readers |= dict.fromkeys((".jsonl", ".ndjson", ".json"), _read_json)
+    if suffix in _OTHER_FORMATS:
+        raise DataError(f"it is {_OTHER_FORMATS[suffix]}, which is not read here: save it as .csv, .xlsx or .parquet.")
     if suffix not in readers:
         endings = ", ".join(readers)
-        raise DataError(f"Cannot tell how to read {source}: it ends in {suffix or 'nothing'}, not in one of {endings}.")
+        raise DataError(f"it ends in {suffix or 'nothing'}, not in one of {endings}.")
+    if source.lower().endswith(COMPRESSIONS) and readers[suffix] not in (_read_csv, _read_json):
+        raise DataError(f"its file {Path(name).name} is read only if it is not compressed: unpack it.")
     return readers[suffix]
 
+
+_OTHER_FORMATS = {
+    **{".xls": "an old Excel file", ".xlsb": "a binary Excel file", ".ods": "an OpenDocument sheet", ".numbers": "a sheet of Numbers"},
+    **{".dta": "a file of Stata", ".sav": "a file of SPSS", ".sas7bdat": "a file of SAS", ".rds": "a file of R", ".rdata": "a file of R"},
+}
+
 # %% ../../nbs/data/00_tables.ipynb #dd9d6468
-def _read_excel(source, **options) -> pd.DataFrame:
-    "Read a sheet; cells of texts that are codes, such as 01067, stay texts."
-    with pd.ExcelFile(source) as book:
-        table = pd.read_excel(book, **options)
-        if table.empty and (others := book.sheet_names[1:]):
-            raise DataError(f"its first sheet, {book.sheet_names[0]!r}, has no rows. Move the table there, or save its sheet alone; others: {others}.")
-        cells = pd.read_excel(book, **options | {"dtype": object})
-    for name in (name for name in table if pd.api.types.is_numeric_dtype(table[name])):
-        present = cells[name].dropna()
-        if set(map(type, present)) == {str} and are_codes(pyarrow.array(present, "string")):
-            table[name] = cells[name].astype("str")
+def _read_excel(location: str) -> pd.DataFrame:
+    "Read a sheet of Excel, with the columns of texts in its `attrs`."
+    import fsspec
+
+    with fsspec.open(location) as file:
+        table = read_sheet(file.read())
     texts = tuple(str(name) for name, values in table.items() if isinstance(values.dtype, pd.StringDtype))
     table.attrs = {DIALECT: Dialect(texts=texts).to_dict()} if texts else {}
     return table
@@ -328,6 +355,8 @@ def _read_texts(table: pd.DataFrame, schema: DataFrameSchema, show: int, dialect
             )
         if not expected:
             continue
+        if name in dialect.times and kind == "datetime" and (times := _as_times(values, dialect, name)) is not None:
+            values = columns[name] = times
         if _may_hold_objects(values) and any(type(v) is str for v in values):
             fits = _is_no_number(values, kind, column)
             values, is_value = _read_column(values, kind, column, dialect, name)

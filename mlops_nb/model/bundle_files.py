@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from ..data.time_numbers import TIME_UNITS
 from ..errors import BundleError
 from .interval import LAC, RESIDUAL
 from .signature import KINDS
@@ -117,7 +118,7 @@ SIGNATURE: Schema = {
     "ignored?": [str],
     "dialect?": {
         **{"missing?": [str], "true?": [str], "false?": [str], "decimal?": str, "thousands?": str},
-        **{"numbers?": {str: _NUMBER_FORMAT}, "missing_in?": {str: [str]}, "spellings?": {str: [str]}, "texts?": [str], str: object},
+        **{"numbers?": {str: _NUMBER_FORMAT}, "times?": {str: frozenset(TIME_UNITS)}, "missing_in?": {str: [str]}, "spellings?": {str: [str]}, "texts?": [str], str: object},
     },
     "positive?": (*LABEL, None),
     "interval?": {"level": float, "quantile": float, "rows": int, "method": frozenset({RESIDUAL, LAC})},

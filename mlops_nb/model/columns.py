@@ -18,6 +18,7 @@ import pyarrow
 from pyarrow import types as arrow_types
 
 from ..data.dialect import Dialect, read_times
+from ..data.time_numbers import TIME_UNITS
 from ..errors import DataError, InputError
 from .signature import Input, Signature, make_signature
 from ..spec import ModelSpec
@@ -154,12 +155,30 @@ def read_texts(
     "Read the texts among the values of a column as its values, or in their declared spelling; raise an error for one that is none."
     if i.kind == "string":
         return dialect.read_text(i.name, values, not i.required)
-    if str not in {*map(type, values)}:
+    is_time_number, types = _is_time_number(i, dialect), {*map(type, values)}
+    if str not in types and not (is_time_number and {int, float} & types):
         return values
-    texts = [v if type(v) is str else None for v in values]
+    texts = [v if type(v) is str else _number_text(v) if is_time_number and type(v) in (int, float) else None for v in values]
     read, fits = dialect.read(pyarrow.array(texts, "string"), i.kind, i.name)
-    _require(i, values, fits, f"expected {EXPECTED[i.kind]}")
+    _require(i, values, fits, f"expected {_expected(i, dialect)}")
     return [v if text is None else value for v, text, value in zip(values, texts, read.to_pylist(), strict=True)]
+
+# %% ../../nbs/model/01_columns.ipynb #7137c708
+def _is_time_number(i: Input, dialect: Dialect) -> bool:
+    "Whether an input is a time that may be a number."
+    return i.kind == "datetime" and i.name in dialect.times
+
+
+def _expected(i: Input, dialect: Dialect) -> str:
+    "Return what an input takes, in words."
+    return EXPECTED[i.kind] + (f", or {TIME_UNITS[dialect.times[i.name]]}" if _is_time_number(i, dialect) else "")
+
+
+def _number_text(value: float) -> str:
+    "Return a number of JSON as text; a whole one without a fraction."
+    if isinstance(value, int):
+        return str(value) if abs(value) < EXACT_LIMIT else "inf"
+    return f"{value:.0f}" if value.is_integer() and abs(value) < EXACT_LIMIT else str(value)
 
 # %% ../../nbs/model/01_columns.ipynb #7921f8ea
 def _check_numbers(
@@ -205,6 +224,8 @@ def parse_arrow_column(
     dialect: Dialect | None = None,  # Reading of texts; None: they are no numbers
 ) -> np.ndarray:
     "Check an Arrow column and return what `parse_column` returns for the same values."
+    if dialect is not None and _is_time_number(i, dialect) and _is_number(column.type):
+        column = column.cast("string")
     if dialect is not None and (i.kind != "string" or dialect.rereads(i.name, not i.required)) and _is_text(column.type):
         column = _read_arrow_texts(i, column, dialect)
     encoded, missing = arrow_types.is_dictionary(column.type), column.is_null().to_numpy()
@@ -249,6 +270,11 @@ def _stamps(i: Input, stamps: np.ndarray) -> np.ndarray:
     return stamps.astype(i.dtype)
 
 # %% ../../nbs/model/01_columns.ipynb #c6cf5884
+def _is_number(kind: pyarrow.DataType) -> bool:
+    "Whether an Arrow column has numbers."
+    return any(is_type(kind) for is_type in _ARROW_TYPES["float"])
+
+
 def _is_text(kind: pyarrow.DataType) -> bool:
     "Whether an Arrow column has texts."
     kind = kind.value_type if arrow_types.is_dictionary(kind) else kind
@@ -261,7 +287,7 @@ def _read_arrow_texts(i: Input, column: pyarrow.ChunkedArray, dialect: Dialect) 
     if i.kind == "string":
         return pyarrow.chunked_array([pyarrow.array(dialect.read_text(i.name, texts.to_pylist(), not i.required), "string")])
     values, fits = dialect.read(texts, i.kind, i.name)
-    _require(i, column, fits, f"expected {EXPECTED[i.kind]}")
+    _require(i, column, fits, f"expected {_expected(i, dialect)}")
     return values
 
 # %% ../../nbs/model/01_columns.ipynb #00000010

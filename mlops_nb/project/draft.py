@@ -104,9 +104,8 @@ def _conversions_section(source: TableSource) -> Iterator[str]:
     "Yield a cell that shows the columns of the dialect as they are written beside what is read, and a warning."
     if source.dialect:
         yield _code_cell(
-            "columns = [*DIALECT.numbers, *DIALECT.missing_in, *DIALECT.spellings]",
-            f"written = {source.code}[columns]",
-            'table[columns].join(written, rsuffix=" as written").sort_index(axis=1).head()',
+            f"written = {source.code}[[*DIALECT.named]]",
+            'table[[*DIALECT.named]].join(written, rsuffix=" as written").sort_index(axis=1).head()',
         )
     if source.warnings:
         yield _text_cell("**Are these the same?**", "\n".join(f"- {sentence}" for sentence in source.warnings))

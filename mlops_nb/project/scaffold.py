@@ -172,7 +172,7 @@ def new_project(
             extras = [library] if (library := comparison.chosen.library) else []
             _write_files(partial, folder.name, package, table, script, extras)
             _advance(bar, "the project's files")
-            notes = (*source.conversions, *left_out_rows(table.frame, summary.target), *_begin_repository(partial))
+            notes = (*source.remarks, *source.conversions, *left_out_rows(table.frame, summary.target), *_begin_repository(partial))
             notes += (*(f"The model needs mlops-nb[{name}]: settings.ini and both locks name it." for name in extras), *_cautions(summary))
     return NewProject(folder, summary, comparison, notes, (*source.warnings, *warnings))
 

@@ -15,6 +15,7 @@ from mlops_nb.data.column_formats import (
     DateColumn,
     NumberColumn,
     SpellingGroup,
+    TimeColumn,
     detect_formats,
     merged_spellings,
     spelling_groups,
@@ -35,7 +36,7 @@ class TableFormats:
 
     frame: pd.DataFrame  # as the project reads it
     dialect: Dialect | None = None  # None: there are none
-    columns: tuple[NumberColumn | DateColumn, ...] = ()
+    columns: tuple[NumberColumn | DateColumn | TimeColumn, ...] = ()
     merged: tuple[SpellingGroup, ...] = ()
 
     def __iter__(self) -> Iterator[str]:

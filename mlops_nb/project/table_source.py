@@ -6,7 +6,7 @@
 __all__ = ['TableSource', 'ProjectTable', 'example_table', 'open_table']
 
 # %% ../../nbs/project/05_table_source.ipynb #5547fd14
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.dialect import csv_dialect, lacks_header
+from ..data.sheets import sheet_layout
 from ..data.tables import expand_source, is_text_table, load_table, read_table
 from ..errors import DataError
 
@@ -29,6 +30,7 @@ class TableSource:
     dialect: str = ""  # source of the dialect that declares the forms of its columns; empty: there are none
     conversions: tuple[str, ...] = ()  # what that dialect does, one sentence a column
     warnings: tuple[str, ...] = ()  # values that differ in case and blanks alone
+    remarks: tuple[str, ...] = ()  # what was read of the file, and what was not
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ def open_table(
         source = _source_of_file("customers.csv", "Customers of a telephone company.", simulated=True)
         return ProjectTable(example_table(), source)
     path = Path(data)
-    is_text = is_text_table(data)
     frame = load_table(partial(read_table, data, query, header=header is not False))
+    is_text = is_text_table(data)
     if is_text and header is None and lacks_header(expand_source(data)):
         raise DataError(
             f"{path.name} seems to have no header, because its first line looks like the others: say --no-header, which names "
@@ -84,10 +86,16 @@ def open_table(
         twice = frame.columns[frame.columns.duplicated()][0]
         raise DataError(f"The table has two columns called {twice!r}: give them different names.")
     if path.is_file():
-        dialect = csv_dialect(path) if path.suffixes[0] in (".csv", ".tsv", ".txt") else {}
+        dialect = csv_dialect(path) if is_text else {}
         written = ", ".join(f"{k} {v!r}" for k, v in dialect.items())
         words = f"`{path.name}`, as it was given, in `data/`." + (f" Read as: {written}." if written else "")
-        return ProjectTable(frame, _source_of_file(path.name, words, options=options), path)
+        source = _source_of_file(path.name, words, options=options)
+        if path.suffix.lower() != ".xlsx":
+            return ProjectTable(frame, source, path)
+        with pd.ExcelFile(path) as book:
+            layout = sheet_layout(book)
+        remarks = (str(layout),) if layout.title or layout.others else ()
+        return ProjectTable(frame, replace(source, words=" ".join([words, *remarks]), remarks=remarks), path)
     data = _absolute_sqlite(data)
     arguments = repr(data) if query is None else f"{data!r}, {query!r}"
     where = f"`{data}`" if query is None else f"`{query}` in `{data}`"

@@ -54,7 +54,7 @@ def folder(tmp_path, monkeypatch):
         ("churn --data empty.csv --target left", "Cannot read empty.csv: No columns to parse"),
         ("churn --data alone.csv --target left", "No column is left to predict 'left' from"),
         ("churn --data zip.parquet --target left", "Cannot read zip.parquet"),
-        ("churn --data good.json --target left", "it ends in .json, not in one of .csv"),
+        ("churn --data good.json --target left", "Cannot read good.json: its rows have no names"),
         ("churn --data page.csv --target left", "Cannot read page.csv: it is an HTML page, not a table of text"),
         ("churn --data lines.csv --target left", "it is JSON, not a table of text"),
         ("churn --data sheet.csv --target left", "it is a ZIP archive or an Excel sheet, not a table of text"),

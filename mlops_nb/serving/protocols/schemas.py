@@ -3,6 +3,8 @@
 import sys
 from typing import Any
 
+from mlops_nb.data.dialect import Dialect
+from mlops_nb.data.time_numbers import TIME_UNITS
 from mlops_nb.model.signature import Input, Signature
 from mlops_nb.spec import ALARM
 
@@ -53,10 +55,11 @@ def interval_schemas(signature: Signature) -> dict:
     return {"level": level, "prediction_set": {"type": "array", "items": {"anyOf": [labels, {"type": "null"}]}}}
 
 
-def input_schema(i: Input) -> dict:
-    """Return the schema of one column."""
-    kind = _JSON_TYPES[i.kind]
-    schema: dict[str, Any] = {"type": kind if i.required else [kind, "null"]}
+def input_schema(i: Input, dialect: Dialect | None = None) -> dict:
+    """Return the schema of one column; a time that the dialect reads from numbers may be one."""
+    is_number = i.kind == "datetime" and dialect is not None and i.name in dialect.times
+    kinds = [_JSON_TYPES[i.kind], *(["number"] if is_number else []), *([] if i.required else ["null"])]
+    schema: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
     limits = {"minimum": i.minimum, "maximum": i.maximum, "exclusiveMinimum": i.above, "exclusiveMaximum": i.below}
     schema |= {word: value for word, value in limits.items() if value is not None}
     if i.kind == "float":
@@ -67,18 +70,22 @@ def input_schema(i: Input) -> dict:
         schema["enum"] = [*i.categories, *([] if i.required else [None])]
     if i.kind == "datetime":
         schema |= {"format": "date-time"} if i.format is None else {"description": f"ISO 8601, or as in {i.format}"}
+    if is_number and dialect is not None:
+        schema["description"] = f"ISO 8601, or {TIME_UNITS[dialect.times[i.name]]}"
     return schema
 
 
 def flat_row_schema(signature: Signature) -> dict:
     """Return the schema of one row as a list, in the signature's order."""
-    values = [input_schema(i) for i in signature.inputs]
+    values = [input_schema(i, signature.dialect) for i in signature.inputs]
     return {"type": "array", "prefixItems": values, "items": False, "minItems": len(values)}
 
 
 def row_schema(signature: Signature) -> dict:
     """Return the schema of one row as an object; columns that the model ignores may have any value."""
-    properties = {i.name: input_schema(i) for i in signature.inputs} | {name: {} for name in signature.ignored}
+    properties = {i.name: input_schema(i, signature.dialect) for i in signature.inputs} | {
+        name: {} for name in signature.ignored
+    }
     schema = object_of(properties, [i.name for i in signature.inputs if i.required])
     return schema | ({} if signature.dialect is None else {"description": _TEXTS})
 
@@ -108,7 +115,7 @@ def split_schema(signature: Signature) -> dict:
 
 def columns_schema(signature: Signature) -> dict:
     """Return the schema of one list a column; that all have one length is beyond a schema."""
-    properties = {i.name: non_empty_list(input_schema(i)) for i in signature.inputs} | {
+    properties = {i.name: non_empty_list(input_schema(i, signature.dialect)) for i in signature.inputs} | {
         name: non_empty_list({}) for name in signature.ignored
     }
     return object_of(properties, [i.name for i in signature.inputs if i.required]) | {"minProperties": 1}
