@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .models import models
-from .output import json_option, print_fields, print_json, print_table
+from .output import command, json_option, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
     from mlops_nb.audit.explain import Explanation
@@ -87,7 +87,7 @@ def _print_replay(found: "ReplayReport") -> None:
         click.echo(f"\nChanged predictions, for mlops-nb explain: {', '.join(found.changed_ids[:3])}")
 
 # %% ../../nbs/cli/02_audit.ipynb #8c2a4de6
-@click.command("explain")
+@command("explain")
 @click.argument("id")
 @json_option
 def explain_prediction(id, as_json):
@@ -132,7 +132,7 @@ def _explanation_fields(found: "Explanation") -> dict[str, Any]:
     }
 
 # %% ../../nbs/cli/02_audit.ipynb #8cb67099
-@click.command("reproduce")
+@command("reproduce")
 @click.argument("name")
 @click.argument("version", default="production")
 @click.option("--with-diff", is_flag=True, help="Apply the uncommitted changes that the version was made with.")

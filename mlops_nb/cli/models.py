@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import json_option, print_fields, print_json, print_table
+from .output import Group, json_option, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
     from mlops_nb.store.registry import AliasChange, Registry, Version
@@ -32,7 +32,7 @@ def open_registry() -> Iterator:  # Of a `Registry`
         registry.close()
 
 
-@click.group()
+@click.group(cls=Group)
 def models() -> None:
     "Manage versions of models: list, show, diff, replay, promote, rollback, clear, history."
 

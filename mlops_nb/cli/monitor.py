@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import json_option, print_json
+from .output import command, json_option, print_json
 from ..display import format_number
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXIT_CODES = {"healthy": 0, "unknown": 1, "alert": 2}
 
 
-@click.command()
+@command()
 @click.argument("name")
 @click.option("--last", metavar="SPAN", help="Window: a duration such as 90m, 24h, 7d (default: 24h).")
 @click.option("--rows", type=click.IntRange(1), help="Window: a number of rows, the newest.")
@@ -67,7 +67,7 @@ def _print_health(report: "HealthReport") -> None:
         click.echo(f"  next: mlops-nb investigate {report.name}")
 
 # %% ../../nbs/cli/07_monitor.ipynb #4b4ac7fb
-@click.command()
+@command()
 @click.argument("name")
 @click.option("--alert", type=int, help="Id of an alert (default: what the last check found).")
 def investigate(name, alert):

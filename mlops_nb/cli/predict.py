@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .models import open_registry
-from .output import json_option, print_json, print_table
+from .output import command, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from mlops_nb.batch.requests import Job
 
 # %% ../../nbs/cli/06_predict.ipynb #275283a8
-@click.command()
+@command()
 @click.argument("name", required=False)
 @click.option("--input", help="CSV, JSON, Parquet (a file, a folder, a pattern), any fsspec URL, or a SQLAlchemy URL.")
 @click.option("--output", help="A .csv file, a folder for Parquet files, or a SQLAlchemy URL.")

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .output import json_option, print_json
+from .output import command, json_option, print_json
 
 if TYPE_CHECKING:
     from mlops_nb.project.scaffold import NewProject
     from mlops_nb.project.upgrade import UpgradePlan
 
 # %% ../../nbs/cli/04_project.ipynb #9c0066c4
-@click.command()
+@command()
 @click.argument("name", type=click.Path())
 @click.option("--data", help="Table: CSV, JSON, Parquet, Excel, an fsspec URL or a SQLAlchemy URL (default: an example).")
 @click.option("--query", help="SQL to run, when --data is a database.")
-@click.option("--target", help="Column to predict.")
+@click.option("--target", multiple=True, help="Column to predict.")
 @click.option("--time", help="Column to split by: the newest rows are the test set.")
 @click.option("--index", help="Column to leave out.")
 @click.option("--header/--no-header", default=None, help="The first line of a CSV file has the names; --no-header: column_1 ...")
@@ -35,10 +35,15 @@ def new(name, data, query, target, time, index, header, merge, keep, minutes, as
     "Make a project NAME for a table: notebook, pipeline, service, tests."
     from mlops_nb.project.scaffold import new_project
 
+    if len(target) > 1:
+        raise click.UsageError(
+            f"A draft predicts one column. Draft it with --target {target[0]!r}, then write target={list(target)!r} in the "
+            "ModelSpec: docs/targets.md"
+        )
     if data is None and (query or target):
         raise click.UsageError("--target and --query say something about a table: give it with --data.")
     given = {"header": header, "merge": merge, "keep": keep, "minutes": minutes}
-    made = new_project(name, data, target, query, time, index, progress=True, **given)
+    made = new_project(name, data, target[0] if target else None, query, time, index, progress=True, **given)
     if as_json:
         comparison = made.comparison
         trial = {"baseline": comparison.baseline_score, "scores": comparison.scores, "rows": comparison.sample_rows}
@@ -60,7 +65,7 @@ def _print_project(name: str, made: "NewProject") -> None:
     click.echo(f"\nThe project is in {name}. Next:\n  cd {name} && make serve")
 
 # %% ../../nbs/cli/04_project.ipynb #56608529
-@click.command()
+@command()
 @click.argument("notebooks", nargs=-1, type=click.Path())
 @json_option
 def check(notebooks, as_json):
@@ -76,7 +81,7 @@ def check(notebooks, as_json):
     sys.exit(1 if problems else 0)
 
 # %% ../../nbs/cli/04_project.ipynb #344be7b6
-@click.command()
+@command()
 @json_option
 def doctor(as_json):
     "Check this environment, one line a check, with what to do."
@@ -92,7 +97,7 @@ def doctor(as_json):
     sys.exit(1 if any(r.ok is False for r in results) else 0)
 
 # %% ../../nbs/cli/04_project.ipynb #5d1e0c7a
-@click.command()
+@command()
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @click.option("--diff", is_flag=True, help="Show the lines that change.")
 @click.option("--yes", is_flag=True, help="Do not ask before writing.")

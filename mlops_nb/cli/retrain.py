@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import json_option, print_json, print_table
+from .output import command, json_option, print_json, print_table
 
 if TYPE_CHECKING:
     from mlops_nb.retrain.retrain import RetrainPolicy
@@ -92,7 +92,7 @@ def _parse_options(
 EXIT_CODES = {"refused": 2, "waiting": 3, "failed": 1}
 
 
-@click.command()
+@command()
 @click.argument("name")
 @click.option("--if-needed", is_flag=True, help="Only if the health of the model calls for it.")
 @retrain_options
@@ -123,7 +123,7 @@ def _print_decision(decision: "Decision") -> None:
         print_table(rows, ["metric", *columns])
 
 # %% ../../nbs/cli/08_retrain.ipynb #fcc3a14b
-@click.command()
+@command()
 @click.argument("name")
 @click.option("--every", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds from one check to the next.")
 @retrain_options

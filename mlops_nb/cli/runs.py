@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .models import open_registry
-from .output import json_option, print_fields, print_json, print_table
+from .output import Group, json_option, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
     from mlops_nb.store.runs import RunStore
 
 # %% ../../nbs/cli/03_runs.ipynb #cc844897
-@click.group()
+@click.group(cls=Group)
 def runs() -> None:
     "Show what builds did: list, show, compare."
 

@@ -11,9 +11,10 @@ import sys
 
 import click
 
+from .output import command
 
 # %% ../../nbs/cli/05_serve.ipynb #1a198e89
-@click.command()
+@command()
 @click.option("--model", help="Model to serve (default: MLOPS_MODEL, else that of the spec).")
 @click.option("--models", help="Models to serve, comma-separated, or * for all in production (default: MLOPS_MODELS).")
 @click.option("--spec", help="Module of a ModelSpec: serve its model.")

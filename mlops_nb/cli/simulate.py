@@ -15,10 +15,10 @@ from time import time_ns
 import click
 
 from .models import open_registry
-from .output import json_option, print_json
+from .output import command, json_option, print_json
 
 # %% ../../nbs/cli/09_simulate.ipynb #69c92a19
-@click.command()
+@command()
 @click.argument("name")
 @click.option("--scenario", default="good", show_default=True, help="Scenario of the model's spec: good, drift.")
 @click.option("--rows", type=click.IntRange(1), default=1000, show_default=True, help="Number of rows.")
@@ -54,7 +54,7 @@ def traffic(name, scenario, rows, rate, label_delay, no_labels, seed, url, as_js
         click.echo(f"{n} refused: {reason}")
 
 # %% ../../nbs/cli/09_simulate.ipynb #b0453bea
-@click.command("demo")
+@command("demo")
 @click.argument("name")
 @click.option("--scenario", default="drift", show_default=True, help="Scenario of the model's spec: drift, good.")
 @click.option("--windows", type=click.IntRange(1), default=5, show_default=True, help="Number of windows of the scenario good.")

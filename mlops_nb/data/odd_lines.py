@@ -105,6 +105,8 @@ def _has_total_word(values: pd.Series) -> np.ndarray:
     "Return which texts of a column are a word for a total or a mean."
     if not isinstance(values.dtype, pd.StringDtype) and values.dtype != object:
         return np.zeros(len(values), dtype=bool)
+    if isinstance(values.dtype, pd.StringDtype):
+        return values.isin([v for v in values.dropna().unique() if _TOTAL.fullmatch(v)]).to_numpy(dtype=bool)
     return np.array([type(v) is str and bool(_TOTAL.fullmatch(v)) for v in values])
 
 

@@ -8,8 +8,8 @@ __all__ = ['BEHIND', 'parse_rows', 'column_names', 'numbered_names', 'read_text_
 
 # %% ../../nbs/data/01_text_table.ipynb #01300002
 import csv
-import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -126,23 +126,38 @@ def _table_of_texts(location: str, found: Mapping, header: bool, columns: Sequen
     text = _read_text(location, found["encoding"])
     has_quotes = '"' in text
     if has_quotes:
-        check_quotes(io.StringIO(text, newline="\n"), sep)
-    lines = io.StringIO(text, newline="")
-    first = next((row for row in csv.reader(lines, delimiter=sep) if row), None)
-    if first is None:
-        raise DataError("No columns to parse: it has no rows, not even one with the names of the columns.")
+        check_quotes((line.group() for line in re.finditer(r"[^\n]*\n|[^\n]+", text)), sep)
+    first, end = _first_row(text, sep)
     if header:
-        names, content = column_names(first, trailing, found.get("index_col") == 0 and not trailing), text[lines.tell() :]
+        names = column_names(first, trailing, found.get("index_col") == 0 and not trailing)
     else:
-        names, content = numbered_names(len(first) - trailing), text
+        names, end = numbered_names(len(first) - trailing), 0
+    content = text[end:].encode()
+    del text  # the rows are there once, as bytes
     types = dict.fromkeys(names if columns is None else columns, pyarrow.string())
-    table, _, malformed = parse_rows(content.encode(), names, sep, has_quotes, trailing, types)
+    table, _, malformed = parse_rows(content, names, sep, has_quotes, trailing, types)
     if malformed:
         row = min(malformed)
         raise DataError(f"row {row}: {malformed[row]}{_odd_first_line(first) if row == 0 and header else ''}")
     return table
 
 # %% ../../nbs/data/01_text_table.ipynb #71b88445
+def _first_row(text: str, sep: str) -> tuple[list[str], int]:
+    "Return the values of the first line that is not empty, and where the next one begins; no copy of the text is made."
+    lines, end = re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text), 0
+
+    def texts() -> Iterator[str]:
+        nonlocal end
+        for line in lines:
+            end = line.end()
+            yield line.group()
+
+    first = next((row for row in csv.reader(texts(), delimiter=sep) if row), None)
+    if first is None:
+        raise DataError("No columns to parse: it has no rows, not even one with the names of the columns.")
+    return first, end
+
+
 def _odd_first_line(first: Sequence[str]) -> str:
     "Return a sentence about a first line that may be none of names."
     line = ", ".join(first)[:60]

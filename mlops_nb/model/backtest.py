@@ -17,6 +17,7 @@ from .columns import input_frame, to_table
 from .engine import SklearnEngine
 from .evaluate import baseline, default_metrics, score
 from .signature import signature_of
+from .threshold import chooses_threshold
 from .train import fit
 from ..spec import Gates, ModelSpec
 
@@ -33,7 +34,7 @@ def backtest(
     rows = {}
     for origin, train, test in _parts(spec, table, origins):
         y = truth_of(spec, train)
-        estimator = fit(plain, input_frame(spec, train), y, params, folds=0, seed=seed).estimator
+        estimator = fit(plain, input_frame(spec, train), y, params, folds=5 * chooses_threshold(spec), seed=seed).estimator
         signature = signature_of(plain, estimator)
         predictions = SklearnEngine(estimator, signature, decision=True).predict(to_table(signature, test))
         names = default_metrics(spec, signature.classes, signature.positive_label, signature.probability)

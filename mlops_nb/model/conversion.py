@@ -19,6 +19,7 @@ from .engine import MATRIX, OnnxEngine, SklearnEngine
 from .parity import expect, verify_parity
 from .probes import Probes, SplitError, make_probes
 from .signature import Signature
+from .threshold import without_threshold
 
 if TYPE_CHECKING:
     from sklearn.base import BaseEstimator
@@ -199,16 +200,17 @@ def convert(
     if reason := _why_not(estimator, signature):
         return Conversion(None, reason)
     first, reasons = None, []
-    for variant in variants(estimator, signature):
+    rated = estimator if signature.threshold is None else without_threshold(estimator)  # a graph has the probabilities
+    for variant in variants(rated, signature):
         try:
-            model = to_onnx(estimator, signature, variant)
+            model = to_onnx(rated, signature, variant)
             engine = OnnxEngine(model, signature)
         except Exception as e:  # any converter may fail in any way: then there is no ONNX model, and here is why
             reasons.append(f"does not convert: {type(e).__name__}: {(str(e) or 'no message').splitlines()[0][:200]}")
             continue
         try:
             if first is None:
-                first = _expected(estimator, signature, table)
+                first = _expected(estimator, rated, signature, table)
             probes, expected = first
             if expected is None:
                 return Conversion(None, "scikit-learn predicts none of the rows that it is verified on")
@@ -229,13 +231,13 @@ def convert(
     return Conversion(None, reasons[0])
 
 # %% ../../nbs/model/05_conversion.ipynb #4a36bec8
-def _expected(estimator: BaseEstimator, signature: Signature, table: Table):
+def _expected(estimator: BaseEstimator, rated: BaseEstimator, signature: Signature, table: Table):
     "Return probes and scikit-learn's predictions of them."
     fitted = SklearnEngine(estimator, signature)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        probes: Probes = make_probes(estimator, signature, table, lambda rows: fitted.predict(rows).prediction, SEED)
-    if not probes.is_complete and len(getattr(estimator, "steps", ())) > 1:
+        probes: Probes = make_probes(rated, signature, table, lambda rows: fitted.predict(rows).prediction, SEED)
+    if not probes.is_complete and len(getattr(rated, "steps", ())) > 1:
         raise SplitError("it has too many thresholds behind other steps")
     return probes, expect(estimator, signature, probes.rows, probes.real)
 

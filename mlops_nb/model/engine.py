@@ -84,7 +84,11 @@ class OnnxEngine:
         "Return the outputs of the graph as predictions."
         if self.signature.classes is None:
             return Predictions(outputs[0].ravel().astype(np.float64))
-        return self.signature.predictions(outputs[0], outputs[1] if self.signature.probability else None)
+        if self.signature.cut is None:
+            return self.signature.predictions(outputs[0], outputs[1] if self.signature.probability else None)
+        place, threshold = self.signature.cut
+        labels = np.asarray(self.signature.classes)
+        return self.signature.predictions(labels[np.where(outputs[1][:, place] >= threshold, place, 1 - place)], outputs[1])
 
     def _feed(self, table: Table) -> dict[str, np.ndarray]:
         "Return the table as the tensors of the graph."
@@ -117,8 +121,12 @@ MARGIN = 2 * TOLERANCE  # difference of the two greatest probabilities up to whi
 
 def is_close(
     scores: np.ndarray,  # `(n_rows, n_classes)`, or one score a row, whose sign is the label
+    cut: tuple[int, float] | None = None,  # Of a signature with a threshold
 ) -> np.ndarray | None:  # `(n_rows,)`; None: no row is
-    "Return on which rows the two greatest scores are too close to tell the label."
+    "Return on which rows the two greatest scores, or a probability and its threshold, are too close to tell the label."
+    if cut is not None:
+        close = ~(np.abs(scores[:, cut[0]] - cut[1]) > MARGIN)
+        return close if close.any() else None
     n_rows, n_classes = scores.shape if scores.ndim == 2 else (len(scores), 1)
     if n_rows == 1:
         row = scores.ravel().tolist()
@@ -154,7 +162,7 @@ class HybridEngine:
             return self._predict_mixed(table, outside)
         outputs = self.graph.run(table)
         predictions = self.graph.predictions_of(outputs)
-        if self._classifies and (close := is_close(outputs[1])) is not None:
+        if self._classifies and (close := is_close(outputs[1], self.signature.cut)) is not None:
             return self._with_fallback(table, predictions, close)
         return predictions
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['POSITIVE_METRICS', 'PROBABILITY_METRICS', 'CLASSIFICATION_METRICS', 'BINARY_METRICS', 'MULTICLASS_METRICS',
-           'REGRESSION_METRICS', 'default_metrics', 'score', 'baseline', 'check_metrics', 'GateResult',
-           'describe_passed', 'check_gates', 'slice_table', 'slice_mask', 'Evaluation', 'nulls', 'evaluate']
+           'REGRESSION_METRICS', 'ZERO_IF_UNDEFINED', 'default_metrics', 'score', 'baseline', 'check_metrics',
+           'GateResult', 'describe_passed', 'check_gates', 'slice_table', 'slice_mask', 'Evaluation', 'nulls',
+           'evaluate']
 
 # %% ../../nbs/model/03_evaluate.ipynb #00000002
 import math
@@ -317,7 +318,7 @@ def _value(metrics: Mapping[str, float], name: str, whose: str) -> float:
     "Return a metric; raise an error if it is absent or not finite."
     if name not in metrics:
         raise GateError(f"A gate needs {name!r} of {whose}, which was not computed. {known_names(name, metrics)}")
-    if math.isnan(metrics[name]) and name in _ZERO_IF_UNDEFINED:
+    if math.isnan(metrics[name]) and name in ZERO_IF_UNDEFINED:
         return 0.0
     if not math.isfinite(metrics[name]):
         raise GateError(f"A gate needs {name!r} of {whose}, which is {metrics[name]} on these rows.")
@@ -325,7 +326,7 @@ def _value(metrics: Mapping[str, float], name: str, whose: str) -> float:
 
 
 # where no row is predicted positive; a gate takes scikit-learn's 0, and a table shows that there is no value
-_ZERO_IF_UNDEFINED = ("precision", "recall", "f1", "jaccard")
+ZERO_IF_UNDEFINED = ("precision", "recall", "f1", "jaccard")
 
 # %% ../../nbs/model/03_evaluate.ipynb #0000000f
 def slice_table(

@@ -34,7 +34,7 @@ def model_card(
 {spec.description or "No description was written."}
 
 **Task:** {_task(spec, signature)}.
-**Decides by:** `{spec.scorer}`. **Gates:** {"passed" if evaluation.passed else "FAILED"}.{_interval(signature)}
+**Decides by:** `{spec.scorer}`. **Gates:** {"passed" if evaluation.passed else "FAILED"}.{_threshold(signature)}{_interval(signature)}
 
 ## How good it is
 
@@ -73,6 +73,13 @@ def _task(spec: ModelSpec, signature: Signature) -> str:
 
 def _classes(signature: Signature) -> str:
     return "" if signature.classes is None else f" into {', '.join(f'`{c}`' for c in signature.classes)}"
+
+
+def _threshold(signature: Signature) -> str:
+    "Describe the threshold."
+    if signature.cut is None:
+        return ""
+    return f"\n**Threshold:** a row is `{signature.positive_label}` from a probability of {signature.threshold:.4g}."
 
 
 def _interval(signature: Signature) -> str:

@@ -36,6 +36,7 @@ def differing(
     scores: np.ndarray | None,  # Of the graph: probabilities or scores `(n_rows, n_classes)`
     expected_scores: np.ndarray | None,  # Of scikit-learn
     tolerance: float = TOLERANCE * SHARE_OF_TOLERANCE,
+    cut: tuple[int, float] | None = None,  # Of a signature with a threshold
 ) -> tuple[np.ndarray, np.ndarray]:  # `(n_rows,)` which rows differ; the difference of each
     "Compare two predictions row by row."
     if expected.classes is None or scores is None or expected_scores is None:
@@ -51,7 +52,7 @@ def differing(
         return np.ones(n_rows, dtype=bool), np.full(n_rows, np.inf)
     scale = 1.0 if expected.probability is not None else np.maximum(1, np.abs(a))
     difference = np.where(a == b, 0.0, np.abs(a - b) / scale).max(axis=1)
-    close = is_close(np.asarray(scores))
+    close = is_close(np.asarray(scores), cut)
     other_label = np.asarray(predictions.prediction) != np.asarray(expected.prediction)
     if close is not None:
         other_label &= ~close
@@ -287,7 +288,7 @@ def verify_parity(
             return Parity(n, 0, None, _described(batch.error), np.inf)
         predictions = session.predictions_of(batch.outputs)
         scores = batch.outputs[1] if signature.classes is not None else None
-        bad, difference = differing(expected.predictions, predictions, scores, expected.scores)
+        bad, difference = differing(expected.predictions, predictions, scores, expected.scores, cut=signature.cut)
     failed = expected.failed | batch.failed
     if signature.classes is not None and (expected.scores is None or scores is None):
         return Parity(n, 0, None, "it has labels only, so nobody can tell when they are close", np.inf)

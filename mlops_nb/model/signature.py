@@ -20,6 +20,7 @@ import pyarrow
 from ..data.dialect import Dialect, kind_of_dtype, kind_of_values
 from ..errors import SpecError
 from .interval import LAC, RESIDUAL, Interval
+from .threshold import threshold_of
 from ..spec import ALARM, ModelSpec
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Signature:
     positive: str | float | None = None  # Of two labels, the one that precision, recall and the like are of
     interval: Interval | None = None  # Of a prediction, or its set of labels; None: the model has none
     outputs: tuple[Output, ...] = ()  # Of a model with several; of one output none
+    threshold: float | None = None  # Least probability of the positive label; None: the likelier label is predicted
 
     def __post_init__(self):
         if self.outputs:
@@ -119,6 +121,13 @@ class Signature:
     def positive_label(self) -> str | float | None:
         "Label of the positive class: the declared one; of 0 and 1, or false and true, the second; else None."
         return positive_label(self.classes, self.positive)
+
+    @cached_property
+    def cut(self) -> tuple[int, float] | None:
+        "Place of the positive label and its threshold; None: there is no threshold."
+        if self.threshold is None or self.classes is None:
+            return None
+        return self.classes.index(self.positive_label), self.threshold
 
     @property
     def is_labelled(self) -> bool:
@@ -185,6 +194,8 @@ class Signature:
         output["ignored"] = list(self.ignored)
         if self.positive is not None:
             output["positive"] = self.positive
+        if self.threshold is not None:
+            output["threshold"] = self.threshold
         if self.interval is not None:
             output["interval"] = self.interval.to_dict()
         if self.dialect is not None:
@@ -209,6 +220,7 @@ class Signature:
             positive=d.get("positive"),
             interval=Interval.from_dict(d["interval"]) if d.get("interval") else None,
             outputs=tuple(map(Output.from_dict, d.get("outputs", ()))),
+            threshold=d.get("threshold"),
         )
 
 # %% ../../nbs/model/00_signature.ipynb #00000005
@@ -419,7 +431,8 @@ def signature_of(
     if several:
         has_rates = probability and spec.task == "classification"
         return replace(signature, outputs=outputs_of(spec, estimator), probability=has_rates)
-    return replace(signature, interval=Interval.from_dict(interval)) if interval else signature
+    threshold = threshold_of(estimator, signature.positive_label) if signature.probability else None
+    return replace(signature, interval=Interval.from_dict(interval) if interval else None, threshold=threshold)
 
 # %% ../../nbs/model/00_signature.ipynb #4b30aa34
 def _input_of(name: str, column: Column) -> Input:

@@ -10,7 +10,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ForwardRef
 
@@ -20,11 +20,12 @@ import pandas as pd
 from ..data.tables import strata
 from ..errors import GateError, TrainingError
 from .anomaly import anomaly_scores, check_detector, score_anomalies
-from .evaluate import score
+from .evaluate import ZERO_IF_UNDEFINED, score
 from .interval import Interval, check_rows, fit_interval
 from .metrics import find_undefined, get_metric
 from .outputs import check_estimator, predict_outputs, signature_of_outputs, target_values
-from .signature import Predictions
+from .signature import Predictions, positive_label
+from .threshold import at_threshold, choose_threshold, chooses_threshold
 from .trusted_types import check_types, parts_of
 from ..onnx_session import chosen_providers
 from ..spec import ModelSpec, split_metric
@@ -71,6 +72,7 @@ class Training:
     seconds: float  # Wall-clock time of everything
     weighted: bool = False  # The rows counted as they were told to
     interval: Interval | None = None  # Of the out-of-fold predictions, where the spec asks for one
+    threshold: float | None = None  # That the estimator decides by, given or chosen
 
 # %% ../../nbs/model/02_train.ipynb #82d78a52
 def fit(
@@ -98,22 +100,25 @@ def fit(
             raise TrainingError("A search needs labels to tell which candidate is better, and target=None says that there are none.")
     _check_scorers(spec, unfitted, y)
     _check_interval(spec, unfitted, len(y), folds)
+    _check_threshold(spec, unfitted, y, folds)
     if len(spec.targets) > 1:
         rows = _few_rows(y)
         check_estimator(spec, unfitted, X.iloc[rows], y.iloc[rows])
     check_loadable(unfitted, X, None if spec.task == "anomaly" else y, spec.trusted_types)
-    search = _search(spec, X, y, chosen, space, folds, seed, weights) if space else None
+    search, fold_scores = _search(spec, X, y, chosen, space, folds, seed, weights) if space else None, []
     if space and search is not None:
         best = search.iloc[0]
         chosen |= {name: _python_value(best[name]) for name in space}
-        scores = pd.DataFrame({"fold": range(folds), "score": [best[f"fold {i}"] for i in range(folds)]})
+        fold_scores = [best[f"fold {i}"] for i in range(folds)]
         search = search.drop(columns=[f"fold {i}" for i in range(folds)])
-    else:
-        fold_scores = _cross_validate(spec, X, y, [chosen], folds, seed, weights)[0] if folds else []
-        scores = pd.DataFrame({"fold": range(len(fold_scores)), "score": fold_scores})
-    interval = _interval(spec, X, y, chosen, folds, seed, weights) if spec.interval is not None else None
+    asked, (spec, interval) = spec, _with_held_out(spec, X, y, chosen, folds, seed, weights)
+    if folds and (not fold_scores or spec is not asked):
+        fold_scores = _cross_validate(spec, X, y, [chosen], folds, seed, weights)[0]
+    scores = pd.DataFrame({"fold": range(len(fold_scores)), "score": fold_scores})
     estimator, weighted = _side_by_side(_fit, [(spec, X, y, chosen, seed, weights)])[0]
-    return Training(estimator, chosen, scores, search, time.perf_counter() - start, weighted, interval)
+    seconds = time.perf_counter() - start
+    threshold = spec.threshold if isinstance(spec.threshold, float) else None
+    return Training(_decided(spec, estimator), chosen, scores, search, seconds, weighted, interval, threshold)
 
 # %% ../../nbs/model/02_train.ipynb #e63e9209
 def _check_form(params, space, folds):
@@ -265,6 +270,8 @@ def _score(spec, X, y, params, split, seed, weights=None) -> float:
     estimator = make_estimator(spec, params, seed)
     try:
         scorer = get_metric(spec.scorer) if len(spec.targets) < 2 else partial(_score_outputs, spec)
+        scorer = scorer if spec.positive is None else partial(_score_positive, spec)
+        scorer = scorer if spec.threshold is None else partial(_score_decided, spec, scorer)
         how = {"scoring": scorer, "cv": [split], "error_score": "raise", "params": _weighing(estimator, weights)}
         return cross_val_score(estimator, X, y, **how)[0].item()
     except ValueError as e:
@@ -277,6 +284,18 @@ def _score_outputs(spec, estimator, X, y) -> float:
     if not np.isfinite(value):
         raise ValueError(f"{spec.scorer!r} is not defined for each output on {len(X)} held-out rows. Take fewer folds, or another scorer.")
     return value
+
+
+def _score_positive(spec, estimator, X, y) -> float:
+    "Score an estimator of two labels, one of which the spec calls positive, as an evaluation does."
+    rates = estimator.predict_proba(X) if hasattr(estimator, "predict_proba") else None
+    decision = estimator.decision_function(X) if rates is None and hasattr(estimator, "decision_function") else None
+    labels = tuple(estimator.classes_.tolist())
+    predictions = Predictions(estimator.predict(X), rates, labels, positive_label(labels, spec.positive), decision=decision)
+    value = score(predictions, y, [spec.scorer])[spec.scorer]
+    if np.isfinite(value) or spec.scorer in ZERO_IF_UNDEFINED:
+        return float(np.nan_to_num(value))
+    raise ValueError(f"{spec.scorer!r} is not defined on {len(X)} held-out rows. Take fewer folds, or another scorer.")
 
 
 def _score_detector(spec, X, y, params, split, seed, weights) -> float:
@@ -332,13 +351,19 @@ def _check_interval(spec: ModelSpec, estimator, n_rows: int, folds: int):
     check_rows(spec.interval, n_rows if spec.time is None else n_rows // (folds + 1) * folds)  # as TimeSeriesSplit cuts them
 
 # %% ../../nbs/model/02_train.ipynb #45269c5e
-def _interval(spec, X, y, params, folds, seed, weights=None) -> Interval:
-    "Fit the interval on the out-of-fold predictions of the training rows."
+def _with_held_out(spec, X, y, params, folds, seed, weights=None) -> "tuple[ModelSpec, Interval | None]":
+    "Return the spec with a threshold that is a number, and the interval, from out-of-fold predictions of the training rows."
+    if spec.interval is None and not chooses_threshold(spec):
+        return spec, None
     classes = np.unique(np.asarray(y)) if spec.task == "classification" else None
     splits = _splits(spec, X, y, folds, seed)
     held_out = _side_by_side(_predict_held_out, ((spec, X, y, params, split, seed, weights, classes) for split in splits))
     truth = np.concatenate([np.asarray(y)[rows] for _, rows in splits])
-    return fit_interval(spec.interval, truth, np.concatenate(held_out), None if classes is None else classes.tolist())
+    found, labels = np.concatenate(held_out), None if classes is None else classes.tolist()
+    if labels and chooses_threshold(spec):
+        place = labels.index(positive_label(labels, spec.positive))
+        spec = replace(spec, threshold=choose_threshold(spec.threshold, truth == labels[place], found[:, place]))
+    return spec, None if spec.interval is None else fit_interval(spec.interval, truth, found, labels)
 
 
 def _predict_held_out(spec, X, y, params, split, seed, weights, classes) -> np.ndarray:
@@ -350,3 +375,34 @@ def _predict_held_out(spec, X, y, params, split, seed, weights, classes) -> np.n
     probability = np.zeros((len(held_out), len(classes)))  # 0 of a class that these rows of training do not have
     probability[:, np.searchsorted(classes, estimator.classes_)] = estimator.predict_proba(X.iloc[held_out])
     return probability
+
+# %% ../../nbs/model/02_train.ipynb #1395638b
+def _check_threshold(spec: ModelSpec, estimator, y, folds: int):
+    "Raise a `TrainingError` where a model cannot have the threshold of its spec."
+    if spec.threshold is None:
+        return
+    labels = np.unique(np.asarray(y)).tolist()
+    if len(labels) != 2:
+        raise TrainingError(f"threshold={spec.threshold!r} decides between two labels, and the target has {len(labels)}: leave it out.")
+    if positive_label(labels, spec.positive) not in labels:
+        raise TrainingError(f"A threshold is a probability of one label: say of which, positive={labels[0]!r} or positive={labels[1]!r}.")
+    if not hasattr(estimator, "predict_proba"):
+        raise TrainingError(
+            f"threshold={spec.threshold!r} needs predict_proba, which {type(estimator).__name__} does not have. Leave it out, or "
+            "wrap the estimator in CalibratedClassifierCV."
+        )
+    if chooses_threshold(spec) and not folds:
+        raise TrainingError("A threshold is chosen on the held-out rows of cross-validation: folds must be at least 2, got 0.")
+
+# %% ../../nbs/model/02_train.ipynb #88840cbe
+def _decided(spec: ModelSpec, estimator):
+    "Return a fitted estimator that decides by the threshold of its spec, if there is one."
+    threshold = spec.threshold
+    if threshold is None or isinstance(threshold, str | Mapping):
+        return estimator
+    return at_threshold(estimator, threshold, positive_label(estimator.classes_.tolist(), spec.positive))
+
+
+def _score_decided(spec: ModelSpec, scorer: Callable, estimator, X, y) -> float:
+    "Score an estimator with the threshold of its spec."
+    return scorer(_decided(spec, estimator), X, y)

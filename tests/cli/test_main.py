@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -35,9 +36,28 @@ def test_error_of_the_library_is_one_line_and_exit_code_1(tmp_path):
         (["retrain", "toy", "--last", "1h", "--rows", "5"], "Give --last or --rows, not both."),
         (["predict", "toy"], "Give NAME, --input and --output; or --list."),
         (["new", "shop", "--target", "y"], "give it with --data."),
+        (["new", "shop", "--target", "late", "--target", "y"], "write target=['late', 'y'] in the ModelSpec"),
+        (["new", "shop", "--header", "--no-header"], "--header/--no-header is given twice"),
     ],
 )
 def test_arguments_that_contradict_each_other_are_a_usage_error(words, problem, tmp_path):
     done = CliRunner().invoke(main, words, env={"MLOPS_HOME": str(tmp_path)})
     assert done.exit_code == 2
     assert problem in done.output
+
+
+def _options(command, words=()):
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from _options(inner, (*words, name))
+        return
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.is_flag and not option.multiple:
+            yield pytest.param([*words, *[option.opts[0], "1"] * 2], id=" ".join([*words, option.opts[0]]))
+
+
+@pytest.mark.parametrize("words", list(_options(main)))
+def test_option_of_one_value_is_refused_if_it_is_given_twice(words, tmp_path):
+    done = CliRunner().invoke(main, words, env={"MLOPS_HOME": str(tmp_path)})
+    assert done.exit_code == 2
+    assert f"{words[-2]} is given twice, and it takes one value." in done.output.replace("\n", " ")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from mlops_nb.data.dialect import csv_dialect, lacks_header, rows_lack_header
 from mlops_nb.data.quotes import check_quotes
 from mlops_nb.data.tables import load_table, read_table
+from mlops_nb.data.text_table import count_missing_words
 from mlops_nb.errors import DataError
 
 settings.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=300)
@@ -136,3 +138,18 @@ def test_numbers_of_many_digits_are_not_rounded(tmp_path):
 def test_detection_of_a_dialect_survives_an_open_quote(tmp_path):
     assert csv_dialect(write(tmp_path, 'a,b\n1,"x\n' + "1,x\n" * 60_000))["sep"] == ","
     assert not rows_lack_header([])
+
+
+@pytest.mark.parametrize("quote", ["", '"'], ids=["plain", "in quotes"])
+def test_large_file_is_read_without_a_copy_for_each_step(quote, tmp_path):
+    row = f"{quote}{'word ' * 8}{quote},1\n"
+    file = tmp_path / "large.csv"
+    file.write_text("text,number\n" + row * 20_000)
+    count_missing_words(str(file), ["text"])  # what is imported once is not counted
+    tracemalloc.start()
+    try:
+        assert count_missing_words(str(file), ["text"]) == {}
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3.5 * file.stat().st_size, "the text, its rows, and their bytes"
