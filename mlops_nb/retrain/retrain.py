@@ -20,7 +20,8 @@ import pandas as pd
 
 from ..audit.replay import replay_gates, replay_log
 from ..errors import ConflictError, DataError, MlopsError, NotFoundError, SpecError
-from ..model.evaluate import GateResult, describe_passed, nulls
+from ..model.champion import alpha_of_try
+from ..model.evaluate import Evaluation, GateResult, describe_passed, nulls
 from ..model.signature import Signature
 from ..monitor.alerts import Finding, notify, update_alerts
 from ..monitor.health import DEFAULT_PERIOD, MAX_ROWS, HealthReport, monitor
@@ -263,7 +264,27 @@ def _evaluate(attempt: _Attempt, run: Run) -> Decision:
     attempt.figures["gates"] = nulls([asdict(g) for g in gates])
     if failed := [str(g) for g in gates if not g.passed]:
         return attempt.decision("refused", *failed, **fields)
+    if attempt.policy.alias == "production" and (unshown := _not_better(attempt, Evaluation.from_dict(evaluation))):
+        return attempt.decision("refused", unshown, **fields)
     return _promote(attempt, challenger, describe_passed(gates), fields)
+
+# %% ../../nbs/retrain/02_retrain.ipynb #5b27e0a1
+def _not_better(attempt: _Attempt, evaluation: Evaluation) -> str | None:
+    "Return why a challenger is not shown to be better than the champion; None: it is, or nothing compares them."
+    if (found := evaluation.comparison) is None:
+        return None
+    champion = attempt.champion
+    tries = tries_in_a_row(list_decisions(attempt.registry.engine, champion.name, actions=SUCCESSES + FAILURES), champion.version)
+    number = 1 + sum(each.challenger is not None for each in tries)
+    alpha = alpha_of_try(number)
+    attempt.figures["comparison"] = asdict(found) | {"try": number, "alpha": alpha}
+    if found.outcome(0, alpha) == "better":
+        return None
+    text = f"not shown to be better than version {champion.version}: {found.metric} differs by {found.difference:+.3g} on {found.rows:,} held-out rows"
+    if (interval := found.interval(alpha)) is None:
+        return f"{text}, too few for an interval: {found.note}"
+    low, high = interval
+    return f"{text}, its {1 - alpha:.3g} interval is {low:+.3g} to {high:+.3g}" + (f" (try {number} against this version)" if number > 1 else "")
 
 # %% ../../nbs/retrain/02_retrain.ipynb #2a69fe8a
 def _replay(attempt: _Attempt, challenger: Version) -> list[GateResult]:

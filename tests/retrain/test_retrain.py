@@ -16,10 +16,14 @@ import psutil
 import pytest
 
 from mlops_nb.audit.replay import replay_log
+from mlops_nb.model.champion import ChampionComparison
+from mlops_nb.model.evaluate import Evaluation
 from mlops_nb.monitor.alerts import list_alerts
 from mlops_nb.orchestration.build import StoppedError
+from mlops_nb.retrain.retrain import _not_better
 from mlops_nb.retrain.triggers import reason_to_wait
 from mlops_nb.settings import Settings
+from mlops_nb.store.database import open_database
 from mlops_nb.store.decisions import FIRST_RETRY_DELAY, Decision, list_decisions, save_decision
 from mlops_nb.store.lock import Lock, LockedError
 from mlops_nb.store.registry import Registry
@@ -133,7 +137,8 @@ def test_bundle_has_its_lineage_and_the_next_one_continues_from_it(world):
     assert world.retrain(if_needed=False).action == "waiting", "no evaluation on rows it was chosen by"
     world.serve(world.draw("drift", 400, 2))
     decision = world.retrain(rows=2000, if_needed=False)
-    assert decision.action == "promoted", decision.reasons
+    assert decision.action == "refused", "nothing has changed since version 2"
+    assert decision.reasons[0].startswith("not shown to be better than version 2: accuracy differs by ")
     lineage = world.registry.get("sides", 3).manifest["data"]["lineage"]
     assert lineage["reference"] == {"version": 2, "sha256": data["sha256"], "rows": 2700}
     assert lineage["production"]["first"] == "r000035-0", "rows of an evaluation may be trained on now"
@@ -394,6 +399,28 @@ def test_command_prints_the_decision_and_exits_with_its_code(world):
     done = run("--json")
     assert done.returncode == 2
     assert '"action": "refused"' in done.stdout
+
+
+def test_each_further_try_against_one_version_needs_more_evidence(tmp_path):
+    engine = open_database(f"sqlite:///{tmp_path}/mlops.db")
+    champion, figures = SimpleNamespace(name="a", version=1), {}
+    attempt = SimpleNamespace(registry=SimpleNamespace(engine=engine), champion=champion, figures=figures)
+    better = ChampionComparison("roc_auc", 300, difference=0.03, error=0.0145)
+    evaluation = Evaluation({}, {}, None, 1, {}, [], comparison=better)
+    assert _not_better(attempt, evaluation) is None
+    save_decision(engine, Decision("a", NOW, "failed", ["no version was made"], champion=1))
+    assert _not_better(attempt, evaluation) is None, "only what was evaluated is a try"
+    save_decision(engine, Decision("a", NOW, "refused", ["a gate"], champion=1, challenger=2))
+    reason = _not_better(attempt, evaluation)
+    assert reason.startswith("not shown to be better than version 1: roc_auc differs by +0.03 on 300 held-out rows")
+    assert reason.endswith("(try 2 against this version)")
+    assert figures["comparison"]["try"] == 2
+    few = replace(
+        evaluation, comparison=replace(better, error=None, note="9 rows of the rarest class 1, 15 are needed")
+    )
+    assert "too few for an interval: 9 rows of the rarest class" in _not_better(attempt, few)
+    assert _not_better(attempt, replace(evaluation, comparison=None)) is None, "a detector has nothing to compare"
+    engine.dispose()
 
 
 @pytest.mark.parametrize("action", ["refused", "registered", "canary"])
