@@ -53,6 +53,7 @@ SIGNATURES = {
         # overridden
         "check_config": ("cfg", "log"),
         "init_process": ("self",),
+        "handle_exit": ("self", "sig", "frame"),
         "accept": ("self", "listener"),
         "enqueue_req": ("self", "conn"),
         "handle": ("self", "conn"),
@@ -92,6 +93,7 @@ ATTRIBUTES = {
     "gunicorn.arbiter:Arbiter": {"START_CTX", "num_workers", "worker_age"},
     "gunicorn.workers.gthread:ThreadWorker": {
         "alive",
+        "booted",
         "cfg",
         "keepalived_conns",
         "log",

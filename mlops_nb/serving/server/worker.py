@@ -75,6 +75,7 @@ class BoundedThreadWorker(ThreadWorker):
     """Gunicorn's threaded worker, with limits on the time and memory of clients and requests."""
 
     alive: bool
+    booted: bool  # whether the main loop has begun
     max_requests: int
     sockets: list[socket.socket]
     tpool: ThreadPoolExecutor
@@ -132,6 +133,12 @@ class BoundedThreadWorker(ThreadWorker):
         if 0 <= files < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if most < 0 else min(wanted, most), most))
         super().init_process()
+
+    def handle_exit(self, sig, frame):
+        """End after the requests in progress; at once where there are none because the model is still being loaded."""
+        if not self.booted:
+            os._exit(0)  # `sys.exit` would run in the middle of an import, and leave an ONNX session open
+        super().handle_exit(sig, frame)
 
     # accepted: a client connects
 
