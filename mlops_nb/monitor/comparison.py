@@ -7,7 +7,7 @@ __all__ = ['HISTOGRAM', 'OTHER', 'SMALL_P', 'UNSEEN', 'VALUE_LENGTH', 'Compariso
 
 # %% ../../nbs/monitor/01_comparison.ipynb #c0c00003
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,11 @@ class Comparison:
     histogram: dict | None = None  # shares of "reference" and "window" between "edges", or of "names"
     unseen: tuple[str, ...] | None = None  # categories that the reference does not have
     unseen_share: float | None = None  # share of rows with such a category or value
+    relative_effect: float = 0.0  # half of Cohen's h of one share: like `effect` for common values, larger for rare ones
+
+    def matters(self, least: float) -> bool:
+        "Whether the effect is large enough, as a share of rows or relative to a rare value."
+        return max(self.effect, self.relative_effect) >= least
 
 
 class _InconclusiveError(Exception):
@@ -124,6 +129,11 @@ def _name_number(profile: Mapping, value: float) -> str:
         return str(np.datetime64("1970-01-01", "s") + np.timedelta64(round(value * 86_400), "s")).removesuffix("T00:00:00")
     return format_number(float(value)).replace("inf", "Infinity")
 
+# %% ../../nbs/monitor/01_comparison.ipynb #5a0b0011
+def _half_of_h(first: float, second: float) -> float:
+    "Return half of Cohen's h of two shares."
+    return float(abs(np.arcsin(np.sqrt(first)) - np.arcsin(np.sqrt(second))))
+
 # %% ../../nbs/monitor/01_comparison.ipynb #00000018
 def _compare_cells(
     names: Sequence[str], counts: np.ndarray, part: str, new: tuple[str, int] | None = None, **details
@@ -144,6 +154,9 @@ def _compare_cells(
     histogram = {"names": list(names), "reference": shares[0].tolist(), "window": shares[1].tolist()}
     statistics = {"psi": psi(counts), "chi2": statistic}
     effect, both = float(differences.sum() / 2), (int(rows[0]), int(rows[1]))
+    pooled = counts.sum(axis=0) / rows.sum()
+    surest = int((differences / np.sqrt(np.maximum(pooled * (1 - pooled), 1e-12))).argmax())  # the cell with the most evidence
+    details["relative_effect"] = _half_of_h(*shares[:, surest])
     return Comparison(part, statistics, effect, p, both, df, sentence, histogram, **details)
 
 
@@ -219,7 +232,8 @@ def _compare_missing(profile: Mapping, missing: int, rows: int) -> Comparison:
     effect = abs(float(shares[1] - shares[0]))
     histogram: dict[str, list] = {"names": ["a value", "missing"]}
     histogram |= {k: [1 - float(v), float(v)] for k, v in zip(("reference", "window"), shares, strict=True)}
-    return Comparison("missing", {"missing": effect}, effect, p, (profile["rows"], rows), 1, sentence, histogram)
+    result = Comparison("missing", {"missing": effect}, effect, p, (profile["rows"], rows), 1, sentence, histogram)
+    return replace(result, relative_effect=_half_of_h(*shares))
 
 # %% ../../nbs/monitor/01_comparison.ipynb #7343544c
 VALUE_LENGTH = 200  # characters of a text that a report keeps
@@ -239,7 +253,8 @@ def _compare_one_value(
         name, kept = (shown, {"value": value}) if np.isfinite(value) else (f"{value:g}", {})
     histogram: dict = {"names": [name, OTHER], **{k: [v, 1 - v] for k, v in shares.items()}, **kept}
     p = one_value_p_value(window, reference, n, m)
-    return Comparison("one value", {"most gained": effect}, effect, p, (n, m), None, sentence, histogram)
+    relative = _half_of_h(shares["reference"], max(*shares.values()))
+    return Comparison("one value", {"most gained": effect}, effect, p, (n, m), None, sentence, histogram, relative_effect=relative)
 
 # %% ../../nbs/monitor/01_comparison.ipynb #306bfb4b
 def _compare_one_name(profile: Mapping, known: Mapping[str, int], found: Mapping[str, int], m: int) -> Comparison:

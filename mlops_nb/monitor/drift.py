@@ -43,7 +43,7 @@ def measure_drift(
         drifted, reason = _verdict(compared, inconclusive, c, p_corrected, limits)
         details = _details(p, compared, c, drifted)
         result = ColumnDrift(name, role, p["kind"], drifted, reason, **details)
-        columns_drift.append(replace(result, part=c.part, effect=c.effect, p_value=p_value, p_corrected=p_corrected))
+        columns_drift.append(replace(result, part=c.part, effect=c.effect, relative_effect=c.relative_effect, p_value=p_value, p_corrected=p_corrected))
     return DriftReport(len(inputs), alpha, effect, columns_drift, level)
 
 # %% ../../nbs/monitor/02_drift.ipynb #af3d9f5c
@@ -60,7 +60,7 @@ def _compared(profile: Mapping, column: pd.Series | None) -> tuple[list[Comparis
 
 def _deciding(compared: list[Comparison], effect: float) -> Comparison | None:
     "Return the most significant test, of those whose effect matters if there are any; beyond doubt, the largest effect."
-    matters = [c for c in compared if c.effect >= effect]
+    matters = [c for c in compared if c.matters(effect)]
     return min(matters or compared, key=_order, default=None)
 
 # %% ../../nbs/monitor/02_drift.ipynb #6efb2ffc
@@ -105,7 +105,7 @@ def _correct(p_values: list[float], level: float | None) -> list[float]:
 
 def _verdict(compared, inconclusive, c: Comparison, p: float, limits: _Limits) -> tuple[bool | None, str]:
     "Return whether a column drifted, None for inconclusive, and the reason."
-    if p <= limits.level and c.effect >= limits.effect:
+    if p <= limits.level and c.matters(limits.effect):
         return True, f"{c.sentence} ({_shown(p)})"
     if inconclusive:
         return None, inconclusive
@@ -113,10 +113,10 @@ def _verdict(compared, inconclusive, c: Comparison, p: float, limits: _Limits) -
         required = required_sample_size(limits.of_test / len(compared), one.df)
         if effective_sample_size(*one.rows) < required:
             return None, _too_few(one, required)
-    if p <= limits.alpha and c.effect >= limits.effect:
+    if p <= limits.alpha and c.matters(limits.effect):
         return False, f"differs, but no alert at {_shown(p)} of at most {limits.level:.2g}: {c.sentence}"
     if p <= limits.alpha:
-        return False, f"differs in {c.effect:.1%} of the rows, which is less than matters: {c.sentence}"
+        return False, f"differs by {c.effect:.1%}, below the threshold of {limits.effect:.1%}: {c.sentence}"
     return False, f"no more than chance: {_shown(p)}"
 
 # %% ../../nbs/monitor/02_drift.ipynb #7d4c9d74

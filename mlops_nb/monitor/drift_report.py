@@ -39,6 +39,14 @@ class ColumnDrift:
     missing: tuple[float, float] | None = None  # share in the reference and in the window
     unseen: tuple[str, ...] | None = None  # categories that the reference does not have; None: not all of its categories are known
     unseen_share: float | None = None  # share of rows with such a category or value
+    relative_effect: float | None = None  # half of Cohen's h of one share: larger than `effect` for rare values
+
+    def matters(
+        self,
+        least: float,  # effect
+    ) -> bool:
+        "Whether the effect is large enough, as a share of rows or relative to a rare value."
+        return max(self.effect or 0.0, self.relative_effect or 0.0) >= least
 
 # %% ../../nbs/monitor/01_drift_report.ipynb #0000001d
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def _while_open(by_rows: Mapping[int, ColumnDrift], whole: DriftReport, size: fl
 
 def _differs(c: ColumnDrift, effect: float) -> bool:
     "Whether a column differs enough to keep its alert open."
-    return c.p_value is not None and c.p_value <= CLOSING_P_VALUE and (c.effect or 0.0) >= effect
+    return c.p_value is not None and c.p_value <= CLOSING_P_VALUE and c.matters(effect)
 
 
 def _of_newest(c: ColumnDrift, n: int, rows: int) -> ColumnDrift:

@@ -106,3 +106,20 @@ def test_alert_stays_open_until_the_rows_are_as_before(watched):
     assert "a" in {f.subject for f in watched.look(rows=500).findings}
     watched.serve(ago=60)
     assert "a" not in {f.subject for f in watched.look(rows=1000).findings}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "missing", "drifted"),
+    [(0.02, 0.06, 0.0, True), (0.0, 0.02, 0.0, True), (0.5, 0.53, 0.0, False), (0.02, 0.02, 0.04, True)],
+)
+def test_effect_is_relative_for_rare_values_and_absolute_for_common_ones(before, after, missing, drifted):
+    def answers(n, share, missing=0.0):
+        values = np.where(np.arange(n) < share * n, "yes", "no").astype(object)
+        values[n - round(missing * n) :] = None
+        return pd.DataFrame({"answer": np.random.default_rng(0).permutation(values)})
+
+    profile = {"inputs": {"answer": profile_values(answers(5000, before)["answer"].to_numpy())}}
+    (column,) = measure_newest(profile, answers(10_000, after, missing), None, 1e-6).columns
+    assert column.effect < 0.05
+    assert column.drifted is drifted, column.reason
+    assert drifted or "differs by 3.0%, below the threshold of 5.0%" in column.reason
