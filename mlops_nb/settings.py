@@ -41,7 +41,6 @@ def setting(
     return field(default=default, repr=not secret, metadata={"doc": doc, "minimum": minimum, "maximum": maximum, "kind": kind})
 
 # %% ../nbs/01_settings.ipynb #2b1ea8cf
-# more than 60 lines: one field for each environment variable
 @dataclass(frozen=True)
 class Settings:
     "All `MLOPS_` settings; `Settings.read()` makes one from the environment."

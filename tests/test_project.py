@@ -80,15 +80,16 @@ def test_notebook_is_committed_without_outputs_and_begins_with_what_it_is(path):
         assert lines[0][-1] in ".?", "one sentence, which nbdev makes the module's docstring"
 
 
+# nbval runs them all, every time; who reads about a model looks at its plots, so those are looked at every time, too
 PLOTS = [
-    p
+    pytest.param(p, marks=() if "ModelSpec(" in p.read_text() else pytest.mark.nightly, id=p.stem)
     for p in NOTEBOOKS
     if re.search(r'(?<!\\)"%matplotlib inline|plt\.show', p.read_text()) and "pipeline" not in p.parts
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", PLOTS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", PLOTS)
 def test_plots_of_a_notebook_are_seen_by_its_reader(path):
     from nbclient import NotebookClient
 

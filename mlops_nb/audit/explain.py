@@ -92,7 +92,6 @@ def _distance(logged: Any, computed: list[float] | None, scale: float = 1.0) -> 
     return float(np.abs(np.subtract(logged, computed)).max()) / scale
 
 # %% ../../nbs/audit/00_explain.ipynb #0000000c
-# more than 60 lines: one field for each part of an explanation
 @dataclass(frozen=True)
 class Explanation:
     "Prediction and everything behind it that is still there."
@@ -115,12 +114,7 @@ class Explanation:
     @property
     def verdict(self) -> str:
         "Sentence about whether the logged prediction is this version's."
-        if self.reproduction is None:
-            return "NOT reproduced: it cannot be computed again"
-        if self.reproduction.problem:
-            return f"NOT reproduced: {self.reproduction.problem}"
-        difference = self.reproduction.difference
-        return f"reproduced: equal {f'within {difference:.1g}' if difference else 'to the last bit'}"
+        return _verdict(self.reproduction)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -154,14 +148,29 @@ class Explanation:
         }
 
     def _repr_html_(self) -> str:
-        logged = self.logged
-        shown = {"prediction": logged.prediction, "probability": logged.probability, "label": logged.label}
-        shown |= {"at": logged.at, "model": logged.name, "version": logged.version, "role": logged.role}
-        shown |= {"computed again": self.verdict, **{k: v for k, v in self.metadata.items() if v}}
-        table = pd.Series({k: str(v) for k, v in shown.items() if v is not None}, name=logged.id).to_frame()
-        contributions = pd.DataFrame(self.contributions, columns=["column", "value", "effect", "error"])
-        missing = format_html(pd.DataFrame({"missing": self.missing}), index=False) if self.missing else ""
-        return format_html(table) + format_html(contributions, index=False) + missing
+        return _format_explanation(self)
+
+# %% ../../nbs/audit/00_explain.ipynb #9a80a658
+def _verdict(reproduction: Reproduction | None) -> str:
+    "Return a sentence about whether a logged prediction is that of its version."
+    if reproduction is None:
+        return "NOT reproduced: it cannot be computed again"
+    if reproduction.problem:
+        return f"NOT reproduced: {reproduction.problem}"
+    difference = reproduction.difference
+    return f"reproduced: equal {f'within {difference:.1g}' if difference else 'to the last bit'}"
+
+# %% ../../nbs/audit/00_explain.ipynb #2d6b7e84
+def _format_explanation(explanation: Explanation) -> str:
+    "Return an explanation as HTML."
+    logged = explanation.logged
+    shown = {"prediction": logged.prediction, "probability": logged.probability, "label": logged.label}
+    shown |= {"at": logged.at, "model": logged.name, "version": logged.version, "role": logged.role}
+    shown |= {"computed again": explanation.verdict, **{k: v for k, v in explanation.metadata.items() if v}}
+    table = pd.Series({k: str(v) for k, v in shown.items() if v is not None}, name=logged.id).to_frame()
+    contributions = pd.DataFrame(explanation.contributions, columns=["column", "value", "effect", "error"])
+    missing = format_html(pd.DataFrame({"missing": explanation.missing}), index=False) if explanation.missing else ""
+    return format_html(table) + format_html(contributions, index=False) + missing
 
 # %% ../../nbs/audit/00_explain.ipynb #0000000e
 def explain(

@@ -30,7 +30,6 @@ def decide_limits(
     return results
 
 # %% ../../nbs/audit/01_replay_report.ipynb #0000000a
-# more than 60 lines: one result with its views
 @dataclass(frozen=True)
 class ReplayReport:
     "Comparison of the predictions of two versions on logged rows."
@@ -57,17 +56,7 @@ class ReplayReport:
     @property
     def shares(self) -> dict[str, float]:
         "Figures that the limits bound; NaN where nothing is known."
-        refused = sum(self.refused.values())
-        accepted, drop = self.rows - refused, math.nan
-        if self.metrics:
-            scorer = next(iter(self.metrics.values()))
-            drop = scorer["champion"] - scorer["challenger"]
-        return {
-            "changed_predictions": self.changed_predictions / accepted if accepted else math.nan,
-            "refused_rows": refused / self.rows,
-            "latency_ratio": self.latency_ms["challenger"] / self.latency_ms["champion"],
-            "score_drop": drop,
-        }
+        return _shares(self)
 
     @property
     def gates(self) -> list[GateResult]:
@@ -95,13 +84,33 @@ class ReplayReport:
         return nulls(asdict(self) | times | {"shares": self.shares} | gates)
 
     def _repr_html_(self) -> str:
-        fields = ("champion", "since", "until", "rows", "changed_predictions", "change_threshold", "labelled")
-        shown = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
-        shown |= self.shares | {f"latency_ms, {k}": round(v, 4) for k, v in self.latency_ms.items()}
-        head = pd.Series(shown, name=f"{self.name} {self.version}", dtype=object).to_frame()
-        counts = {"changed predictions": self.changes, "refused": self.refused}
-        tables = [head, *(pd.Series(count, name=name).to_frame() for name, count in counts.items() if count)]
-        tables += [self.slice_table().round(4), self.table().round(4)]
-        tables += [pd.DataFrame(self.gates)] if self.limits else []
-        tables += [pd.DataFrame({"notes": self.notes})] if self.notes else []
-        return "".join(map(format_html, tables))
+        return _format_report(self)
+
+# %% ../../nbs/audit/01_replay_report.ipynb #a958a14d
+def _shares(report: ReplayReport) -> dict[str, float]:
+    "Return the figures that the limits bound; NaN where nothing is known."
+    refused = sum(report.refused.values())
+    accepted, drop = report.rows - refused, math.nan
+    if report.metrics:
+        scorer = next(iter(report.metrics.values()))
+        drop = scorer["champion"] - scorer["challenger"]
+    return {
+        "changed_predictions": report.changed_predictions / accepted if accepted else math.nan,
+        "refused_rows": refused / report.rows,
+        "latency_ratio": report.latency_ms["challenger"] / report.latency_ms["champion"],
+        "score_drop": drop,
+    }
+
+# %% ../../nbs/audit/01_replay_report.ipynb #ac511a99
+def _format_report(report: ReplayReport) -> str:
+    "Return a report as HTML."
+    fields = ("champion", "since", "until", "rows", "changed_predictions", "change_threshold", "labelled")
+    shown = {name: getattr(report, name) for name in fields if getattr(report, name) is not None}
+    shown |= report.shares | {f"latency_ms, {k}": round(v, 4) for k, v in report.latency_ms.items()}
+    head = pd.Series(shown, name=f"{report.name} {report.version}", dtype=object).to_frame()
+    counts = {"changed predictions": report.changes, "refused": report.refused}
+    tables = [head, *(pd.Series(count, name=name).to_frame() for name, count in counts.items() if count)]
+    tables += [report.slice_table().round(4), report.table().round(4)]
+    tables += [pd.DataFrame(report.gates)] if report.limits else []
+    tables += [pd.DataFrame({"notes": report.notes})] if report.notes else []
+    return "".join(map(format_html, tables))

@@ -76,16 +76,21 @@ class Files:
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:  # fsspec's file system, and the root inside it
-        from fsspec.config import conf
-        from fsspec.core import url_to_fs
+        return _open(self.url)
 
-        options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-        if self.url.startswith(("s3://", "s3a://")) and "config_kwargs" not in conf.get("s3", {}):
-            options["config_kwargs"] = _BOTO_CONFIG
-        files, root = url_to_fs(self.url, **options)
-        if hasattr(files, "retries"):  # s3fs's own, beside botocore's
-            files.retries = 2
-        return files, root.rstrip("/")
+# %% ../../nbs/store/01_remote_files.ipynb #16dcc047
+def _open(url: str) -> tuple[Any, str]:
+    "Open a file system of fsspec; return it, and the root inside it."
+    from fsspec.config import conf
+    from fsspec.core import url_to_fs
+
+    options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+    if url.startswith(("s3://", "s3a://")) and "config_kwargs" not in conf.get("s3", {}):
+        options["config_kwargs"] = _BOTO_CONFIG
+    files, root = url_to_fs(url, **options)
+    if hasattr(files, "retries"):  # s3fs's own, beside botocore's
+        files.retries = 2
+    return files, root.rstrip("/")
 
 # %% ../../nbs/store/01_remote_files.ipynb #4f000004
 def check_url(

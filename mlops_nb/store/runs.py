@@ -108,20 +108,7 @@ class Run:
     @property
     def record(self) -> dict:
         "Content of `run.json` now; a run whose process is gone is interrupted."
-        path = self.folder / "run.json"
-        if not path.exists():
-            return {"id": self.id, "state": "new"}
-        try:
-            record: dict = {"model": None, **json.loads(path.read_bytes())}
-            if not {"id", "state"} <= record.keys():
-                raise ValueError("it lacks its id or its state")
-        except (ValueError, TypeError):  # written by hand, or lost with a disk
-            return {"id": self.id, "model": None, "state": "unreadable", "error": f"{path} is not the record of a run."}
-        if record["state"] == "running" and not _is_alive(self.folder, record):
-            record |= json.loads(path.read_bytes())  # it may have ended between the two
-            if record["state"] == "running":
-                record |= {"state": "interrupted", "error": _GONE}
-        return record
+        return _read_record(self.folder)
 
     def update(
         self,
@@ -170,8 +157,26 @@ class Run:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(redact(source.read_text(encoding="utf-8")), encoding="utf-8")
 
-
+# %% ../../nbs/store/05_runs.ipynb #2130f9ac
 _GONE = "The process of the build is gone."
+
+
+def _read_record(folder: Path) -> dict:
+    "Return the record of a run; one whose process is gone is interrupted."
+    path = folder / "run.json"
+    if not path.exists():
+        return {"id": folder.name, "state": "new"}
+    try:
+        record: dict = {"model": None, **json.loads(path.read_bytes())}
+        if not {"id", "state"} <= record.keys():
+            raise ValueError("it lacks its id or its state")
+    except (ValueError, TypeError):  # written by hand, or lost with a disk
+        return {"id": folder.name, "model": None, "state": "unreadable", "error": f"{path} is not the record of a run."}
+    if record["state"] == "running" and not _is_alive(folder, record):
+        record |= json.loads(path.read_bytes())  # it may have ended between the two
+        if record["state"] == "running":
+            record |= {"state": "interrupted", "error": _GONE}
+    return record
 
 # %% ../../nbs/store/05_runs.ipynb #d16df5f2
 def _now() -> str:

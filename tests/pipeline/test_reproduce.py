@@ -284,7 +284,7 @@ def test_diff_of_versions_is_grouped_and_falls_back_to_golden_rows(elsewhere):
     assert "Predictions: on 20 golden rows of version 2, 20 of 20 predictions differ" in shown
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_every_reference_model_is_identical_on_a_machine_that_did_not_train_it(tmp_path):
     trained = repository(tmp_path / "trained")
     for spec in MODELS:

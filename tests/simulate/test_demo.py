@@ -21,8 +21,15 @@ from tests.factories import optional, wait_for
 from tests.pipeline.conftest import copy_project
 
 ROOT = Path(__file__).parents[2]
+<<<<<<< HEAD
 # ROC AUC, balanced accuracy, units of mean absolute error, mean ROC AUC of two outputs, R²
 GAIN = {"loans": 0.1, "emails": 0.15, "demand": 20.0, "deliveries": 0.08, "journeys": 0.2}
+=======
+# ROC AUC, balanced accuracy, units of mean absolute error, mean ROC AUC of two outputs
+GAIN = {"loans": 0.1, "emails": 0.15, "demand": 20.0, "deliveries": 0.08}
+# CI builds and serves these two (tests/pipeline/test_models.py), and plays the loop with the others
+NIGHTLY = ("emails", "demand")
+>>>>>>> h-form
 
 
 @pytest.fixture
@@ -73,7 +80,7 @@ def wait_until_told(process: subprocess.Popen, words: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.soak
-@pytest.mark.parametrize("name", GAIN)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.nightly if n in NIGHTLY else ()) for n in GAIN])
 def test_model_that_the_world_has_left_behind_is_noticed_replaced_and_well_again(command, name):
     process = command(name, "--json", "--rate", "0", "--keep")
     line = wait_until_told(process, "The dashboard is at ")
@@ -118,7 +125,7 @@ def test_detector_that_alarms_too_often_is_retrained(command):
 
 @pytest.mark.slow
 @pytest.mark.soak
-@pytest.mark.parametrize(("name", "windows"), [("loans", 20), ("demand", 3)])
+@pytest.mark.parametrize(("name", "windows"), [("loans", 20), pytest.param("demand", 3, marks=pytest.mark.nightly)])
 def test_nothing_happens_when_nothing_should(command, name, windows):
     report = played(command(name, "--scenario", "good", "--windows", str(windows), "--json", "--rate", "0"))
     assert report["succeeded"]
@@ -129,8 +136,15 @@ def test_nothing_happens_when_nothing_should(command, name, windows):
 
 @pytest.mark.slow
 @pytest.mark.soak
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("words", ["The pipeline trains", "It is served at"])
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        ("The pipeline trains", signal.SIGINT),
+        ("It is served at", signal.SIGTERM),
+        pytest.param("The pipeline trains", signal.SIGTERM, marks=pytest.mark.nightly),
+        pytest.param("It is served at", signal.SIGINT, marks=pytest.mark.nightly),
+    ],
+)
 def test_demo_that_is_stopped_leaves_nothing_behind(command, number, words):
     process = command("loans", "--rate", "20")
     wait_until_told(process, words)
