@@ -10,6 +10,7 @@ __all__ = ['MIN_ROWS', 'MIN_CLASS_ROWS', 'MAX_CLASSES', 'LEAK_SCORE', 'MIN_COUNT
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -51,7 +52,9 @@ def describe_target(
     values = table[name].dropna()
     missing, kind = int(table[name].isna().sum()), describe_column(table[name]).kind
     if len(values) < MIN_ROWS:
-        raise DataError(f"The table has {len(values)} row(s) with a target; at least {MIN_ROWS} are needed.")
+        what = f"; {missing:,} are empty, or a word such as NA or None, which is read as missing" if missing else ""
+        raise DataError(f"The table has {len(values)} row(s) with a value of the target {name!r}{what}. At least {MIN_ROWS} are needed.")
+    _check_one_type(values)
     if values.nunique() < 2:
         raise DataError(f"The target {name!r} is {values.tolist()[0]!r} in every row: there is nothing to predict.")
     if kind in ("time", "duration"):
@@ -66,6 +69,16 @@ def describe_target(
     return _classes_of(values.astype(int) if whole and kind != "boolean" else values, name, missing)
 
 # %% ../../nbs/data/04_explore.ipynb #c70103ab
+def _check_one_type(values: pd.Series):
+    "Raise a `DataError` for a target whose values are of several types, such as 1 and '1'."
+    if values.dtype != object:
+        return
+    examples = {"a number" if isinstance(v, Real) and type(v) is not bool else f"a {type(v).__name__}": v for v in values}
+    if len(examples) > 1:
+        found = ", ".join(f"{kind} ({value!r})" for kind, value in examples.items())
+        raise DataError(f"The target {values.name!r} holds values of several types: {found}. Make them one type where the table is written.")
+
+
 def _classes_of(values: pd.Series, name: str, missing: int) -> TargetSummary:
     "Describe the target of a classification."
     counts = values.value_counts()

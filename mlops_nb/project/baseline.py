@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIGNIFICANCE', 'LUCK_LEVEL', 'GATE_LEVEL', 'MIN_RARE_ROWS', 'MAX_TRIAL_ROWS', 'CHANCE_SHUFFLES', 'TEST_FRACTION',
-           'MAX_CHANCE_ROWS', 'TRIAL_MINUTES', 'corrected_deviation', 'BaselineComparison', 'compare_estimators']
+           'MAX_CHANCE_ROWS', 'TRIAL_MINUTES', 'RARE_SHARE', 'corrected_deviation', 'BaselineComparison',
+           'OperatingPoint', 'compare_estimators']
 
 # %% ../../nbs/project/03_baseline.ipynb #fd5b028c
 import math
@@ -20,10 +21,11 @@ import pandas as pd
 
 from ..data.column_summary import SAMPLE_ROWS
 from ..data.dates import dates_of
-from ..data.explore import TableSummary, sample_rows
-from ..errors import DataError
+from ..data.explore import TableSummary, TargetSummary, sample_rows
+from ..errors import DataError, TrainingError
 from ..model.evaluate import score
 from ..model.signature import Predictions, positive_label
+from ..model.threshold import choose_threshold
 from ..model.train import set_seed
 from .estimator_code import EstimatorKind, candidate_kinds, column_lists, estimator_code
 
@@ -55,6 +57,7 @@ class BaselineComparison:
     chance_score: float = math.nan  # score that the chosen kind reaches on a shuffled target in one build of 200, if no gain is certain
     shuffles_beaten: bool = False  # whether the chosen kind scores higher than on each of 400 shuffled targets
     prefers_positive: bool = False  # whether no prediction may be below zero
+    points: tuple["OperatingPoint", ...] = ()  # of a rare label, by the chosen kind; at the first one alarms are as frequent as it is
 
     @property
     def baseline_score(self) -> float:
@@ -225,6 +228,34 @@ def _beats_shuffles(folds: list[_Fold], scorer: str) -> bool:
 # %% ../../nbs/project/03_baseline.ipynb #0d7e4b96
 TRIAL_MINUTES = 2.0
 
+# %% ../../nbs/project/03_baseline.ipynb #e09d3488
+RARE_SHARE = 0.1  # of the rows, below which a label is rare
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    "Threshold of a rare label, with what it finds."
+
+    threshold: float  # least probability of the label
+    recall: float  # share of its rows that are found
+    precision: float  # share of the alarms that are right
+    selection_rate: float  # alarms, as a share of all rows
+
+
+def _operating_points(target: TargetSummary, folds: list[_Fold]) -> Iterator[OperatingPoint]:
+    "Yield the point at which alarms are as frequent as a rare label, and those that find half of its rows, three quarters, nine tenths."
+    if len(target.classes) != 2 or target.shares[1] >= RARE_SHARE or folds[0].predictions.probability is None:
+        return
+    rare = target.classes[1]
+    rates = np.concatenate([np.asarray(f.predictions.probability)[:, list(f.predictions.classes or ()).index(rare)] for f in folds])
+    truth = np.concatenate([fold.truth for fold in folds]) == rare
+    for aim in (f"selection_rate <= {truth.mean()}", "recall >= 0.5", "recall >= 0.75", "recall >= 0.9"):
+        try:
+            flagged = rates >= (threshold := choose_threshold(aim, truth, rates))
+        except TrainingError:
+            continue
+        yield OperatingPoint(threshold, float(flagged[truth].mean()), float(truth[flagged].mean()), float(flagged.mean()))
+
 # %% ../../nbs/project/03_baseline.ipynb #c5b98fe7
 def compare_estimators(
     summary: TableSummary,
@@ -268,7 +299,7 @@ def compare_estimators(
     found = BaselineComparison(baseline, fold_scores, len(X), float(np.mean(shares)), seconds, skipped, prefers_positive=positive)
     folds = measured[found.chosen]
     if found.certain_gain > 0:
-        return found
+        return replace(found, points=tuple(_operating_points(summary.target, folds[:5])))
     return replace(found, chance_score=_chance_score(folds, summary.rows, scorer), shuffles_beaten=_beats_shuffles(folds[:5], scorer))
 
 # %% ../../nbs/project/03_baseline.ipynb #e05c6ac1

@@ -15,7 +15,7 @@ from ..data.column_summary import SAMPLE_ROWS
 from ..data.explore import TableSummary
 from .baseline import BaselineComparison
 from .estimator_code import column_lists, estimator_code
-from .spec_code import RANGE_MARGIN_FRACTION, gates_code, schema_code, slices_code
+from .spec_code import RANGE_MARGIN_FRACTION, gates_code, schema_code, slices_code, threshold_code
 from .table_source import TableSource
 
 # %% ../../nbs/project/06_draft.ipynb #3b4af2f4
@@ -263,8 +263,26 @@ def _spec_section(draft: Draft) -> Iterator[str]:
         "## What it must reach",
         f"{_reason_of_gates(draft)}{split} The slices are groups of rows that are evaluated on their own. `ignored` are the "
         "columns that a request may carry and the model does not get.",
+        _words_on_threshold(draft),
     )
     yield _code_cell(*_spec_code(draft), export=True)
+
+
+def _words_on_threshold(draft: Draft) -> str:
+    "Return what a threshold of a rare label finds, and the rule that it was drafted by; empty where no label is rare."
+    points, target = draft.comparison.points, draft.summary.target
+    if not points:
+        return ""
+    rows = [["probability from", f"of `{target.classes[1]}` found", "alarms that are right", "rows flagged"], ["---"] * 4]
+    for point in sorted(points, key=lambda point: -point.threshold):
+        rows.append([f"{point.threshold:.3g}", f"{point.recall:.0%}", f"{point.precision:.0%}", f"{point.selection_rate:.2%}"])
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return (
+        f"`{target.classes[1]}` is rare, so it is hardly ever the likelier label: a **threshold** decides from which probability a row is "
+        "called that. By the trial, on rows that no model had seen:\n\n"
+        f"{table}\n\nThe drafted costs flag about as many rows as there are of that label. **Put your own in their place**: what a false "
+        "alarm costs, and a miss; or an aim, `threshold=\"recall >= 0.9\"`. The build chooses the threshold, evaluation and service use it."
+    )
 
 
 def _reason_of_gates(draft: Draft) -> str:
@@ -294,6 +312,7 @@ def _spec_code(draft: Draft) -> list[str]:
         f"    task={target.task!r},",
         f"    gates={gates_code(summary, draft.comparison)},",
     ]
+    lines += [f"    {line}" for line in threshold_code(summary, draft.comparison)]
     if slices := slices_code(summary):
         lines += ["    slices={", *(f"        {line}" for line in slices), "    },"]
     lines += ["    dialect=DIALECT,"] * bool(draft.source.dialect)

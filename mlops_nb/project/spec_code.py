@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RANGE_MARGIN_FRACTION', 'MAX_TOLERANCE', 'MIN_GAIN_OF_NOISE', 'allowed_range', 'schema_code', 'gates_code',
-           'slices_code']
+           'threshold_code', 'slices_code']
 
 # %% ../../nbs/project/04_spec_code.ipynb #bf308c5d
 import math
@@ -97,6 +97,19 @@ def gates_code(
     minimum = math.floor(max(least, beat) * 100) / 100
     over = max(0.0, math.floor((minimum - beat) / 2 * 100) / 100)
     return f"Gates(minimum={{{scorer!r}: {minimum}}}, over_baseline={over}, tolerance={tolerance})"
+
+# %% ../../nbs/project/04_spec_code.ipynb #50b6bdaa
+def threshold_code(
+    summary: TableSummary,
+    comparison: BaselineComparison,
+) -> list[str]:  # lines of the `ModelSpec`, none where no label is rare
+    "Return the source of the threshold, as the costs that make alarms as frequent as a rare label, and of that label."
+    if not comparison.points:
+        return []
+    least, rare = comparison.points[0].threshold, summary.target.classes[1]
+    misses = max(1, round((1 - least) / least))
+    known = tuple(sorted(summary.target.classes, key=str)) in ((0, 1), (False, True)) and rare == 1
+    return [*([] if known else [f"positive={rare!r},"]), f'threshold={{"false_positive": 1, "false_negative": {misses}}},']
 
 # %% ../../nbs/project/04_spec_code.ipynb #dac6155d
 def slices_code(

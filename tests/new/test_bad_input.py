@@ -48,8 +48,11 @@ def folder(tmp_path, monkeypatch):
         ("churn --data good.csv --target lefft", "There is no column 'lefft' to predict. Did you mean 'left'?"),
         ("churn --data good.csv", "Which column is to be predicted? Say --target with one of 'age', 'plan', 'left'"),
         ("churn --data constant.csv --target left", "The target 'left' is 'yes' in every row"),
-        ("churn --data unlabelled.csv --target left", "The table has 0 row(s) with a target"),
-        ("churn --data one.csv --target left", "The table has 1 row(s) with a target; at least 20 are needed"),
+        ("churn --data unlabelled.csv --target left", "The table has 0 row(s) with a value of the target 'left'; "),
+        (
+            "churn --data one.csv --target left",
+            "The table has 1 row(s) with a value of the target 'left'. At least",
+        ),
         ("churn --data header.csv --target left", "The table has no rows"),
         ("churn --data empty.csv --target left", "Cannot read empty.csv: No columns to parse"),
         ("churn --data alone.csv --target left", "No column is left to predict 'left' from"),

@@ -16,7 +16,7 @@ from mlops_nb.model.engine import SklearnEngine
 from mlops_nb.model.parser import InputParser
 from mlops_nb.model.signature import signature_of
 from mlops_nb.model.train import fit
-from mlops_nb.project.baseline import BaselineComparison
+from mlops_nb.project.baseline import BaselineComparison, compare_estimators
 from mlops_nb.project.draft import draft_notebook
 from mlops_nb.project.estimator_code import EstimatorKind, candidate_kinds
 from mlops_nb.project.table_formats import missing_word_warnings
@@ -33,12 +33,37 @@ def drafted(table: pd.DataFrame, target: str, kind: EstimatorKind, time: str | N
     """The spec of the notebook that is drafted for a table, without its trials."""
     summary = explore(table, target, time)
     comparison = BaselineComparison((0.1, 0.1), {kind: (0.9, 0.9)}, len(table))
-    script = draft_notebook("m", TableSource("read()", (), "words"), summary, comparison)
+    return spec_of(draft_notebook("m", TableSource("read()", (), "words"), summary, comparison), table)
+
+
+def spec_of(script: str, table: pd.DataFrame):
+    """The spec that the exported cells of a drafted notebook make."""
     cells = [cell for cell in script.split("\n\n# %%") if cell.lstrip().startswith("#| export")]
     module = types.ModuleType("m")
     module.__dict__["read"] = lambda: table
     exec("\n\n".join(cells), module.__dict__)
     return module.__dict__["spec"]
+
+
+@pytest.mark.parametrize(("rare", "often", "lines"), [(1, 0, 0), ("fraud", "fine", 1), (0, 1, 1), (True, False, 0)])
+def test_rare_label_gets_a_threshold_that_a_build_chooses_and_a_table_of_what_it_finds(rare, often, lines):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"amount": rng.lognormal(3, 1, 1500), "hour": rng.integers(0, 24, 1500)})
+    risk = 1 / (1 + np.exp(7 - 1.2 * np.log(table["amount"])))
+    table["label"] = pd.Series(np.where(rng.random(1500) < risk, rare, often)).infer_objects()
+    summary = explore(table, "label")
+    assert summary.target.shares[1] < 0.1
+    comparison = compare_estimators(summary, table, minutes=0)
+    script = draft_notebook("m", TableSource("read()", (), "words"), summary, comparison)
+    assert f"`{rare}` is rare" in script
+    assert script.count("positive=") == lines
+    recalls = [point.recall for point in sorted(comparison.points, key=lambda point: -point.threshold)]
+    assert recalls == sorted(recalls)
+    assert recalls[-1] >= 0.9
+    spec = spec_of(script, table)
+    training = fit(spec, input_frame(spec, table), table["label"], folds=3)
+    flagged = (training.estimator.predict(input_frame(spec, table)) == rare).mean()
+    assert 0.2 * summary.target.shares[1] < flagged < 4 * summary.target.shares[1]
 
 
 def of_all_kinds(seed: int, rows: int = 120) -> pd.DataFrame:
