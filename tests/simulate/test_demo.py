@@ -21,15 +21,10 @@ from tests.factories import optional, wait_for
 from tests.pipeline.conftest import copy_project
 
 ROOT = Path(__file__).parents[2]
-<<<<<<< HEAD
 # ROC AUC, balanced accuracy, units of mean absolute error, mean ROC AUC of two outputs, R²
 GAIN = {"loans": 0.1, "emails": 0.15, "demand": 20.0, "deliveries": 0.08, "journeys": 0.2}
-=======
-# ROC AUC, balanced accuracy, units of mean absolute error, mean ROC AUC of two outputs
-GAIN = {"loans": 0.1, "emails": 0.15, "demand": 20.0, "deliveries": 0.08}
 # CI builds and serves these two (tests/pipeline/test_models.py), and plays the loop with the others
 NIGHTLY = ("emails", "demand")
->>>>>>> h-form
 
 
 @pytest.fixture
