@@ -56,7 +56,7 @@ def _print_diff(found, first: str, second: str) -> None:
 @click.option("--last", type=click.IntRange(1), default=10_000, show_default=True, help="Number of logged rows, the newest.")
 @json_option
 def replay_version(name, version, last, as_json):
-    "Replay logged rows of NAME through VERSION (a number or an alias), beside production: what would change?"
+    "Replay logged rows of NAME through VERSION (a number or an alias), beside production, and show what would change."
     from mlops_nb.audit.replay import replay_log
 
     found = replay_log(name, version, last=last)

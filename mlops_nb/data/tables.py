@@ -379,7 +379,7 @@ def _read_texts(table: pd.DataFrame, schema: DataFrameSchema, show: int, dialect
 
 # %% ../../nbs/data/00_tables.ipynb #09770839
 def _is_no_number(values: pd.Series, kind: str, column: Any) -> np.ndarray:  # `(n_rows,)`
-    "Which values of a column of times are no numbers, of which pandas makes nanoseconds since 1970; all of another kind."
+    "Whether each value of a column of times is no number, of which pandas makes nanoseconds since 1970; true for other kinds."
     from numbers import Number
 
     if kind != "datetime" or getattr(column.dtype, "to_datetime_kwargs", None):  # a format, or a unit of the numbers
@@ -390,7 +390,7 @@ def _is_no_number(values: pd.Series, kind: str, column: Any) -> np.ndarray:  # `
 
 
 def _keeps_value(values: pd.Series, kind: str, column: Any) -> np.ndarray:  # `(n_rows,)`
-    "Which values stay what they are when they are converted: pandas makes 1 of 1.5, and true of 2 and of a missing value."
+    "Whether each value stays the same in its conversion: pandas makes 1 of 1.5, and true of 2 and of a missing value."
     missing = values.isna().to_numpy()
     if kind == "bool" and str(column.dtype) == "bool" and missing.any():
         return ~missing
@@ -403,7 +403,7 @@ def _keeps_value(values: pd.Series, kind: str, column: Any) -> np.ndarray:  # `(
 
 # %% ../../nbs/data/00_tables.ipynb #931cece9
 def _is_infinite(values: pd.Series) -> np.ndarray:  # `(n_rows,)`
-    "Which values are infinite; a request with such a number is refused, so no model learns from one."
+    "Whether each value is infinite; a request with such a number is refused, so no model learns from one."
     if not pd.api.types.is_numeric_dtype(values):
         return values.isin([np.inf, -np.inf]).to_numpy(dtype=bool)
     return np.isinf(values.to_numpy(dtype="float64", na_value=np.nan))

@@ -51,7 +51,7 @@ class SklearnEngine:
 
     @property
     def providers(self) -> list[str] | None:
-        "What a graph inside the estimator runs on; None if it has none."
+        "Execution providers of the graph inside the estimator; None if it has none."
         from mlops_nb.estimators import graph_providers  # it imports scikit-learn
 
         return graph_providers(self.estimator)

@@ -109,13 +109,13 @@ def _now(connection: Connection) -> datetime:
 
 
 def _place() -> str:
-    "Where a process id is what it is here: this machine, and the container if there are containers."
+    "Machine in which a process id is valid, and the container if there are containers."
     namespace = Path("/proc/self/ns/pid")
     return f"{socket.gethostname()}:{namespace.stat().st_ino}" if namespace.exists() else socket.gethostname()
 
 # %% ../../nbs/store/01_lock.ipynb #f37ce1bd
 def _is_gone(holder: str) -> bool:
-    "Was it a process of this place that is no more?"
+    "Whether it was a process of this place that has ended."
     place, _, pid = holder.rpartition(":")
     if place != _place():
         return False

@@ -36,7 +36,7 @@ MIN_PATIENCE_SECONDS = 1.0  # after which a shared call is given up, unless such
 
 @dataclass(frozen=True)
 class Batching:
-    """What was measured of a predictor, and whether requests share its calls."""
+    """Measured call times of a predictor, and whether requests share its calls."""
 
     is_on: bool
     reason: str

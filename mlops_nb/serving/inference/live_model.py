@@ -37,7 +37,7 @@ class NoModelError(MlopsError):
 
 @dataclass(frozen=True)
 class ServingState:
-    """What is served at one moment; replaced as a whole, never changed."""
+    """Versions that are served at one moment; replaced as a whole, never changed."""
 
     production: Predictor | None = None  # serves the requests
     trial: CanaryTrial | None = None  # of a canary, which serves some of the requests

@@ -65,7 +65,7 @@ MAX_EXPLAINING_ROWS = 2000  # rows that are predicted to explain one
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """What a request asks for beside predictions and probabilities."""
+    """Parts of a response that a request adds to predictions and probabilities."""
 
     by_row: bool = False  # an error is of its row alone
     explain: bool = False

@@ -1,4 +1,4 @@
-"""What each worker tells the others and the master, in shared memory: its number of connections, and whether it is ready.
+"""State of each worker in shared memory, for the others and the master: its number of connections, and whether it is ready.
 
 Every worker is told of a new connection, and the first one awake would accept it: a few clients that keep their
 connections might all be with one worker while the others idle. A worker that has no model yet would accept connections

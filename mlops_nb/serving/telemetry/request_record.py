@@ -1,4 +1,4 @@
-"""What is measured and logged of one request."""
+"""Measurements and log records of one request."""
 
 from typing import NamedTuple
 

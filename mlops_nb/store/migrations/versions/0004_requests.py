@@ -1,4 +1,4 @@
-"""How many requests there were, by minute and status."""
+"""Number of requests by minute and status."""
 
 import sqlalchemy as sa
 from alembic import op
