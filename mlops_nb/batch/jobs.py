@@ -6,6 +6,7 @@
 __all__ = ['Runner', 'run_serial', 'Progress', 'predict_batch', 'head']
 
 # %% ../../nbs/batch/09_jobs.ipynb #b0900002
+# more than 300 lines: a job is one sequence, from its plan to its publication, and every step reads the state that the last one left
 import hashlib
 import json
 import shutil

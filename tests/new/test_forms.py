@@ -83,7 +83,7 @@ def test_rows_in_any_form_are_predicted_alike(target, tmp_path, monkeypatch):
     for label, status in [*((label, 202) for label in labels), ("free", 400)]:
         answer = client.post("/feedback", json={"id": ids[0], "label": label})
         assert answer.status_code == status, answer.text
-    live_model(app).stop()
+    app.stop()
     out = made.path / "out.csv"
     done = made.run("mlops-nb", "predict", spec.name, "--input", str(tmp_path / "sales.csv"), "--output", str(out))
     assert done.returncode == 0, done.stderr

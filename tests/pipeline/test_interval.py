@@ -82,7 +82,7 @@ def test_spec_with_an_interval_is_built_served_and_scored(built):
     body = {"features": rows.to_dict("records"), "interval": True}
     served = app.test_client().post("/predict", json=body).get_json()
     assert app.test_client().get("/model").get_json()["signature"]["interval"] == fitted
-    live_model(app).stop()
+    app.stop()
 
     rows.to_csv(project.path / "rows.csv", index=False)
     database = f"sqlite:///{project.path}/scores.db"

@@ -24,7 +24,7 @@ def test_model_passes_its_gates_and_answers_rows_of_its_table_as_they_are(models
     features = json.loads(rows.to_json(orient="records", date_format="iso"))
     answer = app.test_client().post("/predict", json={"features": features})
     expected = live_model(app).predictor.predict_frame(validate(rows, spec.schema)).prediction.tolist()
-    live_model(app).stop()
+    app.stop()
     assert answer.status_code == 200, answer.get_json()
     if spec.task == "classification":
         assert answer.get_json()["prediction"] == expected

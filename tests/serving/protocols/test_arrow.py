@@ -142,7 +142,7 @@ def test_views_of_the_same_text_are_not_unfolded_without_end(settings):
     column = pyarrow.Array.from_buffers(pyarrow.string_view(), 100, [None, buffers, text])
     answer = post(app.test_client(), pyarrow.table({"a": column, "b": column}))
     assert (answer.status_code, answer.get_json()["code"]) == (413, "request_entity_too_large")
-    live_model(app).stop()
+    app.stop()
 
 
 @pytest.mark.parametrize("kind", [pyarrow.string(), pyarrow.large_string()])
@@ -154,7 +154,7 @@ def test_one_text_that_many_rows_have_is_as_long_as_all_of_them(settings, kind):
     )
     answer = post(app.test_client(), pyarrow.table({"a": column, "b": column}))
     assert (answer.status_code, answer.get_json()["code"]) == (413, "request_entity_too_large")
-    live_model(app).stop()
+    app.stop()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_without_a_model_a_table_gets_503(tmp_path):
     app = create_app(Settings.read({"MLOPS_HOME": str(tmp_path), "MLOPS_MODEL": "toy"}))
     live_model(app).refresh()
     assert post(app.test_client(), TABLE, Accept=ARROW).status_code == 503
-    live_model(app).stop()
+    app.stop()
 
 
 # Attacked

@@ -75,7 +75,7 @@ def kinds(kinds_home):
     app = create_app(replace(settings, max_body_mb=0.1))
     live_model(app).refresh()
     yield app.test_client()
-    live_model(app).stop()
+    app.stop()
 
 
 @pytest.fixture(scope="module")

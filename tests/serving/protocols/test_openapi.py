@@ -141,9 +141,11 @@ def test_page_loads_nothing_from_another_host_and_says_so_to_the_browser(mixed):
 
 
 def test_without_a_model_there_is_no_description_but_the_page(settings):
-    client = create_app(settings).test_client()
+    app = create_app(settings)
+    client = app.test_client()
     assert client.get("/openapi.json").status_code == 503
     assert client.get("/docs").status_code == 200
+    app.stop()
 
 
 def test_description_says_how_to_send_a_key_and_where(settings):
@@ -157,7 +159,7 @@ def test_description_says_how_to_send_a_key_and_where(settings):
         app = create_app(Settings.read(homed | more))
         live_model(app).refresh()
         body = app.test_client().get("/openapi.json", headers={"X-API-Key": key}).get_json()
-        live_model(app).stop()
+        app.stop()
         operations = {(path, method): o for path, methods in body["paths"].items() for method, o in methods.items()}
         needing = {path for (path, _), operation in operations.items() if "security" in operation}
         assert len(needing) == closed

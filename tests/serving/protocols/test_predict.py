@@ -190,7 +190,7 @@ def test_body_over_the_limit_is_refused(settings):
     answer = post(app.test_client(), {"features": [[1, 0]] * 1000})
     assert answer.status_code == 413
     assert "larger than 0.001 MiB" in answer.get_json()["error"]
-    live_model(app).stop()
+    app.stop()
 
 
 def test_without_a_model_the_service_is_live_not_ready_and_says_what_to_run(tmp_path):
@@ -201,7 +201,7 @@ def test_without_a_model_the_service_is_live_not_ready_and_says_what_to_run(tmp_
     for answer in (client.get("/health/ready"), client.get("/model"), post(client, {"features": [[1]]})):
         assert (answer.status_code, answer.get_json()["code"]) == (503, "no_model")
         assert "Run `ploomber build`" in answer.get_json()["error"]
-    live_model(app).stop()
+    app.stop()
 
 
 def test_every_route_answers_errors_in_the_one_shape(client, app):

@@ -262,7 +262,7 @@ def test_probe_says_whether_there_is_a_model(mixed, settings, tmp_path):
         app.test_client().post("/invocations", json={}),
         app.test_client().post("/v1/models/toy:predict", json={}),
     ]
-    live_model(app).stop()
+    app.stop()
     assert [(a.status_code, a.get_json()["code"]) for a in answers] == [(503, "no_model")] * 5
 
 

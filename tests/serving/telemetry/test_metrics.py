@@ -183,7 +183,7 @@ def test_predicted_numbers_are_a_histogram_with_the_buckets_of_the_reference_dat
     client.post("/predict", json={"features": [[1], [55], [1000]]})
     client.post("/predict", json={"features": [[55]]})
     measured = scrape(client)
-    live_model(app).stop()
+    app.stop()
     buckets = {max(name[1:], key=float): n for name, n in measured.items() if name[0] == "mlops_predicted_value_bucket"}
     assert len(buckets) == 10
     assert (buckets["10.0"], buckets["60.0"], buckets["90.0"], buckets["+Inf"]) == (1, 3, 3, 4)
