@@ -251,10 +251,15 @@ def _check_anomaly(spec: "ModelSpec"):
 
 # %% ../nbs/02_spec.ipynb #d6b5cd50
 def _check_monitoring(spec: "ModelSpec"):
-    "Raise a `SpecError` for a number of false alerts that is none."
+    "Raise a `SpecError` for a number of false alerts or a threshold of drift that is none, or for an unknown column."
     most = spec.false_alerts_per_year
     if most is not None and (not _is_number(most) or not most > 0):
         raise SpecError(f"false_alerts_per_year must be a number above 0, such as 1, got {most!r}.")
+    for column, least in spec.drift.items():
+        if column not in (known := [*spec.inputs, "prediction"]):
+            raise SpecError(f"drift has a threshold for {column!r}, which is no input. {known_names(column, known)}")
+        if least is not None and (not _is_number(least) or not 0 < least <= 1):
+            raise SpecError(f"The threshold of drift of {column!r} must be a share of rows, such as 0.1, or None, got {least!r}.")
 
 
 def _by_slice(spec: "ModelSpec") -> list[Mapping[str, float]]:
@@ -329,6 +334,9 @@ class ModelSpec:
     interval: float | None = None  # Rate, e.g. 0.9, at which an interval or a set of labels beside the prediction shall hold the truth
     false_alerts_per_year: float | None = None  # expected false alerts about drift and performance, at most; None: MLOPS_FALSE_ALERTS_PER_YEAR
     threshold: float | str | Mapping[str, float] | None = None  # Least probability of the positive label, an aim or costs of errors to choose it by
+    drift: Mapping[str, float | None] = field(
+        default_factory=dict
+    )  # input, or "prediction", to the least effect that is drift in monitoring (else 0.05); None: it is not tested
 
     def __post_init__(self):
         check_name(self.name)

@@ -168,17 +168,16 @@ def _of_one_value(value: str, window: float, reference: float, bound: bool) -> s
 OTHER = "(other)"  # name of all that is not listed
 
 # %% ../../nbs/monitor/01_comparison.ipynb #5a0b0002
-SMALL_P = 1e-3  # p-value below which chi-square alone does not decide
+SMALL_P = 1e-3  # p-value below which chi-square does not decide
 
 
 def _hold_at_small_levels(counts: np.ndarray, p: float) -> float:
     "Return a p-value of chi-square that holds at small levels, too."
-    if p >= SMALL_P:
-        return p
     window, both, share = counts[1], counts.sum(axis=0), counts[1].sum() / counts.sum()
     above = np.where(window > 0, special.bdtrc(np.maximum(window - 1, 0), both, share), 1.0)
-    exact = 2 * len(both) * np.minimum(above, special.bdtr(window, both, share)).min()
-    return float(min(SMALL_P, max(p, exact)))
+    tests = len(both) if len(both) > 2 else 1  # of two cells both tests are the same
+    exact = float(2 * tests * np.minimum(above, special.bdtr(window, both, share)).min())
+    return exact if exact < SMALL_P else max(p, SMALL_P)
 
 # %% ../../nbs/monitor/01_comparison.ipynb #c0c00008
 def _compare_categories(profile: Mapping, found: Mapping[str, int]) -> list[Comparison]:

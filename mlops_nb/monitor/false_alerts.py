@@ -17,7 +17,7 @@ import pandas as pd
 from ..model.signature import Predictions
 from ..model.statistics import effective_sample_size
 from .checks import subject_of
-from .drift import measure_drift
+from .drift import effect_of, measure_drift
 from .drift_report import ColumnDrift, DriftReport
 
 # %% ../../nbs/monitor/04_false_alerts.ipynb #fa1e0004
@@ -70,24 +70,27 @@ def measure_newest(
     predictions: Predictions | None,  # of the model for these rows
     level: float,  # expected false alerts, at most
     opened: Mapping[str, float] | None = None,  # subject to size of the alerts that are open for this version
+    effects: Mapping[str, float | None] | None = None,  # least effect of inputs and of "prediction"; None: not tested
 ) -> DriftReport:
     "Measure the drift of the newest rows of a window, in windows of several sizes."
     sizes = window_sizes(len(inputs))
-    reports = [_measure_tail(profile, inputs, predictions, n, level / len(sizes)) for n in sizes]
+    reports = [_measure_tail(profile, inputs, predictions, n, level / len(sizes), effects) for n in sizes]
     reference = max((p["rows"] for p in profile["inputs"].values()), default=0)
     columns = []
     for of_column in zip(*(r.columns for r in reports), strict=True):
-        size = (opened or {}).get(subject_of(of_column[0]))
-        columns.append(_decide(dict(zip(sizes, of_column, strict=True)), reports[-1], size, reference))
+        first, whole = of_column[0], reports[-1]
+        size = (opened or {}).get(subject_of(first))
+        least = effect_of(first.role, first.name, effects, whole.effect) or whole.effect
+        columns.append(_decide(dict(zip(sizes, of_column, strict=True)), replace(whole, effect=least), size, reference))
     return replace(reports[-1], columns=columns, level=level)
 
 # %% ../../nbs/monitor/04_false_alerts.ipynb #fa1e000c
-def _measure_tail(profile: Mapping, inputs: pd.DataFrame, predictions: Predictions | None, n: int, level: float) -> DriftReport:
+def _measure_tail(profile: Mapping, inputs: pd.DataFrame, predictions: Predictions | None, n: int, level: float, effects) -> DriftReport:
     "Measure the drift of the newest `n` rows."
     if n == len(inputs):
-        return measure_drift(profile, inputs, predictions, level=level)
+        return measure_drift(profile, inputs, predictions, level=level, effects=effects)
     newest = predictions and predictions.take(np.arange(len(inputs) - n, len(inputs)))
-    return measure_drift(profile, inputs.tail(n), newest, level=level)
+    return measure_drift(profile, inputs.tail(n), newest, level=level, effects=effects)
 
 
 def _decide(by_rows: Mapping[int, ColumnDrift], whole: DriftReport, size: float | None, reference: int) -> ColumnDrift:

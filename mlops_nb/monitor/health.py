@@ -70,7 +70,8 @@ def measure_health(
     "Check a window of the prediction log against the bundle of its version."
     predictions, profile = window.predictions, bundle.profile()
     opened, level = [a for a in opened if a.version == version], None if budget is None else budget.level / 2  # of drift, of performance
-    drift = _measure_drift(bundle, profile, window, level, {a.subject: a.size for a in opened if a.kind == "drift"})
+    sizes = {a.subject: a.size for a in opened if a.kind == "drift"}
+    drift = _measure_drift(bundle, profile, window, level, sizes, spec)
     latency = {f"p{q}": float(np.percentile(predictions["latency_ms"], q)) for q in (50, 95, 99)} if len(predictions) else {}
     labelled = take(window, predictions["label"].notna()) if labelled is None else labelled
     performance, unmeasured = measure_labelled(bundle, spec, labelled, why_no_spec)
@@ -110,15 +111,16 @@ def measure_health(
 
 # %% ../../nbs/monitor/05_health.ipynb #a3361a29
 def _measure_drift(
-    bundle: Bundle, profile: Mapping, window: LogWindow, level: float | None, opened: Mapping[str, float]
+    bundle: Bundle, profile: Mapping, window: LogWindow, level: float | None, opened: Mapping[str, float], spec: ModelSpec | None
 ) -> DriftReport:
     "Measure the drift of a window, which may be empty."
     if not len(window):
         return measure_drift(profile, pd.DataFrame(columns=bundle.signature.names), None)
     predictions = predictions_of(bundle.signature, window.predictions)
+    effects = {} if spec is None else spec.drift
     if level is None:
-        return measure_drift(profile, window.inputs, predictions)
-    return measure_newest(profile, window.inputs, predictions, level, opened)
+        return measure_drift(profile, window.inputs, predictions, effects=effects)
+    return measure_newest(profile, window.inputs, predictions, level, opened, effects)
 
 
 def _ends(predictions: pd.DataFrame) -> tuple[datetime | None, datetime | None]:

@@ -1,16 +1,20 @@
 """Number of false alerts: the bound of the budget, alerts without drift, and alerts that do not flap."""
 
+import re
 from datetime import timedelta
 
 import hypothesis
 import numpy as np
 import pandas as pd
+import pandera.pandas as pa
 import pytest
 from hypothesis import strategies as st
 
+from mlops_nb.errors import SpecError
 from mlops_nb.model.profile import profile_numbers, profile_values
 from mlops_nb.monitor.false_alerts import DAYS_PER_YEAR, FIRST_DAYS, measure_newest, spend_budget
 from mlops_nb.monitor.health_report import latest_health
+from mlops_nb.spec import ModelSpec
 from tests.monitor.test_health import NOW, SPEC, Watched, make_labelled  # noqa: F401
 
 DAY = timedelta(days=1)
@@ -123,3 +127,29 @@ def test_effect_is_relative_for_rare_values_and_absolute_for_common_ones(before,
     assert column.effect < 0.05
     assert column.drifted is drifted, column.reason
     assert drifted or "differs by 3.0%, below the threshold of 5.0%" in column.reason
+
+
+@pytest.mark.parametrize(("threshold", "found"), [("None", False), ("0.9", False), ("0.05", True)])
+def test_spec_mutes_a_column_or_has_its_threshold(make_labelled, threshold, found):  # noqa: F811
+    watched = make_labelled(text=SPEC.replace("slices=", f'drift={{"a": {threshold}}}, slices='))
+    watched.serve(shift=0.7)
+    health = watched.look()
+    subjects = {f.subject for f in health.findings if f.kind == "drift"}
+    assert "prediction" in subjects
+    assert ("a" in subjects) is found
+    (column,) = [c for c in health.drift.columns if c.name == "a"]
+    assert found or re.search("not tested: the spec mutes|below the threshold of 90.0%", column.reason)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"drift": {"c": 0.1}}, r"drift has a threshold for 'c', which is no input"),
+        ({"drift": {"a": 5}}, r"The threshold of drift of 'a' must be a share of rows"),
+        ({"false_alerts_per_year": 0}, r"false_alerts_per_year must be a number above 0"),
+    ],
+)
+def test_invalid_threshold_or_budget_of_a_spec_is_one_sentence(fields, problem):
+    schema = pa.DataFrameSchema({c: pa.Column() for c in ("a", "y")})
+    with pytest.raises(SpecError, match=problem):
+        ModelSpec("toy", load="none.csv", target="y", schema=schema, make_estimator=dict, **fields)
