@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from .bundle import Bundle, load_engine, load_estimator
 from ..errors import BundleError, MlopsError
+from .bundle import Bundle, load_engine, load_estimator
 from .columns import InvalidRowsError, Table, to_table
 from .domain import count_rows, take_rows
 from .engine import SklearnEngine

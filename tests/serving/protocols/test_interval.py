@@ -50,9 +50,16 @@ def test_interval_goes_with_the_other_options(likely):
     assert [e["row"] for e in body["errors"]] == [1]
 
 
-def test_request_of_bad_rows_alone_has_its_errors(likely):
-    body = {"features": [{"x": 1}], "interval": True, "on_error": "row"}
-    assert likely.test_client().post("/predict", json=body).get_json()["prediction"] == [None]
+@pytest.mark.parametrize("options", [{}, {"interval": True, "explain": True, "probability": True}])
+def test_request_of_bad_rows_alone_has_its_errors_and_the_fields_of_others(likely, options):
+    client, body = likely.test_client(), {"on_error": "row", **options}
+    refused = client.post("/predict", json=body | {"features": [{"x": 1}]}).get_json()
+    mixed = client.post("/predict", json=body | {"features": [ROW, {"x": 1}]}).get_json()
+    assert refused.keys() == mixed.keys()
+    for name, values in mixed.items():
+        expected = [None] if isinstance(values, list) and len(values) == 2 and values[1] is None else values
+        assert name == "errors" or refused[name] == expected, name
+    assert [e["row"] for e in refused["errors"]] == [0]
 
 
 def test_prediction_with_an_interval_is_logged_once(likely):
@@ -122,7 +129,7 @@ def test_canary_without_an_interval_leaves_the_request_to_production(tmp_path):
         versions.add(response.get_json()["version"])
     assert versions == {1}
     trial = app.extensions["models"].default().state.trial
-    assert trial.failures == {"InputError": len(trial.calls["canary"])}
+    assert trial.failures == {"no interval": len(trial.calls["canary"])}
     assert len(trial.calls["canary"])
     app.stop()
 
