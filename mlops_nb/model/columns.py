@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['Table', 'JSON_TYPES', 'EXPECTED', 'EXACT_LIMIT', 'ARROW_NUMBERS', 'InvalidRowsError', 'describe_value',
-           'finite_limits', 'parse_column', 'read_texts', 'parse_arrow_column', 'rows_of', 'columns_of', 'to_table',
-           'to_frame', 'input_frame']
+           'describe_values', 'finite_limits', 'parse_column', 'read_texts', 'parse_arrow_column', 'rows_of',
+           'columns_of', 'to_table', 'to_frame', 'input_frame']
 
 # %% ../../nbs/model/01_columns.ipynb #00000002
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -83,6 +83,13 @@ def describe_value(
     text = repr(value) if isinstance(value, str) else str(value) if abs(value) < 1e30 else "a huge number"
     return text if len(text) <= 40 else text[:37] + "..."
 
+
+def describe_values(
+    values: Iterable,  # Of JSON or numpy
+) -> str:
+    "Return a list of values for a message, each as JSON writes it."
+    return f"[{', '.join(map(describe_value, values))}]"
+
 # %% ../../nbs/model/01_columns.ipynb #00000007
 def finite_limits(i: Input) -> tuple[float, float]:
     "Return the least and greatest finite float that an input allows."
@@ -135,7 +142,7 @@ def _check_categories(i: Input, values: Sequence | np.ndarray):
     if i.categories is not None and i.unseen == "error":
         known = set(i.categories) | (set() if i.required else {None})
         if not set(values) <= known:
-            _require(i, values, [v in known for v in values], f"expected one of {list(i.categories)}")
+            _require(i, values, [v in known for v in values], f"expected one of {describe_values(i.categories)}")
 
 
 def _numbers(i: Input, values: Sequence) -> np.ndarray:
@@ -196,7 +203,7 @@ def _check_numbers(
         _require(i, values, missing | ((column >= low) & (column <= high)), f"expected {_limits(i)}")
     if i.categories is not None and i.unseen == "error":
         known = np.array(i.categories, dtype=np.float64)
-        _require(i, values, missing | np.isin(column, known), f"expected one of {list(i.categories)}")
+        _require(i, values, missing | np.isin(column, known), f"expected one of {describe_values(i.categories)}")
     return column.astype(i.dtype)
 
 

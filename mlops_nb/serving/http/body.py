@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import cast
 
 import orjson
@@ -96,8 +96,8 @@ def _parse_integer(digits: str) -> int | float:
     return number if -(2**63) <= number < 2**64 else float(digits)
 
 
-def reject_unknown_keys(body: Mapping, known: set[str], what: str = "The body"):
-    """Reject unknown keys of a request object."""
+def reject_unknown_keys(body: Mapping, known: set[str], what: str = "The body", others: Iterable[str] = ()):
+    """Reject unknown keys of a request object; `others` are known, too, and not in this one."""
     if not body.keys() <= known:
         unknown = min(body.keys() - known)
-        raise RequestError(f"{what} has an unknown key {unknown!r}. {known_names(unknown, known)}")
+        raise RequestError(f"{what} has an unknown key {unknown!r}. {known_names(unknown, {*known, *others})}")

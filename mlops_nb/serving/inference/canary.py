@@ -11,12 +11,16 @@ import numpy as np
 from mlops_nb.monitor.canary import CanaryLimits, CanaryWindow, compare_windows
 from mlops_nb.errors import InputError
 from mlops_nb.model.predictor import Predictor
-from mlops_nb.model.signature import Predictions
+from mlops_nb.model.signature import Predictions, label_text
 from mlops_nb.settings import Settings
 from mlops_nb.serving.http.periodic import log
 from mlops_nb.serving.inference.infer import InferenceResult
 
 MAX_REMEMBERED_REQUESTS = 1000  # of each version, unless the comparison needs more
+
+
+class _UnfitError(InputError):
+    """A canary whose predictions have not the form that production's have; the message says what is different."""
 
 
 class CanaryTrial:
@@ -28,7 +32,7 @@ class CanaryTrial:
         last = max(MAX_REMEMBERED_REQUESTS, self.limits.min_requests)
         # seconds and first prediction of a request; None: it failed
         self.calls: dict[str, deque] = {role: deque(maxlen=last) for role in ("production", "canary")}
-        self.failures: Counter[str] = Counter()  # exceptions of the canary, by class
+        self.failures: Counter[str] = Counter()  # of the canary, by the class of the exception or by what it lacks
 
     def counts(self) -> dict:
         """Return the requests and failures of the canary so far."""
@@ -56,7 +60,7 @@ class CanaryTrial:
             found = compare_windows(self.window("production"), self.window("canary"), self.limits)
         except (TypeError, ValueError):
             return ["its predictions are no labels or numbers that could be compared with production's"]
-        return [*found, f"it raised {', '.join(sorted(self.failures))}"] if found and self.failures else found
+        return [*found, f"it failed by {', '.join(sorted(self.failures))}"] if found and self.failures else found
 
     def infer(self, rows, probability: bool, key: str | None, interval: bool = False) -> InferenceResult:
         """Predict with one of the two; with production where the canary fails."""
@@ -72,13 +76,15 @@ class CanaryTrial:
         begin = time.perf_counter()
         try:
             result = InferenceResult.from_rows(self.canary, rows, "canary")
+            if [o.name for o in self.canary.signature.outputs] != [o.name for o in self.production.signature.outputs]:
+                raise _UnfitError("other outputs")
             if probability and result.predictions.probability is None:
-                raise InputError("It has no probabilities.")
+                raise _UnfitError("no probabilities")
             if interval and self.canary.signature.interval is None:
-                raise InputError("It has no interval.")
+                raise _UnfitError("no interval")
         except Exception as e:
             result = InferenceResult.from_rows(self.production, rows)
-            self._record_failure(type(e).__name__)
+            self._record_failure(str(e) if isinstance(e, _UnfitError) else type(e).__name__)
             return result
         self._record(result, begin)
         return result
@@ -113,7 +119,8 @@ def _first_of(predictions: Predictions, numbers: tuple[str, ...]):
         return predictions.prediction[0]
     if numbers:
         return [predictions.outputs[name].prediction[0] for name in numbers]
-    return repr([predictions.outputs[name].prediction[0] for name in sorted(predictions.outputs)])
+    first = {name: part.prediction[:1].tolist()[0] for name, part in predictions.outputs.items()}
+    return ", ".join(f"{name}: {label_text(label)}" for name, label in sorted(first.items()))
 
 
 def position_of(name: str, key: str) -> float:

@@ -29,6 +29,9 @@ MAX_COUNTED_BATCHES = 10_000  # between two readings of the registry, after whic
 FIRST_MODEL_SECONDS = 20.0  # that a starting worker waits for its model; Gunicorn allows 60
 
 
+FIRST_LOAD = "The first load is not over yet."  # problem until the registry was read once
+
+
 class NoModelError(MlopsError):
     """No model is loaded."""
 
@@ -47,7 +50,7 @@ class ServingState:
     is_fast: bool = False  # whether production is, see `mlops_nb.serving.inference.loading.runs_inline`
     from_cache: bool = False  # whether production is the fallback on local disk, until the registry is read
     rolled_back: Mapping | None = None  # The last canary that was worse than production: version, reason
-    problem: str | None = "The first load is not over yet."  # Why the registry could not be asked
+    problem: str | None = FIRST_LOAD  # Why the registry could not be asked
     lost: str | None = None  # What a registry without models lacks that the artifact store has
 
     @property

@@ -19,7 +19,7 @@ from mlops_nb.store.registry import Registry
 from mlops_nb.settings import ALL_MODELS, Settings, split_models
 from mlops_nb.serving.http.errors import RequestError
 from mlops_nb.serving.http.periodic import PeriodicThread, log, log_exception
-from mlops_nb.serving.inference.live_model import FIRST_MODEL_SECONDS, LiveModel, NoModelError, ServingState
+from mlops_nb.serving.inference.live_model import FIRST_LOAD, FIRST_MODEL_SECONDS, LiveModel, NoModelError, ServingState
 
 SHOWN_NAMES = 20  # of models in an error
 UNLOADED = "The model {0!r} was unloaded. Load it: POST /v2/repository/models/{0}/load."
@@ -160,6 +160,8 @@ class ServedModels:
             return "loaded"
         if live.name in self._loading:
             return "loading"
+        if live.state.problem == FIRST_LOAD:
+            return "not loaded"
         return "failed" if live.is_awake or "production" not in live.state.aliases else "not loaded"
 
     def reason_of(self, live: LiveModel) -> str | None:

@@ -6,7 +6,7 @@ import pyarrow
 from flask import Blueprint, Response, current_app
 
 from mlops_nb.errors import InputError, MlopsError, TooManyRowsError
-from mlops_nb.model.columns import describe_value
+from mlops_nb.model.columns import describe_value, describe_values
 from mlops_nb.model.signature import Signature
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_object
@@ -49,7 +49,7 @@ def _labels(body: dict) -> list:
     if body.keys() & {"id", "label"}:
         reject_unknown_keys(body, {"id", "label"})
         return [body]
-    reject_unknown_keys(body, {"labels"})
+    reject_unknown_keys(body, {"labels"}, others={"id", "label"})
     labels, limit = body.get("labels"), current_app.extensions["settings"].max_rows
     if not isinstance(labels, list) or not labels:
         raise RequestError(f'The body must be one label, {{"id": ..., "label": ...}}, or {_EXAMPLE}.')
@@ -94,13 +94,19 @@ def _read_value(where: str, row: int, given, signature: Signature):
     label = _in_dialect(given, signature)
     if signature.task == "anomaly":
         if not isinstance(label, int | float) or label not in (0, 1):
-            raise InputError(f"{where}: expected 1 or true for an anomaly, 0 or false for a normal row.", row=row)
+            raise InputError(
+                f"{where}: expected 1 or true for an anomaly, 0 or false for a normal row, got {describe_value(label)}.",
+                row=row,
+            )
         return int(label)
     if signature.classes is None:
         if isinstance(label, bool) or not isinstance(label, int | float) or not abs(label) < float("inf"):
-            raise InputError(f"{where}: expected a number, {signature.output!r} is one.", row=row)
-    elif not any(label == known and type(label) is type(known) for known in signature.classes):
-        raise InputError(f"{where}: expected one of {list(signature.classes)}.", row=row)
+            raise InputError(
+                f"{where}: expected a number, as {signature.output!r} is, got {describe_value(label)}.", row=row
+            )
+    elif not any(type(label) is type(known) and label == known for known in signature.classes):
+        known = describe_values(signature.classes)
+        raise InputError(f"{where}: expected one of {known}, got {describe_value(label)}.", row=row)
     return label
 
 

@@ -21,6 +21,8 @@ from mlops_nb.serving.protocols.tensors import read_tensors, to_rows, write_tens
 routes = Blueprint("v2", __name__, url_prefix="/v2")
 
 HEADER = "Inference-Header-Content-Length"
+INTERVAL, SET = "interval", "prediction_set"  # low and high of a row; whether each label is in its set
+ON_REQUEST = {"id", INTERVAL, SET}  # outputs that a response has where they are named
 INPUTS = {"float": "FP64", "int": "INT64", "bool": "BOOL", "string": "BYTES", "datetime": "BYTES"}
 
 _EXAMPLE = '{"inputs": [{"name": ..., "shape": [...], "datatype": ..., "data": [...]}]}'
@@ -79,7 +81,8 @@ def infer_tensors(name: str, version: str | None = None) -> Response:
     wanted = _requested_outputs(body, signature)
     rows = to_rows(read_tensors(body.get("inputs"), binary), signature.names)
     probability = any(n.startswith("probability") for n in wanted)
-    result = infer(live, rows, "'inputs'", probability, canary=version is None)
+    interval = not wanted.keys().isdisjoint((INTERVAL, SET))
+    result = infer(live, rows, "'inputs'", probability, canary=version is None, interval=interval)
     _check_version(version, result.predictor)  # production may have changed meanwhile
     return _to_response(name, body.get("id"), wanted, result)
 
@@ -94,6 +97,9 @@ def outputs_of(signature: Signature) -> dict[str, tuple[str, list[int]]]:
             outputs[ALARM] = ("BOOL", [-1])
         if part.probability:
             outputs[_name_of("probability", name, signature)] = ("FP64", [-1, len(part.classes or ())])
+    if signature.interval is not None:
+        is_set = signature.classes is not None
+        outputs |= {SET: ("BOOL", [-1, len(signature.classes or ())])} if is_set else {INTERVAL: ("FP64", [-1, 2])}
     return outputs | {"id": ("BYTES", [-1])}
 
 
@@ -135,10 +141,10 @@ def _read() -> tuple[dict, bytes]:
 
 
 def _requested_outputs(body: dict, signature: Signature) -> dict[str, bool]:
-    """Return the requested outputs, and whether each as bytes; by default all but the ids."""
+    """Return the requested outputs, and whether each as bytes; by default all but those `ON_REQUEST`."""
     known, binary = outputs_of(signature), _flag(body, "binary_data_output", False)
     asked: Any = body.get("outputs", [])
-    default: list[dict] = [{"name": name} for name in known if name != "id"]
+    default: list[dict] = [{"name": name} for name in known if name not in ON_REQUEST]
     if not isinstance(asked, list) or not all(isinstance(output, dict) for output in asked):
         raise RequestError("'outputs' must be a list of {\"name\": ...}.")
     wanted: dict[str, bool] = {}
@@ -170,6 +176,11 @@ def _to_response(name: str, id: str | None, wanted: dict[str, bool], result: Inf
     for output, part in zip(signature.parts, predictions.parts.values(), strict=True):
         values[_name_of("prediction", output, signature)] = part.prediction
         values[_name_of("probability", output, signature)] = part.probability
+    if wanted.keys() & {INTERVAL, SET} and (interval := signature.interval) is not None:
+        if predictions.probability is None or predictions.classes is None:
+            values[INTERVAL] = interval.bounds(predictions.prediction)
+        else:
+            values[SET] = interval.members(predictions.prediction, predictions.probability, predictions.classes)
     outputs = [write_tensor(n, datatypes[n][0], np.asarray(values[n]), binary) for n, binary in wanted.items()]
     entries = [entry for entry, _ in outputs]
     echo = {} if id is None else {"id": id}

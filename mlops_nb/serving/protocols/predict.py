@@ -72,6 +72,9 @@ class _Options:
     interval: bool = False
 
 
+OPTIONS = {"on_error", "explain", "interval"}  # keys of the body beside rows and probabilities
+
+
 def _pop_options(body: dict) -> _Options:
     """Take the options out of the body."""
     on_error = body.pop("on_error", "request")
@@ -123,10 +126,9 @@ def _optional_content(result: InferenceResult, options: _Options) -> dict:
 
 def _content_by_row(partial: PartialResult, live, probability: bool | str, options: _Options) -> dict:
     """Return the body of a response with null for each row that has no prediction, and the errors."""
-    content: dict[str, Any] = {"prediction": [], "ids": [], "model": live.name, "version": live.loaded().version}
-    if live.loaded().signature.task == "anomaly":
-        content[ALARM] = []
-    if partial.result is not None:
+    if partial.result is None:
+        content = _empty_content(live, probability, options)
+    else:
         content = content_of(partial.result, live.name, probability) | _optional_content(partial.result, options)
     for name in ("prediction", ALARM, "ids", "probability", "explanations", "interval", "prediction_set"):
         if content.get(name) is not None:
@@ -135,9 +137,27 @@ def _content_by_row(partial: PartialResult, live, probability: bool | str, optio
     return content | {"errors": errors}
 
 
+def _empty_content(live, probability: bool | str, options: _Options) -> dict[str, Any]:
+    """Return the body of a response without a prediction, with all that was asked for."""
+    predictor = live.loaded()
+    signature = predictor.signature
+    content: dict[str, Any] = {"prediction": [], "ids": [], "model": live.name, "version": predictor.version}
+    content |= {ALARM: []} if signature.task == "anomaly" else {}
+    content |= {"explanations": []} if options.explain else {}
+    if probability and signature.probability:
+        classes = {name: list(part.classes or ()) for name, part in signature.parts.items()}
+        content |= {"probability": [], "classes": classes if signature.outputs else classes[signature.output]}
+    if options.interval and signature.interval is not None:
+        content |= {
+            "level": signature.interval.level,
+            "interval" if signature.classes is None else "prediction_set": [],
+        }
+    return content
+
+
 def read_features(body: dict) -> tuple[object, bool | str]:
     """Return the rows, and the form of the probabilities: False, True (lists) or "named"."""
-    reject_unknown_keys(body, {"features", "probability"})
+    reject_unknown_keys(body, {"features", "probability"}, others=OPTIONS)
     if "features" not in body:
         raise RequestError(
             "The body has no 'features'; send {\"features\": [[...], ...]}. GET /model lists the columns."

@@ -4,7 +4,7 @@ from flask import Blueprint, Response, current_app
 
 from mlops_nb.serving.http.body import parse_object, read_body, reject_unknown_keys
 from mlops_nb.serving.http.errors import RequestError, to_json
-from mlops_nb.serving.inference.live_model import LiveModel
+from mlops_nb.serving.inference.live_model import FIRST_LOAD, LiveModel
 from mlops_nb.serving.inference.models import ServedModels, model_of
 
 routes = Blueprint("repository", __name__, url_prefix="/v2/repository")
@@ -53,7 +53,8 @@ def _read(keys: set[str]) -> dict:
 
 def _entry(models: ServedModels, live: LiveModel) -> dict:
     version = live.state.production.version if live.state.production else live.state.aliases.get("production")
-    ready = live.can_predict or models.state_of(live) == "not loaded"
+    is_known = live.state.problem != FIRST_LOAD
+    ready = live.can_predict or (is_known and models.state_of(live) == "not loaded")
     entry = {"name": live.name, "version": "" if version is None else str(version)}
     if ready and not models.is_unloaded(live):
         return entry | {"state": "READY", "reason": ""}

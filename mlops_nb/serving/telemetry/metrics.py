@@ -203,7 +203,8 @@ class Metrics:
                 else:
                     rows.update((version, ALARM if flag else "normal", *model) for flag in flags.tolist())
             else:
-                rows.update((version, label, *model) for label in prediction)
+                for label, n in Counts(prediction).items():
+                    rows[version, label_text(label), *model] += n
         for labels, n in rows.items():
             self._rows.labels(*labels).inc(n)
         for labels, (predictor, predicted) in values.items():

@@ -244,7 +244,7 @@ def incomparable(predictor):
     ("kind", "why"),
     [
         (slow, "p95 latency is "),
-        (broken, "30 of 30 requests failed, in production 0 of 30; it raised ZeroDivisionError"),
+        (broken, "30 of 30 requests failed, in production 0 of 30; it failed by ZeroDivisionError"),
         (of_one_class, "the predictions drifted: PSI "),
         (incomparable, "its predictions are no labels or numbers that could be compared"),
     ],

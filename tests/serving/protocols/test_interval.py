@@ -1,10 +1,17 @@
 """`"interval": true`: beside each prediction an interval, or a set of labels, that holds the truth at a stated rate."""
 
 import shutil
+from types import SimpleNamespace
 
 import jsonschema
+import numpy as np
 import pytest
+from flask import Flask
 
+from mlops_nb.model.interval import Interval
+from mlops_nb.model.signature import Input, Predictions, Signature
+from mlops_nb.serving.inference.infer import InferenceResult
+from mlops_nb.serving.protocols.open_inference import _to_response, outputs_of
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from serve.app import create_app
@@ -50,9 +57,16 @@ def test_interval_goes_with_the_other_options(likely):
     assert [e["row"] for e in body["errors"]] == [1]
 
 
-def test_request_of_bad_rows_alone_has_its_errors(likely):
-    body = {"features": [{"x": 1}], "interval": True, "on_error": "row"}
-    assert likely.test_client().post("/predict", json=body).get_json()["prediction"] == [None]
+@pytest.mark.parametrize("options", [{}, {"interval": True, "explain": True, "probability": True}])
+def test_request_of_bad_rows_alone_has_its_errors_and_the_fields_of_others(likely, options):
+    client, body = likely.test_client(), {"on_error": "row", **options}
+    refused = client.post("/predict", json=body | {"features": [{"x": 1}]}).get_json()
+    mixed = client.post("/predict", json=body | {"features": [ROW, {"x": 1}]}).get_json()
+    assert refused.keys() == mixed.keys()
+    for name, values in mixed.items():
+        expected = [None] if isinstance(values, list) and len(values) == 2 and values[1] is None else values
+        assert name == "errors" or refused[name] == expected, name
+    assert [e["row"] for e in refused["errors"]] == [0]
 
 
 def test_prediction_with_an_interval_is_logged_once(likely):
@@ -80,6 +94,39 @@ def test_arrow_table_has_no_place_for_an_interval(likely):
     headers = {"Accept": "application/vnd.apache.arrow.stream"}
     response = likely.test_client().post("/predict", json={"features": [ROW], "interval": True}, headers=headers)
     assert (response.status_code, "accept JSON" in response.get_json()["error"]) == (400, True)
+
+
+def test_tensors_have_the_set_on_request(likely, client):
+    tensors = [
+        {"name": name, "datatype": datatype, "shape": [2], "data": data}
+        for name, datatype, data in (
+            ("age", "INT64", [41, 20]),
+            ("income", "FP64", [3000.0, 3000.0]),
+            ("home", "BYTES", ["own", "own"]),
+        )
+    ]
+    asked = {"inputs": tensors, "outputs": [{"name": "prediction"}, {"name": "prediction_set"}]}
+    response = likely.test_client().post("/v2/models/toy/infer", json=asked).get_json()
+    found = {output["name"]: output for output in response["outputs"]}
+    classes = post(likely, probability=True).get_json()["classes"]
+    sets = post(likely, interval=True).get_json()["prediction_set"]
+    assert (found["prediction_set"]["datatype"], found["prediction_set"]["shape"]) == ("BOOL", [2, len(classes)])
+    assert found["prediction_set"]["data"] == [label in labels for labels in sets for label in classes]
+    plain = likely.test_client().post("/v2/models/toy/infer", json={"inputs": tensors}).get_json()
+    assert [output["name"] for output in plain["outputs"]] == ["prediction", "probability"]
+    numbers = {"inputs": [{"name": "rows", "shape": [1, 2], "datatype": "FP64", "data": [1.0, 0.0]}]}
+    refused = client.post("/v2/models/toy/infer", json=numbers | {"outputs": [{"name": "prediction_set"}]})
+    assert (refused.status_code, "no output 'prediction_set'" in refused.get_json()["error"]) == (400, True)
+
+
+def test_tensors_of_a_regression_have_low_and_high():
+    numbers = Signature((Input("x"),), "regression", "y", interval=Interval(0.9, 2.0, 99))
+    assert outputs_of(numbers)["interval"] == ("FP64", [-1, 2])
+    predictor = SimpleNamespace(signature=numbers, version=1)
+    result = InferenceResult(predictor, None, Predictions(np.array([1.0, 5.0])))
+    with Flask("x").test_request_context("/v2/models/y/infer"):
+        body = _to_response("y", None, {"interval": False}, result).get_json()
+    assert body["outputs"][0]["data"] == [-1.0, 3.0, 3.0, 7.0]
 
 
 def test_model_and_openapi_describe_it(likely, client):
@@ -122,7 +169,7 @@ def test_canary_without_an_interval_leaves_the_request_to_production(tmp_path):
         versions.add(response.get_json()["version"])
     assert versions == {1}
     trial = app.extensions["models"].default().state.trial
-    assert trial.failures == {"InputError": len(trial.calls["canary"])}
+    assert trial.failures == {"no interval": len(trial.calls["canary"])}
     assert len(trial.calls["canary"])
     app.stop()
 

@@ -467,9 +467,10 @@ ID = "0" * 28 + "-0"
         ({"labels": [{"id": ID, "label": 1}, {"id": ID}]}, "Label 1 must be an object with 'id' and 'label'."),
         ({"id": "7", "label": 1}, "Label 0: 'id' must be one of the 'ids' in a response of /predict."),
         ({"id": ID + "\n", "label": 1}, "Label 0: 'id' must be one of the 'ids' in a response of /predict."),
-        ({"id": ID, "label": 2}, "Label 0: expected one of [0, 1]."),
-        ({"id": ID, "label": True}, "Label 0: expected one of [0, 1]."),
-        ({"id": ID, "label": None}, "Label 0: expected one of [0, 1]."),
+        ({"id": ID, "label": 2}, "Label 0: expected one of [0, 1], got 2."),
+        ({"id": ID, "label": True}, "Label 0: expected one of [0, 1], got true."),
+        ({"id": ID, "label": None}, "Label 0: expected one of [0, 1], got null."),
+        ({"lable": []}, "Did you mean 'label' or 'labels'?"),
         ({"id": ID, "lable": 1}, "The body has an unknown key 'lable'. Did you mean 'label'?"),
     ],
 )
