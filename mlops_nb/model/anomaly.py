@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..errors import GateError, TrainingError, known_names
 from .signature import Predictions
+from .trusted_types import parts_of
 from ..spec import ALARM_RATE, ModelSpec
 
 if TYPE_CHECKING:
@@ -42,11 +43,22 @@ def check_detector(
 
     last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
     name = type(last).__name__
+    _check_search(estimator)
     if not is_outlier_detector(estimator):
         raise TrainingError(f"{name} is no anomaly detector. Take one of {', '.join(DETECTORS)}, or a class of your own with OutlierMixin.")
     if not hasattr(estimator, "decision_function"):
         example = f"{name}(novelty=True)" if "novelty" in last.get_params() else " or ".join(DETECTORS[:2])
         raise TrainingError(f"{name} has no score for rows that it was not fitted on (no decision_function). Make it {example}.")
+
+# %% ../../nbs/model/01_anomaly.ipynb #a546c7a7
+def _check_search(estimator: BaseEstimator):
+    "Raise a `TrainingError` for a search inside a detector that compares candidates by labels, which it is not given."
+    for part in parts_of(estimator):
+        if hasattr(part, "scoring") and hasattr(part, "refit") and not callable(part.scoring):
+            raise TrainingError(
+                f"{type(part).__name__} compares candidates by labels, and a detector is fitted without. Take the detector itself, and "
+                "give the values to try as `search` of a build whose spec has a target; or set scoring to a function of estimator and rows."
+            )
 
 # %% ../../nbs/model/01_anomaly.ipynb #a4bb0ade
 def truth_of(

@@ -59,6 +59,11 @@ def check_estimator(
         try:
             fitted = clone(estimator).fit(X, y)
         except Exception as e:  # whatever it is
+            if spec.task == "classification" and _takes_only_numbers(estimator, X, y):
+                raise TrainingError(
+                    f"{kind} does not take these labels of {', '.join(map(repr, spec.targets))}, only 0 and 1: make columns of 0 and 1 of them in "
+                    f"load(), or wrap an estimator of one output, {wrapper}(...). ({type(e).__name__}: {str(e)[:200]})"
+                ) from e
             if _takes_outputs(spec, estimator, y) or not _takes_one(estimator, X, y.iloc[:, 0]):
                 return  # too few rows, or a wrong parameter: the fit on all rows tells
             raise TrainingError(f"{refusal} from sklearn.multioutput. ({type(e).__name__}: {str(e)[:200]})") from e
@@ -80,6 +85,17 @@ def _takes_one(estimator, X: pd.DataFrame, y: pd.Series) -> bool:
     except Exception:  # whatever it is
         return False
     return True
+
+
+def _takes_only_numbers(estimator, X: pd.DataFrame, y: pd.DataFrame) -> bool:
+    "Whether an estimator that failed can be fitted when the labels are 0 and 1."
+    from sklearn.base import clone
+
+    try:
+        clone(estimator).fit(X, y.apply(lambda column: (column != column.iloc[0]).astype(int)))
+    except Exception:  # whatever it is
+        return False
+    return not set(np.unique(y.astype(str))) <= {"0", "1"}
 
 
 def _takes_outputs(spec: ModelSpec, estimator, y: pd.DataFrame) -> bool:

@@ -145,6 +145,38 @@ def check_loadable(
     except Exception:  # too few rows for it: the fit on all rows tells
         return
     check_types(fitted, trusted)
+    _warn_of_refused_rows(fitted, X.iloc[rows])
+
+# %% ../../nbs/model/02_train.ipynb #349bf415
+def _warn_of_refused_rows(fitted: BaseEstimator, X: pd.DataFrame):
+    "Warn of an estimator that predicts the rows it was fitted on, and raises for rows far from them."
+    if not isinstance(X, pd.DataFrame) or (numbers := X.select_dtypes("float")).empty:
+        return
+    far = X.assign(**{str(name): column.max() + 10 * (column.max() - column.min() + 1) for name, column in numbers.items()})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            fitted.predict(X)
+        except Exception:  # it predicts nothing: the fit on all rows tells
+            return
+        problem = _problem_of(fitted, far.iloc[:1])
+    if problem is not None:
+        last = fitted.steps[-1][1] if hasattr(fitted, "steps") else fitted
+        hint = " Give it outlier_label." if "outlier_label" in last.get_params() else ""
+        warnings.warn(
+            f"{type(last).__name__} has no prediction for rows far from those it was fitted on ({problem}); in production a request "
+            f"with such a row is an error.{hint} Or limit the columns in the schema.",
+            stacklevel=3,
+        )
+
+
+def _problem_of(fitted: BaseEstimator, X: pd.DataFrame) -> str | None:
+    "Return what an estimator raises for rows; None: it predicts them."
+    try:
+        fitted.predict(X)
+    except Exception as e:  # whatever it raises, a client would meet
+        return f"{type(e).__name__}: {str(e)[:100]}"
+    return None
 
 # %% ../../nbs/model/02_train.ipynb #5916e41f
 def _check_requests(estimator: BaseEstimator):
@@ -197,10 +229,20 @@ def _check_scorers(spec: ModelSpec, estimator, y):
             if problem := next(filter(None, (find_undefined(name, column) for column in columns)), None):
                 raise GateError(problem)
         if spec.task == "classification" and not any(hasattr(estimator, method) for method in methods):
+            last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
             raise GateError(
-                f"{name!r} needs {' or '.join(methods)}, which {type(estimator).__name__} does not have. Take another metric, or "
-                "wrap the estimator in CalibratedClassifierCV."
+                f"{name!r} needs {' or '.join(methods)}, which {type(last).__name__} does not have. Take another metric, or "
+                f"{_with_probabilities(last, several)}."
             )
+
+
+def _with_probabilities(last, several: bool) -> str:
+    "Return how an estimator, the last step of a pipeline, gets probabilities."
+    inner = getattr(last, "estimator", None) if several else None
+    if not several:
+        return f"wrap the estimator in CalibratedClassifierCV: CalibratedClassifierCV({type(last).__name__}(...))"
+    wrapper, kind = ("MultiOutputClassifier", last) if inner is None else (type(last).__name__, inner)
+    return f"wrap the estimator of each output: {wrapper}(CalibratedClassifierCV({type(kind).__name__}(...)))"
 
 # %% ../../nbs/model/02_train.ipynb #00000009
 def _folds(spec: ModelSpec, folds: int, seed: int):

@@ -14,6 +14,7 @@ from sklearn.covariance import EllipticEnvelope
 from sklearn.ensemble import IsolationForest
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression, SGDOneClassSVM
+from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -216,3 +217,16 @@ def test_labels_of_production_are_measured(target, tmp_path):
     assert target or {*by_metric} == {"roc_auc", "average_precision"}
     accuracy = measure_performance(replace(spec(), scorer="accuracy"), rows, rows["odd"].tolist(), found).results[0]
     assert accuracy.value == (found.anomaly == rows["odd"]).mean()
+
+
+@pytest.mark.parametrize("scoring", [None, "roc_auc"])
+@pytest.mark.parametrize("target", [None, "odd"])
+def test_search_inside_a_detector_that_needs_labels_is_refused(target, scoring):
+    def make(params):
+        return GridSearchCV(IsolationForest(), {"n_estimators": [5, 10]}, scoring=scoring)
+
+    columns = {name: pa.Column(float) for name in "xy"} | ({} if target is None else {target: pa.Column(int)})
+    spec = ModelSpec("toy", anomalies, target, pa.DataFrameSchema(columns), make, task="anomaly")
+    rows = anomalies()
+    with pytest.raises(TrainingError, match="GridSearchCV compares candidates by labels, and a detector is fitted"):
+        fit(spec, rows[spec.inputs], truth_of(spec, rows), folds=0)

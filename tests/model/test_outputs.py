@@ -10,11 +10,14 @@ import pandera.pandas as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor, RandomForestClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, RidgeClassifier
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier, MultiOutputRegressor, RegressorChain
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from mlops_nb.data.tables import split, strata
@@ -95,7 +98,7 @@ def test_an_estimator_of_one_output_is_refused_before_it_is_fitted_on_all_rows(k
 
     spec = replace(spec, make_estimator=lambda params: Recorded())
     rows = spec.load()
-    with pytest.raises(TrainingError, match=f"predicts one output, and the targets are 'a', 'b': wrap it, {wrapper}"):
+    with pytest.raises(TrainingError, match=f"(predicts one output|does not take these labels).*{wrapper}"):
         fit(spec, rows[["x"]], rows[spec.target], folds=0)
     assert all(n <= 50 for n in fitted)
 
@@ -298,3 +301,33 @@ def test_time_is_no_target(target):
 def test_output_whose_name_cannot_be_written_is_refused(name):
     with pytest.raises(SpecError, match="is empty or has line breaks or control characters"):
         several_outputs((name, "b"), (int, int))
+
+
+@pytest.mark.parametrize("wrapper", [ClassifierChain, OneVsRestClassifier])
+@pytest.mark.parametrize("kinds", [(str, str), (str, int)])
+def test_estimator_of_zeros_and_ones_is_not_given_texts(wrapper, kinds):
+    spec = several_outputs(("a", "b"), kinds, make=lambda: wrapper(LogisticRegression()))
+    rows = spec.load()
+    with pytest.raises(
+        TrainingError, match=r"does not take these labels of 'a', 'b', only 0 and 1: make columns of 0 and 1"
+    ):
+        fit(spec, rows[spec.inputs], rows[spec.target], folds=2)
+
+
+@pytest.mark.parametrize(
+    ("make", "advice"),
+    [
+        (lambda: MultiOutputClassifier(LinearSVC()), r"MultiOutputClassifier\(CalibratedClassifierCV\(LinearSVC\("),
+        (lambda: ClassifierChain(LinearSVC()), r"ClassifierChain\(CalibratedClassifierCV\(LinearSVC\("),
+        (lambda: RidgeClassifier(), r"MultiOutputClassifier\(CalibratedClassifierCV\(RidgeClassifier\("),
+    ],
+)
+def test_advice_for_probabilities_of_each_output_works(make, advice):
+    spec = several_outputs(("a", "b"), (int, int), make=make, scorer="roc_auc")
+    rows = spec.load()
+    with pytest.raises(GateError, match=advice):
+        fit(spec, rows[spec.inputs], rows[spec.target], folds=2)
+    calibrated = CalibratedClassifierCV(LinearSVC(), cv=2)
+    wrapped = ClassifierChain(calibrated) if "Chain" in advice else MultiOutputClassifier(calibrated)
+    spec = several_outputs(("a", "b"), (int, int), make=lambda: wrapped, scorer="roc_auc")
+    assert fit(spec, rows[spec.inputs], rows[spec.target], folds=2).scores["score"].min() > 0.5

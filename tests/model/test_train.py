@@ -2,6 +2,7 @@
 
 import ast
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pandera.pandas as pa
 import pytest
 from papermill.translators import PythonTranslator
 from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.neighbors import RadiusNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 from mlops_nb.model.train import fit
@@ -69,3 +71,18 @@ def test_key_is_a_label_before_it_is_a_number():
         "weight": {"0": 1, 2: {-1: "a"}, "x": 1}
     }
     assert given_to_make_estimator(np.arange(40.0), "regression", params) == {"weight": {0: 1, 2: {-1: "a"}, "x": 1}}
+
+
+def test_estimator_that_refuses_rows_far_away_is_named_in_training():
+    rows = pd.DataFrame({"x": np.linspace(0, 1, 60)})
+    labels = (rows["x"] > 0.5).astype(int)
+    schema = pa.DataFrameSchema({"x": pa.Column(float), "y": pa.Column(int)})
+
+    def spec(**params):
+        return ModelSpec("toy", lambda: rows, "y", schema, lambda _: RadiusNeighborsClassifier(0.3, **params))
+
+    with pytest.warns(UserWarning, match=r"RadiusNeighborsClassifier has no prediction .* Give it outlier_label"):
+        fit(spec(), rows, labels, folds=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(spec(outlier_label=0), rows, labels, folds=2)
