@@ -8,7 +8,9 @@ __all__ = ['OPSETS', 'SEED', 'Variant', 'variants', 'to_onnx', 'Conversion', 'co
 # %% ../../nbs/model/05_conversion.ipynb #3382a16c
 import warnings
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ForwardRef
 
 import numpy as np
@@ -17,7 +19,7 @@ from .columns import Table
 from .domain import Domain
 from .engine import MATRIX, OnnxEngine, SklearnEngine
 from .parity import expect, verify_parity
-from .probes import Probes, SplitError, make_probes
+from .probes import Probes, SplitError, is_xgboost, make_probes
 from .signature import Signature
 from .threshold import without_threshold
 
@@ -55,6 +57,8 @@ def variants(
 # %% ../../nbs/model/05_conversion.ipynb #548f55e6
 def _is_single(part) -> bool:
     "Whether an estimator is made of trees that are given single precision."
+    if is_xgboost(part):
+        return True
     inner = [part] if hasattr(part, "tree_") else np.ravel(np.array(getattr(part, "estimators_", []), dtype=object)).tolist()
     return bool(inner) and all(hasattr(tree, "tree_") or _is_single(tree) for tree in inner)
 
@@ -75,6 +79,7 @@ def to_onnx(
         kinds = {np.float64: variant.precision, np.int64: "Int64", np.bool_: "Boolean", object: "String"}
         tensor = {dtype: getattr(onnx_types, f"{kind}TensorType") for dtype, kind in kinds.items()}
         inputs = [(i.name, tensor[i.dtype]([None, 1])) for i in signature.inputs]
+    estimator = _without_names(estimator)
     options = dict(_text_options(estimator))
     if variant.cast:
         from skl2onnx.sklapi import CastTransformer
@@ -88,11 +93,43 @@ def to_onnx(
         more: dict[str, Any] = {"initial_types": inputs, "options": options}
         if variant.precision == "Double":
             more |= {"target_opset": OPSETS, "custom_conversion_functions": _double_converters()}
+        elif _holds(estimator, is_xgboost):
+            more |= {"target_opset": OPSETS}  # its converter knows no later trees
         return convert_sklearn(estimator, **more).SerializeToString()
 
 
 _WORDS = r"(?u)\b\w\w+\b"  # scikit-learn's default
 _ASCII_WORDS = "[a-zA-Z0-9_][a-zA-Z0-9_]+"  # the same in ASCII, as ONNX Runtime understands it
+
+# %% ../../nbs/model/05_conversion.ipynb #2f89a1ec
+def _without_names(estimator: BaseEstimator) -> BaseEstimator:
+    "Return an estimator whose model of XGBoost, the last step, knows its columns by number, and for which a converter is registered."
+    from sklearn.pipeline import Pipeline
+
+    is_pipeline = hasattr(estimator, "steps")
+    last = estimator.steps[-1][1] if is_pipeline else estimator
+    if not is_xgboost(last):
+        return estimator
+    _register_xgboost(type(last))
+    unnamed = deepcopy(last)
+    unnamed.get_booster().feature_names = unnamed.get_booster().feature_types = None
+    return Pipeline([*estimator.steps[:-1], (estimator.steps[-1][0], unnamed)]) if is_pipeline else unnamed
+
+
+def _register_xgboost(kind: type):
+    "Tell skl2onnx about the converter of onnxmltools."
+    from onnxmltools.convert.xgboost.operator_converters.XGBoost import convert_xgboost
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common.shape_calculator import (
+        calculate_linear_classifier_output_shapes,
+        calculate_linear_regressor_output_shapes,
+    )
+
+    if kind.__name__.endswith("Classifier"):
+        options = {"nocl": [True, False], "zipmap": [True, False, "columns"]}
+        update_registered_converter(kind, kind.__name__, calculate_linear_classifier_output_shapes, convert_xgboost, options=options)
+    else:
+        update_registered_converter(kind, kind.__name__, calculate_linear_regressor_output_shapes, convert_xgboost)
 
 # %% ../../nbs/model/05_conversion.ipynb #eaa9de1d
 def _text_options(part) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -248,6 +285,8 @@ def _why_not(estimator: BaseEstimator, signature: Signature) -> str | None:
         return "it has several outputs, for which parity is not verified"
     if signature.task == "anomaly":
         return "an anomaly detector is served by scikit-learn"
+    if reason := _why_not_boosters(estimator):
+        return reason
     if any(i.kind == "datetime" for i in signature.inputs):
         return "a date or time is among the inputs, for which it has no type"
     if _holds(estimator, lambda part: hasattr(part, "children_left") and bool(np.isinf(part.threshold).any())):
@@ -255,6 +294,29 @@ def _why_not(estimator: BaseEstimator, signature: Signature) -> str | None:
     if _holds(estimator, lambda part: hasattr(part, "_fit_X") and (hasattr(part, "n_neighbors") or hasattr(part, "radius"))):
         return "a model of neighbours decides between equally near rows by chance"
     return None
+
+# %% ../../nbs/model/05_conversion.ipynb #41b87d6f
+def _why_not_boosters(estimator: BaseEstimator) -> str | None:
+    "Return why the trees of LightGBM, XGBoost or CatBoost are not converted, so that their own library serves."
+    last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    for library, reason in _BOOSTERS.items():
+        if _holds(estimator, lambda part, library=library: type(part).__module__.split(".")[0] == library):
+            return reason
+    if not _holds(estimator, is_xgboost):
+        return None
+    if not is_xgboost(last):
+        return "XGBoost is converted as the estimator or the last step of a pipeline, not inside another estimator"
+    if last.get_booster().feature_types and "c" in last.get_booster().feature_types:
+        return "a tree splits on categories, which its converter cannot express"
+    if find_spec("onnxmltools") is None:
+        return "XGBoost is converted by onnxmltools, which is missing: pip install 'mlops-nb[xgboost]'"
+    return None
+
+
+_BOOSTERS = {
+    "lightgbm": "LightGBM compares in double precision, and its converter in single",
+    "catboost": "CatBoost writes a graph of its own, without the steps before it and without categories",
+}
 
 # %% ../../nbs/model/05_conversion.ipynb #f6f16f8c
 def _holds(part, test) -> bool:

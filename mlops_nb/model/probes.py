@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_SEEN', 'STEPS', 'PAIRS', 'MIN_PROBES', 'MAX_SPLITS', 'beside', 'hostile_texts', 'values_of', 'Splits',
-           'find_splits', 'SplitError', 'rows_at', 'boundary_rows', 'Probes', 'make_probes', 'mixed_rows']
+           'is_xgboost', 'booster_trees', 'find_splits', 'SplitError', 'rows_at', 'boundary_rows', 'Probes',
+           'make_probes', 'mixed_rows']
 
 # %% ../../nbs/model/05_probes.ipynb #8736588d
 import re
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ForwardRef
 
 import numpy as np
+import orjson
 import pandas as pd
 
 from .columns import Table, finite_limits, to_frame
@@ -173,6 +175,24 @@ class Splits:
     thresholds: np.ndarray  # `(n,)`
     rows: np.ndarray  # `(n,)` a reference row that reaches the split; -1: none does
 
+# %% ../../nbs/model/05_probes.ipynb #31d45507
+def is_xgboost(
+    part,  # An estimator, or a part of one
+) -> bool:
+    "Whether a part is a fitted model of XGBoost."
+    return type(part).__module__.startswith("xgboost.") and hasattr(part, "_Booster")
+
+
+def booster_trees(
+    part,  # A fitted model of XGBoost
+) -> list[dict]:  # Arrays of nodes, by name
+    "Return the trees of a model of XGBoost."
+    learner = orjson.loads(part.get_booster().save_raw("json"))["learner"]["gradient_booster"]
+    model = learner.get("model")
+    if model is None or "trees" not in model:
+        raise SplitError(f"{learner.get('name')!r} of XGBoost is no model of plain trees")
+    return model["trees"]
+
 # %% ../../nbs/model/05_probes.ipynb #425b26a8
 def find_splits(
     part,  # A fitted estimator or transformer
@@ -199,6 +219,8 @@ def find_splits(
             yield from find_splits(step, frame, rng, before, is_identity)
             if step is not part.steps[-1][1]:
                 frame, before, is_identity = step.transform(frame), _after(before, step.transform), False
+    elif is_xgboost(part):
+        yield from (make.of_booster_tree(tree) for tree in booster_trees(part))
     elif hasattr(part, "tree_"):
         yield make.of_tree(part.tree_)
     elif hasattr(part, "_predictors"):
@@ -279,6 +301,23 @@ class _Found:
             reached[int(node["left"])], reached[int(node["right"])] = rows[left], rows[~left]
         rows = np.array([self.rng.choice(reached[int(n)]) if len(reached[int(n)]) else -1 for n in inner], dtype=np.int64)
         return self._splits(False, nodes["feature_idx"][inner].astype(np.int64), nodes["num_threshold"][inner], rows)
+
+    def of_booster_tree(self, tree: Mapping) -> Splits:
+        "Return the splits of a tree of XGBoost: a number in single precision is left if it is below the threshold."
+        if any(tree["split_type"]):
+            raise ValueError("a tree splits on categories")
+        features, thresholds = np.array(tree["split_indices"]), np.array(tree["split_conditions"], dtype=np.float32).astype(np.float64)
+        lefts, rights, missing_left = (np.array(tree[key]) for key in ("left_children", "right_children", "default_left"))
+        X = np.asarray(self._matrix(), dtype=np.float32)
+        reached: dict[int, np.ndarray] = {0: np.arange(len(X))}
+        inner = np.flatnonzero(lefts >= 0)
+        for n in inner:  # a child has a higher number than its parent
+            rows = reached[int(n)]
+            value = X[rows, features[n]]
+            left = np.where(np.isnan(value), bool(missing_left[n]), value < thresholds[n])
+            reached[int(lefts[n])], reached[int(rights[n])] = rows[left], rows[~left]
+        rows = np.array([self.rng.choice(reached[int(n)]) if len(reached[int(n)]) else -1 for n in inner], dtype=np.int64)
+        return self._splits(True, features[inner].astype(np.int64), thresholds[inner], rows)
 
     def of_values(self, features: np.ndarray, thresholds: np.ndarray) -> Splits:
         "Return splits that every row reaches."
@@ -513,6 +552,8 @@ def _concatenated(signature: Signature, tables: Sequence[Table]) -> Table:
 
 def _count_splits(part) -> int:
     "Count the splits of all trees inside, wherever they are."
+    if is_xgboost(part):
+        return sum(int((np.array(tree["left_children"]) >= 0).sum()) for tree in booster_trees(part))
     if hasattr(part, "children_left"):
         return int((np.isfinite(part.threshold) & (part.children_left >= 0)).sum())
     if hasattr(part, "nodes") and hasattr(part, "raw_left_cat_bitsets"):

@@ -94,6 +94,12 @@ def xgboost(params):
     return make_pipeline(AsCategories(), XGBClassifier(n_estimators=20, enable_categorical=True))
 
 
+def xgboost_of_numbers(params):
+    from xgboost import XGBClassifier
+
+    return XGBClassifier(n_estimators=20)
+
+
 def catboost(params):
     from catboost import CatBoostClassifier
 
@@ -150,7 +156,8 @@ KINDS = {
         lambda params: numbered(IsolationForest(n_estimators=20)), target=None
     ),
     "LightGBM": Kind(lightgbm, library="lightgbm"),
-    "XGBoost": Kind(xgboost, library="xgboost"),
+    "XGBoost, `AsCategories`": Kind(xgboost, library="xgboost"),
+    "XGBoost, numbers alone": Kind(xgboost_of_numbers, NUMBERS, library="xgboost"),
     "CatBoost": Kind(catboost, library="catboost"),
     "skrub": Kind(skrub, library="skrub"),
     "imbalanced-learn": Kind(imbalanced, library="imblearn"),

@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from copy import deepcopy
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mlops_nb.features import AsCategories
-from mlops_nb.model.columns import input_frame
+from mlops_nb.model.columns import input_frame, to_table
+from mlops_nb.model.conversion import convert, to_onnx
+from mlops_nb.model.probes import find_splits
+from mlops_nb.model.signature import signature_of
 from mlops_nb.spec import ModelSpec
 from tests.factories import optional, served
 
@@ -81,10 +85,11 @@ def test_numbers_with_gaps_are_served_as_they_were_trained(library, target, task
     sent = json.loads(rows_of(seed=1)[["amount", "rooms"]].to_json(orient="records"))
     fresh = input_frame(spec, spec.schema.validate(rows_of(seed=1)))
     got = predictor.predict_rows(sent)
-    np.testing.assert_array_equal(got.prediction, estimator.predict(fresh))
+    np.testing.assert_allclose(got.prediction, estimator.predict(fresh), rtol=1e-5)
     if task == "Classifier":
         np.testing.assert_allclose(got.probability, estimator.predict_proba(fresh), atol=1e-6)
-    assert estimator.score(X, predictor.predict_rows(json.loads(X.to_json(orient="records"))).prediction) == 1
+    again = predictor.predict_rows(json.loads(X.to_json(orient="records"))).prediction
+    assert estimator.score(X, again) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("task", ["Classifier", "Regressor"])
@@ -126,3 +131,74 @@ def test_service_without_the_library_says_what_to_install(library, tmp_path):
     program += f"try:\n    Predictor.load({str(tmp_path / 'bundle')!r})\nexcept BundleError as e:\n    print(e)\n"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert f"pip install 'mlops-nb[{library}]'" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.fixture
+def converter():
+    optional("xgboost")
+    optional("onnxmltools")
+
+
+def converted(estimator, target: str = "label", columns=("amount", "rooms")):
+    spec = spec_of(lambda params: estimator, target, columns)
+    rows = spec.schema.validate(rows_of())
+    X = input_frame(spec, rows)
+    signature = signature_of(spec, estimator.fit(X, rows[target]))
+    return convert(estimator, signature, to_table(signature, X))
+
+
+@pytest.mark.parametrize("task", ["Classifier", "Regressor"])
+@pytest.mark.parametrize("steps", [(), (SimpleImputer(), StandardScaler())])
+def test_trees_of_xgboost_over_numbers_are_verified_at_each_threshold_and_served_by_onnx(converter, task, steps):
+    model = booster("xgboost", task)
+    found = converted(make_pipeline(*steps, model) if steps else model, "label" if task == "Classifier" else "price")
+    assert found.onnx is not None, found.reason
+    assert found.reason.startswith("agrees with scikit-learn on")
+    assert found.max_difference < 1e-5
+    assert (
+        sum(len(splits.thresholds) for splits in find_splits(model, np.zeros((1, 2)), np.random.default_rng(0))) > 100
+    )
+
+
+@pytest.mark.parametrize("place", ["splits", "leaves", "missing"])
+def test_graph_of_xgboost_that_differs_in_one_tree_is_not_served(converter, monkeypatch, place):
+    def changed(part):
+        model = json.loads(part.get_booster().save_raw("json"))
+        tree = model["learner"]["gradient_booster"]["model"]["trees"][0]
+        node = next(i for i, left in enumerate(tree["left_children"]) if (left < 0) == (place == "leaves"))
+        if place == "missing":
+            tree["default_left"] = [1 - left for left in tree["default_left"]]
+        else:
+            value = np.float32(tree["split_conditions"][node])
+            tree["split_conditions"][node] = float(
+                value + np.float32(0.3) if place == "leaves" else np.nextafter(value, 9)
+            )
+        part.get_booster().load_model(bytearray(json.dumps(model), "utf-8"))
+
+    def wrongly(estimator, signature, variant):
+        other = deepcopy(estimator)
+        changed(other)
+        return to_onnx(other, signature, variant)
+
+    monkeypatch.setattr("mlops_nb.model.conversion.to_onnx", wrongly)
+    found = converted(booster("xgboost", "Classifier"))
+    if place == "missing":  # rows with a missing value are left to the library
+        assert found.domain is None or set(found.domain.missing) & {"amount", "rooms"}, found.reason
+        return
+    assert found.onnx is None, found.reason
+    assert found.reason.startswith("disagrees with scikit-learn"), found.reason
+
+
+def test_why_a_booster_is_served_by_its_own_library_is_one_sentence(converter, monkeypatch):
+    reasons = {
+        "LightGBM compares in double precision": lambda: converted(booster("lightgbm", "Classifier")),
+        "CatBoost writes a graph of its own": lambda: converted(booster("catboost", "Classifier")),
+        "a tree splits on categories": lambda: converted(categorical("xgboost", "Classifier"), columns=tuple(INPUTS)),
+        "not inside another estimator": lambda: converted(INSIDE["searched"](booster("xgboost", "Classifier"))),
+    }
+    for reason, make in reasons.items():
+        if "LightGBM" in reason or "CatBoost" in reason:
+            optional(reason.split()[0].lower())
+        assert reason in make().reason
+    monkeypatch.setattr("mlops_nb.model.conversion.find_spec", lambda name: None)
+    assert "pip install 'mlops-nb[xgboost]'" in converted(booster("xgboost", "Classifier")).reason
