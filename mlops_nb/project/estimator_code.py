@@ -24,6 +24,7 @@ class EstimatorKind(StrEnum):
     LOG_LINEAR = "a linear model of the logarithm"
     CURVES = "a linear model of curves"
     STEADY_TREES = "boosted trees in small steps"
+    FOREST = "a forest of random trees"
     TREES = "boosted trees"
     BALANCED_TREES = "boosted trees with class weights"
     POISSON_TREES = "boosted trees with a Poisson loss"
@@ -150,7 +151,8 @@ def _model(task: str, kind: EstimatorKind) -> tuple[str, str, list[str]]:
     "Return the model's class, the call that makes it, and the dotted names that it needs."
     classifies = task == "classification"
     if kind.has_trees:
-        name, module = f"HistGradientBoosting{'Classifier' if classifies else 'Regressor'}", "sklearn.ensemble"
+        name = "RandomForest" if kind == EstimatorKind.FOREST else "HistGradientBoosting"
+        name, module = f"{name}{'Classifier' if classifies else 'Regressor'}", "sklearn.ensemble"
     else:
         linear = "PoissonRegressor" if kind == EstimatorKind.POISSON_LINEAR else "Ridge"
         name, module = "LogisticRegression" if classifies else linear, "sklearn.linear_model"
@@ -181,7 +183,7 @@ def _default_params(name: str, kind: EstimatorKind) -> list[str]:
     "Return the parameters that differ from those of scikit-learn, as source."
     linear = {"LogisticRegression": ['"max_iter": 1000'], "PoissonRegressor": ['"alpha": 0.01', '"max_iter": 500']}
     params = linear.get(name, [])
-    if kind.has_trees:  # else a fit on more rows than were tried would stop by chance
+    if name.startswith("Hist"):  # else a fit on more rows than were tried would stop by chance
         params = ['"early_stopping": False']
     if kind == EstimatorKind.STEADY_TREES:
         params += ['"learning_rate": 0.05', '"max_iter": 200', '"max_leaf_nodes": 8', '"l2_regularization": 5.0']
@@ -225,7 +227,7 @@ def candidate_kinds(
     "Return the kinds of estimator that suit a table."
     kind, target = EstimatorKind, summary.target
     text, numbers = summary.named("text"), summary.named("number", "whole number")
-    kinds = [kind.LINEAR, kind.TREES]
+    kinds = [kind.LINEAR, *([kind.FOREST] if len(target.classes) > 2 else []), kind.TREES]  # boosting makes a tree for each class
     if not text:
         kinds.append(kind.STEADY_TREES)
     elif len(summary.used) > len(text):
