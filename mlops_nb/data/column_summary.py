@@ -6,6 +6,7 @@
 __all__ = ['MAX_LISTED_CATEGORIES', 'SAMPLE_ROWS', 'ColumnSummary', 'describe_column']
 
 # %% ../../nbs/data/02_column_summary.ipynb #42586781
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import pandas as pd
 from .counters import are_hashes, grows_with_time, id_reason
 from .dates import date_format, dates_of, fits_month_first
 from .tables import odd_type
-from .time_numbers import TIME_UNITS, fitting_unit
+from .time_numbers import TIME_UNITS, fitting_unit, has_name_of_time
 
 # %% ../../nbs/data/02_column_summary.ipynb #00000005
 @dataclass(frozen=True)
@@ -93,15 +94,52 @@ def _describe_numbers(present: pd.Series, common: dict) -> ColumnSummary:
     return replace(column, exclusion_reason=id_reason(present), grows=grows_with_time(present), note=_time_note(present))
 
 # %% ../../nbs/data/02_column_summary.ipynb #d9e0f680
+_SERIAL_DAYS = (20_000, 73_050)  # 1954 to 2099, in days since the end of 1899
+
+
 def _time_note(present: pd.Series) -> str:
     "Return what a person should know about numbers that look like dates or times; empty: they do not."
     sample = present.head(SAMPLE_ROWS)
-    if (sample % 1 != 0).any() or (unit := fitting_unit(sample)) is None:
+    if (sample % 1 != 0).any():
+        return ""
+    low, high = _SERIAL_DAYS
+    if low <= sample.min() and sample.max() <= high and has_name_of_time(str(present.name)) and sample.nunique() > 1:
+        return f"a number such as {sample.min():.0f} may be a day as Excel counts them; if it is, save the column with a date format"
+    if (unit := fitting_unit(sample)) is None:
         return ""
     how = f"Dialect(times={{{str(present.name)!r}: {unit!r}}})"
     return f"a number such as {sample.min():.0f} may be a time in {TIME_UNITS[unit]}; if it is, declare {how}, as dialect=... of read_table and of the spec"
 
 # %% ../../nbs/data/02_column_summary.ipynb #df052514
+_MEASURED = re.compile(r"[^\w\s]{0,2}\s?\d[\d.,:/\u00b0'\u2019\s\u00a0\u202f\u2009]*[^\d]{0,12}")  # 7 g, 1:23:45, 47\u00b022'N
+_CODES = re.compile(r"\d+|\d+(\.\d+){2,}|\d+[A-Za-z]")  # digits alone, addresses and versions, a number with a letter
+_NUMBER = re.compile(r"[+-]?(\d+|\d{1,3}([.,'\u2019 \u00a0\u202f]\d{3})+)([.,]\d+)?")
+_MONTHS = "januar|februar|m\u00e4rz|mai|juni|juli|oktober|dezember|janvier|f\u00e9vrier|mars|avril|juin|juillet|ao\u00fbt|septembre|octobre|novembre|d\u00e9cembre"
+_MONTHS += "|enero|febrero|marzo|mayo|junio|julio|agosto|septiembre|diciembre|gennaio|febbraio|aprile|maggio|giugno|luglio|settembre|ottobre|dicembre"
+_DATED = re.compile(rf"(?i)\b\d{{1,4}}[./-]\d{{1,2}}[./-]\d{{2,4}}\b|\b\d{{4}}-?W\d\d|\b({_MONTHS})\w*\.? (de )?\d{{4}}|^Q[1-4] \d{{4}}|\u00b1")
+_MAX_DATE_LETTERS = 40
+_NOTED_TEXTS = 1000  # values of a column that are looked at for a note
+_MIN_NOTED_SHARE = 0.5  # of the values
+
+
+def _text_note(texts: pd.Series) -> str:
+    "Return what a person should know about texts that are nearly numbers or dates; empty: they are not."
+    sample = texts.head(_NOTED_TEXTS).str.strip()
+    is_number = sample.map(lambda text: _NUMBER.fullmatch(text) is not None)
+    if _MIN_NOTED_SHARE <= is_number.mean() < 1:
+        return f"{is_number.mean():.0%} of the values are numbers, others such as {sample[~is_number].iloc[0]!r:.40} are not, so it stays text"
+    shapes = sample.str.replace(r"\d+", "9", regex=True)
+    usual = shapes == shapes.value_counts().index[0]
+    if _MIN_NOTED_SHARE <= usual.mean() < 1 and (form := date_format(sample[usual])):
+        return f"{usual.mean():.0%} of the values are dates in the format {form}, others such as {sample[~usual].iloc[0]!r:.40} are not, so it stays text"
+    measured = sample.map(lambda text: _MEASURED.fullmatch(text) is not None and _CODES.fullmatch(text) is None)
+    measured |= sample.map(lambda text: len(text) <= _MAX_DATE_LETTERS and _DATED.search(text) is not None)
+    if measured.mean() >= 0.9:
+        return f"values such as {sample[measured].iloc[0]!r:.40} are numbers or times in a form that is not read, so it stays text: convert it in load()"
+    return ""
+
+
+# %% ../../nbs/data/02_column_summary.ipynb #95a5b9c0
 def _describe_words(present: pd.Series, common: dict) -> ColumnSummary:
     "Describe text: a time, a text of several words, an id, or a category."
     sample = present.head(SAMPLE_ROWS).astype(str)
@@ -109,6 +147,7 @@ def _describe_words(present: pd.Series, common: dict) -> ColumnSummary:
     if form is not None:
         note = f"day first is assumed, and month first fits as well ({form})" if fits_month_first(present, form) else ""
         return replace(_describe_times(dates_of(present, form), common), format=form, note=note)
+    common["note"] = _text_note(sample)
     words, letters = sample.str.split().str.len().mean(), sample.str.len().mean()
     if words >= 3 and common["distinct"] > 30:
         return ColumnSummary(**common, kind="text", shown=f"{words:.0f} words on average")

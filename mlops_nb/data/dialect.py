@@ -290,6 +290,9 @@ def _decode(beginning: bytes) -> tuple[str, str]:
     "Return the text and its encoding; the last character may be cut off."
     if beginning.startswith((b"\xff\xfe", b"\xfe\xff")):
         return beginning.decode("utf-16", errors="ignore"), "utf-16"
+    if (zeros := [beginning[k : 1 << 12 : 2].count(0) for k in (0, 1)]) != [0, 0]:  # UTF-16 without a mark
+        encoding = "utf-16-le" if zeros[1] > zeros[0] else "utf-16-be"
+        return beginning.decode(encoding, errors="ignore"), encoding
     encoding = "utf-8-sig" if beginning.startswith(b"\xef\xbb\xbf") else "utf-8"
     try:
         return beginning.decode(encoding), encoding

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pyarrow import compute
 from ..errors import DataError
 
 # %% ../../nbs/data/00_number_format.ipynb #42543abe
-DECIMAL_MARKS, THOUSANDS_MARKS = (".", ","), ("", ",", ".", "'", "\u2019", " ", "\u00a0", "\u202f")
+DECIMAL_MARKS, THOUSANDS_MARKS = (".", ","), ("", ",", ".", "'", "\u2019", " ", "\u00a0", "\u202f", "\u2009")
 
 
 def check_marks(
@@ -42,6 +43,7 @@ class NumberFormat:
     multipliers: Mapping[str, float] = field(default_factory=dict, hash=False)  # Suffix to a power of ten: {"k": 1000, "%": 0.01}
     parentheses: bool = False  # Whether (5.00) is -5.00
     missing: tuple[str, ...] = ()  # Texts that stand for a missing value, beside those of the dialect
+    trailing_minus: bool = False  # Whether 5.00- is -5.00
 
     def __post_init__(self):
         check_marks(self.decimal, self.thousands)
@@ -72,10 +74,11 @@ class NumberFormat:
         negative = compute.equal(part["open"], "(")
         signs = [compute.not_equal(part[name], "") for name in ("sign", "inner")]
         fits = compute.equal(negative, compute.equal(part["close"], ")"))
-        for first, second in ((signs[0], signs[1]), (negative, signs[0]), (negative, signs[1])):
+        marks = [*signs, negative, compute.not_equal(part["minus"], "")]
+        for first, second in combinations(marks, 2):
             fits = compute.and_(fits, compute.invert(compute.and_(first, second)))
         fits = compute.fill_null(fits, False)
-        for name in ("sign", "inner"):
+        for name in ("sign", "inner", "minus"):
             negative = compute.or_(negative, compute.is_in(part[name], pyarrow.array(["-", "\u2212"])))
         exponent = part["exponent"]
         for name, factor in self.multipliers.items():
@@ -91,15 +94,16 @@ class NumberFormat:
         "Regular expression of a number and what may stand around it."
         before, behind, multiplier = _any_of(self.prefixes), _any_of(self.suffixes), _any_of(self.multipliers)
         opening, closing = (rf"(?:{before}{_BLANKS})*(?P<open>\(?)", r"\)?") if self.parentheses else ("(?P<open>)", "")
+        minus = r"[-\x{2212}]?" if self.trailing_minus else ""
         scale = rf"(?P<exponent>[eE][+-]?\d+)|{_BLANKS}(?P<multiplier>{multiplier})"
         return (
             rf"^{opening}{_BLANKS}(?P<sign>[+\-\x{{2212}}]?){_BLANKS}(?:{before}{_BLANKS})*(?P<inner>[+\-\x{{2212}}]?)"
-            rf"{_BLANKS}(?P<number>{digits_pattern(self.decimal, self.thousands)})(?:{scale})?(?:{_BLANKS}{behind})*"
+            rf"{_BLANKS}(?P<number>{digits_pattern(self.decimal, self.thousands)})(?:{scale})?{_BLANKS}(?P<minus>{minus})(?:{_BLANKS}{behind})*"
             rf"{_BLANKS}(?P<close>{closing})$"
         )
 
 
-_PARTS = ("open", "sign", "inner", "number", "exponent", "multiplier", "close")
+_PARTS = ("open", "sign", "inner", "number", "exponent", "multiplier", "minus", "close")
 _BLANKS = r"[ \t\x{00a0}\x{202f}\x{2009}]*"
 
 # %% ../../nbs/data/00_number_format.ipynb #d4bb66ae
@@ -109,7 +113,8 @@ def digits_pattern(
 ) -> str:
     "Return a regular expression of a number without sign and exponent."
     point, mark = re.escape(decimal), re.escape(thousands)
-    whole = rf"(?:\d+|[1-9]\d{{0,2}}(?:{mark}\d{{3}})+)" if mark else r"\d+"
+    indian = r"|[1-9]\d?(?:,\d\d)*,\d{3}" if thousands == "," else ""  # 1,23,456
+    whole = rf"(?:\d+|[1-9]\d{{0,2}}(?:{mark}\d{{3}})+{indian})" if mark else r"\d+"
     return rf"(?:{whole}(?:{point}\d*)?|{point}\d+)"
 
 

@@ -32,7 +32,7 @@ def odd_line(
     if len(table) < MIN_ROWS:
         return None
     dialect = dialect or Dialect()
-    return _title(table) or _groups(table, dialect) or _units(table, dialect) or _totals(table) or _footnote(table)
+    return _title(table) or _groups(table, dialect) or _units(table, dialect) or _totals(table) or _footnote(table) or _repeated_names(table)
 
 # %% ../../nbs/data/03_odd_lines.ipynb #468afb4a
 def _title(table: pd.DataFrame) -> str | None:
@@ -56,6 +56,15 @@ def _groups(table: pd.DataFrame, dialect: Dialect) -> str | None:
     if any((rest == name).any() for name, rest in zip(first, rests, strict=True)) or not any(_are_numbers(rest, dialect) for rest in rests):
         return None
     return f"the first line has {len(first) - len(unnamed)} names for {len(first)} columns, as a line of groups or a title; the second has {_listed(first)}"
+
+
+def _repeated_names(table: pd.DataFrame) -> str | None:
+    "Describe a row that has the names of the columns again, as where files were put together."
+    texts = [name for name in table.columns if isinstance(table[name].dtype, pd.StringDtype) or table[name].dtype == object]
+    if len(texts) < 2:
+        return None
+    rows = np.flatnonzero(np.logical_and.reduce([(table[name] == name).to_numpy(dtype=bool, na_value=False) for name in texts]))
+    return f"row {rows[0]} has the names of the columns again" if len(rows) else None
 
 
 def _footnote(table: pd.DataFrame) -> str | None:

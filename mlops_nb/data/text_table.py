@@ -44,7 +44,10 @@ def parse_rows(
     reason = "the row has {} values, the table has {} columns."
 
     def skip(row) -> str:
-        remark = " It begins with '#': if it is a comment, remove it." if row.text.lstrip().startswith("#") else ""
+        text = row.text.strip()
+        remark = " It begins with '#': if it is a comment, remove it." if text.startswith("#") else ""
+        if not remark and row.actual_columns == 1 and len(names) > 2 and text:
+            remark = f" It is {text[:40]!r}: if it is a footnote, remove it."
         malformed[row.number - 1] = reason.format(row.actual_columns, len(names)) + remark
         return "skip"
 
@@ -146,6 +149,8 @@ def _table_of_texts(location: str, found: Mapping, header: bool, columns: Sequen
 def _odd_first_line(first: Sequence[str]) -> str:
     "Return a sentence about a first line that may be none of names."
     line = ", ".join(first)[:60]
+    if line.startswith("sep="):
+        return " The first line, 'sep=', is an instruction for Excel: remove it."
     return f" The first line is {line!r}: if it is a title or a comment, remove it; if rows begin with a name of their own, name that column."
 
 

@@ -107,7 +107,7 @@ _INPUT = {
     "format?": (str, None),
 }
 _NUMBER_FORMAT = {
-    **{"prefixes?": [str], "suffixes?": [str], "missing?": [str], "decimal?": str, "thousands?": str, "multipliers?": {str: float}, "parentheses?": bool},
+    **{"prefixes?": [str], "suffixes?": [str], "missing?": [str], "decimal?": str, "thousands?": str, "multipliers?": {str: float}, "parentheses?": bool, "trailing_minus?": bool},
 }
 SIGNATURE: Schema = {
     "inputs": [_INPUT],

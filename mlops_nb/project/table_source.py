@@ -90,6 +90,8 @@ def open_table(
         written = ", ".join(f"{k} {v!r}" for k, v in dialect.items())
         words = f"`{path.name}`, as it was given, in `data/`." + (f" Read as: {written}." if written else "")
         source = _source_of_file(path.name, words, options=options)
+        if dialect.get("encoding") == "cp1252":
+            source = replace(source, remarks=(_ENCODING_REMARK,))
         if path.suffix.lower() != ".xlsx":
             return ProjectTable(frame, source, path)
         with pd.ExcelFile(path) as book:
@@ -103,6 +105,7 @@ def open_table(
     return ProjectTable(frame, TableSource(f"read_table({arguments}{options})", (_READ_TABLE_IMPORT,), words))
 
 
+_ENCODING_REMARK = "The file is not in UTF-8, and was read as Western European (cp1252): if names or texts look wrong, save it as UTF-8."
 _READ_TABLE_IMPORT = "from mlops_nb.data.tables import read_table"
 
 # %% ../../nbs/project/05_table_source.ipynb #2ba03bcc

@@ -43,6 +43,9 @@ CLOTHINGS = {
     "decimal comma": ("{}", "-{}", ",", "", 1),
     "decimal point": ("{}", "-{}", ".", "", 1),
     "blanks": ("{}", "-{}", ",", "\u00a0", 1),
+    "thin blanks": ("{}", "-{}", ",", "\u2009", 1),
+    "booked": ("{}", "{}-", ",", ".", 1),
+    "booked euros": ("{} EUR", "{}- EUR", ",", ".", 1),
 }
 WORDS = st.sampled_from(["-", "unknown", "n/a", "?", "", "  ", "NA", "None", "N/A "])
 CENTS = st.lists(st.integers(-(10**9), 10**9).filter(lambda n: n % 100 and n % 10), min_size=3, max_size=8, unique=True)
@@ -81,7 +84,7 @@ def in_training(signature, path, dialect: Dialect, schema=SCHEMA) -> dict:
 )
 def test_numbers_in_any_clothing_are_the_same_whichever_way_they_come(name, cents, words, wrong, app, tmp_path_factory):
     clothing, folder = CLOTHINGS[name], tmp_path_factory.mktemp("ways")
-    assume(name != "accounts" or any(n > 0 for n in cents))
+    assume(name not in ("accounts", "booked", "booked euros") or any(n > 0 for n in cents))
     texts = [write(n, clothing) for n in cents] + words
     (folder / "train.csv").write_text(to_text(texts))
     table = read_table(folder / "train.csv")
