@@ -1,7 +1,10 @@
 """Seeded tables of mixed kinds and dirt, written as text files in many ways."""
 
 import csv
+import gzip
 import io
+import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +59,22 @@ def _date(rng, n, _comma):
     return days.to_numpy(), lambda v: pd.Timestamp(v).strftime(form)
 
 
+def _epoch(rng, n, _comma):
+    unit = int(rng.choice([1, 1000]))
+    return rng.integers(1_500_000_000, 1_700_000_000, n) * unit, str
+
+
+def _booked(rng, n, comma):
+    point = "." if comma == "," else ","
+    swap = str.maketrans({",": point, ".": comma})
+    return rng.normal(0, 900, n).round(2), lambda v: f"{abs(v):,.2f}".translate(swap) + "-" * (v < 0)
+
+
+def _day(rng, n, _comma):
+    days = pd.Timestamp("2019-05-01") + pd.to_timedelta(rng.integers(0, 1500, n), "D")
+    return days.to_numpy(), lambda v: pd.Timestamp(v).strftime("%Y%m%d")
+
+
 def _text(rng, n, _comma):
     return np.array([" ".join(rng.choice(WORDS, rng.integers(3, 9))) for _ in range(n)]), str
 
@@ -73,7 +92,9 @@ def _constant(_rng, n, _comma):
 
 
 KINDS: list[Callable] = [_number, _whole, _money, _percent, _with_unit, _category, _many, _truth, _date, _text]
-KINDS += [_code, _identity, _constant]
+KINDS += [_code, _identity, _constant, _epoch, _booked, _day]
+FILES = ["csv", "csv", "csv.gz", "zip", "jsonl", "json", "xlsx"]
+TIME_NAMES = ["created_at", "last login", "Timestamp", "ts", "seen", "eventTime", "epoch", "updated"]
 MISSING = ["", "NA", "n/a", "-", "unknown", "None", "?"]
 
 
@@ -86,6 +107,10 @@ def random_table(folder: Path, seed: int) -> tuple[Given, list[dict[str, str]], 
     makers = [KINDS[i] for i in rng.choice(len(KINDS), int(rng.integers(3, 9)))]
     makers += [_number, _category]
     names = [str(name) for name in rng.permutation(NAMES)[: len(makers)]]
+    names = [
+        str(TIME_NAMES[i % 8]) if make is _epoch else name
+        for i, (name, make) in enumerate(zip(names, makers, strict=True))
+    ]
     columns, signal = {}, np.zeros(n)
     for name, make in zip(names, makers, strict=True):
         values, write = make(rng, n, comma)
@@ -103,9 +128,29 @@ def random_table(folder: Path, seed: int) -> tuple[Given, list[dict[str, str]], 
     lines = [*columns], *zip(*columns.values(), strict=True)
     file = io.StringIO()
     csv.writer(file, delimiter=sep, quoting=int(rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))).writerows(lines)
-    path = folder / f"table_{seed}.csv"
-    path.write_bytes(file.getvalue().encode(encoding))
-    return Given(path.name, "target"), [dict(zip(columns, row, strict=True)) for row in lines[1:]], file.getvalue()
+    rows = [dict(zip(columns, row, strict=True)) for row in lines[1:]]
+    path = folder / f"table_{seed}.{rng.choice(FILES)}"
+    _write(path, file.getvalue().encode(encoding), rows)
+    return Given(path.name, "target"), rows, file.getvalue()
+
+
+def _write(path: Path, csv_file: bytes, rows: list[dict[str, str]]):
+    """Write a table as a file of its ending: text, packed or not, JSON, or a sheet of texts below a title."""
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
+    elif path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("export/table.csv", csv_file)
+    elif path.suffix == ".xlsx":
+        table = pd.DataFrame(rows)
+        with pd.ExcelWriter(path) as book:
+            table.to_excel(book, sheet_name="Rows", startrow=2, index=False)
+            table.head(3).to_excel(book, sheet_name="Other", index=False)
+            book.sheets["Rows"].cell(1, 1, "Export of rows")
+    else:
+        path.write_bytes(gzip.compress(csv_file) if path.suffix == ".gz" else csv_file)
 
 
 def _target(rng, signal: np.ndarray, comma: str) -> list[str]:

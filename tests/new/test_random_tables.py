@@ -1,5 +1,6 @@
 """Random tables of mixed kinds and dirt: drafted, fitted, and every raw row of each is read as training read it."""
 
+import json
 import sys
 from importlib import import_module
 
@@ -39,4 +40,6 @@ def test_raw_rows_of_a_table_are_those_that_trained_its_model(seed, tmp_path, mo
     trained = dict(enumerate(rows_of(signature, to_table(signature, table))))
     assert len(trained) == len(rows)
     assert one_by_one(signature, rows) == (trained, {})
+    typed = [dict(zip(signature.names, row, strict=True)) for row in trained.values()]
+    assert one_by_one(signature, json.loads(json.dumps(typed))) == (trained, {})
     assert in_a_job(signature, text, tmp_path, chunk_rows=64) == (trained, {})
