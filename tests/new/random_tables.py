@@ -67,7 +67,7 @@ def _epoch(rng, n, _comma):
 def _booked(rng, n, comma):
     point = "." if comma == "," else ","
     swap = str.maketrans({",": point, ".": comma})
-    return rng.normal(0, 900, n).round(2), lambda v: f"{abs(v):,.2f}".translate(swap) + "-" * (v < 0)
+    return rng.normal(0, 900, n).round(2), lambda v: f"{abs(v):,.2f}".translate(swap) + ("-" if v < 0 else "")
 
 
 def _day(rng, n, _comma):
