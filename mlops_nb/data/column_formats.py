@@ -359,7 +359,7 @@ def _missing_numbers(numbers: pd.Series) -> Iterator[tuple[str, int]]:
 # %% ../../nbs/data/02_column_formats.ipynb #47c7f425
 def _date_column(present: pd.Series) -> DateColumn | None:
     "Describe a column of dates with words for a missing one; None: it has no such words, or is none of dates."
-    if present.empty or not are_texts(present) or not any(text.strip().casefold() in MISSING_WORDS for text in pd.unique(present)):
+    if present.empty or not are_texts(present) or not any(text.strip().casefold() in MISSING_WORDS | MISSING_DATES for text in pd.unique(present)):
         return None
     plain = present.str.strip()
     is_word = plain.str.casefold().isin(MISSING_WORDS | MISSING_DATES)

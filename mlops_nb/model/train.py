@@ -301,7 +301,7 @@ def _score(spec, X, y, params, split, seed, weights=None) -> float:
     estimator = make_estimator(spec, params, seed)
     try:
         scorer = get_metric(spec.scorer) if len(spec.targets) < 2 else partial(_score_outputs, spec)
-        scorer = scorer if spec.positive is None else partial(_score_positive, spec)
+        scorer = scorer if spec.positive is None or len(spec.targets) > 1 else partial(_score_positive, spec)
         scorer = scorer if spec.threshold is None else partial(_score_decided, spec, scorer)
         how = {"scoring": scorer, "cv": [split], "error_score": "raise", "params": _weighing(estimator, weights)}
         return cross_val_score(estimator, X, y, **how)[0].item()

@@ -74,9 +74,9 @@ def test_first_prediction_of_several_outputs_is_compared_as_people_read_it():
         name: Predictions(np.array(labels), np.full((2, 2), 0.5), labels)
         for name, labels in (("late", [True, False]), ("paid", ["yes", "no"]), ("size", [1, 2]))
     }
-    assert _first_of(join_outputs(parts)) == "late: true, paid: yes, size: 1"
+    assert _first_of(join_outputs(parts), ()) == "late: true, paid: yes, size: 1"
     numbers = join_outputs({"x": Predictions(np.array([1.5])), "y": Predictions(np.array([2.5]))})
-    assert _first_of(numbers) == 1.5
+    assert _first_of(numbers, ("x", "y")) == [1.5, 2.5]
 
 
 def test_model_is_not_failed_before_its_first_load(settings):
