@@ -22,7 +22,16 @@ from ..model.signature import Predictions, Signature
 from ..model.statistics import exact_interval
 from .alerts import Finding
 from .checks import PartResult
-from .performance import Estimate, MetricResult, Performance, estimate_performance, measure_performance
+from mlops_nb.monitor.performance import (
+    COVERAGE,
+    Estimate,
+    MetricResult,
+    Performance,
+    estimate_performance,
+    measure_coverage,
+    measure_performance,
+    tolerance_of,
+)
 from .prediction_log import LogWindow
 from ..spec import INTERVAL_METRICS, OF_OUTPUT, ModelSpec, split_metric
 
@@ -68,7 +77,10 @@ def measure_labelled(
     spec, unseen = _visible(spec, inputs)
     predictions, release = predictions_of(bundle.signature, batch.predictions), bundle.manifest.get("evaluation")
     try:
-        measured = measure_performance(spec, inputs, batch.predictions["label"].tolist(), predictions, release)
+        rows = (spec, inputs, batch.predictions["label"].tolist(), predictions)
+        measured = measure_performance(*rows, release)
+        if bundle.signature.interval is not None:
+            measured = replace(measured, results=[*measured.results, *measure_coverage(*rows, bundle.signature.interval, release)])
     except MlopsError as e:
         return None, PartResult(inconclusive=[*inconclusive, f"performance: {e}"])
     return measured, PartResult(inconclusive=inconclusive + unseen)
@@ -79,7 +91,6 @@ def _is_valid(label, signature: Signature) -> bool:
     if signature.outputs:
         is_whole = isinstance(label, dict) and label.keys() == signature.parts.keys()
         return is_whole and all(_is_valid(label[name], part) for name, part in signature.parts.items())
-    "Whether a label can be compared with predictions of the model."
     if signature.task == "anomaly":
         return isinstance(label, int | float) and label in (0, 1)
     if signature.classes is None:
@@ -121,14 +132,16 @@ def check_performance(
         return result
     metrics = [r for r in performance.results if r.slice == "all"]
     for r in metrics:
-        back = r.release is None or (r.value is not None and r.value >= r.release - spec.gates.tolerance)
+        back = r.release is None or (r.value is not None and r.value >= r.release - tolerance_of(spec, r.metric))
         gated = r.below_gate if r.gate is not None else r.below_release
+        if r.metric == COVERAGE and r.gate is None:
+            gated = bool(r.below_release)  # no window has as many labels as would show that it is not below
         below = r.below_gate or r.below_release
         if below and level is not None and r.metric not in opened and not _is_alert(r, performance, spec, level / (2 * len(metrics)), release_rows):
             result.inconclusive.append(f"performance by {r.metric}: {r.reason}, at {performance.confidence:.0%}; an alert needs more labels")
         elif below:
             result.evaluated.append(("performance", r.metric))
-            result.findings.append(_too_low(r, performance, spec.gates.tolerance))
+            result.findings.append(_too_low(r, performance, tolerance_of(spec, r.metric)))
         elif gated is False and back:
             result.evaluated.append(("performance", r.metric))
         elif gated is None and (r.gate is not None or r.release is not None):
@@ -143,14 +156,14 @@ def _is_alert(r: MetricResult, performance: Performance, spec: ModelSpec, level:
     if r.below_gate and r.gate is not None and high < r.gate:
         return True
     wider = np.sqrt(1 + r.rows / release_rows) if release_rows else 1.0
-    return bool(r.below_release and r.release is not None and r.value + (high - r.value) * wider < r.release - spec.gates.tolerance)
+    return bool(r.below_release and r.release is not None and r.value + (high - r.value) * wider < r.release - tolerance_of(spec, r.metric))
 
 
 def _upper_end(r: MetricResult, confidence: float, level: float) -> float:
-    "Return the upper confidence limit of a metric at a level: exact for accuracy, else by the normal distribution."
+    "Return the upper confidence limit of a metric at a level: exact for a share of rows, else by the normal distribution."
     assert r.value is not None
     assert r.high is not None
-    if r.metric == "accuracy":
+    if r.metric in ("accuracy", COVERAGE):
         return exact_interval(round(r.value * r.rows), r.rows, 1 - 2 * level)[1]
     return float(r.value + (r.high - r.value) * special.ndtri(1 - level) / special.ndtri((1 + confidence) / 2))
 

@@ -25,6 +25,7 @@ from ..model.evaluate import Evaluation, GateResult, describe_passed, nulls
 from ..model.signature import Signature
 from ..monitor.alerts import Finding, notify, update_alerts
 from ..monitor.health import DEFAULT_PERIOD, MAX_ROWS, HealthReport, monitor
+from ..monitor.performance import COVERAGE
 from ..monitor.prediction_log import PredictionLog
 from ..orchestration.build import StoppedError, build
 from ..orchestration.hooks import copy_to_wandb
@@ -278,13 +279,20 @@ def _not_better(attempt: _Attempt, evaluation: Evaluation) -> str | None:
     number = 1 + sum(each.challenger is not None for each in tries)
     alpha = alpha_of_try(number)
     attempt.figures["comparison"] = asdict(found) | {"try": number, "alpha": alpha}
-    if found.outcome(0, alpha) == "better":
+    outcome = found.outcome(_tolerance(evaluation), alpha)
+    if outcome == "better" or (outcome == "equivalent" and ["performance", COVERAGE] in attempt.figures.get("findings", [])):
         return None
     text = f"not shown to be better than version {champion.version}: {found.metric} differs by {found.difference:+.3g} on {found.rows:,} held-out rows"
     if (interval := found.interval(alpha)) is None:
         return f"{text}, too few for an interval: {found.note}"
     low, high = interval
     return f"{text}, its {1 - alpha:.3g} interval is {low:+.3g} to {high:+.3g}" + (f" (try {number} against this version)" if number > 1 else "")
+
+
+def _tolerance(evaluation: Evaluation) -> float:
+    "Return by how much a challenger may be below the champion, as its gate has it."
+    champion = evaluation.champion or {}
+    return next((champion[g.metric] - g.required for g in evaluation.gates if g.gate == "champion"), 0.0)
 
 # %% ../../nbs/retrain/02_retrain.ipynb #2a69fe8a
 def _replay(attempt: _Attempt, challenger: Version) -> list[GateResult]:

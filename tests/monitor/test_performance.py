@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mlops_nb.errors import DataError
 from mlops_nb.model.evaluate import score
+from mlops_nb.model.interval import LAC, Interval
 from mlops_nb.model.profile import calibrate
 from mlops_nb.model.signature import Predictions, Signature
 from mlops_nb.monitor.label_checks import _least
@@ -20,6 +21,7 @@ from mlops_nb.monitor.performance import (
     Performance,
     calibrated_probability,
     estimate_performance,
+    measure_coverage,
     measure_performance,
 )
 from mlops_nb.monitor.timeseries import _gates
@@ -216,3 +218,29 @@ def test_calibrated_probabilities_sum_to_one(rows):
     worth = calibrated_probability(Predictions(labels[shares.argmax(1)], shares, tuple(labels)), curves)
     assert np.allclose(worth.sum(axis=1), 1)
     assert (worth >= 0).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_coverage_of_an_interval_is_watched_by_labels(seed):
+    rng, n = np.random.default_rng(seed), 400
+    given = spec(slices={"first": lambda X: X["a"] < 0})
+    inputs, interval = pd.DataFrame({"a": rng.normal(size=n)}), Interval(0.9, 1.645, rows=2000)
+    release = {"metrics": {"interval_coverage": 0.9}, "slices": {"all": {"rows": 2000}}}
+    for noise, below in ((1.0, False), (2.0, True)):
+        truth = rng.normal(scale=noise, size=n)
+        whole, first = measure_coverage(given, inputs, truth, Predictions(np.zeros(n)), interval, release)
+        assert whole.value == pytest.approx(np.mean(np.abs(truth) <= 1.645))
+        assert whole.low < whole.value < whole.high
+        assert (whole.below_release is True) is below
+        assert (first.slice, first.rows, first.gate) == ("first", int((inputs["a"] < 0).sum()), None)
+    (none, _) = measure_coverage(given, inputs.head(0), [], Predictions(np.zeros(0)), interval, release)
+    assert (none.value, none.reason) == (None, "no labelled rows")
+
+
+def test_coverage_of_prediction_sets_counts_the_labels_that_are_in_them():
+    probability = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.55, 0.45]])
+    predictions = Predictions(probability.argmax(axis=1), probability, (0, 1))
+    interval = Interval(0.9, 0.5, rows=100, method=LAC)  # a label with a probability of a half and more
+    rows = pd.DataFrame(index=range(4))
+    (found,) = measure_coverage(spec(slices={}), rows, [0, 1, 1, 0], predictions, interval)
+    assert found.value == 0.75
