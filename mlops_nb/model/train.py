@@ -155,22 +155,33 @@ def check_loadable(
 # %% ../../nbs/model/02_train.ipynb #349bf415
 def _warn_of_refused_rows(fitted: BaseEstimator, X: pd.DataFrame):
     "Warn of an estimator that predicts the rows it was fitted on, and raises for rows far from them."
-    numbers = X.select_dtypes("float")
-    try:
-        fitted.predict(X)
-    except Exception:  # it predicts nothing: the fit on all rows tells
+    if not isinstance(X, pd.DataFrame) or (numbers := X.select_dtypes("float")).empty:
         return
     far = X.assign(**{str(name): column.max() + 10 * (column.max() - column.min() + 1) for name, column in numbers.items()})
-    try:
-        fitted.predict(far.iloc[:1])
-    except Exception as e:  # whatever it raises, a client would meet
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            fitted.predict(X)
+        except Exception:  # it predicts nothing: the fit on all rows tells
+            return
+        problem = _problem_of(fitted, far.iloc[:1])
+    if problem is not None:
         last = fitted.steps[-1][1] if hasattr(fitted, "steps") else fitted
         hint = " Give it outlier_label." if "outlier_label" in last.get_params() else ""
         warnings.warn(
-            f"{type(last).__name__} has no prediction for rows far from those it was fitted on ({type(e).__name__}: {str(e)[:100]}); in "
-            f"production a request with such a row is an error.{hint} Or limit the columns in the schema.",
+            f"{type(last).__name__} has no prediction for rows far from those it was fitted on ({problem}); in production a request "
+            f"with such a row is an error.{hint} Or limit the columns in the schema.",
             stacklevel=3,
         )
+
+
+def _problem_of(fitted: BaseEstimator, X: pd.DataFrame) -> str | None:
+    "Return what an estimator raises for rows; None: it predicts them."
+    try:
+        fitted.predict(X)
+    except Exception as e:  # whatever it raises, a client would meet
+        return f"{type(e).__name__}: {str(e)[:100]}"
+    return None
 
 # %% ../../nbs/model/02_train.ipynb #5916e41f
 def _check_requests(estimator: BaseEstimator):

@@ -50,16 +50,15 @@ def merge_notebooks(
     cells, conflicts = [], 0
     for cell in notebook["cells"]:
         before, after = known.get(cell.get("id")), new.get(cell.get("id"))
-        if before is None:
-            cells.append(cell)  # yours alone
-        elif after is None:
-            if cell["source"] != before["source"]:
-                cells.append(cell)  # the template lost what you changed
-        else:
-            merged = merge_texts(*("".join(c["source"]) for c in (cell, before, after)))
-            tags = after["metadata"] if cell["metadata"] == before["metadata"] else cell["metadata"]
-            cells.append({**cell, "metadata": tags, "source": merged.text.splitlines(keepends=True)})
-            conflicts += merged.conflicts
+        if after is None:
+            if before is None or cell["source"] != before["source"]:
+                cells.append(cell)  # yours alone, or lost by the template and changed by you
+            continue
+        before = before or {**after, "source": ""}  # both sides have it since the base
+        merged = merge_texts(*("".join(c["source"]) for c in (cell, before, after)))
+        tags = after["metadata"] if cell["metadata"] == before["metadata"] else cell["metadata"]
+        cells.append({**cell, "metadata": tags, "source": merged.text.splitlines(keepends=True)})
+        conflicts += merged.conflicts
     notebook["cells"] = _with_new_cells(cells, known, new)
     return Merged(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", conflicts)
 
