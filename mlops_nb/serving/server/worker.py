@@ -135,8 +135,10 @@ class BoundedThreadWorker(ThreadWorker):
         super().init_process()
 
     def handle_exit(self, sig, frame):
-        """End after the requests in progress; at once where there are none because the model is still being loaded."""
-        if not self.booted:
+        """End after the requests in progress; at once while no worker has a model yet and no client waits."""
+        if not self.booted and not (self.connections.is_any_ready() or _is_waiting(self.sockets)):
+            for listener in self.sockets:
+                listener.close()  # before the process ends, which takes long enough for clients to connect
             os._exit(0)  # `sys.exit` would run in the middle of an import, and leave an ONNX session open
         super().handle_exit(sig, frame)
 
@@ -533,15 +535,21 @@ class BoundedThreadWorker(ThreadWorker):
 
     def _drain(self, listener: socket.socket):
         """Accept all that have connected, and close the listener."""
-        backlog = select.poll()
-        backlog.register(listener, select.POLLIN)
-        while backlog.poll(0) and self._accept_one(listener):
+        while _is_waiting([listener]) and self._accept_one(listener):
             pass
         listener.close()
 
     def is_busy(self) -> bool:
         """Whether threads still run, for which Python would wait before the process ends."""
         return bool(self.claims or self.stuck)
+
+
+def _is_waiting(listeners: list[socket.socket]) -> bool:
+    """Whether a client has connected that no worker has accepted; the last to close the listener would reset it."""
+    backlog = select.poll()
+    for listener in listeners:
+        backlog.register(listener, select.POLLIN)
+    return bool(backlog.poll(0))
 
 
 def _is_replacing() -> bool:
