@@ -60,7 +60,7 @@ def test_much_better_challenger_is_found_and_a_much_worse_one_fails():
 @pytest.mark.parametrize(
     ("n", "share", "metric", "note"),
     [
-        (29, 0.5, "accuracy", "29 rows, 30 are needed"),
+        (11, 0.5, "accuracy", "11 rows, 12 are needed"),
         (200, 0.04, "roc_auc", "of the rarest class 1, 15 are needed"),
     ],
 )
