@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops_nb.errors import GateError
+from mlops_nb.errors import GateError, SpecError
 from mlops_nb.model.champion import ChampionComparison, alpha_of_try
 from mlops_nb.model.evaluate import Evaluation, check_gates, evaluate
 from mlops_nb.model.signature import Predictions
@@ -95,6 +95,15 @@ def test_inconclusive_comparison_fails_where_the_spec_asks_for_it():
     assert str(gate_of(unknown)) == (
         "passed (inconclusive): champion roc_auc 0.78, required at least 0.79; 20 rows, 30 are needed"
     )
+
+
+@pytest.mark.parametrize("name", ["tolerance", "over_baseline"])
+@pytest.mark.parametrize("limit", [float("nan"), float("inf"), True, "0.1"])
+def test_limit_that_no_value_can_be_below_is_refused(name, limit):
+    with pytest.raises(SpecError, match=f"{name} must be a number"):
+        Gates(**{name: limit})
+    with pytest.raises(SpecError, match="The minimum of 'accuracy' must be a number"):
+        Gates(minimum={"accuracy": limit})
 
 
 def test_comparison_is_stored_with_the_evaluation():

@@ -138,6 +138,12 @@ def test_folds_and_search_are_scored_at_the_threshold(table):
     assert asked.scores["score"].mean() > 0.9 > asked.search["mean"].max(), "a search comes before the choice"
 
 
+def test_threshold_of_numpy_is_in_the_signature_as_any_other(table):
+    spec = make_spec(threshold=np.float32(0.25))
+    training = fit(spec, table[["x", "z"]], table["late"], folds=0)
+    assert training.threshold == signature_of(spec, training.estimator, {}).threshold == 0.25
+
+
 def test_aim_is_of_the_rows_as_they_count_in_the_fit(table):
     recent = table["z"] > 1.2  # rows of production, few and heavy, in a world that has turned
     weights = np.where(recent, 10.0, 0.1)
