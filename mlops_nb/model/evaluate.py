@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['POSITIVE_METRICS', 'PROBABILITY_METRICS', 'CLASSIFICATION_METRICS', 'BINARY_METRICS', 'MULTICLASS_METRICS',
            'REGRESSION_METRICS', 'ZERO_IF_UNDEFINED', 'default_metrics', 'score', 'baseline', 'check_metrics',
-           'GateResult', 'describe_passed', 'check_gates', 'slice_table', 'slice_mask', 'Evaluation', 'nulls',
-           'evaluate']
+           'GateResult', 'describe_passed', 'check_gates', 'zero_if_undefined', 'slice_table', 'slice_mask',
+           'Evaluation', 'nulls', 'evaluate']
 
 # %% ../../nbs/model/03_evaluate.ipynb #00000002
 import math
@@ -318,15 +318,22 @@ def _value(metrics: Mapping[str, float], name: str, whose: str) -> float:
     "Return a metric; raise an error if it is absent or not finite."
     if name not in metrics:
         raise GateError(f"A gate needs {name!r} of {whose}, which was not computed. {known_names(name, metrics)}")
-    if math.isnan(metrics[name]) and name in ZERO_IF_UNDEFINED:
-        return 0.0
-    if not math.isfinite(metrics[name]):
-        raise GateError(f"A gate needs {name!r} of {whose}, which is {metrics[name]} on these rows.")
-    return metrics[name]
+    if not math.isfinite(value := zero_if_undefined(name, metrics[name])):
+        without = f" {_WITHOUT_CHAMPION}" if whose == "the champion" else ""
+        raise GateError(f"A gate needs {name!r} of {whose}, which is {value} on these rows.{without}")
+    return value
 
 
 # where no row is predicted positive; a gate takes scikit-learn's 0, and a table shows that there is no value
 ZERO_IF_UNDEFINED = ("precision", "recall", "f1", "jaccard")
+
+
+def zero_if_undefined(
+    metric: str,  # name of a scorer
+    value: float,  # NaN where it is not defined
+) -> float:
+    "Return the value that a gate takes: 0 for a metric of ZERO_IF_UNDEFINED that is not defined."
+    return 0.0 if math.isnan(value) and metric in ZERO_IF_UNDEFINED else value
 
 # %% ../../nbs/model/03_evaluate.ipynb #0000000f
 def slice_table(
@@ -425,6 +432,8 @@ class Evaluation:
         "Read an evaluation from its JSON values."
         values = {k: v for k, v in d.items() if k not in ("gates", "passed", "comparison")}
         gates, found = [GateResult.from_dict(g) for g in d["gates"]], d.get("comparison")
+        if found is not None and found["difference"] is None:  # JSON has no NaN
+            found = {**found, "difference": math.nan}
         return cls(**values, gates=gates, comparison=None if found is None else ChampionComparison(**found))
 
 # %% ../../nbs/model/03_evaluate.ipynb #e6950d15
@@ -446,7 +455,21 @@ def _check_champion(spec: ModelSpec, champion: Predictions | None, version: int 
         theirs = "one output" if found is None else f"the outputs {', '.join(map(repr, sorted(found)))}"
         raise GateError(
             f"Version {version} of {spec.name!r} in production has {theirs}, and the spec has {', '.join(map(repr, spec.targets))}: they "
-            "cannot be compared. Build without a champion (--env--champion none), or under another name."
+            f"cannot be compared. {_WITHOUT_CHAMPION}"
+        )
+
+
+_WITHOUT_CHAMPION = "Build without a champion (--env--champion none), or under another name."
+
+
+def _check_classes(spec: ModelSpec, classes: Sequence | None, champion: Predictions | None, version: int | None):
+    "Raise a `GateError` for a champion of other classes, where the scorer takes its probabilities: labels alone are compared all the same."
+    if champion is None or classes is None or champion.classes is None or {*champion.classes} == {*classes}:
+        return
+    if getattr(get_metric(spec.scorer), "_response_method", "predict") != "predict":
+        raise GateError(
+            f"Version {version} of {spec.name!r} in production has the classes {list(champion.classes)}, and the model {list(classes)}: "
+            f"{spec.scorer!r} cannot compare them. {_WITHOUT_CHAMPION}"
         )
 
 # %% ../../nbs/model/03_evaluate.ipynb #6271e90a
@@ -462,6 +485,7 @@ def evaluate(
 ) -> Evaluation:
     "Evaluate a model: metrics, baseline, champion, slices and gates."
     _check_champion(spec, champion, champion_version)
+    _check_classes(spec, predictions.classes, champion, champion_version)
     if predictions.outputs is not None:
         from mlops_nb.model.output_metrics import evaluate_outputs  # it builds on this module
 

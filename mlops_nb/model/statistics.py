@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special
 
 from .champion import GROUPS, ChampionComparison
-from .evaluate import score
+from .evaluate import score, zero_if_undefined
 from .signature import Predictions
 
 # %% ../../nbs/model/07_statistics.ipynb #5d0f719d
@@ -209,7 +209,7 @@ def subset_scorer(
     if classes is not None and metric == "accuracy":
         return lambda rows, y: float((predicted[rows] == y).mean())
     if classes is not None and metric == "balanced_accuracy":
-        return lambda rows, y: _balanced_accuracy(predicted[rows] == y, [y == label for label in classes])
+        return lambda rows, y: _balanced_accuracy(predicted[rows] == y, y, classes)
     if classes is not None and len(classes) == 2 and predictions.probability is not None and metric == "roc_auc":
         ranks = np.unique(predictions.probability[:, 1], return_inverse=True)[1]
         positive = classes[1]
@@ -217,7 +217,11 @@ def subset_scorer(
     return lambda rows, y: score(predictions.take(rows), y, [metric])[metric]
 
 # %% ../../nbs/model/07_statistics.ipynb #7ff19ab2
-def _balanced_accuracy(right: np.ndarray, of_class: Sequence[np.ndarray]) -> float:
+def _balanced_accuracy(right: np.ndarray, y: np.ndarray, classes: Sequence) -> float:
+    "Return the mean recall over all labels of the rows, also those that the model does not know."
+    of_class = [y == label for label in classes]
+    if not (known := np.logical_or.reduce(of_class)).all():
+        of_class += [y == label for label in np.unique(y[~known])]
     return float(np.mean([right[mask].mean() for mask in of_class if mask.any()]))
 
 
@@ -307,7 +311,8 @@ def compare_champion(
     scorers = [(subset_scorer(a, metric), subset_scorer(b, metric)) for a, b in zip(challenger, champion, strict=True)]
 
     def difference(rows: np.ndarray) -> float:
-        return float(np.mean([a(rows, truth[rows]) - b(rows, truth[rows]) for (a, b), truth in zip(scorers, y, strict=True)]))
+        pairs = ((a(rows, truth[rows]), b(rows, truth[rows])) for (a, b), truth in zip(scorers, y, strict=True))
+        return float(np.mean([zero_if_undefined(metric, a) - zero_if_undefined(metric, b) for a, b in pairs]))
 
     n = len(y[0])
     whole = difference(np.arange(n))

@@ -31,41 +31,44 @@ def choose_threshold(
     wanted: str | Mapping[str, float],  # an aim such as "recall >= 0.9", or the cost of each of `spec.ERRORS`
     is_positive: np.ndarray,  # `(n_rows,)` truth of rows that the model was not fitted on
     probability: np.ndarray,  # `(n_rows,)` of the positive label
+    weights: np.ndarray | None = None,  # `(n_rows,)` what each row counts; all the same by default
 ) -> float:
     "Return the least probability of rows that are to be predicted positive; raise a `TrainingError` if no threshold reaches the aim."
     order = np.argsort(-probability, kind="stable")
-    sorted_rates, truth = probability[order], is_positive[order].astype(bool)
+    sorted_rates, counts = probability[order], np.ones(len(order)) if weights is None else np.asarray(weights, dtype=np.float64)[order]
+    of_positives = np.where(is_positive[order].astype(bool), counts, 0.0)
     ends = np.flatnonzero(np.append(np.diff(sorted_rates) != 0, True))  # rows with one probability are on one side
     thresholds = (sorted_rates[ends] + np.append(sorted_rates[ends[1:]], 0.0)) / 2
     ends, thresholds = ends[thresholds > 0], thresholds[thresholds > 0]  # at 0 a row is flagged whatever its probability
-    found, alarms = np.cumsum(truth)[ends], ends + 1
+    found, alarms, positives = np.cumsum(of_positives)[ends], np.cumsum(counts)[ends], float(of_positives.sum())
     if isinstance(wanted, str):
-        return float(thresholds[_reaching(wanted, found, alarms, truth)])
-    cost = wanted["false_positive"] * (alarms - found) + wanted["false_negative"] * (truth.sum() - found)
+        return float(thresholds[_reaching(wanted, found, alarms, positives, counts)])
+    cost = wanted["false_positive"] * (alarms - found) + wanted["false_negative"] * (positives - found)
     if sorted_rates[0] < 1:  # else a row is flagged at any threshold
-        cost, thresholds = np.append(truth.sum() * wanted["false_negative"], cost), np.append((1 + sorted_rates[0]) / 2, thresholds)
+        cost, thresholds = np.append(positives * wanted["false_negative"], cost), np.append((1 + sorted_rates[0]) / 2, thresholds)
     return float(thresholds[int(cost.argmin())])
 
 # %% ../../nbs/model/00_threshold.ipynb #a1b39e23
 def _reaching(
     aim: str,  # such as "recall >= 0.9"
-    found: np.ndarray,  # `(n,)` positive rows that are flagged, from the highest threshold to the lowest
-    alarms: np.ndarray,  # `(n,)` rows that are flagged
-    truth: np.ndarray,  # `(n_rows,)` booleans
+    found: np.ndarray,  # `(n,)` weight of positive rows that are flagged, from the highest threshold to the lowest
+    alarms: np.ndarray,  # `(n,)` weight of rows that are flagged
+    positives: float,  # weight of all positive rows
+    counts: np.ndarray,  # `(n_rows,)` weight of each row
 ) -> int:
     "Return the number of the threshold that reaches an aim: with the fewest alarms for a recall, else with the most positives found."
     metric, value = split_aim(aim)
-    positives, rows = truth.sum(), len(truth)
+    total = float(counts.sum())
     values = {
-        "recall": found / max(1, positives),
+        "recall": found / (positives or 1),
         "precision": found / alarms,
-        "false_positive_rate": (alarms - found) / max(1, rows - positives),
-        "selection_rate": alarms / rows,
+        "false_positive_rate": (alarms - found) / (total - positives or 1),
+        "selection_rate": alarms / total,
     }[metric]
     reached = np.flatnonzero(values >= value if metric in ("recall", "precision") else values <= value)
     if not len(reached):
         best = f"{values.max(initial=0):.3g}" if metric in ("recall", "precision") else f"{values.min(initial=1):.3g}"
-        raise TrainingError(f"No threshold reaches {aim!r} on the {rows:,} held-out rows; the nearest has {best}. Ask for less.")
+        raise TrainingError(f"No threshold reaches {aim!r} on the {len(counts):,} held-out rows; the nearest has {best}. Ask for less.")
     return int(reached[0] if metric == "recall" else reached[-1])
 
 # %% ../../nbs/model/00_threshold.ipynb #43bfbb58

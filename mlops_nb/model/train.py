@@ -404,7 +404,9 @@ def _with_held_out(spec, X, y, params, folds, seed, weights=None) -> "tuple[Mode
     found, labels = np.concatenate(held_out), None if classes is None else classes.tolist()
     if labels and chooses_threshold(spec):
         place = labels.index(positive_label(labels, spec.positive))
-        spec = replace(spec, threshold=choose_threshold(spec.threshold, truth == labels[place], found[:, place]))
+        is_weighed = _weighing(make_estimator(spec, params, seed), weights)
+        counts = np.concatenate([np.asarray(weights)[rows] for _, rows in splits]) if is_weighed else None
+        spec = replace(spec, threshold=choose_threshold(spec.threshold, truth == labels[place], found[:, place], counts))
     return spec, None if spec.interval is None else fit_interval(spec.interval, truth, found, labels)
 
 

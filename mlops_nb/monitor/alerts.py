@@ -89,6 +89,7 @@ def update_alerts(
     findings: Sequence[Finding],
     evaluated: Iterable[tuple[str, str]],  # kind and subject of all that was evaluated, findings or not
     now: datetime | None = None,
+    ended: Mapping[tuple[str, str], str] | None = None,  # kind and subject to why an alert closes though nothing has changed
 ) -> list[Alert]:  # those whose last event is not notified yet
     "Open, repeat and close the alerts of a model."
     now, wrong = now or datetime.now(UTC), {(f.kind, f.subject): f for f in findings}
@@ -99,7 +100,8 @@ def update_alerts(
         for alert in _select(connection, alerts.c.name == name, alerts.c.closed_at.is_(None)):
             key = alert.kind, alert.subject
             if key in fine:
-                _change(connection, alert, closed_at=now, changed_at=now, told_at=None)
+                why = {"text": ended[key]} if ended and key in ended else {}
+                _change(connection, alert, closed_at=now, changed_at=now, told_at=None, **why)
             elif key in wrong:
                 _repeat(connection, alert, wrong[key], now)
         return _select(connection, alerts.c.name == name, alerts.c.told_at.is_(None))

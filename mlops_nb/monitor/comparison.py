@@ -60,7 +60,7 @@ def _compare_grid(profile: Mapping, ordered: np.ndarray, part: str) -> Compariso
     known, now = np.concatenate([below, upto, [below[0], upto[-1]]]), np.concatenate([*found, ends])
     d, p, where = kolmogorov_smirnov(known, now, n, m)
     sentence = (
-        f"{now[where] / m:.1%} of {_OF[part]} are {_place(points, where)}, {known[where] / n:.1%} in the reference"
+        f"{now[where] / m:.1%} of {_OF[part]} are {_place(profile, points, where)}, {known[where] / n:.1%} in the reference"
     )
     edges = np.searchsorted(ordered, profile["edges"])
     deciles = np.array([profile["counts"], np.diff([0, *edges, m])])
@@ -70,11 +70,11 @@ def _compare_grid(profile: Mapping, ordered: np.ndarray, part: str) -> Compariso
     return Comparison(part, {"psi": psi(deciles), "ks": d}, d, p, (n, m), None, sentence, histogram)
 
 # %% ../../nbs/monitor/01_comparison.ipynb #a4de0ca5
-def _place(points: np.ndarray, where: int) -> str:
+def _place(profile: Mapping, points: np.ndarray, where: int) -> str:
     "Return a compared place in words: left or right of a point, or one of the two ends."
     if where >= 2 * len(points):
         return ("-Infinity", "below Infinity")[where - 2 * len(points)]
-    return f"{'below' if where < len(points) else 'at most'} {format_number(points[where % len(points)])}"
+    return f"{'below' if where < len(points) else 'at most'} {_name_number(profile, points[where % len(points)])}"
 
 
 HISTOGRAM = 20  # bins

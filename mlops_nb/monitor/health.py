@@ -30,7 +30,7 @@ from mlops_nb.monitor.checks import (
     read_traffic,
     subject_of,
 )
-from .drift import measure_drift
+from .drift import MUTED, measure_drift
 from .drift_report import DriftReport
 from .false_alerts import AlertBudget, measure_newest
 from .health_report import HealthReport, figures_of, next_budget, save_health
@@ -199,7 +199,8 @@ def monitor(
         result = with_recheck(replace(result, roles=[*roles]), bundle, window, split_names(settings.trusted_types))
         save_health(registry.engine, result)
         gone = _gone(opened, result)
-        pending = update_alerts(registry.engine, name, result.findings, result.evaluated + gone, now)
+        muted = {("drift", subject_of(c)): c.reason for c in result.drift.columns if c.reason == MUTED}
+        pending = update_alerts(registry.engine, name, result.findings, result.evaluated + gone, now, muted)
         notified = notify(registry.engine, pending, settings.alert_urls.split())
     finally:
         registry.close()

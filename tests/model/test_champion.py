@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops_nb.errors import GateError, SpecError
 from mlops_nb.model.champion import ChampionComparison, alpha_of_try
 from mlops_nb.model.evaluate import Evaluation, check_gates, evaluate
 from mlops_nb.model.signature import Predictions
@@ -96,6 +97,15 @@ def test_inconclusive_comparison_fails_where_the_spec_asks_for_it():
     )
 
 
+@pytest.mark.parametrize("name", ["tolerance", "over_baseline"])
+@pytest.mark.parametrize("limit", [float("nan"), float("inf"), True, "0.1"])
+def test_limit_that_no_value_can_be_below_is_refused(name, limit):
+    with pytest.raises(SpecError, match=f"{name} must be a number"):
+        Gates(**{name: limit})
+    with pytest.raises(SpecError, match="The minimum of 'accuracy' must be a number"):
+        Gates(minimum={"accuracy": limit})
+
+
 def test_comparison_is_stored_with_the_evaluation():
     y, old, new = world(0, 300, 1.2, 1.2)
     X = pd.DataFrame({"a": np.zeros(300)})
@@ -106,6 +116,35 @@ def test_comparison_is_stored_with_the_evaluation():
     assert (again.comparison, again.gates) == (found.comparison, found.gates)
     without = {key: value for key, value in found.to_dict().items() if key != "comparison"}
     assert Evaluation.from_dict(without).comparison is None
+
+
+@pytest.mark.parametrize("metric", ["precision", "recall", "f1", "jaccard"])
+def test_model_that_flags_no_row_is_compared_as_zero_like_in_the_other_gates(metric):
+    y, _, finds = world(0, 300, 1.2, 1.2)
+    flags_none = Predictions(np.zeros(300, dtype=int), np.tile([0.9, 0.1], (300, 1)), (0, 1))
+    worse, better = (compare_champion([a], [b], [y], metric) for a, b in ((flags_none, finds), (finds, flags_none)))
+    assert (worse.outcome(0.01), better.outcome(0.01)) == ("worse", "better")
+    assert better.difference == pytest.approx(-worse.difference)
+
+
+def test_champion_of_other_classes_is_compared_by_its_labels_alone():
+    y, _, new = world(0, 300, 1.2, 1.2)
+    other = replace(new, prediction=np.where(new.prediction == 1, 2, 0), classes=(0, 2))
+    X = pd.DataFrame({"a": np.zeros(300)})
+    for metric in ("roc_auc", "neg_log_loss", "neg_brier_score", "average_precision"):
+        with pytest.raises(GateError, match=r"classes \[0, 2\], and the model \[0, 1\].* Build without a champion"):
+            evaluate(spec(scorer=metric, gates=Gates(), slices={}), X, y, y, new, other, 3)
+    for metric in ("accuracy", "balanced_accuracy", "recall"):
+        found = evaluate(spec(scorer=metric, gates=Gates(), slices={}), X, y, y, new, other, 3)
+        champion = found.champion[metric] if metric != "recall" else 0
+        assert found.comparison.difference == pytest.approx(found.metrics[metric] - champion), metric
+
+
+def test_stored_difference_that_is_not_known_is_read():
+    unknown = ChampionComparison("precision", 300, np.nan, None, "it is not defined on all parts of these rows")
+    stored = Evaluation({}, {}, None, 1, {}, [], comparison=unknown).to_dict()
+    assert stored["comparison"]["difference"] is None
+    assert np.isnan(Evaluation.from_dict(stored).comparison.difference)
 
 
 def test_several_outputs_are_compared_by_their_mean():

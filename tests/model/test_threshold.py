@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import FixedThresholdClassifier, TunedThresholdClassifierCV
+from sklearn.neighbors import KNeighborsClassifier as KNN
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
@@ -28,6 +29,7 @@ from mlops_nb.model.train import fit
 from mlops_nb.spec import ModelSpec
 
 AIMS = ["recall >= 0.6", "precision >= 0.6", "false_positive_rate <= 0.6", "selection_rate <= 0.6"]
+rates = st.lists(st.sampled_from([0.0, 1e-9, 0.1, 0.3, 0.5, 0.5000001, 0.9, 1.0]), min_size=2, max_size=30)
 FACTS = {"params": {}, "seed": 0, "data": {}, "python": "", "packages": {}, "evaluation": None}
 
 
@@ -136,6 +138,46 @@ def test_folds_and_search_are_scored_at_the_threshold(table):
     assert asked.scores["score"].mean() > 0.9 > asked.search["mean"].max(), "a search comes before the choice"
 
 
+def test_threshold_of_numpy_is_in_the_signature_as_any_other(table):
+    spec = make_spec(threshold=np.float32(0.25))
+    training = fit(spec, table[["x", "z"]], table["late"], folds=0)
+    assert training.threshold == signature_of(spec, training.estimator, {}).threshold == 0.25
+
+
+def test_aim_is_of_the_rows_as_they_count_in_the_fit(table):
+    recent = table["z"] > 1.2  # rows of production, few and heavy, in a world that has turned
+    weights = np.where(recent, 10.0, 0.1)
+    late = np.random.default_rng(1).normal(-table["x"], 0.5) > 0
+    shifted = table.assign(late=np.where(recent, np.where(late, "yes", "no"), table["late"]))
+    X, y = shifted[["x", "z"]], shifted["late"]
+    chosen = {}
+    for name, make in (("weighed", LogisticRegression), ("not", lambda: KNN(50))):
+        training = fit(make_spec(make, threshold="recall >= 0.6"), X, y, weights=weights)
+        alike = fit(make_spec(make, threshold="recall >= 0.6"), X, y)
+        assert training.weighted == (name == "weighed")
+        chosen[name] = (training.threshold, alike.threshold)
+        found = training.estimator.predict(X[y == "yes"]) == "yes"
+        if name == "weighed":
+            assert np.average(found, weights=weights[y == "yes"]) == pytest.approx(0.6, abs=0.05)
+    assert chosen["not"][0] == chosen["not"][1], "an estimator that takes no weights counts every row once"
+
+
+@given(rates, st.data(), st.sampled_from([*AIMS, {"false_positive": 1, "false_negative": 3}]))
+@settings(max_examples=100, deadline=None)
+def test_row_that_counts_thrice_is_three_rows(probability, data, wanted):
+    n = len(probability)
+    truth = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    times = np.array(data.draw(st.lists(st.integers(1, 3), min_size=n, max_size=n)))
+    rates = np.array(probability)
+    try:
+        expected = choose_threshold(wanted, truth.repeat(times), rates.repeat(times))
+    except TrainingError:
+        with pytest.raises(TrainingError, match="No threshold reaches"):
+            choose_threshold(wanted, truth, rates, times)
+        return
+    assert choose_threshold(wanted, truth, rates, times) == expected
+
+
 def test_model_without_probabilities_or_with_three_labels_has_no_threshold(table):
     X, y = table[["x", "z"]], table["late"]
     with pytest.raises(TrainingError, match="needs predict_proba, which LinearSVC does not have"):
@@ -156,9 +198,6 @@ def test_regression_is_fitted_as_before(table):
     schema = pa.DataFrameSchema({"x": pa.Column(float), "z": pa.Column(float)})
     spec = ModelSpec("line", lambda: None, "z", schema, lambda params: LinearRegression(), "r2", "regression")
     assert fit(spec, table[["x"]], table["z"]).threshold is None
-
-
-rates = st.lists(st.sampled_from([0.0, 1e-9, 0.1, 0.3, 0.5, 0.5000001, 0.9, 1.0]), min_size=2, max_size=30)
 
 
 @given(

@@ -147,9 +147,16 @@ def test_spec_mutes_a_column_or_has_its_threshold(make_labelled, threshold, foun
         ({"drift": {"c": 0.1}}, r"drift has a threshold for 'c', which is no input"),
         ({"drift": {"a": 5}}, r"The threshold of drift of 'a' must be a share of rows"),
         ({"false_alerts_per_year": 0}, r"false_alerts_per_year must be a number above 0"),
+        ({"false_alerts_per_year": float("inf")}, r"above 0 and at most 1,000, such as 1, got inf"),
+        ({"drift": "a"}, r"drift must be a mapping such as \{'amount': 0.1\}, got 'a'"),
+        ({"drift": None}, r"drift must be a mapping such as .*, got None"),
+        ({"slices": ["a"]}, r"slices must be a mapping"),
+        ({"gates": None}, r"gates must be Gates\(\.\.\.\), got None"),
+        ({"metrics": "recall"}, r"metrics must be a list of texts, such as \['recall'\]"),
+        ({"limits": "None known."}, r"limits must be a list of texts"),
     ],
 )
-def test_invalid_threshold_or_budget_of_a_spec_is_one_sentence(fields, problem):
+def test_invalid_field_of_a_spec_is_one_sentence(fields, problem):
     schema = pa.DataFrameSchema({c: pa.Column() for c in ("a", "y")})
     with pytest.raises(SpecError, match=problem):
         ModelSpec("toy", load="none.csv", target="y", schema=schema, make_estimator=dict, **fields)

@@ -3,6 +3,7 @@
 import json
 import sys
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -137,6 +138,16 @@ def test_shift_of_one_column_is_an_alert_that_closes_when_it_is_over(watched, ca
     output = capsys.readouterr().err
     assert output.count("drift of a alerts") == 1
     assert output.count("drift of a is over") == 1
+
+
+def test_alert_of_a_column_that_is_muted_closes_and_says_so(make_labelled, tmp_path, monkeypatch, capsys):
+    watched = make_labelled()
+    watched.serve(shift=0.7)
+    assert "a" in {f.subject for f in watched.look(rows=1000).findings}
+    module = sys.modules[next(tmp_path.glob("toy_spec_*.py")).stem]
+    monkeypatch.setattr(module, "spec", replace(module.spec, drift={"a": None}))
+    watched.look(rows=1000)
+    assert "drift of a is over: not tested: the spec mutes its drift" in capsys.readouterr().err
 
 
 def test_few_rows_or_none_are_inconclusive_and_close_no_alert(alone):

@@ -419,6 +419,8 @@ def test_each_further_try_against_one_version_needs_more_evidence(tmp_path):
         evaluation, comparison=replace(better, error=None, note="9 rows of the rarest class 1, 15 are needed")
     )
     assert "too few for an interval: 9 rows of the rarest class" in _not_better(attempt, few)
+    unknown = Evaluation({}, {}, None, 1, {}, [], comparison=replace(few.comparison, difference=float("nan")))
+    assert "roc_auc differs by +nan" in _not_better(attempt, Evaluation.from_dict(unknown.to_dict())), "as it is stored"
     assert _not_better(attempt, replace(evaluation, comparison=None)) is None, "a detector has nothing to compare"
     engine.dispose()
 
