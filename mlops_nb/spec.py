@@ -71,7 +71,7 @@ class Gates:
     groups: Mapping[str, Mapping[str, float]] = field(
         default_factory=dict
     )  # Column to: metric to the largest difference between any two of its values
-    inconclusive: str = "pass"  # Or "fail": a gate of slices or groups that has too few rows to tell
+    inconclusive: str = "pass"  # Or "fail": a gate of slices, groups or the champion that has too few rows to tell
     alarm_rate: tuple[float, float] | None = None  # Of anomalies: least and largest share of rows that may be flagged
 
     def __post_init__(self):
@@ -81,6 +81,8 @@ class Gates:
         for what, number in {**numbers, "over_baseline": self.over_baseline, "tolerance": self.tolerance}.items():
             if not _is_number(number):
                 raise SpecError(f"{what} must be a number, got {number!r}.")
+        if self.tolerance < 0:
+            raise SpecError(f"tolerance must be at least 0, got {self.tolerance!r}: a model is promoted unless it is worse by more.")
         for name, limit in self.replay.items():
             if name not in REPLAY_LIMITS:
                 raise SpecError(f"{name!r} is not a limit of a replay. {known_names(name, REPLAY_LIMITS)}")
@@ -386,6 +388,8 @@ class ModelSpec:
                 nearest = known_names(column, self.schema.columns)
                 raise SpecError(f"The schema has no column for the {what} {column!r}. {nearest}")
         known = [*self.schema.columns, *self.ignored]
+        if self.dialect is not None and not hasattr(self.dialect, "named"):
+            raise SpecError(f"dialect must be a Dialect of mlops_nb.data.dialect, got {self.dialect!r}.")
         for column in () if self.dialect is None else self.dialect.named:
             if column not in known:
                 raise SpecError(f"The dialect names the column {column!r}, which the schema does not have. {known_names(column, known)}")

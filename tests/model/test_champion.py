@@ -106,6 +106,13 @@ def test_limit_that_no_value_can_be_below_is_refused(name, limit):
         Gates(minimum={"accuracy": limit})
 
 
+def test_negative_tolerance_and_a_dialect_of_another_kind_are_refused():
+    with pytest.raises(SpecError, match=r"tolerance must be at least 0, got -0\.1"):
+        Gates(tolerance=-0.1)
+    with pytest.raises(SpecError, match=r"dialect must be a Dialect of mlops_nb\.data\.dialect, got 'csv'"):
+        spec(dialect="csv")
+
+
 def test_comparison_is_stored_with_the_evaluation():
     y, old, new = world(0, 300, 1.2, 1.2)
     X = pd.DataFrame({"a": np.zeros(300)})
