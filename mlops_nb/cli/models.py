@@ -87,6 +87,13 @@ def _print_gates(gates: list[dict[str, Any]]) -> None:
     for gate in gates:
         click.echo(f"  {GateResult.from_dict(gate)}")
 
+# %% ../../nbs/cli/01_models.ipynb #dec15107
+def _decisions(version: "Version") -> dict[str, object]:
+    "Return the threshold and the level of the interval of a version, if it has them."
+    signature = version.manifest.get("signature") or {}
+    found = {"threshold": signature.get("threshold"), "interval": (signature.get("interval") or {}).get("level")}
+    return {name: value for name, value in found.items() if value is not None}
+
 # %% ../../nbs/cli/01_models.ipynb #0401240f
 @models.command()
 @click.argument("name")
@@ -100,7 +107,7 @@ def show(name, version, as_json):
     if as_json:
         print_json(_version_row(found) | {"manifest": found.manifest, "history": changes})
         return
-    print_fields({"name": name, **_version_row(found), **{k: found.manifest.get(k) for k in MANIFEST_FIELDS}})
+    print_fields({"name": name, **_version_row(found), **{k: found.manifest.get(k) for k in MANIFEST_FIELDS}, **_decisions(found)})
     evaluation = found.manifest.get("evaluation") or {}
     print_fields({"metrics": evaluation.get("metrics", {})})
     _print_gates(evaluation.get("gates", []))

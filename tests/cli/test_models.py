@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,18 @@ def test_promotion_to_where_the_alias_is_says_so_and_verifies_all_the_same(run, 
     code, output = run("models", "promote", "toy", "1")
     assert (code, "There is no bundle at 1" in output) == (1, True), output
     assert len(read(run, "models", "history", "toy")) == 1
+
+
+@pytest.mark.parametrize(("given", "shown"), [({}, []), ({"threshold": 0.27}, ["threshold"])])
+def test_threshold_of_a_version_is_shown(run, settings, monkeypatch, given, shown):
+    with closing(Registry.open(settings)) as registry:
+        found = registry.get("toy", 1)
+    signature = found.manifest["signature"] | given
+    changed = replace(found, manifest=found.manifest | {"signature": signature})
+    monkeypatch.setattr(Registry, "get", lambda *_: changed)
+    code, output = run("models", "show", "toy")
+    assert code == 0, output
+    assert [line.split()[0].rstrip(":") for line in output.splitlines() if line.startswith("threshold")] == shown
 
 
 def test_canary_is_set_and_cleared(run):
