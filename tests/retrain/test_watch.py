@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -318,6 +319,15 @@ def test_watch_retrains_what_has_changed_and_then_leaves_it_alone(world, start):
     assert world.actions() == ["nothing", "promoted", "nothing"]
 
 
+def commands(me: psutil.Process) -> list[str]:
+    """Return the command lines of the descendants that have not ended."""
+    found = []
+    for process in me.children(recursive=True):
+        with suppress(psutil.Error):
+            found.append(" ".join(process.cmdline()))
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -326,10 +336,7 @@ def test_watch_that_is_stopped_in_the_middle_of_a_build_ends_it(world, start, nu
     watcher = start(world.settings, "--rows", "1000", "--engine", "papermill")
     me = psutil.Process(watcher.process.pid)
 
-    def kernels():
-        return [p for p in me.children(recursive=True) if "ipykernel" in " ".join(p.cmdline())]
-
-    wait_for(kernels, "a kernel")
+    wait_for(lambda: any("ipykernel" in command for command in commands(me)), "a kernel")
     family = me.children(recursive=True)
     assert watcher.stop(number) == 0
     _, alive = psutil.wait_procs(family, timeout=PATIENCE)
@@ -355,8 +362,7 @@ def test_build_ends_with_a_watch_that_is_killed_and_registers_nothing(world, sta
     me = psutil.Process(watcher.process.pid)
 
     def started() -> bool:
-        commands = [" ".join(p.cmdline()) for p in me.children(recursive=True)]
-        return any(("ipykernel" if engine == "papermill" else "ploomber build") in command for command in commands)
+        return any(("ipykernel" if engine == "papermill" else "ploomber build") in command for command in commands(me))
 
     wait_for(started, "a build")
     family = me.children(recursive=True)
