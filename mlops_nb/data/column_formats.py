@@ -28,6 +28,7 @@ MISSING_WORDS = frozenset(
 ) | {"", "not available", "not applicable", "not specified", "no data", "varies with device", "keine angabe", "#div/0!", "#value!", "#ref!", "#name?", "#num!", "#null!"}
 MISSING_WORDS |= {f".{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"}  # of Stata
 MISSING_DATES = frozenset({"0000-00-00", "0000-00-00 00:00:00", "00.00.0000", "00/00/0000"})  # of databases, beside those words
+_MISSING_IN_DATES = MISSING_WORDS | MISSING_DATES
 MULTIPLIERS: dict[str, float] = {
     **{"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "bn": 1e9, "Bn": 1e9, "mn": 1e6, "Mn": 1e6, "mln": 1e6, "%": 0.01, "\u2030": 0.001},
     **{"thousand": 1e3, "million": 1e6, "billion": 1e9, "Million": 1e6, "Billion": 1e9, "Mio": 1e6, "Mio.": 1e6, "Mrd": 1e9, "Mrd.": 1e9},
@@ -359,10 +360,10 @@ def _missing_numbers(numbers: pd.Series) -> Iterator[tuple[str, int]]:
 # %% ../../nbs/data/02_column_formats.ipynb #47c7f425
 def _date_column(present: pd.Series) -> DateColumn | None:
     "Describe a column of dates with words for a missing one; None: it has no such words, or is none of dates."
-    if present.empty or not are_texts(present) or not any(text.strip().casefold() in MISSING_WORDS | MISSING_DATES for text in pd.unique(present)):
+    if present.empty or not are_texts(present) or not any(text.strip().casefold() in _MISSING_IN_DATES for text in pd.unique(present)):
         return None
     plain = present.str.strip()
-    is_word = plain.str.casefold().isin(MISSING_WORDS | MISSING_DATES)
+    is_word = plain.str.casefold().isin(_MISSING_IN_DATES)
     if not is_word.any() or is_word.all() or (form := date_format(present[~is_word])) is None:
         return None
     return DateColumn(str(present.name), form, tuple((str(word), int(rows)) for word, rows in plain[is_word].value_counts().items()))

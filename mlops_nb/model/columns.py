@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Table', 'JSON_TYPES', 'EXPECTED', 'EXACT_LIMIT', 'ARROW_NUMBERS', 'InvalidRowsError', 'describe_value',
-           'describe_values', 'finite_limits', 'parse_column', 'read_texts', 'parse_arrow_column', 'rows_of',
-           'columns_of', 'to_table', 'to_frame', 'input_frame']
+           'describe_values', 'finite_limits', 'parse_column', 'read_texts', 'is_time_number', 'parse_arrow_column',
+           'rows_of', 'columns_of', 'to_table', 'to_frame', 'input_frame']
 
 # %% ../../nbs/model/01_columns.ipynb #00000002
 import math
@@ -162,23 +162,26 @@ def read_texts(
     "Read the texts among the values of a column as its values, or in their declared spelling; raise an error for one that is none."
     if i.kind == "string":
         return dialect.read_text(i.name, values, not i.required)
-    is_time_number, types = _is_time_number(i, dialect), {*map(type, values)}
-    if str not in types and not (is_time_number and {int, float} & types):
+    is_time, types = is_time_number(i, dialect), {*map(type, values)}
+    if str not in types and not (is_time and {int, float} & types):
         return values
-    texts = [v if type(v) is str else _number_text(v) if is_time_number and type(v) in (int, float) else None for v in values]
+    texts = [v if type(v) is str else _number_text(v) if is_time and type(v) in (int, float) else None for v in values]
     read, fits = dialect.read(pyarrow.array(texts, "string"), i.kind, i.name)
     _require(i, values, fits, f"expected {_expected(i, dialect)}")
     return [v if text is None else value for v, text, value in zip(values, texts, read.to_pylist(), strict=True)]
 
 # %% ../../nbs/model/01_columns.ipynb #7137c708
-def _is_time_number(i: Input, dialect: Dialect) -> bool:
+def is_time_number(
+    i: Input,
+    dialect: Dialect | None,  # of the signature; None: it has none
+) -> bool:
     "Whether an input is a time that may be a number."
-    return i.kind == "datetime" and i.name in dialect.times
+    return i.kind == "datetime" and dialect is not None and i.name in dialect.times
 
 
 def _expected(i: Input, dialect: Dialect) -> str:
     "Return what an input takes, in words."
-    return EXPECTED[i.kind] + (f", or {TIME_UNITS[dialect.times[i.name]]}" if _is_time_number(i, dialect) else "")
+    return EXPECTED[i.kind] + (f", or {TIME_UNITS[dialect.times[i.name]]}" if is_time_number(i, dialect) else "")
 
 
 def _number_text(value: float) -> str:
@@ -231,7 +234,7 @@ def parse_arrow_column(
     dialect: Dialect | None = None,  # Reading of texts; None: they are no numbers
 ) -> np.ndarray:
     "Check an Arrow column and return what `parse_column` returns for the same values."
-    if dialect is not None and _is_time_number(i, dialect) and _is_number(column.type):
+    if is_time_number(i, dialect) and _is_number(column.type):
         column = column.cast("string")
     if dialect is not None and (i.kind != "string" or dialect.rereads(i.name, not i.required)) and _is_text(column.type):
         column = _read_arrow_texts(i, column, dialect)

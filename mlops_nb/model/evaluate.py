@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['POSITIVE_METRICS', 'PROBABILITY_METRICS', 'CLASSIFICATION_METRICS', 'BINARY_METRICS', 'MULTICLASS_METRICS',
-           'REGRESSION_METRICS', 'ZERO_IF_UNDEFINED', 'default_metrics', 'score', 'baseline', 'check_metrics',
-           'GateResult', 'describe_passed', 'check_gates', 'zero_if_undefined', 'slice_table', 'slice_mask',
-           'Evaluation', 'nulls', 'evaluate']
+           'REGRESSION_METRICS', 'default_metrics', 'score', 'baseline', 'check_metrics', 'GateResult',
+           'describe_passed', 'check_gates', 'zero_if_undefined', 'slice_table', 'slice_mask', 'Evaluation', 'nulls',
+           'evaluate']
 
 # %% ../../nbs/model/03_evaluate.ipynb #00000002
 import math
@@ -325,15 +325,15 @@ def _value(metrics: Mapping[str, float], name: str, whose: str) -> float:
 
 
 # where no row is predicted positive; a gate takes scikit-learn's 0, and a table shows that there is no value
-ZERO_IF_UNDEFINED = ("precision", "recall", "f1", "jaccard")
+_ZERO_IF_UNDEFINED = ("precision", "recall", "f1", "jaccard")
 
 
 def zero_if_undefined(
     metric: str,  # name of a scorer
     value: float,  # NaN where it is not defined
 ) -> float:
-    "Return the value that a gate takes: 0 for a metric of ZERO_IF_UNDEFINED that is not defined."
-    return 0.0 if math.isnan(value) and metric in ZERO_IF_UNDEFINED else value
+    "Return the value that a gate takes: 0 where precision, recall, F1 or Jaccard is not defined."
+    return 0.0 if math.isnan(value) and metric in _ZERO_IF_UNDEFINED else value
 
 # %% ../../nbs/model/03_evaluate.ipynb #0000000f
 def slice_table(

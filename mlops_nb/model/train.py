@@ -20,7 +20,7 @@ import pandas as pd
 from ..data.tables import strata
 from ..errors import GateError, TrainingError
 from .anomaly import anomaly_scores, check_detector, score_anomalies
-from .evaluate import ZERO_IF_UNDEFINED, score
+from .evaluate import score, zero_if_undefined
 from .interval import Interval, check_rows, fit_interval
 from .metrics import find_undefined, get_metric
 from .outputs import check_estimator, predict_outputs, signature_of_outputs, target_values
@@ -160,9 +160,7 @@ def _warn_of_refused_rows(fitted: BaseEstimator, X: pd.DataFrame):
     far = X.assign(**{str(name): column.max() + 10 * (column.max() - column.min() + 1) for name, column in numbers.items()})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            fitted.predict(X)
-        except Exception:  # it predicts nothing: the fit on all rows tells
+        if _problem_of(fitted, X) is not None:  # it predicts nothing: the fit on all rows tells
             return
         problem = _problem_of(fitted, far.iloc[:1])
     if problem is not None:
@@ -334,9 +332,9 @@ def _score_positive(spec, estimator, X, y) -> float:
     decision = estimator.decision_function(X) if rates is None and hasattr(estimator, "decision_function") else None
     labels = tuple(estimator.classes_.tolist())
     predictions = Predictions(estimator.predict(X), rates, labels, positive_label(labels, spec.positive), decision=decision)
-    value = score(predictions, y, [spec.scorer])[spec.scorer]
-    if np.isfinite(value) or spec.scorer in ZERO_IF_UNDEFINED:
-        return float(np.nan_to_num(value))
+    value = zero_if_undefined(spec.scorer, score(predictions, y, [spec.scorer])[spec.scorer])
+    if np.isfinite(value):
+        return float(value)
     raise ValueError(f"{spec.scorer!r} is not defined on {len(X)} held-out rows. Take fewer folds, or another scorer.")
 
 
@@ -441,8 +439,7 @@ def _check_threshold(spec: ModelSpec, estimator, y, folds: int):
 # %% ../../nbs/model/02_train.ipynb #88840cbe
 def _decided(spec: ModelSpec, estimator):
     "Return a fitted estimator that decides by the threshold of its spec, if there is one."
-    threshold = spec.threshold
-    if threshold is None or isinstance(threshold, str | Mapping):
+    if not isinstance(threshold := spec.threshold, float):  # none, or one that is not chosen yet
         return estimator
     return at_threshold(estimator, threshold, positive_label(estimator.classes_.tolist(), spec.positive))
 

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from ..display import format_html
 from ..errors import BundleError, ConflictError, GateError, RegistryError
-from ..model.compatibility import input_differences, output_differences
+from ..model.compatibility import differences, output_differences
 from ..model.evaluate import Evaluation, describe_passed
 from ..model.signature import Signature
 from ..spec import check_name
@@ -183,7 +183,7 @@ def check_beside(
     was, now = _signature(production), _signature(found)
     if was is None or now is None:
         return
-    if problems := [*output_differences(was, now), *input_differences(was, now)]:
+    if problems := differences(was, now):
         raise RegistryError(
             f"Version {found.version} of {found.name!r} cannot be the {alias} of version {production.version}: {'; '.join(problems)}. "
             "Compare them with `mlops-nb models diff`, and promote it to production when its clients are ready, or register it under "

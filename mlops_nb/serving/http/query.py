@@ -5,10 +5,11 @@ from flask import request
 from mlops_nb.errors import known_names
 from mlops_nb.serving.http.auth import LEVELS
 from mlops_nb.serving.http.errors import RequestError
+from mlops_nb.serving.http.moves import DASHBOARD_DATA
 from mlops_nb.serving.http.probes import MODEL_PROBES
 
-_TAKEN = {
-    "/dashboard/data.json": {"model", "hours"},
+TAKEN = {
+    DASHBOARD_DATA: {"model", "hours"},
     "/invocations": {"model"},
     "/openapi.json": {"model"},
     "/admin/promote": {"model"},
@@ -31,7 +32,7 @@ class QueryCheck:
     def __init__(self):
         rules = (LEVELS["key"] | LEVELS["admin"]) - MODEL_PROBES
         # a project that replaces one of these routes sets its parameters
-        self.names: dict[str, set[str]] = {rule: set() for rule in rules} | {r: {*names} for r, names in _TAKEN.items()}
+        self.names: dict[str, set[str]] = {rule: set() for rule in rules} | {r: {*names} for r, names in TAKEN.items()}
 
     def check(self):
         """Raise a `RequestError` where the current request has a parameter that its route does not take, or one twice."""

@@ -32,6 +32,8 @@ class CanaryTrial:
         last = max(MAX_REMEMBERED_REQUESTS, self.limits.min_requests)
         # seconds and first prediction of a request; None: it failed
         self.calls: dict[str, deque] = {role: deque(maxlen=last) for role in ("production", "canary")}
+        # names of several outputs that are numbers, in order
+        self._numbers = tuple(output.name for output in production.signature.outputs if output.classes is None)
         self.failures: Counter[str] = Counter()  # of the canary, by the class of the exception or by what it lacks
 
     def counts(self) -> dict:
@@ -45,12 +47,6 @@ class CanaryTrial:
         succeeded = [call for call in calls if call is not None]
         seconds, predictions = zip(*succeeded, strict=True) if succeeded else ((), ())
         return CanaryWindow(len(calls) - len(succeeded), np.array(seconds), np.array(predictions), self._numbers)
-
-    @property
-    def _numbers(self) -> tuple[str, ...]:
-        """The names of several outputs that are numbers, in order."""
-        outputs = self.production.signature.outputs
-        return tuple(output.name for output in outputs if output.classes is None)
 
     def reasons(self) -> list[str]:
         """Return why the canary must be rolled back; an empty list when it may go on."""

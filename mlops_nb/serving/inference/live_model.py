@@ -10,7 +10,7 @@ from typing import cast
 from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_nb.errors import MlopsError, RegistryError
-from mlops_nb.model.compatibility import input_differences, output_differences
+from mlops_nb.model.compatibility import differences
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.store.registry import Registry, Version
 from mlops_nb.settings import Settings, split_names
@@ -380,5 +380,4 @@ def _difference(production: Predictor | None, beside: Predictor | None) -> str |
     """Return why a version cannot get the requests of production, as where production moved after its alias."""
     if production is None or beside is None:
         return None
-    was, now = production.signature, beside.signature
-    return "; ".join([*output_differences(was, now), *input_differences(was, now)]) or None
+    return "; ".join(differences(production.signature, beside.signature)) or None

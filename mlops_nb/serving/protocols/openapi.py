@@ -14,6 +14,7 @@ from mlops_nb.model.signature import Signature, label_text
 from mlops_nb.serving.protocols.arrow import ARROW
 from mlops_nb.serving.http.moves import CSRF_HEADER, DASHBOARD_DATA, DEFAULT_HOURS, MAX_REASON_LENGTH
 from mlops_nb.serving.http.errors import to_json
+from mlops_nb.serving.http.query import TAKEN
 from mlops_nb.serving.inference.models import ServedModels, model_of_query
 from mlops_nb.serving.protocols.feedback import pattern_of
 from mlops_nb.serving.protocols.mlflow import CSV
@@ -62,7 +63,7 @@ def openapi() -> Response:
 
 def _add_model_parameter(paths: dict, names: list[str], required: bool):
     """Describe `?model=` of the routes that take it."""
-    for path in ("/invocations", DASHBOARD_DATA, "/admin/promote", "/admin/rollback", "/openapi.json"):
+    for path in (path for path, taken in TAKEN.items() if "model" in taken):
         is_required = required and path != "/openapi.json"
         model = {"name": "model", "in": "query", "required": is_required, "schema": {"enum": names}}
         for operation in paths[path].values():

@@ -5,6 +5,7 @@ from typing import Any
 
 from mlops_nb.data.dialect import Dialect
 from mlops_nb.data.time_numbers import TIME_UNITS
+from mlops_nb.model.columns import is_time_number
 from mlops_nb.model.signature import Input, Signature
 from mlops_nb.spec import ALARM
 
@@ -57,7 +58,7 @@ def interval_schemas(signature: Signature) -> dict:
 
 def input_schema(i: Input, dialect: Dialect | None = None) -> dict:
     """Return the schema of one column; a time that the dialect reads from numbers may be one."""
-    is_number = i.kind == "datetime" and dialect is not None and i.name in dialect.times
+    is_number = is_time_number(i, dialect)
     kinds = [_JSON_TYPES[i.kind], *(["number"] if is_number else []), *([] if i.required else ["null"])]
     schema: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
     limits = {"minimum": i.minimum, "maximum": i.maximum, "exclusiveMinimum": i.above, "exclusiveMaximum": i.below}
