@@ -40,8 +40,7 @@ def measure(rounds: int = 12) -> Iterator[dict]:
             for name, more in (("alone", {}), ("several", several))
         }
         turns = [
-            {name: turn(*server, home, f"{name}.lua") for name, server in servers.items()}
-            for _ in range(rounds + 1)
+            {name: turn(*server, home, f"{name}.lua") for name, server in servers.items()} for _ in range(rounds + 1)
         ][1:]  # the first turn loads the models
         memory = {
             name: psutil.Process(server.pid).children()[0].memory_full_info().uss / 2**20

@@ -66,6 +66,11 @@ class FillText(TransformerMixin, BaseEstimator):
         return column.where(column.notna(), "").astype(str).to_numpy(dtype=object)
 
 # %% ../nbs/03_features.ipynb #9ab19686
+def _text_of(value):
+    "Return a boolean as a text, since XGBoost has no categories of booleans, and anything else as it is."
+    return str(value) if isinstance(value, bool | np.bool_) else value
+
+
 class AsCategories(TransformerMixin, BaseEstimator):
     "Give columns of texts and booleans of a table `(n_rows, n_columns)` the categories that they had in training."
 
@@ -80,15 +85,20 @@ class AsCategories(TransformerMixin, BaseEstimator):
         self.feature_names_in_ = np.array(list(X.columns), dtype=object)
         kinds = pd.api.types
         words = [name for name in X if not kinds.is_numeric_dtype(X[name]) or kinds.is_bool_dtype(X[name])]
-        self.categories_ = {name: sorted(X[name].dropna().unique().tolist()) for name in words}
+        self.categories_ = {name: sorted({*map(_text_of, X[name].dropna().unique().tolist())}) for name in words}
         return self
 
     def transform(self, X: pd.DataFrame) -> pd.DataFrame:
         "Return the table with columns of pandas' categories."
         check_is_fitted(self)
-        return X.assign(**{name: self._categorical(X[name], known) for name, known in self.categories_.items()})
+        X = X.copy(deep=False)
+        for name, known in self.categories_.items():
+            X[name] = self._categorical(X[name], known)
+        return X
 
     def _categorical(self, values: pd.Series, known: list) -> pd.Categorical:
+        if {"False", "True"} & {*known}:  # models of before have booleans
+            values = values.astype(object).map(_text_of, na_action="ignore")
         values = values.astype(object).where(values.isin(known), self.fill)
         return pd.Categorical(values, known if self.fill is None or self.fill in known else [*known, self.fill])
 

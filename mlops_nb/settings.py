@@ -88,12 +88,12 @@ class Settings:
     poll_seconds: float = setting(0.5, "How often a worker checks whether production has moved", 0.05)
     canary_share: float = setting(0.1, "Share of the requests that the canary predicts; as many of production are compared", 0, 0.5)
     canary_min_requests: int = setting(
-        200, "Requests a worker, of the canary and of production, after which the canary is evaluated", 1
+        200, "Requests of the canary and of production, over all workers, after which the canary is evaluated", 1
     )
     canary_error_rate: float = setting(0.01, "A canary may fail so much more often than production", 0, 1)
     canary_latency_factor: float = setting(2.0, "Its 95th percentile may be so many times production's", 1)
     canary_latency_ms: float = setting(5.0, "Its 95th percentile may be so much above production's, in milliseconds", 0)
-    canary_psi: float = setting(0.25, "Its predictions may differ so much from production's (PSI)", 0)
+    canary_shift: float = setting(0.1, "The share of a predicted class, or of the numbers below a decile, may differ so much", 0, 1)
     max_rows: int = setting(100_000, "Most rows in one request", 1)
     max_body_mb: float = setting(64.0, "Largest request body, in MiB", 0.001)
     arrival_seconds: float = setting(
@@ -112,12 +112,15 @@ class Settings:
     dask_scheduler: str = setting(
         "", "Address of a Dask scheduler (`tcp://host:8786`): builds, searches and batch jobs run on its workers"
     )
+    fork_kernels: bool = setting(
+        True, "Fork the kernels of a build from one process that has imported what its notebooks import; `false`: start each anew"
+    )
     spool_mb: float = setting(1024.0, "Most that waits there, in MiB; beyond it nothing is logged", 1)
     alert_p95_ms: float = setting(250.0, "Latency of a prediction above which there is an alert (95th percentile)", 0)
     alert_error_rate: float = setting(0.01, "A model whose requests fail (5xx) more often is an alert", 0, 1)
     alert_refusal_rate: float = setting(0.1, "A model whose requests are refused (4xx) more often is an alert", 0, 1)
     false_alerts_per_year: float = setting(
-        1.0, "Expected false alerts about drift and performance per model and year, at most; a spec may have its own", 0.001, 1000
+        1.0, "Expected false alerts of all checks per model and year, at most; a spec may have its own", 0.001, 1000
     )
     alert_urls: str = setting(
         "", "Where alerts go beside the log: Apprise addresses with spaces between (Slack, mail, webhook)", secret=True

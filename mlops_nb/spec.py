@@ -8,6 +8,7 @@ __all__ = ['REPLAY_LIMITS', 'ALARM', 'ALARM_RATE', 'INTERVAL_METRICS', 'RATES', 
            'default_model']
 
 # %% ../nbs/02_spec.ipynb #00000002
+# more than 300 lines: one declaration, with a check of each of its fields
 import math
 import re
 import sys
@@ -288,6 +289,15 @@ def _check_kinds(spec: "ModelSpec"):
             raise SpecError(f"{name} must be a list of texts, such as [{value!r}], got {value!r}.")
 
 
+def _check_ignored(spec: "ModelSpec"):
+    "Raise a `SpecError` for an ignored column that the spec predicts, or gives to the model."
+    for name in spec.ignored:
+        if name in spec.targets:
+            raise SpecError(f"{name!r} is the target and ignored: leave it out of ignored. A row that is sent may carry it in any case.")
+        if name in spec.inputs:
+            raise SpecError(f"{name!r} is ignored and in the schema, so the model is given it: leave it out of one of them.")
+
+
 def _by_slice(spec: "ModelSpec") -> list[Mapping[str, float]]:
     return [limit if isinstance(limit, Mapping) else {key: limit} for key, limit in spec.gates.slices.items()]
 
@@ -393,6 +403,7 @@ class ModelSpec:
         for column in () if self.dialect is None else self.dialect.named:
             if column not in known:
                 raise SpecError(f"The dialect names the column {column!r}, which the schema does not have. {known_names(column, known)}")
+        _check_ignored(self)
         _check_fairness_names(self)
         _check_outputs(self)
         _check_monitoring(self)

@@ -1,5 +1,6 @@
 """The prediction service of this project: its protocols, and what the project adds to them."""
 
+from mlops_nb.serving.dashboard import pipeline
 from mlops_nb.serving.dashboard import views as dashboard
 from mlops_nb.serving.protocols import (
     docs,
@@ -31,6 +32,7 @@ PROTOCOLS = (
     openapi,
     docs,
     dashboard,
+    pipeline,
 )
 
 

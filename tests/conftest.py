@@ -11,6 +11,12 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 
+from tests.commands import run_command
+from tests.pipeline.conftest import Project
+
+# A project has no part of tests/commands.py, so its own tests start each command anew
+Project.run_command = staticmethod(run_command)
+
 # On a busy machine an example may take any time.
 slow = [hypothesis.HealthCheck.too_slow]
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=slow)
@@ -18,6 +24,19 @@ hypothesis.settings.load_profile("tests")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job of a shell; what tests start must hear it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Folders of tests that wait for other processes, of which no coverage is measured
+PROCESSES = {"pipeline", "new", "retrain", "deploy", "lab", "server", "simulate", "dashboard"}
+
+
+def pytest_collection_modifyitems(items):
+    """Measure no coverage where it would only cost time."""
+    for item in items:
+        is_beside = item.get_closest_marker("slow") and PROCESSES.intersection(item.path.parts)
+        if is_beside or item.get_closest_marker("soak"):
+            item.add_marker("no_cover")
+
 
 POSTGRES = "postgresql+psycopg://postgres@127.0.0.1:5432/test"
 

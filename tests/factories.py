@@ -23,8 +23,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
+from mlops_nb.data.tables import snapshot, split
 from mlops_nb.model.anomaly import truth_of
-from mlops_nb.model.bundle import write_bundle
+from mlops_nb.model.bundle import Bundle, write_bundle
 from mlops_nb.model.columns import input_frame
 from mlops_nb.model.interval import LAC, Interval
 from mlops_nb.model.predictor import Predictor
@@ -33,6 +34,7 @@ from mlops_nb.model.train import fit
 from mlops_nb.monitor.prediction_log import PredictionLog
 from mlops_nb.settings import Settings
 from mlops_nb.spec import ModelSpec
+from mlops_nb.store.artifacts import FolderStore
 from mlops_nb.store.registry import Registry
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +102,19 @@ def served(spec, folder: Path, folds: int = 0, metrics: tuple = ()) -> tuple:
     metadata = {"params": {}, "seed": 0, "data": {}, "python": "", "packages": {}, "evaluation": evaluation}
     write_bundle(folder / "bundle", spec.name, estimator, signature_of(spec, estimator), rows, rows, metadata)
     return estimator, X, Predictor.load(folder / "bundle")
+
+
+def split_and_packaged(spec, home: Path, test_size: float = 0.3) -> tuple[Bundle, FolderStore, pd.DataFrame]:
+    """What a build makes of a spec: its bundle, the store with the snapshot of its table, and its test set."""
+    rows = spec.schema.validate(spec.load())
+    train, test = split(rows, spec.target, test_size, 0, spec.time, spec.task != "regression")
+    artifacts = FolderStore(home)
+    data = {"sha256": snapshot(rows, artifacts.snapshots).sha256, "rows": len(rows), "test_rows": len(test)}
+    estimator = fit(spec, input_frame(spec, train), truth_of(spec, train), folds=0).estimator
+    metadata = {"params": {}, "seed": 0, "data": data, "asked": {"test_size": test_size}, "python": "", "packages": {}}
+    metadata["evaluation"] = {"metrics": {}, "baseline": {}, "gates": [], "passed": True}
+    bundle = write_bundle(home / "bundle", spec.name, estimator, signature_of(spec, estimator), test, train, metadata)
+    return bundle, artifacts, test
 
 
 def several_outputs(

@@ -1,9 +1,11 @@
 """Test helper: a model in production whose data changes. Rows go straight into the log, without a service."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -11,13 +13,14 @@ import pandas as pd
 from mlops_nb.data.tables import snapshot
 from mlops_nb.model.bundle import read_manifest
 from mlops_nb.model.columns import rows_of, to_table
-from mlops_nb.model.evaluate import score
+from mlops_nb.model.scoring import score
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
 from mlops_nb.retrain.retrain import RetrainPolicy, retrain
 from mlops_nb.settings import Settings
 from mlops_nb.spec import import_from, load_spec
 from mlops_nb.store.decisions import list_decisions
 from mlops_nb.store.registry import Registry
+from tests.commands import run_logged
 from tests.pipeline.conftest import Project, copy_project
 
 # In the first world y says whether a > 0. In the changed one a and b are larger, and y says whether a > 2:
@@ -117,7 +120,10 @@ class World:
     ):
         """Decide as at a later time, in minutes."""
         now = datetime.now(UTC) + timedelta(minutes=later) if later else None
-        return retrain(self.name, self.settings, if_needed, rows=rows, policy=policy, now=now, **more)
+        # a build that is to be stopped is the real process
+        starts = nullcontext() if "stop" in more else patch("mlops_nb.orchestration.build.run_command", run_logged)
+        with starts:
+            return retrain(self.name, self.settings, if_needed, rows=rows, policy=policy, now=now, **more)
 
     def score(self, version: int | str, table: pd.DataFrame) -> float:
         """By the scorer of the spec."""

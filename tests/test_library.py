@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from functools import cache
+from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+@pytest.mark.slow
 def test_imports_go_to_lower_floors_alone():
     known = {module_of(p) for p in MODULES}
     upwards = [
@@ -107,6 +109,17 @@ def test_every_subpackage_has_a_floor_and_an_empty_init():
     assert [p for p in ROOT.glob("mlops_nb/*/**/__init__.py") if p.read_text().strip()] == []
 
 
+def test_modules_import_each_other_in_no_circle():
+    known = {module_of(path): path for path in MODULES}
+    uses = {name: {used for used in imports(path) if used in known} - {name} for name, path in known.items()}
+    TopologicalSorter(uses).prepare()  # raises a CycleError that shows the circle
+
+
+def test_long_module_says_in_its_first_lines_why():
+    long = {module_of(path): text for path in MODULES if (text := path.read_text()).count("\n") > 330}
+    assert [name for name, text in long.items() if "300 lines" not in text[:1500]] == []
+
+
 def test_notebook_is_in_the_folder_of_the_module_that_it_exports():
     for notebook in NOTEBOOKS:
         exported = re.search(r"#\| default_exp ([\w.]+)\"", notebook.read_text())
@@ -117,6 +130,7 @@ def test_notebook_is_in_the_folder_of_the_module_that_it_exports():
         assert exported[1] == ".".join([*folder.parts, name])
 
 
+@pytest.mark.slow
 def test_notebooks_import_only_names_that_the_library_has():
     missing = []
     for notebook in NOTEBOOKS:
@@ -129,6 +143,7 @@ def test_notebooks_import_only_names_that_the_library_has():
     assert missing == []
 
 
+@pytest.mark.slow
 def test_show_doc_has_every_public_function_and_class():
     """Types that are imported under TYPE_CHECKING alone are a NameError where nbdev evaluates the annotations."""
     library = [p for p in MODULES if p.name != "__init__.py" and not {"serving", "notebook"} & {*p.parts}]

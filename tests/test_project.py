@@ -100,6 +100,7 @@ def test_plots_of_a_notebook_are_seen_by_its_reader(path):
     assert not any("<Figure size" in data.get("text/plain", "") for data in shown if "image/png" not in data)
 
 
+@pytest.mark.slow
 def test_library_is_what_nbdev_makes_of_the_notebooks_and_they_are_clean(tmp_path):
     for name in ("nbs", PACKAGE, "settings.ini", "pyproject.toml", "setup.py"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy2)(ROOT / name, tmp_path / name)

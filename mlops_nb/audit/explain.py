@@ -23,6 +23,7 @@ from ..model.contributions import Contribution, measure_contributions
 from ..model.engine import TOLERANCE, compare
 from ..model.predictor import Predictor
 from ..model.signature import Predictions
+from ..monitor.log_records import SERVICE_ID, find_id_problem
 from ..monitor.prediction_log import LoggedPrediction, PredictionLog
 from ..settings import Settings, split_names
 from ..spec import ModelSpec
@@ -210,6 +211,8 @@ def find_prediction(
         except NotFoundError as e:
             if reason := _why_absent(id, settings):
                 raise NotFoundError(f"Prediction {id!r} is not in the log: {reason}") from e
+            if "is the id of a request" not in str(e) and (problem := find_id_problem(id)):
+                raise NotFoundError(f"{id!r} is no id of a prediction: {problem}.") from e
             raise
 
 # %% ../../nbs/audit/00_explain.ipynb #0000000f
@@ -225,7 +228,7 @@ def _why_absent(id: str, settings: Settings) -> str | None:
         at = datetime.fromtimestamp(int(key[:12], 16) / 1000, UTC)  # a service begins its keys with the time
     except (ValueError, OverflowError, OSError):
         return None
-    if len(key) == 28 and at < datetime.now(UTC) - timedelta(days=settings.log_days):
+    if SERVICE_ID.fullmatch(id) and at < datetime.now(UTC) - timedelta(days=settings.log_days):
         return f"it is of {at:%Y-%m-%d}, and what is older than {settings.log_days:g} days is deleted (MLOPS_LOG_DAYS)."
     return None
 

@@ -194,7 +194,8 @@ def _window_of_alert(registry: Registry, name: str, id: int) -> dict[str, Any]:
     if found is None:
         known = [a.id for a in alerts if a.command]
         raise NotFoundError(f"No alert {id} of {name!r} can be investigated; those that can: {known[-10:]}.")
-    drifted = [found.subject] if found.kind == "drift" else [a.subject for a in alerts if _is_open_drift(a, found)]
+    columns = found.figures.get("columns") or [found.subject]  # those of an alert about the columns together
+    drifted = columns if found.kind == "drift" else [a.subject for a in alerts if _is_open_drift(a, found)]
     return {**_window(found.figures), "columns": drifted or None}
 
 

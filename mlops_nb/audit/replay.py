@@ -7,6 +7,7 @@ __all__ = ['ROWS_PER_BATCH', 'CHANGE_FRACTION', 'DEFAULT_ROWS', 'CHANGED_IDS', '
            'changed_predictions', 'replay_log', 'replay_gates']
 
 # %% ../../nbs/audit/02_replay.ipynb #00000002
+# more than 300 lines: rows are collected, predicted again and compared, and the report reads what each step left
 import math
 import time
 from collections import Counter
@@ -24,9 +25,9 @@ from .training_rows import RowRange, is_in_ranges, training_ranges
 from ..errors import DataError, InputError, NotFoundError, RegistryError
 from ..model.anomaly import as_labels
 from ..model.columns import to_frame
-from ..model.evaluate import GateResult, default_metrics, score
-from ..model.output_metrics import metric_names
+from ..model.gates import GateResult
 from ..model.predictor import Predictor
+from ..model.scoring import default_metrics, metrics_of_outputs, score
 from ..model.signature import Predictions, Signature
 from ..monitor.prediction_log import LoggedPrediction, PredictionLog
 from ..settings import Settings
@@ -292,7 +293,7 @@ def _metric_names(spec: ModelSpec | None, predictor: Predictor, predictions: Pre
     "Return the metrics of the spec; without a spec those that the version was built with."
     signature = predictor.signature
     if spec is not None and predictions is not None and predictions.outputs is not None:
-        return metric_names(spec, predictions)
+        return metrics_of_outputs(spec, predictions)
     if spec is not None:
         return default_metrics(spec, signature.classes, signature.positive_label, signature.probability)
     evaluation = predictor.bundle.manifest.get("evaluation") or {}

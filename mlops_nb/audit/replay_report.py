@@ -14,7 +14,8 @@ from datetime import datetime
 import pandas as pd
 
 from ..display import format_html
-from ..model.evaluate import GateResult, nulls
+from ..model.evaluate import nulls
+from ..model.gates import GateResult
 
 # %% ../../nbs/audit/01_replay_report.ipynb #1a0b5c03
 def decide_limits(

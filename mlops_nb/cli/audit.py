@@ -111,7 +111,7 @@ def explain_prediction(id, as_json):
 # %% ../../nbs/cli/02_audit.ipynb #b97c4d74
 def _explanation_fields(found: "Explanation") -> dict[str, Any]:
     "Return the fields of an explanation in the order in which a person reads them."
-    from mlops_nb.model.evaluate import GateResult
+    from mlops_nb.model.gates import GateResult
 
     logged, metadata = found.logged, found.metadata
     gates = {str(i): str(GateResult.from_dict(g)) for i, g in enumerate(metadata["gates"], 1)}

@@ -10,7 +10,7 @@ import click
 
 from .audit import explain_prediction, reproduce
 from .models import models
-from .monitor import investigate, monitor
+from .monitor import incidents, investigate, monitor
 from .output import CommandGroup
 from .predict import predict
 from .project import check, doctor, new, upgrade
@@ -30,7 +30,7 @@ def main(debug: bool) -> None:
 COMMANDS = [
     *(check, doctor, new, serve, predict, upgrade),
     *(models, runs, explain_prediction, reproduce),
-    *(investigate, monitor, retrain, watch),
+    *(incidents, investigate, monitor, retrain, watch),
     *(play_demo, traffic),
 ]
 for _command in COMMANDS:

@@ -80,7 +80,7 @@ MANIFEST_FIELDS = ("engine", "onnx", "parity", "params", "seed", "data", "code",
 
 
 def _print_gates(gates: list[dict[str, Any]]) -> None:
-    from mlops_nb.model.evaluate import GateResult
+    from mlops_nb.model.gates import GateResult
 
     if gates:
         click.echo("gates:")

@@ -10,6 +10,7 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from time import time_ns
 
 import click
@@ -62,8 +63,9 @@ def traffic(name, scenario, rows, rate, label_delay, no_labels, seed, url, as_js
     "--rate", type=click.FloatRange(0), default=100, show_default=True, help="Rows a second; 0: as fast as possible."
 )
 @click.option("--keep", is_flag=True, help="Keep the service running in the end, for the dashboard; Ctrl+C ends it.")
+@click.option("--open", "opens_page", is_flag=True, help="Open the page of the pipeline in the browser when the service runs.")
 @json_option
-def play_demo(name, scenario, windows, rate, keep, as_json):
+def play_demo(name, scenario, windows, rate, keep, opens_page, as_json):
     "Play the whole loop for NAME on this screen: train, serve, drift, alert, retrain, promote; leaves nothing behind."
     from mlops_nb.simulate.demo import demo
     from mlops_nb.simulate.demo_report import format_report
@@ -74,7 +76,12 @@ def play_demo(name, scenario, windows, rate, keep, as_json):
             click.echo(f"The dashboard is at {url} (Ctrl+C ends it and removes all)", err=True)
             _wait_for_interrupt()
 
-    report = demo(name, scenario, windows, rate or None, log=lambda text: click.echo(text, err=True), on_end=show)
+    def open_page(url):
+        if opens_page:
+            click.launch(f"{url}/pipeline")
+
+    log = partial(click.echo, err=True)
+    report = demo(name, scenario, windows, rate or None, log=log, on_start=open_page, on_end=show)
     sys.exit(0 if report.succeeded else 1)
 
 

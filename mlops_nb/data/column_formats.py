@@ -8,6 +8,7 @@ __all__ = ['MISSING_WORDS', 'MISSING_DATES', 'MULTIPLIERS', 'MAX_DECLARED_SPELLI
            'merged_spellings']
 
 # %% ../../nbs/data/02_column_formats.ipynb #75e14917
+# more than 300 lines: each kind of column (numbers, dates, times, spellings) is found, described and converted side by side
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
@@ -95,13 +96,16 @@ def _is_unit(text: str) -> bool:
     return len(text) <= 15 and text.casefold() not in _NO_UNITS and bool(_UNIT.fullmatch(text))
 
 # %% ../../nbs/data/02_column_formats.ipynb #7beabb76
+_FIRST = 200  # values that are looked at before all others, which are many
+
+
 def are_texts(
     present: pd.Series,  # of one column, without missing values
 ) -> bool:
     "Whether all values are texts; a column of the type `str` is not looked through."
     if isinstance(present.dtype, pd.StringDtype):
         return True
-    return all(type(v) is str for v in present.head(100)) and all(type(v) is str for v in present)
+    return all(type(v) is str for v in present.head(_FIRST)) and all(type(v) is str for v in present)
 
 
 def detect_number_format(
@@ -112,8 +116,11 @@ def detect_number_format(
     dialect, present = dialect or Dialect(), values.dropna()
     if present.empty or not are_texts(present):
         return None
+    first = map(str.strip, present.head(_FIRST))
+    if not all(_is_missing(text, dialect) or _WRITTEN.fullmatch(text) for text in first):
+        return None
     distinct = {text.strip() for text in pd.unique(present)}
-    words = {text for text in distinct if text.casefold() in MISSING_WORDS or text in dialect.missing}
+    words = {text for text in distinct if _is_missing(text, dialect)}
     clothing = _clothing(distinct - words)
     if clothing is None or (marks := _marks(clothing, dialect)) is None or _are_codes(str(values.name), clothing, marks, bool(words)):
         return None
@@ -123,6 +130,11 @@ def detect_number_format(
     return found if _reads_all(found, dialect, distinct) else None
 
 # %% ../../nbs/data/02_column_formats.ipynb #f2bb14ab
+def _is_missing(text: str, dialect: Dialect) -> bool:
+    "Whether a text is a word for a missing number."
+    return text.casefold() in MISSING_WORDS or text in dialect.missing
+
+
 def _reads_all(found: NumberFormat, dialect: Dialect, texts: Collection[str]) -> bool:
     "Whether a format reads all texts."
     _, fits = found.read(pyarrow.array(sorted(texts), "string"), dialect.missing)
@@ -331,23 +343,30 @@ def _time_column(values: pd.Series) -> TimeColumn | None:
     present = values.dropna()
     if present.empty or pd.api.types.is_bool_dtype(present):
         return None
-    if pd.api.types.is_numeric_dtype(present):
-        numbers, words = present.astype("float64"), pd.Series(dtype=object)
-    elif set(map(type, present)) <= {str, int, float}:
-        plain = present.astype(str).str.strip()
-        is_word = plain.str.casefold().isin(MISSING_WORDS)
-        numbers, words = pd.to_numeric(plain[~is_word], errors="coerce").astype("float64"), plain[is_word]
-    else:
+    if _as_numbers(present.head(_FIRST)) is None or (found := _as_numbers(present)) is None:
         return None
+    numbers, words = found
     is_missing = numbers.isin(MISSING_TIMES)
     times = numbers[~is_missing]
-    if numbers.isna().any() or times.empty or (unit := detect_time_unit(times.rename(values.name))) is None:
+    if times.empty or (unit := detect_time_unit(times.rename(values.name))) is None:
         return None
     written = present[times.index]
     first = str(written.iloc[0]) if written.dtype != float else f"{written.iloc[0]:.15g}"
     read = time_texts(pyarrow.array([first]), unit)[0][0].as_py().split(".")[0]
     counts = [*words.value_counts().items(), *_missing_numbers(present[is_missing.index[is_missing]])]
     return TimeColumn(str(values.name), unit, first, read, tuple((str(word), int(rows)) for word, rows in counts))
+
+
+def _as_numbers(present: pd.Series) -> tuple[pd.Series, pd.Series] | None:
+    "Return the numbers of a column, and its words for a missing one; None: a value is neither."
+    if pd.api.types.is_numeric_dtype(present):
+        return present.astype("float64"), pd.Series(dtype=object)
+    if not isinstance(present.dtype, pd.StringDtype) and not set(map(type, present)) <= {str, int, float}:
+        return None
+    plain = present.astype(str).str.strip()
+    is_word = plain.str.casefold().isin(MISSING_WORDS)
+    numbers = pd.to_numeric(plain[~is_word], errors="coerce").astype("float64")
+    return None if numbers.isna().any() else (numbers, plain[is_word])
 
 
 def _missing_numbers(numbers: pd.Series) -> Iterator[tuple[str, int]]:

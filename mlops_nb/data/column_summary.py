@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .counters import are_hashes, grows_with_time, id_reason
-from .dates import date_format, dates_of, fits_month_first
+from .dates import MONTH_WORD, date_format, dates_of, fits_month_first
 from .tables import odd_type
 from .time_numbers import TIME_UNITS, fitting_unit, has_name_of_time
 
@@ -91,7 +91,7 @@ def _describe_numbers(present: pd.Series, common: dict) -> ColumnSummary:
         return ColumnSummary(**common, kind="number", shown=f"{low:g} to {high:g}", exclusion_reason=reason)
     kind = "whole number" if whole and not common["missing"] and high < 2**63 else "number"  # as an int64
     column = ColumnSummary(**common, kind=kind, shown=f"{low:g} to {high:g}", low=low, high=high)
-    return replace(column, exclusion_reason=id_reason(present), grows=grows_with_time(present), note=_time_note(present))
+    return replace(column, exclusion_reason=id_reason(present), grows=grows_with_time(present), note=_time_note(present) or _sentinel_note(present))
 
 # %% ../../nbs/data/02_column_summary.ipynb #d9e0f680
 _SERIAL_DAYS = (20_000, 73_050)  # 1954 to 2099, in days since the end of 1899
@@ -110,13 +110,25 @@ def _time_note(present: pd.Series) -> str:
     how = f"Dialect(times={{{str(present.name)!r}: {unit!r}}})"
     return f"a number such as {sample.min():.0f} may be a time in {TIME_UNITS[unit]}; if it is, declare {how}, as dialect=... of read_table and of the spec"
 
+# %% ../../nbs/data/02_column_summary.ipynb #d5158170
+def _sentinel_note(present: pd.Series) -> str:
+    "Return what a person should know about -999, 9999 and the like far from all other numbers; empty: there is none."
+    for value in (float(present.min()), float(present.max())):
+        others = present[present != value]
+        is_nines = value % 1 == 0 and re.fullmatch("9{2,}", f"{abs(value):.0f}") is not None
+        if not is_nines or others.nunique() < 2:
+            continue
+        gap = float((others - value).abs().min())
+        if gap > 2 * float(others.max() - others.min()):
+            rows = len(present) - len(others)
+            return f"{value:.0f} in {rows:,} row{'s' * (rows != 1)} is far from all other values: if it stands for a missing one, leave the value empty in the table"
+    return ""
+
 # %% ../../nbs/data/02_column_summary.ipynb #df052514
 _MEASURED = re.compile(r"[^\w\s]{0,2}\s?\d[\d.,:/\u00b0'\u2019\s\u00a0\u202f\u2009]*[^\d]{0,12}")  # 7 g, 1:23:45, 47\u00b022'N
 _CODES = re.compile(r"\d+|\d+(\.\d+){2,}|\d+[A-Za-z]")  # digits alone, addresses and versions, a number with a letter
 _NUMBER = re.compile(r"[+-]?(\d+|\d{1,3}([.,'\u2019 \u00a0\u202f]\d{3})+)([.,]\d+)?")
-_MONTHS = "januar|februar|m\u00e4rz|mai|juni|juli|oktober|dezember|janvier|f\u00e9vrier|mars|avril|juin|juillet|ao\u00fbt|septembre|octobre|novembre|d\u00e9cembre"
-_MONTHS += "|enero|febrero|marzo|mayo|junio|julio|agosto|septiembre|diciembre|gennaio|febbraio|aprile|maggio|giugno|luglio|settembre|ottobre|dicembre"
-_DATED = re.compile(rf"(?i)\b\d{{1,4}}[./-]\d{{1,2}}[./-]\d{{2,4}}\b|\b\d{{4}}-?W\d\d|\b({_MONTHS})\w*\.? (de )?\d{{4}}|^Q[1-4] \d{{4}}|\u00b1")
+_DATED = re.compile(rf"(?i)\b\d{{1,4}}[./-]\d{{1,2}}[./-]\d{{2,4}}\b|\b\d{{4}}-?W\d\d|{MONTH_WORD.pattern} (de )?\d{{4}}|^Q[1-4] \d{{4}}|\u00b1")
 _MAX_DATE_LETTERS = 40
 _NOTED_TEXTS = 1000  # values of a column that are looked at for a note
 _MIN_NOTED_SHARE = 0.5  # of the values
@@ -140,6 +152,9 @@ def _text_note(texts: pd.Series) -> str:
 
 
 # %% ../../nbs/data/02_column_summary.ipynb #95a5b9c0
+_WORD = r"\w\w"  # of TfidfVectorizer's words
+
+
 def _describe_words(present: pd.Series, common: dict) -> ColumnSummary:
     "Describe text: a time, a text of several words, an id, or a category."
     sample = present.head(SAMPLE_ROWS).astype(str)
@@ -150,6 +165,9 @@ def _describe_words(present: pd.Series, common: dict) -> ColumnSummary:
     common["note"] = _text_note(sample)
     words, letters = sample.str.split().str.len().mean(), sample.str.len().mean()
     if words >= 3 and common["distinct"] > 30:
+        if not sample.str.contains(_WORD, regex=True).any():
+            reason = "its texts have no words: numbers, signs or single letters"
+            return ColumnSummary(**common, kind="text", shown=f"such as {present.iloc[0]!s:.24}", exclusion_reason=reason)
         return ColumnSummary(**common, kind="text", shown=f"{words:.0f} words on average")
     counts = present.astype(str).value_counts()
     shown = ", ".join(f"{value!s:.24} {n / len(present):.0%}" for value, n in counts.head(3).items())

@@ -63,8 +63,15 @@ def _repeated_names(table: pd.DataFrame) -> str | None:
     texts = [name for name in table.columns if isinstance(table[name].dtype, pd.StringDtype) or table[name].dtype == object]
     if len(texts) < 2:
         return None
-    rows = np.flatnonzero(np.logical_and.reduce([(table[name] == name).to_numpy(dtype=bool, na_value=False) for name in texts]))
+    rows = np.flatnonzero(np.logical_and.reduce([_is(table[name], name) for name in texts]))
     return f"row {rows[0]} has the names of the columns again" if len(rows) else None
+
+
+def _is(column: pd.Series, text: str) -> np.ndarray:
+    "Return which values are a text; a column of objects may hold lists, too."
+    if column.dtype == object:
+        return column.map(lambda value: type(value) is str and value == text).to_numpy(dtype=bool)
+    return (column == text).to_numpy(dtype=bool, na_value=False)
 
 
 def _footnote(table: pd.DataFrame) -> str | None:

@@ -6,6 +6,7 @@
 __all__ = ['describe_text_behind', 'quote_opened', 'check_quotes', 'describe_unclosed']
 
 # %% ../../nbs/data/01_quotes.ipynb #01200002
+import re
 from collections.abc import Iterable
 
 from ..errors import DataError
@@ -47,14 +48,21 @@ def quote_opened(
             return 0
 
 # %% ../../nbs/data/01_quotes.ipynb #9abb1154
+def _closed_line(sep: str) -> re.Pattern:
+    "Return an expression of lines in which every quote that opens is closed: most are such, and need no further look."
+    mark = re.escape(sep)
+    value = rf'(?:"(?:[^"\r\n]|"")*+"|[^"{mark}\r\n][^{mark}\r\n]*+|)'
+    return re.compile(rf"{value}(?:{mark}{value})*+[\r\n]*")
+
+
 def check_quotes(
     lines: Iterable[str],
     sep: str = ",",  # Between two values
 ):
     "Raise a `DataError` for a quote that is never closed, and for text behind a closing one."
-    opened = 0
+    opened, closed = 0, _closed_line(sep)
     for number, line in enumerate(lines, 1):
-        if opened or '"' in line:
+        if opened or ('"' in line and not closed.fullmatch(line)):
             opened = quote_opened(line, sep, opened, number)
     if opened:
         raise DataError(describe_unclosed(opened))

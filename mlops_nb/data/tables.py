@@ -26,6 +26,7 @@ import pyarrow
 
 from .archives import COMPRESSIONS, plain_name
 from .dialect import Dialect, kind_of_dtype, lacks_header, read_time_numbers, read_times
+from .frames import with_columns
 from .json_table import read_json_table
 from .sheets import read_sheet
 from .text_table import read_text_table, whole_if_all
@@ -164,7 +165,7 @@ def convert_columns(
         numbers, fits = dialect.read(texts, "float", name)
         if fits.all():
             columns[name] = whole_if_all(numbers).set_axis(values.index)
-    return table.assign(**columns) if columns else table
+    return with_columns(table, columns)
 
 # %% ../../nbs/data/00_tables.ipynb #54dfa0f0
 def _as_times(values: pd.Series, dialect: Dialect, name: str) -> pd.Series | None:
@@ -202,7 +203,7 @@ def _reader_for(source: str) -> Callable[..., pd.DataFrame]:
     "Return the pandas reader for the file name of a source."
     name = plain_name(expand_source(source))
     suffix = Path(name.split("?")[0]).suffix.lower()
-    readers = {**dict.fromkeys((".csv", ".tsv", ".txt"), _read_csv), ".parquet": pd.read_parquet, ".xlsx": _read_excel}
+    readers = {**dict.fromkeys((".csv", ".tsv", ".txt"), _read_csv), ".parquet": _read_parquet, ".xlsx": _read_excel}
     readers |= dict.fromkeys((".jsonl", ".ndjson", ".json"), _read_json)
     if suffix in _OTHER_FORMATS:
         raise DataError(f"it is {_OTHER_FORMATS[suffix]}, which is not read here: save it as .csv, .xlsx or .parquet.")
@@ -220,6 +221,13 @@ _OTHER_FORMATS = {
 }
 
 # %% ../../nbs/data/00_tables.ipynb #dd9d6468
+def _read_parquet(location: str) -> pd.DataFrame:
+    "Read a Parquet file; an index with a name is a column."
+    table = pd.read_parquet(location)
+    named = [name for name in table.index.names if name is not None and name not in table.columns]
+    return table.reset_index(named) if named else table
+
+
 def _read_excel(location: str) -> pd.DataFrame:
     "Read a sheet of Excel, with the columns of texts in its `attrs`."
     import fsspec
@@ -375,7 +383,7 @@ def _read_texts(table: pd.DataFrame, schema: DataFrameSchema, show: int, dialect
     if broken:
         count = sum(line.startswith("  column") for line in broken)
         raise SchemaError("\n".join([f"The data breaks {count} rule(s) of the schema:", *broken]))
-    return table.assign(**columns) if columns else table
+    return with_columns(table, columns)
 
 # %% ../../nbs/data/00_tables.ipynb #09770839
 def _is_no_number(values: pd.Series, kind: str, column: Any) -> np.ndarray:  # `(n_rows,)`
@@ -486,7 +494,10 @@ def snapshot(
     folder: str | Path,  # Where snapshots are kept
 ) -> Snapshot:
     "Store the table in `folder` as `<sha256>.parquet`, once; replace a damaged file of that name."
-    content = table.to_parquet()
+    try:
+        content = table.to_parquet()
+    except (TypeError, ValueError, NotImplementedError, OverflowError) as e:  # as pyarrow's errors are
+        raise _unstorable(table) or e from e
     sha256 = hashlib.sha256(content).hexdigest()
     path = Path(folder) / f"{sha256}.parquet"
     if not (path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256):
@@ -498,6 +509,21 @@ def snapshot(
         finally:
             unfinished.unlink(missing_ok=True)
     return Snapshot(sha256, path, len(table), tuple(map(str, table.columns)))
+
+
+def _unstorable(table: pd.DataFrame) -> DataError | None:
+    "Return the error about the first column that Parquet cannot hold; None: each of them alone can be held."
+    for place, name in enumerate(table.columns):
+        column = table.iloc[:, [place]]
+        try:
+            column.to_parquet()
+        except (TypeError, ValueError, NotImplementedError, OverflowError):
+            example = next(iter(column.iloc[:, 0].dropna().tolist()), None)
+            return DataError(
+                f"Column {str(name)!r} has values that a snapshot of the data cannot hold: of the type {column.dtypes.iloc[0]}, such as "
+                f"{str(example)[:40]!r}. Make numbers or texts of them in load(), e.g. .astype(str), or leave the column out of the schema."
+            )
+    return None
 
 # %% ../../nbs/data/00_tables.ipynb #3cf7649d
 def _read_snapshot(location: str) -> pd.DataFrame:

@@ -131,6 +131,11 @@ def _table_of_texts(location: str, found: Mapping, header: bool, columns: Sequen
     if has_quotes:
         check_quotes((line.group() for line in re.finditer(r"[^\n]*\n|[^\n]+", text)), sep)
     first, end = _first_row(text, sep)
+    if len(first) == 1 and (line := _line_of_fixed_widths(text)):
+        raise DataError(
+            f"its columns stand below each other, separated by blanks, as in {line!r}. Save it with commas: "
+            "pandas.read_fwf(...), or read_csv(..., sep=r'\\s+'), then to_csv(..., index=False)."
+        )
     if header:
         names = column_names(first, trailing, found.get("index_col") == 0 and not trailing)
     else:
@@ -173,6 +178,21 @@ def _read_text(location: str, encoding: str) -> str:
     "Return the text of a file."
     with open_plain(location) as file:
         return decode_text(file.read(), encoding)
+
+# %% ../../nbs/data/01_text_table.ipynb #1bb475e7
+_MIN_WIDE_LINES = 5
+
+
+def _line_of_fixed_widths(text: str) -> str:
+    "Return a line of a table whose columns are separated by blanks alone; empty: it is none."
+    lines = [line.rstrip() for line in text[: 1 << 16].splitlines() if line.strip()][:100]
+    if len(lines) < _MIN_WIDE_LINES or not any(re.search(r"\S {2,}\S", line) for line in lines):
+        return ""
+    width = min(map(len, lines))  # what begins behind the shortest line is no column of all
+    used = [any(not line[place].isspace() for line in lines) for place in range(width)]
+    is_aligned = False in used[used.index(True) :]
+    is_even = len({len(line.split()) for line in lines}) == 1 and len(lines[0].split()) > 1
+    return lines[1][:60] if is_aligned or is_even else ""
 
 # %% ../../nbs/data/01_text_table.ipynb #07f0b119
 def read_values(

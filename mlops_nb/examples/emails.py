@@ -52,7 +52,7 @@ def _mail(rng: np.random.Generator, topic: str, new: bool) -> tuple[str, str]:
     own = (NEW_PRODUCT if new else TOPICS)[topic]
     phrases = list(rng.choice(own, rng.integers(1, 4), replace=False))
     if rng.uniform() < 0.5:
-        phrases.append(rng.choice(TOPICS[rng.choice(list(TOPICS))]))
+        phrases.append(rng.choice(TOPICS[str(rng.choice(list(TOPICS)))]))
     phrases += list(rng.choice(FILLER, rng.integers(1, 4), replace=False))
     rng.shuffle(phrases)
     subject = (

@@ -6,7 +6,9 @@
 __all__ = ['train_network', 'to_int8', 'train_int8_network']
 
 # %% ../../nbs/examples/network.ipynb #ea4720b9
+import logging
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ def train_network(
     import torch
     from torch import nn
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of other libraries that are not installed
     torch.manual_seed(seed)
     rows, classes = torch.tensor(X), torch.tensor(y)
     network = nn.Sequential(
@@ -44,7 +47,10 @@ def train_network(
     network = nn.Sequential(network, nn.Softmax(dim=1)).eval()
     shapes = ({0: torch.export.Dim("rows")},)
     names = {"input_names": ["X"], "output_names": ["p"]}
-    return torch.onnx.export(network, (rows[:2],), dynamo=True, dynamic_shapes=shapes, **names).model_proto.SerializeToString()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's about its own parts
+        program = torch.onnx.export(network, (rows[:2],), dynamo=True, dynamic_shapes=shapes, verbose=False, **names)
+    return program.model_proto.SerializeToString()
 
 # %% ../../nbs/examples/network.ipynb #0a1f68ce
 def to_int8(

@@ -15,7 +15,7 @@ from ..errors import DataError, SpecError, TrainingError
 from .anomaly import truth_of
 from .columns import input_frame, to_table
 from .engine import SklearnEngine
-from .evaluate import baseline, default_metrics, score
+from .scoring import baseline, default_metrics, score
 from .signature import signature_of
 from .threshold import chooses_threshold
 from .train import fit

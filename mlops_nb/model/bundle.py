@@ -40,6 +40,7 @@ from .domain import Domain, DomainTest
 from .engine import TOLERANCE, HybridEngine, OnnxEngine, SklearnEngine, compare, make_engine
 from .parser import InputParser
 from .profile import make_profile
+from .seasons import with_seasons
 from .signature import Predictions, Signature
 from .trusted_types import EXTRA_LIBRARIES, describe_refused, refused_types, write_estimator
 
@@ -142,6 +143,7 @@ def write_bundle(
     metadata: Mapping,  # params, seed, data, code, python, packages, seconds, run_id, evaluation: see DESIGN
     card: str = "",  # model_card.md
     trusted_types: Sequence[str] = (),  # Own classes inside the estimator
+    time: str | None = None,  # Column of `test` and `reference` with the time of each row
 ) -> Bundle:
     "Package a fitted estimator."
     path, table = Path(path), to_table(signature, test)
@@ -160,6 +162,8 @@ def write_bundle(
         golden = make_golden(signature, test.head(GOLDEN_ROWS), predictions)
         _write_json(partial / "golden.json", golden)
         profile = make_profile(signature, reference, served, _truth_of(signature, test))
+        if time is not None:
+            profile = _with_seasons(profile, reference, test, served, time)
         _write_json(partial / "profile.json", profile)
         (partial / "model_card.md").write_text(card, encoding="utf-8")
         manifest = {
@@ -179,6 +183,19 @@ def write_bundle(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return Bundle(path, manifest)
+
+# %% ../../nbs/model/09_bundle.ipynb #36824fad
+def _with_seasons(profile: dict, reference: pd.DataFrame, test: pd.DataFrame, served: Predictions, time: str) -> dict:
+    "Add the counts of each season to a profile; of several outputs, to that of the inputs alone."
+    inputs = {name: with_seasons(p, reference[name], reference[time]) for name, p in profile["inputs"].items()}
+    if served.outputs is not None:
+        return profile | {"inputs": inputs}
+    output = with_seasons(profile["output"], pd.Series(served.prediction), test[time])
+    probability = profile["probability"]
+    if probability is not None and served.probability is not None:
+        columns = zip(probability.items(), np.asarray(served.probability).T, strict=True)
+        probability = {name: with_seasons(p, pd.Series(column), test[time]) for (name, p), column in columns}
+    return profile | {"inputs": inputs, "output": output, "probability": probability}
 
 # %% ../../nbs/model/09_bundle.ipynb #0000000b
 MAX_VERIFICATION_ROWS = 20_000  # of the reference, beside all test rows

@@ -157,20 +157,23 @@ GOLDEN: Schema = {
 
 # %% ../../nbs/model/08_bundle_files.ipynb #c56736c5
 _ROWS = {"rows": int, "missing": int}
-_NO_NUMBERS = {"kind": frozenset({"number"}), **_ROWS, "unit?": str}
+_SEASON = {**_ROWS, "names?": {str: int}, "counts?": [int], "below?": [int], "upto?": [int]}
+_SEASONS = {"seasons?": {"factors": [frozenset({"weekday", "hours"})], "counts": {str: _SEASON}}}
+_NO_NUMBERS = {"kind": frozenset({"number"}), **_ROWS, **_SEASONS, "unit?": str}
 _MOMENTS = {**_NO_NUMBERS, **dict.fromkeys(("mean", "std", "minimum", "maximum"), float), "edges": [float], "counts": [int]}
 _VALUES = {**_MOMENTS, "values": {"points": [float], "counts": [int]}}
 _GRID = {**_MOMENTS, "grid": {"points": [float], "below": [int], "upto": [int]}}
 _NUMBER = (_NO_NUMBERS, _VALUES, _GRID)
 _COUNTS = {"counts": {str: int}, "other": int}
 _DISTINCT = {"distinct": int, "multiplicity?": {str: int}}
-_CATEGORY = {"kind": frozenset({"category"}), **_ROWS, **_DISTINCT, "listed": bool, **_COUNTS, "sample?": _COUNTS}
+_CATEGORY = {"kind": frozenset({"category"}), **_ROWS, **_SEASONS, **_DISTINCT, "listed": bool, **_COUNTS, "sample?": _COUNTS}
 _TEXT = {"kind": frozenset({"text"}), **_ROWS, **_DISTINCT, "words": [str], "length": _NUMBER, "unseen": _NUMBER}
 _COLUMN = (*_NUMBER, _CATEGORY, _TEXT)
 _OUTPUT = {
     "output": _COLUMN,
     "probability": ({str: _NUMBER}, None),
-    "calibration": ({str: {"points": [float], "shares": [float]}}, None),
+    "calibration": ({str: {"points": [float], "shares": [float], "rows?": [int]}}, None),
+    "errors?": ({"points": [float], "errors": [float]}, None),
 }
 PROFILE: Schema = ({"inputs": {str: _COLUMN}, **_OUTPUT}, {"inputs": {str: _COLUMN}, "outputs": {str: _OUTPUT}})
 

@@ -8,6 +8,7 @@ __all__ = ['Table', 'JSON_TYPES', 'EXPECTED', 'EXACT_LIMIT', 'ARROW_NUMBERS', 'I
            'rows_of', 'columns_of', 'to_table', 'to_frame', 'input_frame']
 
 # %% ../../nbs/model/01_columns.ipynb #00000002
+# more than 300 lines: each kind of value has its check and its conversion in both directions beside each other
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -359,8 +360,26 @@ def _is_exact(values: pd.Series) -> bool:
 def _column(values: pd.Series, i: Input) -> np.ndarray:
     "Return a column of a DataFrame as `parse_column` returns it."
     if i.kind == "string":
+        _check_texts(values, i.name)
         return values.astype(object).where(values.notna(), None).to_numpy()
     return values.to_numpy(dtype=i.dtype)
+
+
+def _check_texts(values: pd.Series, name: str):
+    "Raise a `DataError` for other values than texts in a column of texts: no client could send them."
+    known = getattr(values.dtype, "categories", values)
+    if not (isinstance(values.dtype, pd.CategoricalDtype) or values.dtype == object) or isinstance(known.dtype, pd.StringDtype):
+        return
+    odd = next((value for value in known.dropna() if not isinstance(value, str)), None)
+    if odd is None:
+        return
+    odd = getattr(odd, "item", lambda: odd)()
+    kind = type(odd).__name__
+    own = f" or declare it as what it is in the schema, pa.Column({kind})," if kind in ("int", "float", "bool") else ""
+    raise DataError(
+        f"Column {name!r} has values of the type {kind}, such as {str(odd)[:40]!r}, and the schema makes it a column of texts: make texts of "
+        f"them in load(), .astype(str),{own} or leave it out of the schema."
+    )
 
 # %% ../../nbs/model/01_columns.ipynb #c5e05a5f
 def to_frame(

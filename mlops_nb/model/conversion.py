@@ -19,8 +19,9 @@ from .columns import Table
 from .domain import Domain
 from .engine import MATRIX, OnnxEngine, SklearnEngine
 from .parity import expect, verify_parity
-from .probes import Probes, SplitError, is_xgboost, make_probes
+from .probes import Probes, make_probes
 from .signature import Signature
+from .splits import SplitError, is_xgboost
 from .threshold import without_threshold
 
 if TYPE_CHECKING:

@@ -105,6 +105,7 @@ class DomainTest:
         self._limits = [(name, *domain.numbers[name]) for name in names if name in domain.numbers]
         self._all_limits = limits
         self._low, self._high = np.array(limits, dtype=np.float64).reshape(-1, 2).T
+        self._highest_low, self._lowest_high = self._low.max(initial=-np.inf).item(), self._high.min(initial=np.inf).item()
         self._texts = [(name, test) for name, c in domain.texts.items() if (test := text_test(c, domain.known.get(name, ())))]
         self._missing = domain.missing
 
@@ -123,7 +124,11 @@ class DomainTest:
     def _holds(self, table: Table) -> bool:
         "Whether a table of one row is inside."
         if isinstance(table, np.ndarray):
-            for value, (low, high) in zip(table[0].tolist(), self._all_limits, strict=True):
+            row = table[0].tolist()
+            # NaN is inside, and is passed over; as the first value it makes both comparisons false
+            if self._highest_low <= min(row) and max(row) <= self._lowest_high:
+                return True
+            for value, (low, high) in zip(row, self._all_limits, strict=True):
                 if value < low or value > high:
                     return False
             return True

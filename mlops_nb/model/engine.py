@@ -7,6 +7,8 @@ __all__ = ['MATRIX', 'TOLERANCE', 'MARGIN', 'SklearnEngine', 'OnnxEngine', 'is_c
            'compare', 'make_engine']
 
 # %% ../../nbs/model/05_engine.ipynb #86a67146
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, ForwardRef
@@ -17,7 +19,7 @@ from ..errors import BundleError
 from .anomaly import anomaly_scores
 from .columns import Table, to_frame
 from .domain import Domain, DomainTest, take_rows
-from .outputs import predict_outputs
+from .outputs import predict_one, predict_outputs
 from .signature import Predictions, Signature
 from ..onnx_session import open_session
 
@@ -44,10 +46,10 @@ class SklearnEngine:
         if self.signature.task == "anomaly":
             return self.signature.predictions(anomaly_scores(self.estimator, frame))
         if self.signature.classes is None or not self.signature.probability:
-            predictions = self.signature.predictions(np.asarray(self.estimator.predict(frame)))
+            predictions = self.signature.predictions(predict_one(self.estimator, frame))
             return replace(predictions, decision=self.estimator.decision_function(frame)) if self._decision else predictions
         probability = self.estimator.predict_proba(frame)
-        return self.signature.predictions(np.asarray(self.estimator.predict(frame)), probability)
+        return self.signature.predictions(predict_one(self.estimator, frame), probability)
 
     @property
     def providers(self) -> list[str] | None:
@@ -154,6 +156,7 @@ class HybridEngine:
         self.signature, self.providers = graph.signature, graph.providers
         self._outside = DomainTest(domain, graph.signature.names).outside
         self._classifies = graph.signature.classes is not None
+        self.fell_back_at = -math.inf  # `time.monotonic()` of the last row that scikit-learn predicted
 
     def predict(self, table: Table) -> Predictions:
         "Predict the rows of a table."
@@ -169,7 +172,7 @@ class HybridEngine:
     def _predict_mixed(self, table: Table, outside: np.ndarray) -> Predictions:
         "Predict rows of which some are outside the domain."
         if outside.all():
-            return self.fallback.predict(table)
+            return self._fall_back(table)
         inside = self.predict(take_rows(table, ~outside))
         prediction = np.empty(len(outside), dtype=inside.prediction.dtype)
         prediction[~outside] = inside.prediction
@@ -182,13 +185,17 @@ class HybridEngine:
 
     def _with_fallback(self, table: Table, predictions: Predictions, rows: np.ndarray) -> Predictions:
         "Replace the predictions of some rows by those of scikit-learn."
-        fallback = self.fallback.predict(take_rows(table, rows))
+        fallback = self._fall_back(take_rows(table, rows))
         prediction, probability = predictions.prediction.copy(), predictions.probability
         prediction[rows] = fallback.prediction
         if probability is not None:
             probability = probability.astype(np.float64)
             probability[rows] = fallback.probability
         return replace(predictions, prediction=prediction, probability=probability)
+
+    def _fall_back(self, table: Table) -> Predictions:
+        self.fell_back_at = time.monotonic()
+        return self.fallback.predict(table)
 
     def close(self):
         "Release the session, before the process ends."

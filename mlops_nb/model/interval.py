@@ -29,26 +29,39 @@ def rows_needed(
 def check_rows(
     level: float,  # Rate at which the truth shall be within, between 0 and 1
     n_rows: int,  # That are held out
+    weights: np.ndarray | None = None,  # `(n_rows,)` above 0, what each counts; None: all the same
 ):
-    "Raise a `TrainingError` for too few rows."
-    if n_rows < (needed := rows_needed(level)):
-        raise TrainingError(
-            f"interval={level:g} needs at least {needed:,} rows that are held out, got {n_rows:,}: with fewer it would be infinite. "
-            "Lower the level, or train on more rows."
-        )
+    "Raise a `TrainingError` for too few rows, or rows that count too little."
+    count = float(n_rows) if weights is None or not n_rows else float(np.sum(weights) / np.max(weights))
+    if (needed := rows_needed(level)) <= count * (1 + _ROUNDING):
+        return
+    have = f"{n_rows:,}" if count == n_rows else f"{n_rows:,} that count as {count:,.1f} of the heaviest"
+    raise TrainingError(
+        f"interval={level:g} needs at least {needed:,} rows that are held out, got {have}: with fewer it would be infinite. "
+        "Lower the level, or train on more rows."
+    )
+
+
+_ROUNDING = 1e-9  # share of a sum of weights
 
 # %% ../../nbs/model/00_interval.ipynb #91b74e63
 def conformal_quantile(
     scores: np.ndarray,  # `(n_rows,)` of rows that the model was not fitted on; greater is worse
     level: float,  # Rate at which the truth shall be within, between 0 and 1
+    weights: np.ndarray | None = None,  # `(n_rows,)` above 0, what each row counts; None: all the same
 ) -> float:
-    "Return the score of rank ceil((n_rows + 1) * level)."
+    "Return the score of rank ceil((n_rows + 1) * level), or where the weights reach that share."
     scores = np.asarray(scores, dtype=np.float64)
-    check_rows(level, n := len(scores))
+    check_rows(level, n := len(scores), weights)
     if not np.isfinite(scores).all():
         raise TrainingError(f"{(~np.isfinite(scores)).sum():,} of {n:,} held-out rows have no finite prediction, which an interval needs.")
-    rank = ceil((n + 1) * _exact(level))
-    return float(np.partition(scores, rank - 1)[rank - 1])
+    if weights is None:
+        rank = ceil((n + 1) * _exact(level))
+        return float(np.partition(scores, rank - 1)[rank - 1])
+    order = np.argsort(scores, kind="stable")
+    reached = np.cumsum(np.asarray(weights, dtype=np.float64)[order] / np.max(weights))
+    place = int(np.searchsorted(reached, level * (reached[-1] + 1) * (1 - _ROUNDING)))
+    return float(scores[order[min(place, n - 1)]])
 
 # %% ../../nbs/model/00_interval.ipynb #439db451
 def _exact(level: float) -> Fraction:
@@ -124,10 +137,11 @@ def fit_interval(
     y: Sequence | np.ndarray,  # `(n_rows,)` truth of held-out rows
     prediction: np.ndarray,  # Numbers `(n_rows,)`, or probabilities `(n_rows, n_classes)`
     classes: Sequence | None = None,  # Labels in the order of the probabilities; None: regression
+    weights: np.ndarray | None = None,  # `(n_rows,)` above 0, what each row counts; None: all the same
 ) -> Interval:
     "Fit an interval to out-of-fold predictions."
     scores = conformal_scores(y, prediction, classes)
-    return Interval(float(level), conformal_quantile(scores, level), len(scores), RESIDUAL if classes is None else LAC)
+    return Interval(float(level), conformal_quantile(scores, level, weights), len(scores), RESIDUAL if classes is None else LAC)
 
 
 def conformal_scores(

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['parse_metric', 'get_metric', 'metric_names', 'find_undefined', 'is_deviance', 'is_of_numbers', 'dummy_regressor',
-           'display_name']
+           'display_name', 'display_value']
 
 # %% ../../nbs/model/02_metrics.ipynb #654fcfaa
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -168,3 +169,13 @@ _SPELLED = {
     "mean poisson deviance": "mean Poisson deviance",
     "d2 absolute error score": "D² of the absolute error",
 }
+
+# %% ../../nbs/model/02_metrics.ipynb #bdd2272d
+def display_value(
+    metric: str,  # Name of a metric
+    value: float | None,  # A score, of which more is better
+) -> float | None:  # None for what is not defined
+    "Return a metric's value for people; an error that scikit-learn negates loses its sign."
+    if value is None or not math.isfinite(value):
+        return None
+    return (-value if metric.startswith("neg_") else value) + 0.0

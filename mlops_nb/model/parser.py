@@ -117,11 +117,15 @@ class InputParser:
         "Return the columns of rows that are objects, in the signature's order."
         known, required = set(self.names), {i.name for i in self.signature.inputs if i.required}
         ignored = set(self.signature.ignored)
-        for number, row in enumerate(rows):
+        for number in range(len(rows)):
+            row = rows[number]
             if not isinstance(row, dict):
                 raise InputError(f"Row {number} is {describe_value(row)}; the first is an object, so all must be.", row=number)
             if row.keys() == known:
                 continue
+            if row.keys() - known - ignored:
+                rows = [_without_blanks(each, known | ignored) for each in rows]
+                row = rows[number]
             for name in row.keys() - known - ignored:
                 message = f"Row {number} has an unknown column {name!r}. {known_names(name, known)}"
                 raise InputError(message, row=number, column=name)
@@ -143,7 +147,15 @@ class InputParser:
     def _within(self, table: np.ndarray) -> np.ndarray | None:
         "Return the matrix if all of it is finite and within the limits, else None."
         fits = (table >= self.low) & (table <= self.high) if self.limited else np.isfinite(table)
-        return table if fits.all() else None
+        return table if np.count_nonzero(fits) == fits.size else None  # quicker than `all` for few rows
+
+# %% ../../nbs/model/01_parser.ipynb #80dd848d
+def _without_blanks(row, known: set[str]):
+    "Return a row whose unknown names have lost the blanks around: they are no part of a name, in a header neither."
+    if not isinstance(row, dict):
+        return row
+    names = {name: name if name in known else name.strip() for name in row}
+    return {names[name]: value for name, value in row.items()} if len({*names.values()}) == len(names) else row
 
 # %% ../../nbs/model/01_parser.ipynb #00000006
 MAX_SINGLE_CHECKS = 32  # rows up to which values are tested one by one

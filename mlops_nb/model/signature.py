@@ -7,6 +7,7 @@ __all__ = ['KINDS', 'SHARED_COLUMN', 'Input', 'Output', 'Signature', 'Prediction
            'label_text', 'shared_column', 'make_signature', 'outputs_of', 'signature_of']
 
 # %% ../../nbs/model/00_signature.ipynb #00000002
+# more than 300 lines: inputs, outputs and predictions are one contract, and convert into each other
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -135,7 +136,7 @@ class Signature:
         return self.task != "anomaly" or self.output != ALARM
 
     @cached_property
-    def _label_dtype(self) -> type | None:
+    def _label_dtype(self) -> np.dtype | None:
         "Dtype of labels that are all booleans, whole numbers or floats; None: they stay as an engine has them."
         types = set(map(type, self.classes or ()))
         return _LABEL_DTYPES.get(types.pop()) if len(types) == 1 else None
@@ -234,7 +235,7 @@ def _plain(value):
     return list(value) if isinstance(value, tuple) else value
 
 
-_LABEL_DTYPES: dict[type, type] = {bool: np.bool_, int: np.int64, float: np.float64}  # of a Python label
+_LABEL_DTYPES = {bool: np.dtype(np.bool_), int: np.dtype(np.int64), float: np.dtype(np.float64)}  # of a Python label
 
 # %% ../../nbs/model/00_signature.ipynb #00000007
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import pkgutil
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
@@ -146,7 +147,9 @@ def _modules_of_estimators() -> Iterator:
 
     for found in pkgutil.walk_packages(sklearn.__path__, "sklearn.", onerror=lambda _: None):
         if not _NO_PARTS_OF_MODELS & {*found.name.split(".")}:
-            yield importlib.import_module(found.name)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # modules that scikit-learn keeps for old imports say so
+                yield importlib.import_module(found.name)
 
 # %% ../../nbs/model/08_trusted_types.ipynb #06907859
 def _is_harmless_class(cls: type) -> bool:
@@ -280,7 +283,21 @@ def _needed_types(part) -> list[str]:
         write_estimator(part, file)
         return skops.io.get_untrusted_types(data=file.getvalue())
     except Exception as e:  # of whatever object skops cannot write
-        raise TrainingError(f"The estimator cannot be packaged: {type(part).__name__} cannot be written without pickle ({e}).") from e
+        inner = [one for one in parts_of(part) if one is not part and not _is_written(one)]
+        named = type(inner[-1] if inner else part).__name__
+        raise TrainingError(
+            f"The estimator cannot be packaged: {named} cannot be written without pickle ({str(e)[:200]}). Take another step or other parameters in "
+            "its place."
+        ) from e
+
+
+def _is_written(part) -> bool:
+    "Whether skops can write an object."
+    try:
+        write_estimator(part, BytesIO())
+    except Exception:  # of whatever object skops cannot write
+        return False
+    return True
 
 
 def _step_of(estimator: Any, name: str) -> str:

@@ -6,6 +6,7 @@
 __all__ = ['HISTOGRAM', 'OTHER', 'SMALL_P', 'UNSEEN', 'VALUE_LENGTH', 'Comparison', 'compare_column']
 
 # %% ../../nbs/monitor/01_comparison.ipynb #c0c00003
+# more than 300 lines: one comparison for each kind of column, all with the same result
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -91,9 +92,8 @@ def _histogram(profile: Mapping, inner: np.ndarray, reference: np.ndarray, windo
     return {"edges": [float(e) for e in edges], "reference": shares[0].tolist(), "window": shares[1].tolist()}
 
 # %% ../../nbs/monitor/01_comparison.ipynb #c0c00006
-def _compare_numbers(profile: Mapping, values: np.ndarray, part: str = "values") -> Comparison | None:
-    "Compare numbers, NaN for missing; return None where one of the samples has no number."
-    ordered = _present(values)
+def _compare_numbers(profile: Mapping, ordered: np.ndarray, part: str = "values") -> Comparison | None:
+    "Compare sorted numbers; return None where one of the samples has none."
     if not len(ordered) or "edges" not in profile:
         return None
     if "grid" in profile:
@@ -115,11 +115,20 @@ def _present(values: np.ndarray) -> np.ndarray:
     return ordered[: np.searchsorted(ordered, np.nan)]
 
 
+def _different(ordered: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Return the different numbers of sorted ones, at least one, and how often each is there."
+    changes = ordered[1:] != ordered[:-1]
+    if changes.all():  # as of measurements, mostly
+        return ordered, np.ones(len(ordered), dtype=np.int64)
+    first = np.flatnonzero(np.concatenate([[True], changes]))
+    return ordered[first], np.diff(first, append=len(ordered))
+
+
 def _most_frequent(ordered: np.ndarray, profile: Mapping) -> tuple[str, int] | None:
     "Return the most frequent of sorted numbers in words, and its count."
     if not len(ordered):
         return None
-    values, counts = np.unique(ordered, return_counts=True)
+    values, counts = _different(ordered)
     return _name_number(profile, values[counts.argmax()]), int(counts.max())
 
 # %% ../../nbs/monitor/01_comparison.ipynb #e6ad7d2a
@@ -279,14 +288,17 @@ def _compare_one_number(profile: Mapping, ordered: np.ndarray) -> Comparison | N
         return None
     n, m = profile["rows"] - profile["missing"], len(ordered)
     points, below, upto = (np.array(profile["grid"][k]) for k in ("points", "below", "upto"))
-    values, found = np.unique(ordered, return_counts=True)
-    between = np.append(below, n) - np.append(0, upto)  # rows between two points, and beyond the outer ones
-    at = np.searchsorted(points, values)
-    is_point = points[np.minimum(at, len(points) - 1)] == values
-    known = np.where(is_point, (upto - below)[np.minimum(at, len(points) - 1)], between[at])
-    i = int((found / m - known / n).argmax())
-    shown, value = _name_number(profile, values[i]), float(values[i])
-    return _compare_one_value(shown, value, int(found[i]), int(known[i]), n, m, not is_point[i])
+    values, found = _different(ordered)
+    # the values before the first point, those at it, those between it and the next one, ...: the most frequent of each gained most
+    known = np.empty(2 * len(points) + 1, dtype=np.int64)
+    known[::2], known[1::2] = np.append(below, n) - np.append(0, upto), upto - below
+    bounds = np.column_stack([np.searchsorted(values, points, side) for side in ("left", "right")]).ravel()
+    starts, stops = np.append(0, bounds), np.append(bounds, len(values))
+    parts = np.flatnonzero(starts < stops)
+    most = np.array([a + found[a:b].argmax() for a, b in zip(starts[parts].tolist(), stops[parts].tolist(), strict=True)])
+    k = int((found[most] / m - known[parts] / n).argmax())
+    value, rows, part = float(values[most[k]]) + 0.0, int(found[most[k]]), parts[k]  # 0 for -0
+    return _compare_one_value(_name_number(profile, value), value, rows, int(known[part]), n, m, bool(part % 2 == 0))
 
 # %% ../../nbs/monitor/01_comparison.ipynb #0b8836f1
 def _compare_distinct(profile: Mapping, counts: Sequence[int]) -> list[Comparison]:
@@ -323,8 +335,8 @@ def compare_column(
 def _compare_texts(profile: Mapping, column: pd.Series) -> list[Comparison | None]:
     "Compare the lengths and the shares of unseen words of texts."
     texts = _texts(column)
-    unseen = _compare_numbers(profile["unseen"], _unseen(profile, texts), "unseen words")
-    length = _compare_numbers(profile["length"], text_lengths(texts), "length")
+    unseen = _compare_numbers(profile["unseen"], _present(_unseen(profile, texts)), "unseen words")
+    length = _compare_numbers(profile["length"], _present(text_lengths(texts)), "length")
     counts = texts.value_counts()
     if unseen is None and length is None:
         return []
@@ -333,8 +345,8 @@ def _compare_texts(profile: Mapping, column: pd.Series) -> list[Comparison | Non
 
 def _compare_numeric(profile: Mapping, column: pd.Series) -> list[Comparison | None]:
     "Compare the distribution of numbers, and the number that became the most frequent."
-    numbers = _numbers(profile, column)
-    return [_compare_numbers(profile, numbers), _compare_one_number(profile, _present(numbers))]
+    ordered = _present(_numbers(profile, column))
+    return [_compare_numbers(profile, ordered), _compare_one_number(profile, ordered)]
 
 
 _PARTS: Mapping[str, Callable[..., Sequence[Comparison | None]]] = {

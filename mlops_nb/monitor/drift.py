@@ -8,10 +8,12 @@ __all__ = ['MUTED', 'BEYOND_DOUBT', 'measure_drift', 'effect_of']
 # %% ../../nbs/monitor/02_drift.ipynb #00000002
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from ..model.seasons import profile_in_season
 from ..model.signature import Predictions
 from ..model.statistics import benjamini_hochberg, effective_sample_size, required_sample_size
 from .comparison import Comparison, compare_column
@@ -26,10 +28,12 @@ def measure_drift(
     effect: float = 0.05,  # least share of rows that matters
     level: float | None = None,  # expected false alarms of all columns together, at most; None: the correction of `alpha`
     effects: Mapping[str, float | None] | None = None,  # least effect of inputs and of "prediction"; None: not tested
+    times: pd.Series | None = None,  # of the rows, for the seasons of the profile; None: it is compared as a whole
 ) -> DriftReport:
     "Measure the drift of a window against the data that a model was made with."
     columns = [("input", name, p, inputs.get(name)) for name, p in profile["inputs"].items()]
     columns += [] if predictions is None else _outputs(profile, predictions)
+    columns = [(role, name, profile_in_season(p, times), column) for role, name, p, column in columns]
     least = [effect_of(role, name, effects, effect) for role, name, _, _ in columns]
     results = [([], MUTED) if e is None else _compared(p, column) for (_, _, p, column), e in zip(columns, least, strict=True)]
     deciding = [_deciding(compared, e or effect) for (compared, _), e in zip(results, least, strict=True)]
@@ -42,9 +46,9 @@ def measure_drift(
             columns_drift.append(ColumnDrift(name, role, p["kind"], False if e is None else None, inconclusive or ""))
             continue
         p_value, p_corrected = next(corrected)
-        drifted, reason = _verdict(compared, inconclusive, c, p_corrected, replace(limits, effect=e or effect))
-        details = _details(p, compared, c, drifted)
-        result = ColumnDrift(name, role, p["kind"], drifted, reason, **details)
+        verdict = _verdict(compared, inconclusive, c, p_corrected, replace(limits, effect=e or effect))
+        details = _details(p, compared, c, verdict.drifted)
+        result = ColumnDrift(name, role, p["kind"], **verdict._asdict(), **details)
         columns_drift.append(replace(result, part=c.part, effect=c.effect, relative_effect=c.relative_effect, p_value=p_value, p_corrected=p_corrected))
     return DriftReport(len(inputs), alpha, effect, columns_drift, level)
 
@@ -111,6 +115,12 @@ class _Limits:
     of_test: float  # of the test of one column
 
 
+class _Verdict(NamedTuple):
+    drifted: bool | None  # None: inconclusive
+    reason: str
+    permanent: bool = False  # inconclusive in every window
+
+
 def _correct(p_values: list[float], level: float | None) -> list[float]:
     "Return the p-values of all columns, corrected for their number: by Bonferroni where the number of false alarms is limited."
     if level is None:
@@ -118,21 +128,22 @@ def _correct(p_values: list[float], level: float | None) -> list[float]:
     return [min(1.0, len(p_values) * p) for p in p_values]
 
 
-def _verdict(compared, inconclusive, c: Comparison, p: float, limits: _Limits) -> tuple[bool | None, str]:
-    "Return whether a column drifted, None for inconclusive, and the reason."
+def _verdict(compared, inconclusive, c: Comparison, p: float, limits: _Limits) -> _Verdict:
+    "Return whether a column drifted, and the reason."
     if p <= limits.level and c.matters(limits.effect):
-        return True, f"{c.sentence} ({_shown(p)})"
+        return _Verdict(True, f"{c.sentence} ({_shown(p)})")
     if inconclusive:
-        return None, inconclusive
-    for one in [o for o in compared if "psi" in o.statistics] or compared:
-        required = required_sample_size(limits.of_test / len(compared), one.df)
-        if effective_sample_size(*one.rows) < required:
-            return None, _too_few(one, required)
+        return _Verdict(None, inconclusive)
+    of_values = [o for o in compared if "psi" in o.statistics] or compared
+    required = [(o, required_sample_size(limits.of_test / len(compared), o.df)) for o in of_values]
+    too_few = [(o, least) for o, least in required if effective_sample_size(*o.rows) < least]
+    if too_few:
+        return _Verdict(None, _too_few(*too_few[0]), permanent=any(o.rows[0] <= least for o, least in too_few))
     if p <= limits.alpha and c.matters(limits.effect):
-        return False, f"differs, but no alert at {_shown(p)} of at most {limits.level:.2g}: {c.sentence}"
+        return _Verdict(False, f"differs, but no alert at {_shown(p)} of at most {limits.level:.2g}: {c.sentence}")
     if p <= limits.alpha:
-        return False, f"differs by {c.effect:.1%}, below the threshold of {limits.effect:.1%}: {c.sentence}"
-    return False, f"no more than chance: {_shown(p)}"
+        return _Verdict(False, f"differs by {c.effect:.1%}, below the threshold of {limits.effect:.1%}: {c.sentence}")
+    return _Verdict(False, f"no more than chance: {_shown(p)}")
 
 # %% ../../nbs/monitor/02_drift.ipynb #7d4c9d74
 def _shown(p: float) -> str:

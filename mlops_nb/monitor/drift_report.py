@@ -40,6 +40,7 @@ class ColumnDrift:
     unseen: tuple[str, ...] | None = None  # categories that the reference does not have; None: not all of its categories are known
     unseen_share: float | None = None  # share of rows with such a category or value
     relative_effect: float | None = None  # half of Cohen's h of one share: larger than `effect` for rare values
+    permanent: bool = False  # inconclusive in every window: the reference is too small
 
     def matters(
         self,

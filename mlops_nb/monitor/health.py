@@ -6,20 +6,24 @@
 __all__ = ['DEFAULT_PERIOD', 'CLIENTS', 'MAX_ROWS', 'measure_health', 'parse_last', 'monitor', 'spec_or_why']
 
 # %% ../../nbs/monitor/05_health.ipynb #00000002
+# more than 300 lines: one check, from the window to the alerts, read from top to bottom
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..errors import InputError, SpecError
+from ..data.tables import recent_rows, validate
+from ..errors import InputError, MlopsError, SpecError
 from ..model.bundle import Bundle, check_hashes, read_manifest
-from .alerts import Alert, list_alerts, notify, update_alerts
+from .alerts import Alert, list_alerts, update_alerts
 from mlops_nb.monitor.checks import (
+    SERVICE_TESTS,
     PartResult,
     Traffic,
     check_alarm_rate,
@@ -30,10 +34,29 @@ from mlops_nb.monitor.checks import (
     read_traffic,
     subject_of,
 )
+from .diagnose import EXPLAINED_KINDS, diagnose, explained_metrics
 from .drift import MUTED, measure_drift
 from .drift_report import DriftReport
-from .false_alerts import AlertBudget, measure_newest
-from .health_report import HealthReport, figures_of, next_budget, save_health
+from .false_alerts import BUDGET_SHARES, AlertBudget, measure_newest
+from .group_checks import KIND as FAIRNESS
+from .group_checks import check_groups, has_limits
+from mlops_nb.monitor.health_report import (
+    HealthReport,
+    figures_of,
+    latest_joint_drift,
+    next_budget,
+    next_joint_budget,
+    save_health,
+)
+from .incidents import group_alerts, list_incidents, notify, save_cause
+from mlops_nb.monitor.joint_drift import (
+    JOINT_PERIOD,
+    JOINT_SUBJECT,
+    JointDrift,
+    check_joint_drift,
+    measure_joint_drift,
+    not_tested,
+)
 from mlops_nb.monitor.label_checks import (
     MAX_LABELLED_ROWS,
     check_estimates,
@@ -43,10 +66,13 @@ from mlops_nb.monitor.label_checks import (
     predictions_of,
     take,
 )
+from .performance import COVERAGE
 from .prediction_log import LogWindow, PredictionLog
 from .recheck import with_recheck
+from .root_cause import RootCause
 from ..settings import Settings, split_names
 from ..spec import ModelSpec
+from ..store.artifacts import open_artifacts
 from ..store.registry import Registry, Version
 from ..store.versions import load_spec_of_version
 from ..store.wandb import log_health_to_wandb
@@ -66,24 +92,34 @@ def measure_health(
     error_rates: tuple[float, float] = (0.01, 0.1),  # limits of the shares of failed and of refused requests
     budget: AlertBudget | None = None,  # of false alerts; None: a single check at 0.005 and 95 %
     opened: Sequence[Alert] = (),  # alerts of the model that are open
+    predicted: LogWindow | None = None,  # all rows of the time of the labelled ones; by default the window
 ) -> HealthReport:
     "Check a window of the prediction log against the bundle of its version."
     predictions, profile = window.predictions, bundle.profile()
-    opened, level = [a for a in opened if a.version == version], None if budget is None else budget.level / 2  # of drift, of performance
+    opened = [a for a in opened if a.version == version]
+    levels: dict[str, float | None] = {kind: None if budget is None else budget.level_of(kind) for kind in BUDGET_SHARES}
+    level_of_service = None if budget is None else budget.level_of("service") / SERVICE_TESTS
     sizes = {a.subject: a.size for a in opened if a.kind == "drift"}
-    drift = _measure_drift(bundle, profile, window, level, sizes, spec)
+    drift = _measure_drift(bundle, profile, window, levels["drift"], sizes, spec)
     latency = {f"p{q}": float(np.percentile(predictions["latency_ms"], q)) for q in (50, 95, 99)} if len(predictions) else {}
     labelled = take(window, predictions["label"].notna()) if labelled is None else labelled
-    performance, unmeasured = measure_labelled(bundle, spec, labelled, why_no_spec)
-    evaluated_on = ((bundle.manifest.get("evaluation") or {}).get("slices") or {}).get("all", {}).get("rows")
+    performance, unmeasured = measure_labelled(bundle, spec, labelled, why_no_spec, window if predicted is None else predicted)
     below = {a.subject for a in opened if a.kind == "performance"}
-    measured_by_labels = check_performance(performance, spec, level, below, evaluated_on)
+    level = levels["performance"]
+    if level is not None and has_limits(spec):
+        level /= 2  # the other half is for groups
+    measured_by_labels = check_performance(performance, spec, level, below)
+    apart = {a.subject for a in opened if a.kind == FAIRNESS}
     estimates = [] if performance and not measured_by_labels.inconclusive else estimate_metrics(bundle, spec, profile, window)
     parts = [check_drift(drift), check_latency(latency, len(predictions), p95_ms), unmeasured, measured_by_labels]
+    parts.append(check_groups(bundle, spec, labelled, level, apart))
     parts += [] if len(labelled) or not bundle.signature.is_labelled else [check_estimates(estimates, bundle, spec, labels_come)]
     if bundle.signature.task == "anomaly" and spec is not None and spec.gates.alarm_rate is not None:
-        parts.append(check_alarm_rate(int((predictions["prediction"].astype(float) > 0).sum()), len(predictions), spec.gates.alarm_rate))
-    parts += [check_traffic(traffic, *error_rates)] if traffic else []
+        flagged, is_open = int((predictions["prediction"].astype(float) > 0).sum()), any(a.kind == "alarms" for a in opened)
+        level_of_alarms = None if is_open else level_of_service
+        parts.append(check_alarm_rate(flagged, len(predictions), spec.gates.alarm_rate, level_of_alarms))
+    of_service = [a.subject for a in opened if a.kind in ("errors", "traffic")]
+    parts += [check_traffic(traffic, *error_rates, level_of_service, of_service)] if traffic else []
     result = _with_times(join_results(parts), version, window.predictions, labelled.predictions)
     (since, until), (first, last) = _ends(predictions), _ends(labelled.predictions)
     seconds = (until - since).total_seconds() if since and until else 0
@@ -101,6 +137,7 @@ def measure_health(
         findings=result.findings,
         evaluated=result.evaluated,
         inconclusive=result.inconclusive,
+        permanent=result.permanent,
         performance=performance,
         labelled_since=first,
         labelled_until=last,
@@ -118,9 +155,10 @@ def _measure_drift(
         return measure_drift(profile, pd.DataFrame(columns=bundle.signature.names), None)
     predictions = predictions_of(bundle.signature, window.predictions)
     effects = {} if spec is None else spec.drift
+    times = window.inputs[spec.time] if spec is not None and spec.time in window.inputs else window.predictions["at"]
     if level is None:
-        return measure_drift(profile, window.inputs, predictions, effects=effects)
-    return measure_newest(profile, window.inputs, predictions, level, opened, effects)
+        return measure_drift(profile, window.inputs, predictions, effects=effects, times=times)
+    return measure_newest(profile, window.inputs, predictions, level, opened, effects, times)
 
 
 def _ends(predictions: pd.DataFrame) -> tuple[datetime | None, datetime | None]:
@@ -134,7 +172,7 @@ def _with_times(result: PartResult, version: int, predictions: pd.DataFrame, lab
     "Return a result with the version, and the number and the times of its rows, in each finding."
     findings = []
     for f in result.findings:
-        window = labelled if f.kind == "performance" else predictions
+        window = labelled if f.kind in ("performance", FAIRNESS) else predictions
         times = {key: at and at.isoformat() for key, at in zip(("since", "until"), _ends(window), strict=True)}
         findings.append(replace(f, figures={"rows": len(window), **f.figures, "version": version, **times}))
     return replace(result, findings=findings)
@@ -163,6 +201,7 @@ def monitor(
     rows: int | None = None,  # of the window, the newest
     now: datetime | None = None,
     roles: Sequence[str] = CLIENTS,  # of the predictions; "batch" for those of batch jobs
+    why: bool = False,  # find the root cause of the window even where no alert is new
 ) -> HealthReport:
     "Check the production version of a model: store a report, update and send its alerts."
     settings, now = settings or Settings.read(), now or datetime.now(UTC)
@@ -176,6 +215,8 @@ def monitor(
         window = log.read(name, rows or MAX_ROWS, since, found.version, roles=roles)
         start = since or _ends(window.predictions)[0] or now
         labelled = log.read(name, MAX_LABELLED_ROWS, version=found.version, labelled_since=start, roles=roles)
+        first, end = _ends(labelled.predictions)
+        predicted = log.read(name, MAX_ROWS, first, found.version, roles=roles, until=end) if first else None
         labels_come = not len(labelled) and log.has_labels(name)
         counted = max(start, _production_since(registry, name, now) or start)
         traffic = read_traffic(log, name, counted, now) if roles == CLIENTS else None  # other roles have no requests
@@ -195,18 +236,67 @@ def monitor(
             error_rates=(settings.alert_error_rate, settings.alert_refusal_rate),
             budget=next_budget(registry.engine, name, false_alerts, now),
             opened=opened,
+            predicted=predicted,
         )
-        result = with_recheck(replace(result, roles=[*roles]), bundle, window, split_names(settings.trusted_types))
+        result = _with_joint_drift(result, found, bundle, window, spec, settings, latest_joint_drift(registry.engine, name), opened)
+        trusted = split_names(settings.trusted_types)
+        result = with_recheck(replace(result, roles=[*roles]), bundle, window, trusted)
         save_health(registry.engine, result)
         gone = _gone(opened, result)
         muted = {("drift", subject_of(c)): c.reason for c in result.drift.columns if c.reason == MUTED}
         pending = update_alerts(registry.engine, name, result.findings, result.evaluated + gone, now, muted)
+        explain = partial(_explain, registry, bundle, spec, result, window, labelled, trusted)
+        result = replace(result, cause=_cause(registry, result, pending, explain, why))
         notified = notify(registry.engine, pending, settings.alert_urls.split())
     finally:
         registry.close()
     if problem := _to_wandb(result, notified, settings):
         print(f"W&B could not be reached: {problem}", file=sys.stderr)
     return result
+
+# %% ../../nbs/monitor/05_health.ipynb #015b9daa
+def _cause(
+    registry: Registry, result: HealthReport, pending: Sequence[Alert], explain: Callable[[], RootCause | None], why: bool
+) -> RootCause | None:
+    "Return the root cause of a check: found now where an alert is new or worse, else the one of the open incident."
+    incident = next(iter(list_incidents(registry.engine, result.name, closed=False, last=1)), None)
+    is_new = any(a.kind in EXPLAINED_KINDS and a.change != "closed" for a in pending)
+    if not (is_new or why):
+        return incident.cause if incident and result.findings else None
+    try:
+        cause = explain()
+    except Exception as e:  # a check is worth more than its explanation
+        print(f"The root cause could not be found: {type(e).__name__}: {e}", file=sys.stderr)
+        return None
+    if cause and incident and is_new:
+        save_cause(registry.engine, incident.id, cause)
+    return cause
+
+
+def _explain(
+    registry: Registry,
+    bundle: Bundle,
+    spec: ModelSpec | None,
+    result: HealthReport,
+    window: LogWindow,
+    labelled: LogWindow,
+    trusted: Iterable[str],
+) -> RootCause | None:
+    measured = [r.metric for r in result.performance.results if r.slice == "all" and r.metric != COVERAGE] if result.performance else []
+    metrics = explained_metrics(result.findings, measured, spec.scorer if spec else None)
+    log = PredictionLog(registry.engine)
+    return diagnose(
+        bundle,
+        result.version,
+        log,
+        window,
+        labelled,
+        metrics,
+        artifacts=registry.artifacts,
+        spec=spec,
+        trusted=trusted,
+        roles=result.roles,
+    )
 
 # %% ../../nbs/monitor/05_health.ipynb #a3361a2a
 def _production_since(registry: Registry, name: str, now: datetime) -> datetime | None:
@@ -220,7 +310,7 @@ def _gone(opened: Sequence[Alert], result: HealthReport) -> list[tuple[str, str]
     columns = result.drift.columns if result.rows else ()  # without rows, those of the predictions are missing
     measured = result.performance.results if result.performance else ()
     has = {"drift": {subject_of(c) for c in columns}, "performance": {r.metric for r in measured}}
-    return [(a.kind, a.subject) for a in opened if has.get(a.kind) and a.subject not in has[a.kind]]
+    return [(a.kind, a.subject) for a in opened if has.get(a.kind) and a.subject not in {*has[a.kind], JOINT_SUBJECT}]
 
 
 def spec_or_why(version: Version, project: Path) -> tuple[ModelSpec | None, str]:
@@ -233,6 +323,43 @@ def spec_or_why(version: Version, project: Path) -> tuple[ModelSpec | None, str]
 
 def _to_wandb(result: HealthReport, notified: Sequence[Alert], settings: Settings) -> str | None:
     "Log a check to W&B and return the problem, if there is one."
-    alerts = {str(a): (f"{a.model}: {a.kind} of {a.subject}", a.change == "closed") for a in notified}
+    alerts = {
+        line: (f"{found[0].model}: {found[0].kind} of {', '.join(a.subject for a in found)}", found[0].change == "closed")
+        for line, found in group_alerts(notified).items()
+    }
     where = settings.wandb_project, Path(settings.runs)
     return log_health_to_wandb(result.name, result.version, figures_of(result), alerts, *where)
+
+# %% ../../nbs/monitor/05_health.ipynb #0847016d
+def _with_joint_drift(
+    result: HealthReport,
+    found: Version,
+    bundle: Bundle,
+    window: LogWindow,
+    spec: ModelSpec | None,
+    settings: Settings,
+    last: JointDrift | None,  # newest test of the model
+    opened: Sequence[Alert],
+) -> HealthReport:
+    "Return a report with the test of all columns together: a new one when it is time, and no single column drifts."
+    if result.drift.drifting or not result.rows or (last and last.version == found.version and result.at - last.at < JOINT_PERIOD):
+        return replace(result, joint_drift=last if last and last.version == found.version else None)
+    per_year = spec.false_alerts_per_year if spec is not None and spec.false_alerts_per_year else settings.false_alerts_per_year
+    budget, is_open = next_joint_budget(last, per_year, result.at), any(a.subject == JOINT_SUBJECT and a.version == found.version for a in opened)
+    profiles = {k: p for k, p in bundle.profile()["inputs"].items() if spec is None or spec.drift.get(k, 1) is not None}
+    try:
+        joint = measure_joint_drift(profiles, _reference_rows(found, spec, settings), window.inputs, budget, result.at, found.version, is_open)
+    except (MlopsError, OSError) as e:
+        joint = not_tested(f"not tested: the rows of the reference cannot be read: {e}", result.at, found.version, budget)
+    part = _with_times(check_joint_drift(joint, result.at), found.version, window.predictions, window.predictions)
+    findings, evaluated = result.findings + part.findings, result.evaluated + part.evaluated
+    return replace(result, joint_drift=joint, findings=findings, evaluated=evaluated)
+
+
+def _reference_rows(version: Version, spec: ModelSpec | None, settings: Settings) -> pd.DataFrame:
+    "Return the rows that the profile of a version describes, from the snapshot of its data."
+    sha256 = (version.manifest.get("data") or {}).get("sha256")
+    if spec is None or not sha256:
+        raise InputError("the bundle does not say from what data it is." if spec else "its spec is missing.")
+    rows = recent_rows(pd.read_parquet(open_artifacts(settings).snapshot(sha256)))
+    return validate(rows, spec.schema, dialect=spec.dialect)

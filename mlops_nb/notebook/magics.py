@@ -6,6 +6,7 @@
 __all__ = ['versions_table', 'runs_table', 'ProductionMagics']
 
 # %% ../../nbs/notebook/01_magics.ipynb #00000002
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -71,7 +72,10 @@ class ProductionMagics(Magics):
     def models(self, line: str) -> pd.DataFrame | Registry:
         "Return the registry, or the versions of one model."
         name, registry = parse_argstring(self.models, line).name, Registry.open()
-        return versions_table(name, registry) if name else registry
+        if not name:
+            return registry
+        with closing(registry):
+            return versions_table(name, registry)
 
     @magic_arguments()
     @argument("name", nargs="?", help="Only those of this model.")

@@ -4,27 +4,30 @@
 
 # %% auto #0
 __all__ = ['GATES_FAILED', 'task_fingerprint', 'data_fingerprint', 'registry_fingerprint', 'on_render', 'on_task_finish',
-           'on_finish', 'on_failure', 'run_metadata', 'redact_notebooks', 'copy_to_wandb', 'on_render_report',
-           'on_finish_report', 'always_rerun']
+           'on_finish', 'on_failure', 'on_render_report', 'on_finish_report', 'always_rerun']
 
 # %% ../../nbs/orchestration/02_hooks.ipynb #00000002
+# more than 300 lines: all that Ploomber calls, in the order in which it does
 import hashlib
 import json
+import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ForwardRef
 
 from ..data.tables import fingerprint
 from ..errors import PipelineError
-from .fingerprint import code_fingerprint
+from .fingerprint import code_fingerprint, notebook_modules
 from .hook_errors import one_sentence
-from .parameters import ALIASES, check_parameters, check_values
+from .parameters import ALIASES, TASKS, check_parameters, check_values
+from .products import copy_to_wandb, redact_notebooks, results_of, run_metadata
 from ..settings import Settings, find_project
 from ..spec import import_from, load_spec
 from ..store.faults import describe_fault, describe_traceback, prepare_places
@@ -37,9 +40,7 @@ from mlops_nb.store.runs import (
     Run,
     RunStore,
     current_run_id,
-    package_versions,
 )
-from ..store.wandb import log_to_wandb
 
 if TYPE_CHECKING:
     from ploomber import DAG
@@ -127,12 +128,33 @@ def _run_alone(run: Callable, dag: "DAG", show_progress: bool) -> list:
 # %% ../../nbs/orchestration/02_hooks.ipynb #5f6d6ae5
 def _has_work(dag: "DAG") -> bool:
     "Whether there is a task to run."
-    return any(task.exec_status.name != "Skipped" for task in dag.values())
+    return "waiting" in _planned(dag).values()
+
+
+def _planned(dag: "DAG") -> dict[str, str]:
+    "Return what a build will do with each task: it waits, or it is skipped because nothing changed."
+    return {name: "skipped" if dag[name].exec_status.name == "Skipped" else "waiting" for name in dag}
+
+# %% ../../nbs/orchestration/02_hooks.ipynb #89c1a274
+_LAZY = (  # modules that several notebooks import, inside functions or before their first cell
+    *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger", "tornado.locks", "tornado.queues"),
+    *("pandas.io.formats.html", "pandas.io.parquet", "PIL.PngImagePlugin", "skops.io", "onnxruntime"),
+)
+
+
+def _run_forking(run: Callable, dag: "DAG", show_progress: bool) -> list:
+    "Run an executor; fork the kernels of its notebooks, unless `MLOPS_FORK_KERNELS` is false or they run on a cluster."
+    settings = Settings.read()
+    tasks = [task for task in dag.values() if task.exec_status.name != "Skipped" and task.executor == "papermill"]
+    if not tasks or settings.dask_scheduler or not settings.fork_kernels:
+        return run(dag=dag, show_progress=show_progress)
+    from mlops_nb.orchestration.kernels import forked_kernels
+
+    modules = sorted(set().union(*(notebook_modules(task.source.loc) for task in tasks)))
+    with forked_kernels([*_LAZY, *modules]):
+        return run(dag=dag, show_progress=show_progress)
 
 # %% ../../nbs/orchestration/02_hooks.ipynb #0000000d
-_TASKS = ("ingest", "train", "evaluate", "package", "register")
-
-
 @one_sentence
 def on_render(dag: "DAG"):
     "Check the parameters, give the build a run, and let it run alone."
@@ -144,7 +166,7 @@ def on_render(dag: "DAG"):
     is_first = BUILD_PID_VARIABLE not in os.environ  # else the id is that of an earlier build of this process
     run = Run(runs / given) if given and is_first else RunStore(runs).new()
     os.environ |= {RUN_ID_VARIABLE: run.id, BUILD_PID_VARIABLE: str(os.getpid())}
-    dag.executor = partial(_run_alone, partial(_run_recorded, dag.executor))
+    dag.executor = partial(_run_forking, partial(_run_alone, partial(_run_recorded, dag.executor)))
 
 # %% ../../nbs/orchestration/02_hooks.ipynb #707d24ed
 def _aliases(spec: str) -> list[str]:
@@ -181,15 +203,18 @@ def _run_recorded(run: Callable, dag: "DAG", show_progress: bool) -> list:
         return run(dag=dag, show_progress=show_progress)
     RunStore(Path(Settings.read().runs)).close_interrupted(_relative(_folder(dag)))
     record = _started(dag)
+    planned = _planned(dag)
+    record.update(tasks=planned, **results_of(_folder(dag), [t for t in planned if planned[t] == "skipped"]))
     with _noticing_signals() as received:
         try:
             return run(dag=dag, show_progress=show_progress)
         except BaseException:
             if not received:
                 raise
+    logging.getLogger("asyncio").disabled = True  # it would report the cell that nobody waits for any more
     name = signal.Signals(received[0]).name
     record.finish("interrupted", error=f"The build was ended by {name}.")
-    record.save_notebooks(_folder(dag) / f"{name}.ipynb" for name in _TASKS)
+    record.save_notebooks(_folder(dag) / f"{name}.ipynb" for name in TASKS)
     print(f"\nRun {record.id} was interrupted by {name}; the next build goes on from the tasks that are done.", file=sys.stderr)
     sys.exit(128 + received[0])
 
@@ -221,7 +246,10 @@ GATES_FAILED = 3  # exit code of a build with strict_gates
 def on_task_finish(task):
     "Record that a task is done; the first one begins the record."
     run = _started(task.dag)
-    run.update(tasks={**run.record.get("tasks", {}), task.name: "done"})
+    record, now = run.record, datetime.now(UTC).isoformat(timespec="milliseconds")
+    ended = {**record.get("task_ended", {}), task.name: now}
+    results = results_of(_folder(task.dag), [task.name])
+    run.update(tasks={**record.get("tasks", {}), task.name: "done"}, task_ended=ended, **results)
 
 # %% ../../nbs/orchestration/02_hooks.ipynb #099dbb54
 @one_sentence
@@ -236,7 +264,7 @@ def on_finish(dag: "DAG", report):
     metadata = run_metadata(products)
     run.finish(seconds=round(sum(elapsed.values()), 3), task_seconds=elapsed, ran=ran, **metadata)
     redact_notebooks(products)
-    run.save_notebooks(products / f"{name}.ipynb" for name in _TASKS)
+    run.save_notebooks(products / f"{name}.ipynb" for name in TASKS)
     copy_to_wandb(run, products, metadata.get("aliases", []))
     print(f"Run {run.id}: {metadata.get('summary', 'finished')}", file=sys.stderr)
     if unknown := metadata.get("inconclusive_gates"):
@@ -273,52 +301,11 @@ def _record_failure(dag: "DAG", text: str, sentence: str | None):
     run.finish("failed", error=sentence or "\n".join(lines[-_ERROR_LINES:]))
     (run.folder / "traceback.txt").write_text(redact(text) + "\n", encoding="utf-8")
     redact_notebooks(_folder(dag))
-    run.save_notebooks(_folder(dag) / f"{name}.ipynb" for name in _TASKS)
+    run.save_notebooks(_folder(dag) / f"{name}.ipynb" for name in TASKS)
     print(f"Run {run.id} failed; its traceback and executed notebooks are in {run.folder}", file=sys.stderr)
 
 
 _ERROR_LINES = 30  # last lines of a traceback that a record keeps
-
-# %% ../../nbs/orchestration/02_hooks.ipynb #0000000f
-def run_metadata(
-    products: Path,  # folder of the products of one spec
-) -> dict:
-    "Return the metadata of a run that its products hold."
-    records = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in products.glob("*.json")}
-    manifest_file = products / "bundle" / "manifest.json"
-    manifest = json.loads(manifest_file.read_text(encoding="utf-8")) if manifest_file.is_file() else {}
-    metadata = {"python": sys.version.split()[0], "packages": package_versions(), "data": records.get("dataset")}
-    metadata |= {key: manifest.get(key) for key in ("engine", "identity")}
-    if "training" in records:
-        training = records["training"]
-        metadata |= {"estimator_params": training["params"], "training_seconds": training["seconds"]}
-    if "evaluation" in records:
-        metadata |= {key: records["evaluation"][key] for key in ("metrics", "baseline", "gates", "passed")}
-    return metadata | records.get("registration", {})
-
-# %% ../../nbs/orchestration/02_hooks.ipynb #ec3be12b
-def redact_notebooks(
-    products: Path,  # folder of the products of one spec
-):
-    "Black out the secrets of the environment in executed notebooks."
-    for path in products.glob("*.ipynb"):
-        text = path.read_text(encoding="utf-8")
-        if (clean := redact(text)) != text:
-            path.write_text(clean, encoding="utf-8")
-
-
-def copy_to_wandb(
-    run: Run,
-    products: Path,  # folder of the products of one spec
-    aliases: Sequence[str],  # of its version in the registry
-):
-    "Copy a run with its plots and its bundle to W&B; print a problem to stderr."
-    version = run.record.get("version")
-    names = [f"v{version}", *aliases] if version else []
-    plots = {"evaluation": products / "evaluation.png"}
-    problem = log_to_wandb(run, Settings.read().wandb_project, plots, products / "bundle", names)
-    if problem:
-        print(f"W&B could not be reached, the local record is complete: {problem}", file=sys.stderr)
 
 # %% ../../nbs/orchestration/02_hooks.ipynb #d08cc782
 def _started(dag: "DAG") -> Run:
@@ -326,9 +313,10 @@ def _started(dag: "DAG") -> Run:
     run, pid = _run(), int(os.environ[BUILD_PID_VARIABLE])
     if (run.record["state"], run.record.get("pid")) != ("running", pid):
         params = _params(dag)
+        spec = load_spec(params["spec"])
         given = {"spec": params["spec"], "params": params, "seed": params.get("seed")}
-        given["products"] = _relative(_folder(dag))
-        run.start(load_spec(params["spec"]).name, git_state(find_project()), **given)
+        given |= {"products": _relative(_folder(dag)), "scenarios": sorted(spec.scenarios)}
+        run.start(spec.name, git_state(find_project()), **given)
     return run
 
 
@@ -364,6 +352,7 @@ def on_render_report(dag: "DAG"):
     for pipeline in find_project().glob("pipeline.*.yaml"):
         check_parameters(find_project(), pipeline.name)
     check_values(_params(dag))
+    dag.executor = partial(_run_forking, dag.executor)
 
 
 @one_sentence

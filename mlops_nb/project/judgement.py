@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HIGH_SCORE', 'NEARLY_PERFECT', 'SYNERGY', 'MAX_COMPARED_ROWS', 'MIN_REPEATED_SHARE', 'MIN_GROUPS', 'MAX_LEAKS',
-           'Judgement', 'reached_share', 'judge_table']
+           'MIN_AGREEMENT', 'Judgement', 'reached_share', 'judge_table']
 
 # %% ../../nbs/project/03_judgement.ipynb #af5c7fa7
 import math
@@ -12,9 +12,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
 from ..data.counters import has_id_name
+from ..data.dates import dates_of
 from ..data.explore import TableSummary, explore, sample_rows
 from ..data.leaks import LEAK_ROWS, Leak, find_leak
 from .baseline import TRIAL_MINUTES, BaselineComparison, compare_estimators
@@ -35,7 +37,7 @@ class Judgement:
 
     summary: TableSummary
     comparison: BaselineComparison
-    leaks: tuple[Leak, ...]  # sets of several columns, left out unless they were to be kept
+    leaks: tuple[Leak, ...]  # sets of several columns, left out if they are certain and were not to be kept
     warnings: tuple[str, ...]  # sentences, the gravest first
 
 
@@ -62,7 +64,7 @@ def judge_table(
     comparison = None  # leaks by arithmetic are left out before anything is tried
     while len(leaks) < MAX_LEAKS:
         leak = _leak_of(summary, table, comparison)
-        names = [name for name in leak.columns if name not in keep] if leak else []
+        names = [name for name in leak.columns if name not in keep] if leak and leak.is_certain else []
         leaks += [leak] if leak and leak not in leaks else []
         if names and len(names) < len(summary.used):
             assert leak is not None
@@ -89,7 +91,7 @@ def _without(summary: TableSummary, leak: Leak, names: list[str]) -> TableSummar
     for column in summary.columns:
         if column.name in names:
             others = ", ".join(repr(name) for name in leak.columns if name != column.name)
-            reason = f"with {others} it predicts {summary.target.name!r} (almost) perfectly, by {leak.form}: known only afterwards?"
+            reason = f"with {others} it predicts {summary.target.name!r} perfectly, by {leak.form}: known only afterwards?"
             column = replace(column, exclusion_reason=reason)
         columns.append(column)
     return replace(summary, columns=tuple(columns))
@@ -100,11 +102,13 @@ def _warnings(summary: TableSummary, comparison: BaselineComparison, leaks: list
     target = repr(summary.target.name)
     used = {c.name for c in summary.used}
     for leak in leaks:
-        names = " and ".join(map(repr, leak.columns))
+        names, how = " and ".join(map(repr, leak.columns)), "exactly" if leak.is_certain else "(almost) perfectly"
         still = [name for name in leak.columns if name in used]
-        yield (
-            f"Together, {names} predict {target} (almost) perfectly, by {leak.form}: mostly such columns are known only afterwards. "
-            + (f"{', '.join(map(repr, still))} stays in the model." if still else "They are left out; keep those known in time with --keep.")
+        yield f"Together, {names} predict {target} {how}, by {leak.form}: " + (
+            "mostly such columns are known only afterwards. They are left out; keep those known in time with --keep."
+            if not still
+            else f"known only afterwards? {', '.join(map(repr, still))} {'stay' if still[1:] else 'stays'} in the model: take what is not known "
+            "when a prediction is made out of the schema and the lists."
         )
     yield from _ahead(summary)
     share = reached_share(comparison)
@@ -143,19 +147,67 @@ def _repeated_rows(summary: TableSummary, table: pd.DataFrame) -> Iterator[str]:
     "Yield warnings about equal rows, and about several rows of one person or thing: they are in training and test rows alike."
     names = [c.name for c in summary.used] + [summary.target.name]
     rows = table if len(table) <= MAX_COMPARED_ROWS else table.head(MAX_COMPARED_ROWS)
-    combinations = math.prod(min(rows[name].nunique(), 1000) for name in names)
+    by_chance = len(rows) * math.prod(map(_chance_to_agree, (rows[name] for name in names)))
     repeated = rows[names].duplicated().mean()
-    if repeated >= MIN_REPEATED_SHARE and combinations > 1000 * len(rows):  # else rows are equal by chance
+    if repeated >= MIN_REPEATED_SHARE and repeated > 10 * by_chance:
         yield (
             f"{repeated:.1%} of the rows are equal to an earlier one: a model is evaluated on rows that it was trained on. Drop them in "
             "load(), unless they are true repetitions."
         )
+    named = False
     for column in summary.columns:
         if has_id_name(column.name) and MIN_GROUPS <= column.distinct <= len(table) / 2:
+            named = True
             yield (
                 f"{column.name!r} names something with {len(table) / column.distinct:.1f} rows each: a random split puts rows of one into "
                 "training and test rows, which flatters the model. Aggregate them in load(), or evaluate with --time."
             )
+    if not named:
+        yield from _rows_of_one_thing(summary, rows)
+
+
+def _chance_to_agree(column: pd.Series) -> float:
+    "Return the probability that two rows have the same value."
+    return float((column.value_counts(normalize=True, dropna=False) ** 2).sum())
+
+
+MIN_AGREEMENT = 0.95  # share of the neighbours in groups that have the same value of a column
+
+
+def _rows_of_one_thing(summary: TableSummary, rows: pd.DataFrame) -> Iterator[str]:
+    "Yield a warning about rows that agree in a column, in others and in the target: several rows of one person or thing."
+    if _chance_to_agree(rows[summary.target.name]) > 0.8:
+        return
+    names = [c.name for c in summary.columns if c.kind not in ("text", "empty") and _is_plain(rows[c.name])]
+    codes = {name: pd.factorize(rows[name])[0] for name in names}
+    target = pd.factorize(rows[summary.target.name])[0]
+    for name in names:
+        order = np.argsort(codes[name], kind="stable")
+        group = codes[name][order]
+        pairs = np.flatnonzero((group[1:] == group[:-1]) & (group[1:] >= 0))  # neighbours of one group
+        n_groups = len(np.unique(group[pairs]))
+        if n_groups < MIN_GROUPS or len(pairs) + n_groups < len(rows) / 2:
+            continue
+
+        def agreement(values: np.ndarray, order=order, pairs=pairs) -> float:
+            ordered = values[order]
+            return float((ordered[pairs] == ordered[pairs + 1]).mean())
+
+        if agreement(target) < MIN_AGREEMENT:
+            continue
+        other = [n for n in names if n != name and _chance_to_agree(rows[n]) < 0.7]
+        if same := [n for n in other if agreement(codes[n]) >= MIN_AGREEMENT]:
+            yield (
+                f"Rows with the same {name!r} also agree in {', '.join(map(repr, same[:3]))} and in the target ({n_groups:,} groups of "
+                f"{1 + len(pairs) / n_groups:.1f} rows): they look like rows of one thing. A random split puts them into training and test "
+                "rows, which flatters the model. Aggregate them in load(), or keep one of each."
+            )
+            return
+
+
+def _is_plain(column: pd.Series) -> bool:
+    "Whether the values of a column can be grouped."
+    return column.dtype != object or bool(column.map(lambda value: value is None or isinstance(value, str | int | float | bool)).all())
 
 # %% ../../nbs/project/03_judgement.ipynb #9147d938
 def _order_of_time(summary: TableSummary, table: pd.DataFrame) -> Iterator[str]:
@@ -164,7 +216,7 @@ def _order_of_time(summary: TableSummary, table: pd.DataFrame) -> Iterator[str]:
         return
     for column in summary.used:
         if column.kind == "time":
-            values = pd.to_datetime(table[column.name], format=column.format, utc=True, errors="coerce").dropna()
+            values = dates_of(table[column.name].dropna(), column.format)
         elif column.grows:
             values = table[column.name].dropna()
         else:

@@ -16,6 +16,7 @@ import pandas as pd
 from pandas.api.extensions import ExtensionDtype
 
 from ..data.dialect import Dialect
+from ..data.frames import with_columns
 from ..data.tables import DIALECT, LINEAGE, Snapshot, dialect_of, fits_schema, load_table, snapshot, validate
 from ..errors import DataError, InputError
 from ..model.columns import to_frame
@@ -137,7 +138,7 @@ def _with_target(spec: ModelSpec, frame: pd.DataFrame, rows: Sequence[LoggedPred
     "Add the target, and the time of the request where the schema has a time column that is no input."
     for name in spec.targets:
         labels = [row.label if isinstance(spec.target, str) else row.label[name] for row in rows]
-        frame = frame.assign(**{name: pd.Series(labels, index=frame.index)})
+        frame = with_columns(frame, {name: pd.Series(labels, index=frame.index)})
     if spec.time is not None and spec.time not in frame:
         frame[spec.time] = pd.to_datetime([row.at.replace(tzinfo=None) for row in rows])
     return frame[[c for c in spec.schema.columns if c in frame]]

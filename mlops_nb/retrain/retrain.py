@@ -19,16 +19,18 @@ from typing import Any
 import pandas as pd
 
 from ..audit.replay import replay_gates, replay_log
-from ..errors import ConflictError, DataError, MlopsError, NotFoundError, SpecError
+from ..errors import DataError, MlopsError, NotFoundError, RegistryError, SpecError
 from ..model.champion import alpha_of_try
-from ..model.evaluate import Evaluation, GateResult, describe_passed, nulls
+from ..model.evaluate import Evaluation, nulls
+from ..model.gates import GateResult, describe_passed
 from ..model.signature import Signature
-from ..monitor.alerts import Finding, notify, update_alerts
+from ..monitor.alerts import Finding, update_alerts
 from ..monitor.health import DEFAULT_PERIOD, MAX_ROWS, HealthReport, monitor
+from ..monitor.incidents import notify
 from ..monitor.performance import COVERAGE
 from ..monitor.prediction_log import PredictionLog
 from ..orchestration.build import StoppedError, build
-from ..orchestration.hooks import copy_to_wandb
+from ..orchestration.products import copy_to_wandb
 from mlops_nb.retrain.dataset import (
     LabelledRows,
     count_unseen,
@@ -125,6 +127,7 @@ class _Attempt:
         self.reasons = reasons_to_retrain(health)
         findings = sorted([f.kind, f.subject] for f in health.findings if f.kind in RETRAINABLE_KINDS)
         summary = {"status": health.status, "rows": health.rows, "findings": [asdict(f) for f in health.findings]}
+        summary |= {"cause": health.cause.to_dict()} if health.cause else {}
         self.figures = {"health": summary, "findings": findings}
 
     def decision(self, action: str, *reasons: str, **fields) -> Decision:
@@ -322,7 +325,7 @@ def _promote(attempt: _Attempt, challenger: Version, passed: str, fields: Mappin
     reason = "; ".join([passed, *attempt.reasons])[:_MAX_REASON_CHARACTERS]
     try:
         registry.promote(challenger.name, challenger.version, alias, reason=reason, actor=ACTOR, expected=expected)
-    except ConflictError as e:
+    except RegistryError as e:  # somebody was faster, or clients would notice: a canary takes the requests of production
         return attempt.decision("refused", str(e), passed, **fields)
     return attempt.decision("promoted" if alias == "production" else alias, passed, **fields)
 

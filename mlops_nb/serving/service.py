@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Mapping
-from contextlib import contextmanager
 
 import flask.signals
 from flask import Flask, request
@@ -175,12 +174,15 @@ class Service(Flask):
         return self._fast_path.runs_inline(request) and self.has_fast_path
 
     def fast_response(self, environ: dict) -> tuple[list[tuple[str, str]], bytes] | None:
-        """Return headers and body of a response with status 200; None when `wsgi_app` shall respond from the start."""
-        with self._in_progress(environ):
+        """Return headers and body of a response with status 200 to a request that runs inline; None: `wsgi_app` responds."""
+        self._begin(environ)
+        try:
             return self._fast_response(environ)
+        finally:
+            self._end(environ)
 
     def _fast_response(self, environ: dict) -> tuple[list[tuple[str, str]], bytes] | None:
-        content = self._fast_path.respond(environ) if self.has_fast_path else None
+        content = self._fast_path.respond(environ)
         if content is None:
             return None
         claim_response(environ)
@@ -201,27 +203,28 @@ class Service(Flask):
             self._record_response(environ, status, headers)
             return start_response(status, [*headers, ("X-Request-ID", environ["serving.id"])], exc_info)
 
-        with self._in_progress(environ):
+        self._begin(environ)
+        try:
             if (claim := getattr(environ.get("gunicorn.socket"), "claim", None)) is not None:
                 environ["serving.claim"], claim.environ = claim, environ
-            response = self._fast_response(environ)
+            response = self._fast_response(environ) if self.has_fast_path else None
             if response is None:
                 return super().wsgi_app(environ, start)
             headers, content = response
             start_response("200 OK", headers)
             return [content]
+        finally:
+            self._end(environ)
 
-    @contextmanager
-    def _in_progress(self, environ: dict):
+    def _begin(self, environ: dict):
         """Give a request its id, and count it among those in progress."""
         environ["serving.started"] = time.monotonic()
         given = environ.get("HTTP_X_REQUEST_ID", "")
         environ["serving.id"] = given if _is_valid_id(given) else make_id()
         self.metrics.in_progress.add(id(environ))  # several may have one id of a client
-        try:
-            yield
-        finally:
-            self.metrics.in_progress.discard(id(environ))
+
+    def _end(self, environ: dict):
+        self.metrics.in_progress.discard(id(environ))
 
     def _record_response(self, environ: dict, status: str, headers: list[tuple[str, str]]):
         """Record a request when its response is ready."""

@@ -160,6 +160,8 @@ def _check_health(run: _DemoRun, event: str, rows: int) -> HealthReport:
     values = [f"{display_name(metric)} {format_metric(value, metric)}" for metric, value in metrics.items()]
     run.log(f"{health.rows:,} rows, {event}: {', '.join([*values, outcome])}")
     _log_alerts(run, health)
+    for sentence in health.cause.sentences() if health.cause else ():
+        run.log(f"CAUSE {sentence}")
     return health
 
 # %% ../../nbs/simulate/03_demo.ipynb #6bd889b7
@@ -265,6 +267,8 @@ def _play_drift(run: _DemoRun) -> None:
     declined = any(far for _, far in declines) or "alarms" in kinds
     run.expect(declined, "a metric should be below its gate or 90% of its release, or the alarm rate beyond its limits")
     run.expect("drift" in kinds, "columns should have drifted")
+    if run.expect(after.cause is not None, "the root cause should be known"):
+        run.report.notes.append(f"Root cause: {after.cause}.")
     decision = _retrain(run, DRIFT_ROWS)
     if not run.expect(decision.action == "promoted", f"a new version should have been promoted: {decision}"):
         return
@@ -301,6 +305,7 @@ def demo(
     windows: int = 5,  # Windows of the scenario "good"
     rate: float | None = 100.0,  # Rows a second; None: as fast as possible
     log: Callable[[str], object] = lambda _: None,  # Called with each line about what happens
+    on_start: Callable[[str], object] = lambda _: None,  # Called with the URL of the service when it runs
     on_end: Callable[[DemoReport, str], object] = lambda *_: None,  # Called with the report and the running service's URL
 ) -> DemoReport:
     "Play the whole loop."
@@ -314,6 +319,7 @@ def demo(
             _train(run)
             with run_service(settings, module) as run.url:
                 run.log(f"It is served at {run.url}, where its dashboard is")
+                on_start(run.url)
                 _play_good(run, windows) if scenario == "good" else _play_drift(run)
                 _finish_report(run)
                 on_end(run.report, run.url)

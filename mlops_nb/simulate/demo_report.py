@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..display import format_clock, format_number
-from ..model.evaluate import GateResult
-from ..model.metrics import display_name
+from ..model.gates import GateResult
+from ..model.metrics import display_name, display_value
 
 # %% ../../nbs/simulate/02_demo_report.ipynb #d189933d
 @dataclass(frozen=True)
@@ -84,5 +84,4 @@ def format_metric(
     metric: str,  # Name of scikit-learn's scorer
 ) -> str:
     "Format a metric with three decimals; an error is positive."
-    sign = -1 if metric.startswith("neg_") else 1
-    return format_number(None if value is None else sign * value, decimals=3, missing="")
+    return format_number(display_value(metric, value), decimals=3, missing="")

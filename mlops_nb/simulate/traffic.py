@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import orjson
 import pandas as pd
 
+from ..data.frames import with_columns
 from ..data.tables import load_table
 from ..errors import MlopsError, NotFoundError, known_names
 from ..spec import ModelSpec
@@ -153,7 +154,7 @@ def _sleep_until(due: float) -> None:
 def _to_records(rows: pd.DataFrame) -> list[dict]:
     "Return rows as JSON objects; a missing value is null, a time is text."
     times = {c: rows[c].dt.strftime("%Y-%m-%dT%H:%M:%S") for c in rows.select_dtypes("datetime").columns}
-    plain = rows.assign(**times).astype(object)
+    plain = with_columns(rows, times).astype(object)
     return plain.where(plain.notna(), None).to_dict("records")
 
 

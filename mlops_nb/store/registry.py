@@ -14,7 +14,8 @@ from sqlalchemy.engine import Connection
 from ..display import format_html
 from ..errors import BundleError, ConflictError, GateError, RegistryError
 from ..model.compatibility import differences, output_differences
-from ..model.evaluate import Evaluation, describe_passed
+from ..model.evaluate import Evaluation
+from ..model.gates import describe_passed
 from ..model.signature import Signature
 from ..spec import check_name
 from mlops_nb.store.aliases import (

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['metadata', 'models', 'versions', 'aliases', 'history', 'predictions', 'labels', 'requests', 'health', 'alerts',
-           'batch_jobs', 'batch_chunks', 'decisions', 'locks']
+           'incidents', 'canary_counts', 'batch_jobs', 'batch_chunks', 'decisions', 'locks']
 
 # %% ../../nbs/store/00_schema.ipynb #5c0e0003
 import sqlalchemy as sa
@@ -130,7 +130,9 @@ alerts = sa.Table(
     sa.Column("changed_at", sa.DateTime(timezone=True), nullable=False),  # last time it opened, got worse or closed
     sa.Column("told_at", sa.DateTime(timezone=True)),  # when the last change was notified
     sa.Column("closed_at", sa.DateTime(timezone=True)),
+    sa.Column("incident", sa.Integer),  # that it belongs to; missing where an earlier release opened it
     sa.Index("ix_alerts_name_opened_at", "name", "opened_at"),
+    sa.Index("ix_alerts_incident", "incident"),
 )
 
 # one open alert of a kind and a subject
@@ -140,6 +142,40 @@ sa.Index(
     unique=True,
     sqlite_where=alerts.c.closed_at.is_(None),
     postgresql_where=alerts.c.closed_at.is_(None),
+)
+
+# %% ../../nbs/store/00_schema.ipynb #39acb2ef
+incidents = sa.Table(
+    "incidents",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.String(63), nullable=False),  # of the model
+    sa.Column("opened_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("closed_at", sa.DateTime(timezone=True)),
+    sa.Column("cause", sa.JSON(none_as_null=True)),  # as `RootCause.to_dict` returned it; missing: not known
+    sa.Column("notifications", sa.JSON, nullable=False),  # list of what was sent: time, event, to whom
+    sa.Index("ix_incidents_name_opened_at", "name", "opened_at"),
+)
+
+# one open incident of a model
+sa.Index(
+    "uq_incidents_open",
+    incidents.c.name,
+    unique=True,
+    sqlite_where=incidents.c.closed_at.is_(None),
+    postgresql_where=incidents.c.closed_at.is_(None),
+)
+
+# %% ../../nbs/store/00_schema.ipynb #06792486
+canary_counts = sa.Table(
+    "canary_counts",
+    metadata,
+    sa.Column("id", sa.String(63), primary_key=True),  # of a worker in a trial
+    sa.Column("name", sa.String(63), nullable=False),  # of the model
+    sa.Column("trial", sa.String(63), nullable=False),  # ids of the changes of both aliases, such as "12-17"
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False),  # when it was written last
+    sa.Column("counts", sa.JSON, nullable=False),  # as `CanaryCounts.to_dict` returned them
+    sa.Index("ix_canary_counts_name_trial", "name", "trial"),
 )
 
 # %% ../../nbs/store/00_schema.ipynb #5c0e0011

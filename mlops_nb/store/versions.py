@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from ..errors import NotFoundError, SpecError, known_names
 from ..model.bundle import Bundle
-from ..model.evaluate import GateResult
+from ..model.gates import GateResult
 from ..spec import ModelSpec, import_from, load_spec
 from .aliases import read_aliases
 from .database import in_utc

@@ -53,6 +53,7 @@ def diff(home, monkeypatch):
     return diff
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [*itertools.permutations(KINDS, 2)])
 def test_any_two_versions_are_shown_side_by_side(diff, first, second):
     shown = diff(first, second)
@@ -60,6 +61,7 @@ def test_any_two_versions_are_shown_side_by_side(diff, first, second):
     assert "compared" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second", "note"),
     [

@@ -91,6 +91,7 @@ def run(settings, monkeypatch):
     return lambda *words: CliRunner().invoke(main, words)
 
 
+@pytest.mark.slow
 def test_prediction_is_reproduced_and_everything_behind_it_is_named(settings, request_):
     found = explain("k-1", settings)
     assert found.reproduced
@@ -107,6 +108,7 @@ def test_prediction_is_reproduced_and_everything_behind_it_is_named(settings, re
     assert found.logged.at.tzinfo is UTC
 
 
+@pytest.mark.slow
 def test_version_that_predicted_is_loaded_and_not_the_one_in_production_now(settings, request_):
     before = explain("k-1", settings)
     registry = Registry.open(settings)
@@ -143,6 +145,7 @@ def test_what_was_changed_in_the_log_is_not_reproduced(settings, request_, run, 
     assert run("explain", "k-0").exit_code == 0
 
 
+@pytest.mark.slow
 def test_number_that_was_changed_is_not_reproduced(tmp_path):
     X = np.random.default_rng(0).normal(size=(50, 2))
     signature = Signature((Input("a"), Input("b")), "regression", "y")
@@ -162,6 +165,7 @@ def test_number_that_was_changed_is_not_reproduced(tmp_path):
     predictor.close()
 
 
+@pytest.mark.slow
 def test_bundle_that_is_gone_or_changed_leaves_the_rest(settings, request_, run):
     path = explain("k-0", settings).version.path
     (path / "profile.json").write_text("{}")
@@ -177,6 +181,7 @@ def test_bundle_that_is_gone_or_changed_leaves_the_rest(settings, request_, run)
     assert (done.exit_code, "age: 41" in done.stdout) == (1, True), done.output
 
 
+@pytest.mark.slow
 def test_run_that_is_gone_or_never_was_is_no_failure(settings, request_, run):
     shutil.rmtree(settings.runs)
     found = explain("k-0", settings)
@@ -207,12 +212,16 @@ def test_columns_that_are_never_logged_are_named(settings, request_):
     assert found.contributions == [], "a column that was not logged is not a missing value"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("id", "message"),
     [
         ("k", "'k' is the id of a request; a prediction is one row of it, the first 'k-0'."),
-        ("k-3", "There is no prediction 'k-3' in the log. It may be on its way there"),
-        ("", "There is no prediction '' in the log."),
+        ("k-3", "'k-3' is no id of a prediction: an id is one of the 'ids' in a response"),
+        ("", "'' is no id of a prediction"),
+        (f"{'f' * 36}2-2", "its request had 2 rows, the last with the number 1"),
+        (f"{'f' * 36}2-1", f"There is no prediction '{'f' * 36}2-1' in the log. It may be on its way there"),
+        (f"{1_600_000_000_000:012x}{'0' * 24}1-0", "is not in the log: it is of 2020-09-13, and what is older than 90"),
         (f"{1_600_000_000_000:012x}{'0' * 16}-0", "is not in the log: it is of 2020-09-13, and what is older than 90"),
     ],
 )
@@ -225,6 +234,7 @@ def test_unknown_id_is_one_line_that_says_what_to_do(settings, request_, run, id
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_prediction_of_a_service_is_in_the_spool_first_and_explained_then(settings):
     app = create_app(settings)
     live_model(app).refresh()
@@ -241,6 +251,7 @@ def test_prediction_of_a_service_is_in_the_spool_first_and_explained_then(settin
     app.stop()
 
 
+@pytest.mark.slow
 def test_json_is_all_of_it_and_the_same_twice(settings, request_, run):
     first, second = run("explain", "k-1", "--json"), run("explain", "k-1", "--json")
     found = json.loads(first.stdout)

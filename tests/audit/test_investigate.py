@@ -158,6 +158,7 @@ def test_error_of_a_regression_is_how_far_off_it_is():
     assert found.loc[0, ["input", "part", "error"]].tolist() == ["k", "a", 3.0]
 
 
+@pytest.mark.slow
 def test_missing_check_or_alert_is_not_found(tmp_path):
     settings = make_home(tmp_path, promoted=2)
     with pytest.raises(NotFoundError, match="No check has seen rows of version 2 of 'toy' yet: mlops-nb monitor toy"):

@@ -62,25 +62,34 @@ def version(folder: Path, limit: float, signature: Signature, spec: str | None):
     return write_bundle(folder, "toy", model, signature, X, X, metadata)
 
 
-@pytest.fixture
-def settings(database_url, tmp_path, monkeypatch) -> Settings:
+MODULE = "spec_of_replay"
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory) -> list:
     """Version 1 says yes from 41 and takes anybody; 2 from 31, takes no age over 60 and knows two kinds of homes."""
-    module = f"spec_{tmp_path.name}"
-    (tmp_path / f"{module}.py").write_text(SPEC.replace("LIMITS", "{}"))
+    folder = tmp_path_factory.mktemp("bundles")
+    return [version(folder / "1", 40, OLD, MODULE), version(folder / "2", 30, NEW, MODULE)]
+
+
+@pytest.fixture
+def settings(bundles, database_url, tmp_path, monkeypatch) -> Settings:
+    """Both versions, the first in production."""
+    (tmp_path / f"{MODULE}.py").write_text(SPEC.replace("LIMITS", "{}"))
     monkeypatch.syspath_prepend(tmp_path)
     settings = Settings.read({"MLOPS_HOME": str(tmp_path), "MLOPS_DATABASE_URL": database_url})
     registry = Registry.open(settings)
-    registry.register(version(tmp_path / "b", 40, OLD, module))
-    registry.register(version(tmp_path / "b", 30, NEW, module))
+    for bundle in bundles:
+        registry.register(bundle)
     registry.promote("toy", 1)
     registry.close()
     yield settings
-    sys.modules.pop(module, None)
+    sys.modules.pop(MODULE, None)
 
 
 def limits(settings: Settings, text: str):
     """Give the spec limits for a replay."""
-    path = next(settings.home.glob("spec_*.py"))
+    path = settings.home / f"{MODULE}.py"
     path.write_text(path.read_text().replace("replay={}", f"replay={text}"))
     shutil.rmtree(settings.home / "__pycache__", ignore_errors=True)
     sys.modules.pop(path.stem, None)
@@ -99,6 +108,7 @@ ROWS = [[20, "own"], [25, "rent"], [33, "rent"], [38, "own"], [50, "own"], [55, 
 LABELS = ["no", "no", "yes", "no", "perhaps", "yes", "yes", None]
 
 
+@pytest.mark.slow
 def test_changes_refusals_slices_and_metrics_are_counted(settings):
     add(settings, ROWS, labels=LABELS)
     found = replay_log("toy", 2, settings)
@@ -124,6 +134,7 @@ def test_changes_refusals_slices_and_metrics_are_counted(settings):
     assert found.notes == ["Slice 'in the north' cannot be computed from the log: 'region'"]
 
 
+@pytest.mark.slow
 def test_production_and_its_log_stay_as_they_are(settings):
     add(settings, ROWS)
     registry, log = Registry.open(settings), PredictionLog.open(settings)
@@ -134,6 +145,7 @@ def test_production_and_its_log_stay_as_they_are(settings):
     log.close()
 
 
+@pytest.mark.slow
 def test_last_are_the_newest_and_many_rows_go_in_batches(settings, monkeypatch):
     rows = [[18 + i % 42, "own"] for i in range(1500)]
     rows[700], rows[701], rows[1499] = [90, "own"], [91, "own"], [92, "own"]
@@ -159,6 +171,7 @@ def test_last_are_the_newest_and_many_rows_go_in_batches(settings, monkeypatch):
     predictor.close()
 
 
+@pytest.mark.slow
 def test_version_is_compared_with_production_and_not_with_who_answered(settings):
     registry = Registry.open(settings)
     registry.promote("toy", 2)
@@ -170,6 +183,7 @@ def test_version_is_compared_with_production_and_not_with_who_answered(settings)
     assert not found.refused
 
 
+@pytest.mark.slow
 def test_column_that_was_never_logged_is_not_a_missing_value(settings):
     add(settings, [[20], [50]], key="short", columns=("age",))
     with pytest.raises(DataError, match=r"2 of 2 rows cannot be replayed: 'home' was not logged \(MLOPS_LOG_EXCLUDE\)"):
@@ -180,6 +194,7 @@ def test_column_that_was_never_logged_is_not_a_missing_value(settings):
     assert "2 of 10 rows cannot be replayed: 'home' was not logged." in found.notes
 
 
+@pytest.mark.slow
 def test_version_that_refuses_everything_and_one_that_production_refuses(settings):
     add(settings, [[70, "own"], [80, "rent"]], labels=["yes", "no"])
     found = replay_log("toy", 2, settings)
@@ -195,6 +210,7 @@ def test_version_that_refuses_everything_and_one_that_production_refuses(setting
         replay_log("toy", 1, settings)
 
 
+@pytest.mark.slow
 def test_latency_of_both_is_measured(settings):
     add(settings, ROWS)
     found = replay_log("toy", 2, settings)
@@ -202,6 +218,7 @@ def test_latency_of_both_is_measured(settings):
     assert found.shares["latency_ratio"] == found.latency_ms["challenger"] / found.latency_ms["champion"]
 
 
+@pytest.mark.slow
 def test_regression_changes_where_a_number_moves_by_a_tenth_of_the_spread(tmp_path):
     settings = Settings.read({"MLOPS_HOME": str(tmp_path)})
     X = pd.DataFrame({"x": np.arange(100.0)})
@@ -235,6 +252,7 @@ def run(settings, monkeypatch):
     return lambda *words: CliRunner().invoke(main, ("models", "replay", *words))
 
 
+@pytest.mark.slow
 def test_command_prints_tables_and_json(settings, run):
     add(settings, ROWS, labels=LABELS)
     done = run("toy", "2")
@@ -249,6 +267,7 @@ def test_command_prints_tables_and_json(settings, run):
     assert found["shares"]["refused_rows"] == 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -266,6 +285,7 @@ def test_each_mistake_has_one_clear_error(run, words, code, message):
     assert message in done.stderr
 
 
+@pytest.mark.slow
 def test_function_refuses_less_than_one_row_and_a_model_that_never_was_in_production(settings):
     with pytest.raises(DataError, match="A replay needs at least 1 row, got last=0"):
         replay_log("toy", 2, settings, last=0)
@@ -280,11 +300,12 @@ def test_function_refuses_less_than_one_row_and_a_model_that_never_was_in_produc
         replay_log("other", 1, settings)
 
 
+@pytest.mark.slow
 def test_limits_of_the_spec_decide_the_exit_code(settings, run):
     add(settings, ROWS)
     limits(settings, '{"max_changed_predictions": 0.4, "max_refused_rows": 0.375}')
     assert run("toy", "2").exit_code == 0
-    limits_now = next(settings.home.glob("spec_*.py"))
+    limits_now = settings.home / f"{MODULE}.py"
     limits_now.write_text(limits_now.read_text().replace("0.375", "0.37"))
     shutil.rmtree(settings.home / "__pycache__", ignore_errors=True)
     sys.modules.pop(limits_now.stem)
@@ -301,12 +322,14 @@ def gates_of(settings: Settings, number: int) -> list[tuple[str, bool]]:
     return [(gate.metric, gate.passed) for gate in found]
 
 
+@pytest.mark.slow
 def test_without_limits_nothing_is_replayed(settings):
     add(settings, ROWS)
     shutil.rmtree(Path(settings.artifacts) / "bundles")
     assert gates_of(settings, 2) == []
 
 
+@pytest.mark.slow
 def test_gate_without_logged_rows_is_not_met(settings):
     limits(settings, '{"max_changed_predictions": 1, "max_score_drop": 1}')
     assert gates_of(settings, 2) == [("changed_predictions", False), ("score_drop", False)]
@@ -316,6 +339,7 @@ def test_gate_without_logged_rows_is_not_met(settings):
     assert gates_of(settings, 2) == [("changed_predictions", True), ("score_drop", True)]
 
 
+@pytest.mark.slow
 def test_gate_does_not_apply_to_the_first_version_or_to_the_one_in_production(settings):
     limits(settings, '{"max_changed_predictions": 0}')
     assert gates_of(settings, 1) == []
@@ -324,6 +348,7 @@ def test_gate_does_not_apply_to_the_first_version_or_to_the_one_in_production(se
     registry.close()
 
 
+@pytest.mark.slow
 def test_gate_of_an_old_manifest_is_read_under_its_new_name(settings):
     old = {"gate": "rehearsal", "metric": "loss", "value": 0.2, "required": 0.1, "passed": False}
     X = pd.DataFrame({"x": np.arange(30.0)})
@@ -336,6 +361,7 @@ def test_gate_of_an_old_manifest_is_read_under_its_new_name(settings):
     registry.close()
 
 
+@pytest.mark.slow
 def test_report_shows_itself(settings):
     add(settings, ROWS, labels=LABELS)
     html = replace(replay_log("toy", 2, settings), limits={"max_changed_predictions": 0.1})._repr_html_()
@@ -343,6 +369,7 @@ def test_report_shows_itself(settings):
         assert part in html
 
 
+@pytest.mark.slow
 def test_nothing_logged_is_not_found(settings):
     with pytest.raises(NotFoundError, match="The log has no predictions of 'toy'"):
         replay_log("toy", 2, settings)

@@ -171,6 +171,7 @@ def test_every_source_goes_to_every_target(source, target, settings, tmp_path):
     assert not list(tmp_path.glob("scores*.parts"))
 
 
+@pytest.mark.slow
 def test_rows_go_into_a_table_of_postgresql_with_their_types(settings, postgres_url, tmp_path):
     table = people(50).assign(id=[f'"{i}", \\ ' for i in range(50)], at=pd.Timestamp("2024-05-31 12:00"), n=1.5)
     table["ok"] = pd.array([True, None] * 25, dtype="boolean")
@@ -187,6 +188,7 @@ def test_rows_go_into_a_table_of_postgresql_with_their_types(settings, postgres_
     assert written["n"].tolist() == [1.5] * 50
 
 
+@pytest.mark.slow
 def test_exact_numbers_of_a_query_stay_exact_as_keys_and_are_floats_for_the_model(settings, postgres_url, tmp_path):
     ids, large = [9007199254740992, 9007199254740993, 7], 18446744073709551615
     engine = sa.create_engine(postgres_url)
@@ -216,6 +218,7 @@ def test_exact_numbers_of_a_query_stay_exact_as_keys_and_are_floats_for_the_mode
     assert sorted(map(int, as_text["id"])) == sorted([*ids, large])
 
 
+@pytest.mark.slow
 def test_exact_numbers_of_parquet_stay_exact_in_sqlite(settings, tmp_path):
     ids = pyarrow.array([9007199254740992, 9007199254740993]).cast(pyarrow.decimal128(38, 0))
     table = pyarrow.Table.from_pandas(people(2)).set_column(0, "id", ids)
@@ -297,6 +300,7 @@ def test_a_row_of_a_csv_file_with_too_many_values_is_rejected_and_the_others_kee
     assert pd.read_csv(tmp_path / "out.csv.rejects")["reason"][0] == "the row has 4 values, the table has 3 columns."
 
 
+@pytest.mark.slow
 def test_rejected_one_by_one_or_together_it_is_the_same(settings):
     """What a chunk rejects is exactly what the service would refuse."""
     registry = Registry.open(settings)
@@ -317,6 +321,7 @@ def test_rejected_one_by_one_or_together_it_is_the_same(settings):
     registry.close()
 
 
+@pytest.mark.slow
 def test_too_many_rejects_stop_the_job_and_show_it_and_it_can_go_on(settings, tmp_path):
     table, _ = _hurt(people(100))
     table.to_csv(tmp_path / "in.csv", index=False)
@@ -373,6 +378,7 @@ def batch_request(tmp_path):
     return BatchRequest("loans", str(tmp_path / "in.parquet"), str(tmp_path / "scores"), chunk_rows=10)
 
 
+@pytest.mark.slow
 def test_a_job_keeps_its_version_when_production_moves_meanwhile(batch_request, settings, tmp_path):
     _begun(batch_request, settings)
     wanted = expected(settings, people(100))["prediction"].tolist()
@@ -386,6 +392,7 @@ def test_a_job_keeps_its_version_when_production_moves_meanwhile(batch_request, 
     assert predict_batch(batch_request, settings=settings).version == 2, "done with version 1, so another job"
 
 
+@pytest.mark.slow
 def test_a_chunk_that_is_done_is_not_scored_again(batch_request, settings):
     _begun(batch_request, settings, chunks=3)
     seen = []
@@ -398,11 +405,13 @@ def test_a_chunk_that_is_done_is_not_scored_again(batch_request, settings):
     assert seen == [3, 4, 5, 6, 7, 8, 9]
 
 
+@pytest.mark.slow
 def test_chunks_may_be_scored_in_any_order(batch_request, settings, tmp_path):
     predict_batch(batch_request, settings=settings, run=lambda score, numbers: map(score, reversed(numbers)))
     assert pd.read_parquet(tmp_path / "scores")["id"].tolist() == people(100)["id"].tolist()
 
 
+@pytest.mark.slow
 def test_a_changed_input_is_refused_until_the_job_is_restarted(batch_request, settings, tmp_path):
     _begun(batch_request, settings)
     people(100, seed=3).to_parquet(tmp_path / "in.parquet")
@@ -414,6 +423,7 @@ def test_a_changed_input_is_refused_until_the_job_is_restarted(batch_request, se
     assert job.rows == 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_an_input_that_is_replaced_while_it_is_read_gives_no_output(kind, batch_request, settings, tmp_path):
     file = tmp_path / f"in.{kind}"
@@ -455,6 +465,7 @@ def test_option_that_is_left_out_is_refused_while_a_job_with_it_is_unfinished(ba
     _check_options(with_both, job)
 
 
+@pytest.mark.slow
 def test_a_restarted_job_leaves_nothing_of_the_first_in_a_table(batch_request, settings, tmp_path):
     batch_request = replace(batch_request, output=f"sqlite:///{tmp_path}/out.db", table="scores")
     _begun(batch_request, settings)
@@ -465,6 +476,7 @@ def test_a_restarted_job_leaves_nothing_of_the_first_in_a_table(batch_request, s
     assert len(written) == 100
 
 
+@pytest.mark.slow
 def test_the_same_job_again_does_nothing_unless_it_is_told_to(batch_request, settings, tmp_path):
     first = predict_batch(batch_request, settings=settings)
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "scores").iterdir()}
@@ -474,6 +486,7 @@ def test_the_same_job_again_does_nothing_unless_it_is_told_to(batch_request, set
     assert len(pd.read_parquet(tmp_path / "scores")) == 100
 
 
+@pytest.mark.slow
 def test_a_smaller_job_leaves_no_part_of_a_larger_one(batch_request, settings, tmp_path):
     predict_batch(batch_request, settings=settings)
     people(25).to_parquet(tmp_path / "in.parquet")
@@ -481,6 +494,7 @@ def test_a_smaller_job_leaves_no_part_of_a_larger_one(batch_request, settings, t
     assert len(pd.read_parquet(tmp_path / "scores")) == 25
 
 
+@pytest.mark.slow
 def test_a_query_is_asked_once_a_job_and_its_change_is_seen(settings, tmp_path):
     source, query = _write_source("sql", people(100), tmp_path / "db")
     batch_request = BatchRequest("loans", source, str(tmp_path / "scores.csv"), query, chunk_rows=10)
@@ -513,6 +527,7 @@ def test_what_was_kept_of_a_query_goes_when_no_job_begins(settings, tmp_path):
     assert kept() == [], "there was nothing to do"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["_join", "touch", "clear"])
 def test_publishing_that_is_killed_is_done_again(step, batch_request, settings, tmp_path, monkeypatch):
     from mlops_nb.batch import file_sink
@@ -532,6 +547,7 @@ def test_publishing_that_is_killed_is_done_again(step, batch_request, settings, 
     assert pd.read_csv(tmp_path / "scores.csv")["id"].tolist() == people(100)["id"].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["{tmp_path}/scores.csv", "memory://{tmp_path.name}/scores"])
 def test_clearing_that_is_killed_takes_nothing_from_the_output(output, batch_request, settings, tmp_path, monkeypatch):
     batch_request = replace(batch_request, output=output.format(tmp_path=tmp_path))
@@ -557,6 +573,7 @@ def test_clearing_that_is_killed_takes_nothing_from_the_output(output, batch_req
     assert not filesystem.exists(f"{path}.parts")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["data [v2]/scores", "data [v2]/scores.csv"])
 def test_an_output_may_have_any_name(name, batch_request, settings, tmp_path):
     batch_request = replace(batch_request, output=str(tmp_path / name))
@@ -594,6 +611,7 @@ def test_options_and_fingerprint_are_stored_as_earlier_releases_did(batch_reques
     assert files_fingerprint(fsspec.filesystem("file"), [batch_request.input]) == stored
 
 
+@pytest.mark.slow
 def test_another_machine_is_told_that_the_job_runs(batch_request, settings, tmp_path):
     elsewhere = replace(settings, batch=str(tmp_path / "elsewhere"))
 
@@ -618,6 +636,7 @@ def test_a_job_that_is_killed_as_it_begins_goes_on(step, batch_request, settings
     assert predict_batch(batch_request, settings=settings).rows == 100
 
 
+@pytest.mark.slow
 def test_two_workers_that_score_the_same_chunk_leave_it_once(batch_request, settings, tmp_path):
     batch_request = replace(batch_request, output=f"sqlite:///{tmp_path}/out.db", table="scores")
     predict_batch(
@@ -646,6 +665,7 @@ def test_what_no_job_wrote_is_not_written_over(batch_request, settings, tmp_path
 # The prediction log
 
 
+@pytest.mark.slow
 def test_logged_predictions_have_the_same_ids_when_a_chunk_is_scored_again(batch_request, settings):
     batch_request = replace(batch_request, log=True)
     log = PredictionLog.open(settings)
@@ -667,6 +687,7 @@ def test_logged_predictions_have_the_same_ids_when_a_chunk_is_scored_again(batch
     log.close()
 
 
+@pytest.mark.slow
 def test_logged_predictions_are_watched_apart_from_those_of_the_service(batch_request, settings, tmp_path):
     people(500).to_parquet(tmp_path / "in.parquet")
     predict_batch(replace(batch_request, log=True), settings=settings)
@@ -719,6 +740,7 @@ def test_impossible_request_is_refused_at_once(changed, error, message, batch_re
     assert not list(tmp_path.glob("*.parts"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "value", "places"),
     [

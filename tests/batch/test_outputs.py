@@ -61,6 +61,7 @@ def logged(model):
         yield log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["file", "table"])
 def test_a_batch_job_writes_a_column_an_output(model, target):
     home, settings, _, X, predictor = model
@@ -92,6 +93,7 @@ def test_a_logged_prediction_is_computed_again_and_not_explained(model, logged):
     assert any("of one output, and the model has several" in note for note in found.missing)
 
 
+@pytest.mark.slow
 def test_a_replay_counts_and_scores_each_output(model, logged):
     _, settings, spec, X, predictor = model
     found = replay_log("several", 2, settings)
@@ -151,6 +153,7 @@ def test_differences_of_outputs_are_counted_by_row(model):
     assert (found["differ"], found["first"][0]["output"]) == (changed, "late")
 
 
+@pytest.mark.slow
 def test_a_collision_of_columns_is_refused(tmp_path):
     (tmp_path / "settings.ini").touch()
     spec = several_outputs(("a", "a_yes"), (str, str))

@@ -23,6 +23,7 @@ def request_for(source: str, output: Path | str, **more) -> BatchRequest:
     return BatchRequest("loans", str(source), str(output), **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_rows_of_the_report_are_the_rows_of_the_source(source, settings, tmp_path):  # noqa: F811
     table = people(250)
@@ -35,6 +36,7 @@ def test_rows_of_the_report_are_the_rows_of_the_source(source, settings, tmp_pat
     assert sorted([*rows["id"], *rejects["id"]]) == sorted(table["id"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "url"])
 def test_file_that_ends_inside_quotes_is_refused_and_nothing_is_written(kind, settings, tmp_path, monkeypatch):  # noqa: F811
     lines = people(1000).to_csv(index=False).splitlines()
@@ -68,6 +70,7 @@ def test_quote_within_a_value_opens_nothing(settings, tmp_path):  # noqa: F811
     assert pd.read_parquet(tmp_path / "out")["id"].tolist() == table["id"].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", ["", ","])
 def test_trailing_separator_shifts_no_column(header, settings, tmp_path):  # noqa: F811
     lines = people(50).to_csv(index=False).splitlines()
@@ -128,6 +131,7 @@ def test_key_that_is_also_an_input_is_written_as_it_is(settings, tmp_path):  # n
 # Nothing to do, several files, a schema of the database
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["scores", "scores.csv", "sqlite"])
 @pytest.mark.parametrize("source", SOURCES)
 def test_empty_input_ends_well_with_no_rows(source, output, settings, tmp_path):  # noqa: F811
@@ -184,6 +188,7 @@ def test_first_job_may_have_an_empty_query_and_the_next_one_its_types(settings, 
     assert rows_in(batch.output, "scores")["id"].tolist() == [*range(20)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "csv.gz"])
 def test_several_csv_files_are_read_by_a_pattern(ending, settings, tmp_path):  # noqa: F811
     table = people(100)
@@ -202,6 +207,7 @@ def test_several_csv_files_are_read_by_a_pattern(ending, settings, tmp_path):  #
         predict_batch(batch, settings=settings)
 
 
+@pytest.mark.slow
 def test_rows_go_into_a_schema_of_postgresql(settings, postgres_url, tmp_path):  # noqa: F811
     people(30).to_csv(tmp_path / "in.csv", index=False)
     engine = connect(postgres_url)

@@ -96,6 +96,7 @@ def of_another_program(file: Path):
         database.commit()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [*READERS, *WRITERS])
 @pytest.mark.parametrize(
     ("spoil", "problem"),
@@ -113,6 +114,7 @@ def test_spoilt_database_ends_a_command_with_one_sentence(home, spoil, problem, 
     assert problem in sentence(invoke(words))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["models list", "models show toy", "serve", "monitor toy", WRITERS[-1]])
 def test_an_emptied_database_is_no_new_project(home, words):
     (home / "store/mlops.db").write_bytes(b"")
@@ -121,6 +123,7 @@ def test_an_emptied_database_is_no_new_project(home, words):
     assert (home / "store/mlops.db").stat().st_size == 0
 
 
+@pytest.mark.slow
 def test_an_emptied_database_is_found_by_the_doctor(home):
     (home / "store/mlops.db").write_bytes(b"")
     assert "mlops.db is an empty file (0 bytes)" in invoke("doctor").output

@@ -46,6 +46,7 @@ def read(run, *words: str):
     return json.loads(output)
 
 
+@pytest.mark.slow
 def test_models_and_versions_are_listed(run):
     (model,) = read(run, "models", "list")
     assert (model["name"], model["versions"], model["production"], model["canary"]) == ("toy", 2, 1, None)
@@ -53,6 +54,7 @@ def test_models_and_versions_are_listed(run):
     assert run("models", "list", "toyy") == (1, "Error: No model 'toyy' is registered. Did you mean 'toy'?\n")
 
 
+@pytest.mark.slow
 def test_alias_is_moved_and_moved_back_with_its_reason(run):
     promoted = run("models", "promote", "toy", "2", "--reason", "better")
     assert promoted == (0, "production of toy: version 1 -> version 2\n")
@@ -62,6 +64,7 @@ def test_alias_is_moved_and_moved_back_with_its_reason(run):
     assert changes[1]["reason"] == "better"
 
 
+@pytest.mark.slow
 def test_promotion_to_where_the_alias_is_says_so_and_verifies_all_the_same(run, settings):
     assert run("models", "promote", "toy", "1") == (0, "production of toy: already at version 1\n")
     shutil.rmtree(Path(settings.artifacts) / "bundles")
@@ -70,6 +73,7 @@ def test_promotion_to_where_the_alias_is_says_so_and_verifies_all_the_same(run, 
     assert len(read(run, "models", "history", "toy")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("given", "shown"), [({}, []), ({"threshold": 0.27}, ["threshold"])])
 def test_threshold_of_a_version_is_shown(run, settings, monkeypatch, given, shown):
     with closing(Registry.open(settings)) as registry:
@@ -82,6 +86,7 @@ def test_threshold_of_a_version_is_shown(run, settings, monkeypatch, given, show
     assert [line.split()[0].rstrip(":") for line in output.splitlines() if line.startswith("threshold")] == shown
 
 
+@pytest.mark.slow
 def test_canary_is_set_and_cleared(run):
     assert run("models", "promote", "toy", "2", "--alias", "canary") == (0, "canary of toy: nowhere -> version 2\n")
     assert run("models", "list")[1].split()[-6:] == ["toy", "2", "-", "1", "2", "-"]
@@ -91,6 +96,7 @@ def test_canary_is_set_and_cleared(run):
     assert run("models", "history", "toyy")[0] == 1
 
 
+@pytest.mark.slow
 def test_promotion_warns_of_what_clients_see(run, settings, tmp_path):
     with closing(Registry.open(settings)) as registry:
         registry.register(package(tmp_path / "bundle", 1.0, SIGNATURE))
@@ -106,6 +112,7 @@ def test_promotion_warns_of_what_clients_see(run, settings, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_runs_are_listed_shown_and_compared(run):
     second, first = (r["id"] for r in read(run, "runs", "list", "toy"))
     assert read(run, "runs", "show", first)["params"] == {"seed": 0}

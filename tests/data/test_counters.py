@@ -15,6 +15,7 @@ from mlops_nb.project.spec_code import schema_code
 RNG = np.random.default_rng(0)
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 10), min_size=30, max_size=200), st.booleans(), st.integers(-1000, 1000))
 def test_whole_numbers_that_change_in_one_direction_by_small_steps_number_the_rows(steps, falls, first):
     numbers = pd.Series(np.cumsum([5000 + first, *steps])[:: -1 if falls else 1], name="n")

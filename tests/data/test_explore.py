@@ -52,6 +52,7 @@ def test_unique_numbers_with_the_name_of_an_id_are_one():
     assert describe_column(numbers).exclusion_reason == "it numbers the rows"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "form"),
     [
@@ -80,6 +81,16 @@ def frame(n: int = 300) -> pd.DataFrame:
 def test_copy_of_the_target_in_another_unit_is_pointed_out_and_not_used():
     summary = explore(frame().assign(gross=lambda t: t["price"] * 1.19 + 3), "price")
     assert [c.name for c in summary.columns if "perfectly" in c.exclusion_reason] == ["gross"]
+
+
+def test_copy_of_the_target_with_gaps_is_left_out():
+    price = pd.Series(RNG.lognormal(3, 1, 300))
+    table = pd.DataFrame({"x": RNG.normal(size=300), "third": (price / 3).where(RNG.random(300) > 0.2), "price": price})
+    columns = {c.name: c for c in explore(table, "price").columns}
+    assert "where it is present, alone it predicts 'price' (almost) perfectly" in columns["third"].exclusion_reason
+    assert columns["x"].exclusion_reason == ""
+    rows = table.assign(dear=price > price.median(), third=table["third"].where(price > 5)).drop(columns="price")
+    assert "perfectly" in explore(rows, "dear").columns[1].exclusion_reason
 
 
 def test_column_that_is_only_there_afterwards_is_a_leak():
@@ -120,6 +131,7 @@ def test_any_column_name_gives_a_notebook_that_compiles(target):
     names["schema"].validate(table)
 
 
+@pytest.mark.slow
 def test_boosted_trees_are_taken_where_a_line_cannot_bend():
     table = pd.DataFrame({"a": RNG.uniform(-3, 3, 600), "b": RNG.uniform(-3, 3, 600)})
     table["y"] = np.sin(2 * table["a"]) * table["b"]
@@ -130,6 +142,7 @@ def test_boosted_trees_are_taken_where_a_line_cannot_bend():
     assert "HistGradientBoostingRegressor(**(" in estimator_code(summary, EstimatorKind.TREES)[0]
 
 
+@pytest.mark.slow
 def test_table_without_a_relation_gets_a_gate_that_noise_does_not_pass_and_says_so():
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"a": rng.uniform(size=400), "y": rng.integers(0, 2, 400)})
@@ -168,6 +181,7 @@ def test_every_column_has_a_plot(target):
     assert all(a.has_data() for a in drawn)
 
 
+@pytest.mark.slow
 def test_trend_and_weekday_of_a_series_are_found():
     day = np.arange(800)
     table = pd.DataFrame({"date": pd.date_range("2022-01-01", periods=800).strftime("%d/%m/%Y")})
@@ -183,6 +197,7 @@ def test_trend_and_weekday_of_a_series_are_found():
     assert '"hour"' in estimator_code(explore(table, "sold", time="at"), EstimatorKind.TREES)[0].replace("'", '"')
 
 
+@pytest.mark.slow
 def test_boolean_target_with_blanks_is_one(tmp_path):
     from mlops_nb.data.tables import read_table
 

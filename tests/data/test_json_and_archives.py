@@ -38,6 +38,7 @@ def packed(name: str, content: bytes) -> bytes:
 PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, "": bytes}
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, database=None, max_examples=30)
 @given(rows=st.lists(st.fixed_dictionaries({"a": CELL, "b": CELL}), min_size=1, max_size=6))
 def test_texts_in_json_are_read_as_those_of_a_csv_file(rows, tmp_path_factory):

@@ -17,6 +17,7 @@ def parts(n=2000):
     return table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "columns"),
     [
@@ -42,6 +43,7 @@ def test_parts_with_missing_values_are_found():
     assert find_leak(explore(table, "target"), table).columns == ("x0", "x1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [None, "%d.%m.%Y", "%B %d, %Y"])
 @pytest.mark.parametrize(
     "rule", [lambda days, hours: days, lambda days, hours: days > 9, lambda days, hours: 24 * days + hours]
@@ -59,6 +61,7 @@ def test_span_between_two_dates_is_found(form, rule):
     assert find_leak(explore(table, "target"), table).columns == ("begin", "end")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.3, 1])
 @pytest.mark.parametrize("classes", [True, False])
 def test_columns_that_are_only_related_are_no_leak(noise, classes):
@@ -69,6 +72,7 @@ def test_columns_that_are_only_related_are_no_leak(noise, classes):
     assert find_leak(explore(table, "target"), table) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["iris", "breast_cancer", "digits", "diabetes", "wine"])
 def test_clean_tables_lose_no_column(name):
     frame = getattr(datasets, f"load_{name}")(as_frame=True).frame

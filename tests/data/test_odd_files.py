@@ -1,5 +1,6 @@
 """Columns as other programs and countries write them: read right, or kept as text with a remark."""
 
+import pandas as pd
 import pytest
 
 from mlops_nb.data.column_summary import describe_column
@@ -24,7 +25,7 @@ KEPT = {  # texts of a column that stay texts, and the remark
     "weekday": (["Mo, 01.01.2024", "Di, 02.01.2024", "Mi, 03.01.2024"], "in a form that is not read"),
     "week": (["2024-W05", "2024-W06", "2024-W07"], "in a form that is not read"),
     "quarter": (["Q1 2024", "Q2 2024", "Q3 2024"], "in a form that is not read"),
-    "month": (["3 janvier 2024", "4 f\u00e9vrier 2024", "5 mars 2024"], "in a form that is not read"),
+    "month": (["lundi 3 janvier 2024", "mardi 4 f\u00e9vrier 2024", "mardi 5 mars 2024"], "in a form that is not read"),
     "duration": (["1:23:45", "0:02:10", "30:00:00"], "in a form that is not read"),
     "place": (["47\u00b022'N", "46\u00b051'N", "47\u00b003'N"], "in a form that is not read"),
     "debit": (["634.36 DR", "439.78 CR", "12.00 DR"], "in a form that is not read"),
@@ -58,6 +59,7 @@ def test_numbers_of_other_programs_and_countries_are_read(name, tmp_path):
     assert [None if v != v else v for v in values] == numbers * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KEPT)
 def test_what_is_not_read_stays_text_with_a_remark(name, tmp_path):
     texts, remark = KEPT[name]
@@ -90,6 +92,8 @@ def test_encodings_are_found_and_one_of_windows_is_said(encoding, tmp_path):
         ("A;A;B\na;b;c\n" + "1;2;3\n" * 9, "If the first line has groups of columns and the second their names"),
         ("a;b;c\nkg;m;s\n" + "1;2;3\n" * 9, "as a line of units"),
         ("a;b;c\n" + "1;2;x\n" * 9 + "a;b;c\n" + "1;2;x\n" * 9, "row 9 has the names of the columns again"),
+        ("name      age\n" + "Ann        41\nBo Li       7\n" * 9, "separated by blanks, as in 'Ann        41'"),
+        (" 0.00632  18.00   2.310\n 0.02731   0.00   7.070\n" * 9, "separated by blanks, as in"),
     ],
 )
 def test_lines_that_are_no_rows_are_refused_with_what_to_do(text, message, tmp_path):
@@ -97,3 +101,9 @@ def test_lines_that_are_no_rows_are_refused_with_what_to_do(text, message, tmp_p
     with pytest.raises(DataError) as refused:
         in_own_formats(open_table(str(tmp_path / "t.csv"), header=True))
     assert message in str(refused.value), str(refused.value)
+
+
+@pytest.mark.parametrize(("values", "remark"), [([12.5, -999, 18], True), ([1, 9999, 3], True), ([18, 60, 99], False)])
+def test_number_that_may_stand_for_a_missing_one_has_a_remark(values, remark):
+    note = describe_column(pd.Series(values * 10, name="x")).note
+    assert ("if it stands for a missing one" in note) == remark

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops_nb.batch.sources import open_source
+from mlops_nb.data.column_summary import describe_column
 from mlops_nb.data.explore import describe_target
 from mlops_nb.data.odd_lines import odd_line
 from mlops_nb.data.tables import read_table
@@ -25,6 +26,7 @@ def frame(rows) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["n", "w", "kind"])
 
 
+@pytest.mark.slow
 @few
 @given(rows=ROWS, texts=st.booleans(), word=st.sampled_from(["free", "unknown", "-", None]))
 def test_usual_rows_are_no_odd_lines(rows, texts, word):
@@ -35,6 +37,7 @@ def test_usual_rows_are_no_odd_lines(rows, texts, word):
     assert odd_line(table) is None, "one word among numbers"
 
 
+@pytest.mark.slow
 @few
 @given(rows=ROWS, units=st.sampled_from([("count", "kg"), ("1/min", "m/s"), ("[n]", "[w]")]))
 def test_line_of_units_is_found(rows, units):
@@ -42,6 +45,7 @@ def test_line_of_units_is_found(rows, units):
     assert f"the first row has '{units[0]}', '{units[1]}' where" in odd_line(table)
 
 
+@pytest.mark.slow
 @few
 @given(rows=ROWS.filter(lambda rows: min(frame(rows)[["n", "w"]].nunique()) > 2), word=st.sampled_from(["Total", None]))
 def test_line_of_totals_is_found(rows, word):
@@ -50,6 +54,7 @@ def test_line_of_totals_is_found(rows, word):
     assert "as a line of totals" in odd_line(pd.concat([table, last], ignore_index=True))
 
 
+@pytest.mark.slow
 @few
 @given(
     rows=ROWS.filter(lambda rows: min(frame(rows)[["n", "w"]].nunique()) > 2),
@@ -91,3 +96,33 @@ def test_rows_left_out_are_counted():
         "Left out: 6 of 60 rows, which have no `y`.",
         "Left out: 4 row(s) whose `y` is `c`, too few to train and evaluate on.",
     ]
+
+
+def test_lists_in_a_column_are_no_names():
+    lists = [np.array([1, 2]), [3], {"a": 1}]
+    assert odd_line(pd.DataFrame({"tags": lists, "kind": ["red", "blue", "red"], "n": [1, 2, 3]})) is None
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_zero_byte_makes_no_other_encoding(place, tmp_path):
+    text = "name,n\n" + "".join(f"{'x' * (i % 3)}{chr(0) if i == 7 else ''}y,{i}\n" for i in range(40))
+    (tmp_path / "t.csv").write_text(" " * place + text)
+    table = read_table(tmp_path / "t.csv")
+    assert table["n"].tolist() == list(range(40))
+    (tmp_path / "u.csv").write_bytes(text.replace("\0", "").encode("utf-16-le"))
+    assert read_table(tmp_path / "u.csv")["n"].tolist() == list(range(40))
+
+
+def test_a_target_of_one_value_and_gaps_is_described_as_it_is():
+    table = pd.DataFrame({"t": ["X", None] * 20, "n": range(40)})
+    with pytest.raises(DataError, match="is 'X' in 20 rows and has no value in 20: write what an empty one means"):
+        describe_target(table, "t")
+
+
+@pytest.mark.parametrize(
+    "texts", [["1 4 7", "2 5"], ["a b c d", "e f g"], ["😀 😎 😀", "🎉 😎"], ["* * *", "* * * * *"]]
+)
+def test_texts_without_words_are_left_out_by_name(texts):
+    column = pd.Series([f"{text} {'.' * (i % 40)} {'!' * (i // 40)}" for i, text in enumerate(texts * 60)], name="t")
+    described = describe_column(column)
+    assert described.kind != "text" or "no words" in described.exclusion_reason

@@ -242,6 +242,7 @@ def test_disk_that_is_full_keeps_no_part_of_a_snapshot(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @given(
     days=st.lists(st.integers(0, 12), min_size=8, max_size=60).filter(lambda d: len(set(d)) > 3),
     test_size=st.floats(0.05, 0.6),
@@ -268,6 +269,7 @@ def test_split_by_time_drops_no_row_whose_time_is_missing(kind, absent):
         split(table, "y", time="at")
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32 - 1))
 def test_random_split_follows_from_the_seed_and_keeps_every_row_once(seed):
     table = pd.DataFrame({"x": range(50), "y": [0, 1] * 25})
@@ -380,3 +382,16 @@ def test_times_that_nanoseconds_cannot_count_are_taken_as_requests_take_them():
     for values in (texts, pd.Series(texts).astype("datetime64[us]")):
         until = validate(pd.DataFrame({"until": values}), schema)["until"]
         assert until.dt.year.fillna(0).tolist() == [9999, 2024, 0, 1500]
+
+
+@pytest.mark.parametrize("names", [["k"], ["k", "day"], [None], [None, "day"]])
+def test_index_with_a_name_is_a_column(names, tmp_path):
+    table = pd.DataFrame({"k": [3, 1, 2], "day": ["b", "a", "c"], "n": [1.0, 2.0, 3.0]})
+    levels = [table[name] if name else range(5, 8) for name in names]
+    kept = [name for name in names if name]
+    index = pd.MultiIndex.from_arrays(levels, names=names) if len(names) > 1 else pd.Index(levels[0], name=names[0])
+    table.drop(columns=kept).set_index(index).to_parquet(tmp_path / "t.parquet")
+    read = read_table(tmp_path / "t.parquet")
+    assert {*read} == {"k", "day", "n"}
+    assert read["n"].tolist() == [1.0, 2.0, 3.0]
+    assert all(read[name].tolist() == table[name].tolist() for name in kept)

@@ -42,6 +42,7 @@ def test_table_that_ends_inside_quotes_is_refused_with_the_line_where_they_open(
             load_table(str(source))
 
 
+@pytest.mark.slow
 @given(text=st.text(alphabet='",a\n', max_size=30))
 def test_quote_is_open_or_has_text_behind_it_where_the_strict_reader_of_python_says_so(text):
     try:

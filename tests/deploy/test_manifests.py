@@ -89,6 +89,7 @@ def test_every_variable_is_a_setting_with_a_value_that_it_can_have():
     assert not {n for n, v in named.items() if n in hidden and v is not None}, "a secret is in a manifest"
 
 
+@pytest.mark.slow
 def test_what_is_referred_to_exists():
     config = {m["metadata"]["name"] for m in of_kind("ConfigMap")}
     claims = {m["metadata"]["name"] for m in of_kind("PersistentVolumeClaim")}
@@ -149,6 +150,7 @@ def parsed(command: list[str]):
     return group.make_context(name, rest, parent=context)
 
 
+@pytest.mark.slow
 def test_commands_and_their_options_exist():
     commands = [c["command"] for _, c in containers() if "command" in c]
     assert commands

@@ -24,8 +24,9 @@ from mlops_nb.data.tables import split
 from mlops_nb.errors import GateError, SpecError, TrainingError
 from mlops_nb.model.anomaly import as_labels, score_anomalies, truth_of
 from mlops_nb.model.columns import input_frame
-from mlops_nb.model.evaluate import Evaluation, check_metrics, evaluate
+from mlops_nb.model.evaluate import Evaluation, evaluate
 from mlops_nb.model.fairness import check_fairness
+from mlops_nb.model.metric_checks import check_metrics
 from mlops_nb.model.model_card import model_card
 from mlops_nb.model.plots import plot_evaluation
 from mlops_nb.model.signature import Predictions, Signature, signature_of
@@ -61,6 +62,7 @@ def fitted(of: ModelSpec, rows: pd.DataFrame | None = None, **more):
     return fit(of, input_frame(of, rows), truth_of(of, rows), **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["odd", None])
 @pytest.mark.parametrize("kind", DETECTORS)
 def test_detector_is_fitted_packaged_and_gated(kind, target, tmp_path):
@@ -91,6 +93,7 @@ def test_detector_is_fitted_packaged_and_gated(kind, target, tmp_path):
     assert Evaluation.from_dict(evaluation.to_dict()).gates[0] == evaluation.gates[0]
 
 
+@pytest.mark.slow
 def test_labels_change_no_detector():
     rows = anomalies()
     shuffled = rows.assign(odd=1 - rows["odd"])
@@ -184,6 +187,7 @@ def test_table_without_a_target_is_split():
     assert (len(train), len(test)) == (300, 100)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.floats(-5, 5), st.sampled_from([0, 1])), min_size=1, max_size=30))
 def test_metrics_are_those_of_scikit_learn_or_not_defined(pairs):
     score, y = (np.array(values, dtype=float) for values in zip(*pairs, strict=True))
@@ -202,6 +206,7 @@ def test_metrics_are_those_of_scikit_learn_or_not_defined(pairs):
     assert as_labels(found).prediction.tolist() == (score > 0).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["odd", None])
 def test_labels_of_production_are_measured(target, tmp_path):
     of, rows = spec(target=target), anomalies()

@@ -21,8 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from mlops_nb.features import AsCategories
 from mlops_nb.model.columns import input_frame, to_table
 from mlops_nb.model.conversion import convert, to_onnx
-from mlops_nb.model.probes import find_splits
 from mlops_nb.model.signature import signature_of
+from mlops_nb.model.splits import find_splits
 from mlops_nb.spec import ModelSpec
 from tests.factories import optional, served
 

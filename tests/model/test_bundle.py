@@ -64,11 +64,13 @@ def rewrite(model, change):
             file.writestr(name, data)
 
 
+@pytest.mark.slow
 def test_untouched_bundle_loads(bundle):
     assert load_engine(bundle.path, bundle.digest)[1].name == "onnxruntime"
     assert load_engine(bundle.path, engine="scikit-learn")[1].name == "scikit-learn"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.skops", "model.onnx", "profile.json", "golden.json", "model_card.md"])
 @pytest.mark.parametrize("how", ["changed", "is missing"])
 def test_file_that_was_touched_is_refused(bundle, name, how):
@@ -185,6 +187,7 @@ def test_loading_and_answering_use_no_pickle(bundle, monkeypatch):
         predictor.close()
 
 
+@pytest.mark.slow
 def test_nothing_of_ours_names_a_library_that_loads_pickles():
     folder, named = Path(module.__file__).parents[1], set()
     for file in [*folder.rglob("*.py"), *(folder.parent / "serve").glob("*.py")]:
@@ -338,6 +341,7 @@ def test_model_that_does_not_reproduce_its_golden_rows_is_refused(bundle):
         load_engine(bundle.path)
 
 
+@pytest.mark.slow
 def test_crash_in_the_middle_leaves_nothing_and_the_old_bundle_untouched(bundle, monkeypatch):
     before = bundle.digest
 
@@ -352,6 +356,7 @@ def test_crash_in_the_middle_leaves_nothing_and_the_old_bundle_untouched(bundle,
     assert load_engine(bundle.path)[0].digest == before
 
 
+@pytest.mark.slow
 def test_writing_again_replaces_the_whole_bundle(bundle):
     (bundle.path / "stray").touch()
     package(bundle.path, 5.0)
@@ -412,6 +417,7 @@ def test_bundle_is_on_disk_before_it_appears_and_its_name_after(bundle, tmp_path
     assert read_manifest(place).manifest == bundle.manifest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "estimator", [LinearRegression(), make_pipeline(StandardScaler(), Ridge())], ids=["plain", "pipeline"]
 )
@@ -436,6 +442,7 @@ def test_forest_that_splits_on_missing_values_is_served_by_scikit_learn(tmp_path
 CITIES = pd.DataFrame({"city": RNG.choice([f"c{i}" for i in range(25)], 300), "a": NUMBERS["a"]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "texts"),
     [
@@ -453,6 +460,7 @@ def test_word_that_the_graph_does_not_know_is_left_to_scikit_learn(encoder, text
     assert conversion.domain.texts == texts
 
 
+@pytest.mark.slow
 def test_missing_value_that_the_graph_does_not_know_is_left_to_scikit_learn():
     trained = CITIES.assign(city=CITIES["city"].where(RNG.random(300) < 0.5))
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
@@ -464,6 +472,7 @@ def test_missing_value_that_the_graph_does_not_know_is_left_to_scikit_learn():
     assert conversion.domain.missing == ("city",)
 
 
+@pytest.mark.slow
 def test_mixed_columns_with_missing_values_are_served_as_trained(tmp_path):
     frame = NUMBERS[["a"]].assign(n=RNG.integers(0, 5, 300), home=RNG.choice(["own", "rent", "boat"], 300))
     frame.loc[::5, "a"] = np.nan

@@ -150,6 +150,7 @@ def bomb(path: Path, nested: bool) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nested", [False, True])
 def test_model_file_that_would_become_far_larger_is_refused_before_it_is_unpacked(tmp_path, nested, monkeypatch):
     model = bomb(tmp_path / "model.skops", nested)

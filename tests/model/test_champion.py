@@ -8,9 +8,10 @@ import pytest
 
 from mlops_nb.errors import GateError, SpecError
 from mlops_nb.model.champion import ChampionComparison, alpha_of_try
-from mlops_nb.model.evaluate import Evaluation, check_gates, evaluate
+from mlops_nb.model.evaluate import Evaluation, evaluate
+from mlops_nb.model.gates import check_gates
+from mlops_nb.model.jackknife import compare_champion
 from mlops_nb.model.signature import Predictions
-from mlops_nb.model.statistics import compare_champion
 from mlops_nb.spec import Gates
 from tests.model.test_evaluate import spec
 
@@ -53,6 +54,7 @@ def test_challenger_that_is_worse_is_hardly_ever_promoted_in_ten_tries():
     assert promoted <= 2  # 5 % of the worlds
 
 
+@pytest.mark.slow
 def test_much_better_challenger_is_found_and_a_much_worse_one_fails():
     assert all(compare(seed, 300, 0.6, 1.6, "roc_auc").outcome(0.01) == "better" for seed in range(20))
     assert all(compare(seed, 300, 1.6, 0.6, "roc_auc").outcome(0.01) == "worse" for seed in range(20))
@@ -125,6 +127,7 @@ def test_comparison_is_stored_with_the_evaluation():
     assert Evaluation.from_dict(without).comparison is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["precision", "recall", "f1", "jaccard"])
 def test_model_that_flags_no_row_is_compared_as_zero_like_in_the_other_gates(metric):
     y, _, finds = world(0, 300, 1.2, 1.2)
@@ -134,6 +137,7 @@ def test_model_that_flags_no_row_is_compared_as_zero_like_in_the_other_gates(met
     assert better.difference == pytest.approx(-worse.difference)
 
 
+@pytest.mark.slow
 def test_champion_of_other_classes_is_compared_by_its_labels_alone():
     y, _, new = world(0, 300, 1.2, 1.2)
     other = replace(new, prediction=np.where(new.prediction == 1, 2, 0), classes=(0, 2))

@@ -15,6 +15,7 @@ from mlops_nb.model.predictor import Predictor
 from mlops_nb.model.signature import Input, Signature
 
 
+@pytest.mark.slow
 def test_contributions_are_exact_for_two_columns_that_only_matter_together(tmp_path):
     """Of `x` and `y` that give 1 only together each has half: by hand (f(xy) - f(bb)) / 2 on a background of zeros."""
     grid = pd.DataFrame([[a, b] for a in (0.0, 1.0) for b in (0.0, 1.0)] * 30, columns=["x", "y"])

@@ -13,16 +13,11 @@ from sklearn.svm import LinearSVC
 
 from mlops_nb.errors import GateError, SpecError, TrainingError
 from mlops_nb.examples.signals import spec as signals
-from mlops_nb.model.evaluate import (
-    BINARY_METRICS,
-    Evaluation,
-    check_gates,
-    check_metrics,
-    default_metrics,
-    evaluate,
-    score,
-)
+from mlops_nb.model.evaluate import Evaluation, evaluate
+from mlops_nb.model.gates import check_gates
+from mlops_nb.model.metric_checks import check_metrics
 from mlops_nb.model.plots import plot_evaluation
+from mlops_nb.model.scoring import BINARY_METRICS, default_metrics, score
 from mlops_nb.model.signature import Predictions
 from mlops_nb.model.train import fit, make_estimator
 from mlops_nb.spec import Gates, ModelSpec

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.neighbors import KNeighborsRegressor
 from sklearn.svm import LinearSVC
 
 from mlops_nb.errors import BundleError, GateError, SpecError, TrainingError
 from mlops_nb.model.bundle import read_manifest, write_bundle
-from mlops_nb.model.evaluate import check_metrics, evaluate
+from mlops_nb.model.evaluate import evaluate
 from mlops_nb.model.interval import (
     LAC,
     Interval,
@@ -25,6 +26,7 @@ from mlops_nb.model.interval import (
     measure_interval,
     rows_needed,
 )
+from mlops_nb.model.metric_checks import check_metrics
 from mlops_nb.model.signature import Input, Predictions, Signature, signature_of
 from mlops_nb.model.train import fit
 from mlops_nb.spec import Gates, ModelSpec
@@ -61,6 +63,7 @@ def held_out(model, x, y):
     return np.concatenate(predict, axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.8, 0.9, 0.95])
 @pytest.mark.parametrize("noise", NOISES)
 def test_regression_covers_its_level(noise, level):
@@ -92,12 +95,50 @@ def test_three_classes_cover_their_level(level):
     assert np.mean(measured) == pytest.approx(level, abs=0.01)
 
 
+@pytest.mark.parametrize("level", [0.8, 0.9])
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_weighed_rows_cover_the_rows_to_come(level, share):
+    """The rows to come are like a part of those of training, which count tenfold; the others are noisier, or less."""
+    rng = np.random.default_rng(2)
+    for others in (4.0, 0.25):
+        covered = []
+        for _ in range(300):
+            is_new = np.arange(300) < 300 * share
+            scores = np.abs(rng.normal(size=300)) * np.where(is_new, 1, others)
+            weights = np.where(is_new, 300.0, 1.0)
+            quantile = conformal_quantile(scores, level, weights)
+            covered.append((np.abs(rng.normal(size=200)) <= quantile).mean())
+        assert np.mean(covered) == pytest.approx(level, abs=0.02)
+
+
+@pytest.mark.slow
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(20, 60),
+    weight=st.floats(1e-6, 1e6),
+    level=st.integers(1, 94).map(lambda hundredths: hundredths / 100),
+)
+def test_equal_weights_change_nothing_and_a_whole_one_is_a_row_often_repeated(seed, n, weight, level):
+    rng = np.random.default_rng(seed)
+    scores = rng.exponential(size=n).round(seed % 3)
+    plain = conformal_quantile(scores, level)
+    assert conformal_quantile(scores, level, np.full(n, weight)) == plain
+    times = rng.integers(1, 4, size=n).astype(float)
+    if times.sum() / times.max() >= rows_needed(level):
+        heavy = conformal_quantile(scores, level, times)
+        assert heavy >= conformal_quantile(np.repeat(scores, times.astype(int)), level), (
+            "the row to come counts as the heaviest"
+        )
+
+
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(20, 60), levels=st.tuples(*[st.floats(0.01, 0.95)] * 2))
 def test_higher_level_is_never_narrower(seed, n, levels):
     scores = np.random.default_rng(seed).exponential(size=n).round(seed % 3)  # with ties
     assert conformal_quantile(scores, min(levels)) <= conformal_quantile(scores, max(levels))
 
 
+@pytest.mark.slow
 @given(
     prediction=arrays.arrays(float, 7, elements=st.floats(allow_nan=False, allow_infinity=False)),
     quantile=st.floats(0, allow_infinity=False),
@@ -108,6 +149,7 @@ def test_interval_contains_the_prediction_and_is_finite(prediction, quantile):
     assert np.isfinite([low, high]).all()
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32 - 1), quantiles=st.tuples(st.floats(0, 1), st.floats(0, 1)))
 def test_set_contains_the_prediction_and_grows_with_the_quantile(seed, quantiles):
     rng, classes = np.random.default_rng(seed), ["a", "b", "c"]
@@ -120,6 +162,7 @@ def test_set_contains_the_prediction_and_grows_with_the_quantile(seed, quantiles
         assert found == sorted(found, reverse=True)
 
 
+@pytest.mark.slow
 @given(level=st.integers(1, 999).map(lambda thousandths: thousandths / 1000))
 def test_least_number_of_rows_is_exact(level):
     needed = rows_needed(level)
@@ -175,6 +218,21 @@ def test_weights_count_in_the_fits_of_the_folds():
     assert fit(spec_of(interval=0.4), X[["x"]], shifted).interval.quantile > 40
 
 
+@pytest.mark.slow
+def test_weights_count_in_the_quantile_as_in_the_fits(monkeypatch):
+    noisy = 3 * X["x"] + np.where(np.arange(120) % 2, 0.1, 5.0) * np.random.default_rng(3).normal(size=120)
+    weights = np.where(np.arange(120) % 2, 10.0, 1.0)
+    plain, weighed = (fit(spec_of(), X[["x"]], noisy, weights=w).interval.quantile for w in (None, weights))
+    assert weighed < plain
+    unweighed = spec_of(make=lambda params: KNeighborsRegressor(5))
+    assert fit(unweighed, X[["x"]], noisy).interval == fit(unweighed, X[["x"]], noisy, weights=weights).interval
+    monkeypatch.setattr("mlops_nb.model.train.check_loadable", lambda *_: pytest.fail("it was fitted"))
+    with pytest.raises(
+        TrainingError, match=r"got 120 that count as 6.0 of the heaviest: with fewer it would be infinite"
+    ):
+        fit(spec_of(), X[["x"]], Y, weights=np.where(np.arange(120) < 5, 115, 1.0))
+
+
 def test_class_that_the_first_rows_lack_is_not_probable_in_their_fold():
     late = LABELS.copy()
     late[110:] = "late"
@@ -223,6 +281,7 @@ def test_gates_ask_for_coverage_and_width():
         spec_of(interval=None, gates=Gates(minimum={"interval_width": 3}))
 
 
+@pytest.mark.slow
 def test_bundle_keeps_the_interval_and_one_of_an_earlier_release_has_none(tmp_path):
     spec = spec_of(time="when")
     training = fit(spec, X[["x"]], Y)

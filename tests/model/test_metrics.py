@@ -18,9 +18,11 @@ from sklearn.preprocessing import StandardScaler
 
 from mlops_nb.errors import GateError, SpecError, TrainingError
 from mlops_nb.model.columns import input_frame
-from mlops_nb.model.evaluate import baseline, check_metrics, evaluate, score
+from mlops_nb.model.evaluate import evaluate
 from mlops_nb.model.fairness import check_fairness
+from mlops_nb.model.metric_checks import check_metrics
 from mlops_nb.model.metrics import display_name, get_metric, metric_names
+from mlops_nb.model.scoring import baseline, score
 from mlops_nb.model.signature import Predictions
 from mlops_nb.model.train import fit
 from mlops_nb.monitor.performance import measure_performance
@@ -69,6 +71,7 @@ def quickly_fitted(of: ModelSpec):
     return fit(of, input_frame(of, rows), rows["y"], folds=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_model_of_a_quantile_or_a_count_is_gated_served_and_watched(kind, tmp_path):
     scorer, make = MODELS[kind]

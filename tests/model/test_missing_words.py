@@ -35,6 +35,7 @@ def files(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "is_missing"), [("places.csv", True), ("places.xlsx", True), ("places.parquet", False)]
 )

@@ -75,6 +75,7 @@ def in_training(signature, path, dialect: Dialect, schema=SCHEMA) -> dict:
     return dict(enumerate(rows_of(signature, to_table(signature, validate(table, schema, dialect=dialect)))))
 
 
+@pytest.mark.slow
 @few
 @given(
     name=st.sampled_from(list(CLOTHINGS)),
@@ -129,6 +130,7 @@ CODES = {
 }
 
 
+@pytest.mark.slow
 @few
 @given(st.data())
 def test_codes_are_no_numbers(data):
@@ -177,6 +179,7 @@ SPELLED = Dialect(spellings={"kind": ("Bern", "Basel")})
 SPELLINGS = st.sampled_from(["Bern", " bern", "BERN ", "basel", "Basel", "Genf", " Genf"])
 
 
+@pytest.mark.slow
 @few
 @given(kinds=st.lists(SPELLINGS, min_size=1, max_size=40))
 def test_spellings_are_one_value_whichever_way_they_come(kinds, app, tmp_path_factory):
@@ -213,6 +216,7 @@ DATES = ["%B %d, %Y", "%B %d %Y", "%d %B %Y", "%b %d, %Y", "%d-%b-%y", "%m/%d/%y
 DATES += ["%m/%d/%Y %I:%M %p", "%d.%m.%Y %H:%M:%S", "%b %d, %Y, %I:%M:%S%p", "%a %b %d %H:%M:%S %Y", "%A, %d %B %Y"]
 
 
+@pytest.mark.slow
 @few
 @given(
     form=st.sampled_from(DATES),

@@ -201,6 +201,7 @@ def test_text_behind_a_closing_quote_is_refused_every_way(rows, line, app, tmp_p
 PIECES = st.lists(st.sampled_from(["a", '"', ",", "\n", "\r\n", '"b"', ""]), max_size=5).map("".join)
 
 
+@pytest.mark.slow
 @given(
     cells=st.lists(PIECES, min_size=1),
     block=st.integers(1, 9),
@@ -316,6 +317,7 @@ def read_dates(form: str | None, texts: list[str], folder) -> tuple[list, list]:
     return training, requests
 
 
+@pytest.mark.slow
 @given(st.sampled_from(FORMATS), st.lists(WRITTEN, min_size=1, max_size=4))
 def test_a_part_of_a_date_is_the_same_in_training_and_in_a_request_or_refused_by_both(tmp_path_factory, form, texts):
     training, requests = read_dates(form, texts, tmp_path_factory.mktemp("dates"))

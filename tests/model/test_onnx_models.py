@@ -85,6 +85,7 @@ def spec_of(make_estimator, target: str) -> ModelSpec:
     return ModelSpec("layer", rows_of, target, pa.DataFrameSchema(columns), make_estimator, scorer, task)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "name", "kind"), [("kind", "softmax", OnnxClassifier), ("size", "line", OnnxRegressor)]
 )
@@ -102,6 +103,7 @@ def test_graph_is_served_as_it_was_trained(target, name, kind, tmp_path):
     assert len(predictor.predict_rows([{"a": None, "b": 1.0}]).prediction) == 1
 
 
+@pytest.mark.slow
 def test_service_needs_neither_the_function_nor_its_module(tmp_path):
     spec = spec_of(lambda params: OnnxRegressor(f"{HERE}.train_line"), "size")
     estimator, _, _ = served(spec, tmp_path, folds=2)

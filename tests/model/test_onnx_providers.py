@@ -8,7 +8,7 @@ import pytest
 from mlops_nb.errors import SettingsError
 from mlops_nb.estimators import OnnxRegressor, _session
 from mlops_nb.model.train import fit
-from mlops_nb.serving.inference.loading import describe_providers, load_verified, runs_inline
+from mlops_nb.serving.inference.loading import describe_providers, inline_rule, load_verified
 from mlops_nb.serving.server.configuration import gunicorn_settings
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
@@ -44,6 +44,7 @@ def test_service_with_a_missing_provider_does_not_start(monkeypatch, tmp_path):
         gunicorn_settings()["on_starting"](server)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chosen", "used"), [("", [CPU]), (CPU, [CPU]), (f"{OTHER}, {CPU},{CPU}", [OTHER, CPU])])
 def test_service_uses_the_chosen_providers_and_shows_those_that_work(chosen, used, monkeypatch, tmp_path, capfd):
     monkeypatch.setenv("MLOPS_ONNX_PROVIDERS", chosen)
@@ -52,11 +53,12 @@ def test_service_uses_the_chosen_providers_and_shows_those_that_work(chosen, use
     client, predictor = app.test_client(), live_model(app).predictor
     assert client.get("/model").get_json()["providers"] == used
     assert client.post("/predict", json={"features": [[1, 0], [0, 1]]}).get_json()["prediction"] == [1, 0]
-    assert runs_inline(predictor) is (used == [CPU]), "the CPU time of a row says nothing of another processor"
+    assert inline_rule(predictor).allows() is (used == [CPU]), "the CPU time of a row says nothing of another processor"
     assert ("on AzureExecutionProvider, CPUExecutionProvider" in capfd.readouterr().err) is (used != [CPU])
     app.stop()
 
 
+@pytest.mark.slow
 def test_provider_that_does_not_work_is_named_in_the_log(monkeypatch, tmp_path, capfd):
     """As that of CUDA without a device: ONNX Runtime goes on with the next one."""
     settings = make_home(tmp_path)
@@ -79,6 +81,7 @@ def test_network_shows_the_providers_of_its_graph(monkeypatch, tmp_path):
     _session.cache_clear()
 
 
+@pytest.mark.slow
 def test_model_that_scikit_learn_serves_has_no_providers(monkeypatch, tmp_path):
     monkeypatch.setattr("mlops_nb.model.bundle.convert", lambda *_: unconverted())
     app = create_app(make_home(tmp_path))

@@ -22,11 +22,13 @@ from sklearn.tree import DecisionTreeClassifier
 
 from mlops_nb.data.tables import split, strata
 from mlops_nb.errors import DataError, GateError, InputError, SpecError, TrainingError
-from mlops_nb.model.evaluate import check_metrics, evaluate, score
+from mlops_nb.model.evaluate import evaluate
 from mlops_nb.model.fairness import check_fairness
+from mlops_nb.model.metric_checks import check_metrics
 from mlops_nb.model.model_card import model_card
 from mlops_nb.model.outputs import predict_outputs, signature_of_outputs, target_values
 from mlops_nb.model.plots import plot_evaluation
+from mlops_nb.model.scoring import score
 from mlops_nb.model.signature import Output, Predictions, Signature, signature_of
 from mlops_nb.model.train import fit
 from mlops_nb.spec import Gates, ModelSpec
@@ -50,6 +52,7 @@ REGRESSORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("kind", WRAPPED)
 def test_predictions_and_probabilities_of_a_classifier_are_those_of_its_outputs(kind, tmp_path):
@@ -69,6 +72,7 @@ def test_predictions_and_probabilities_of_a_classifier_are_those_of_its_outputs(
     assert predictor.bundle.engine == "scikit-learn"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("kind", REGRESSORS)
 def test_predictions_of_a_regression_are_those_of_its_outputs(kind, tmp_path):
@@ -106,6 +110,7 @@ def test_an_estimator_of_one_output_is_refused_before_it_is_fitted_on_all_rows(k
 ODD = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1, max_size=12).filter(str.strip)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_outputs_of_any_number_kind_and_name_come_back_as_json(data, tmp_path_factory):
@@ -148,6 +153,7 @@ def evaluated():
     return spec, train, test, estimator, predictions, result
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_a_model_of_each_output_and_their_mean(evaluated):
     spec, train, test, _, predictions, result = evaluated
     each = []
@@ -238,6 +244,7 @@ def test_a_search_takes_the_mean_over_the_outputs():
     assert training.scores["score"].between(0.5, 1).all()
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 1), st.sampled_from("abc")), min_size=12, max_size=60),
@@ -314,6 +321,7 @@ def test_estimator_of_zeros_and_ones_is_not_given_texts(wrapper, kinds):
         fit(spec, rows[spec.inputs], rows[spec.target], folds=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "advice"),
     [

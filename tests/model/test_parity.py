@@ -41,8 +41,9 @@ from mlops_nb.model.conversion import Variant, convert, to_onnx
 from mlops_nb.model.domain import column_of, count_rows, take_rows
 from mlops_nb.model.engine import HybridEngine, OnnxEngine, SklearnEngine, compare
 from mlops_nb.model.parity import verify_parity
-from mlops_nb.model.probes import SplitError, boundary_rows, find_splits, make_probes, mixed_rows
+from mlops_nb.model.probes import boundary_rows, make_probes, mixed_rows
 from mlops_nb.model.signature import Input, Signature, make_signature
+from mlops_nb.model.splits import SplitError, find_splits
 
 NAMES = ["a", "b", "c"]
 WORDS = ["refund", "invoice", "the", "a", "password", "I", "my", "reset", "parcel", "late", "is", "broken", "app"]
@@ -232,6 +233,7 @@ CASE_NUMBERS = ["robust scaler, tree", "standard scaler, tree", "PCA, tree", "sq
 SEEN_IN_FRESH_ROWS = CASE_NUMBERS[:2]  # with other seeds the others as well
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASE_NUMBERS)
 def test_graph_in_single_precision_is_not_served(name):
     model, signature, train = fitted(name, 2000)
@@ -273,6 +275,7 @@ def of_texts(texts):
     return {"subject": column, "body": column[::-1].copy()}
 
 
+@pytest.mark.slow
 def test_mail_with_letters_outside_ascii_is_predicted_by_scikit_learn(mails):
     engine, _ = mails
     table = of_texts([*FOREIGN, "free", "where is my parcel – 🙂"])
@@ -282,6 +285,7 @@ def test_mail_with_letters_outside_ascii_is_predicted_by_scikit_learn(mails):
     assert np.abs(engine.graph.predict(table).probability - expected.probability).max() > 0.01, "the graph differs"
 
 
+@pytest.mark.slow
 def test_usual_mail_is_predicted_by_the_graph(mails, monkeypatch):
     engine, table = mails
     monkeypatch.setattr(engine.fallback, "predict", lambda rows: pytest.fail(f"{count_rows(rows)} rows left the graph"))
@@ -297,6 +301,7 @@ def test_rows_inside_and_outside_keep_their_order(mails, n):
     assert compare(engine.fallback.predict(table), engine.predict(table))[0] is None
 
 
+@pytest.mark.slow
 def test_two_classes_that_are_too_close_are_told_apart_by_scikit_learn():
     model, signature, train = fitted("standard scaler, logistic")
     table = to_table(signature, train)
@@ -312,6 +317,7 @@ def test_two_classes_that_are_too_close_are_told_apart_by_scikit_learn():
     assert [engine.predict(row).prediction[0] for row in alone] == expected_alone
 
 
+@pytest.mark.slow
 def test_tree_of_word_weights_is_left_to_scikit_learn():
     model, signature, train = fitted("words, forest")
     conversion = convert(model, signature, to_table(signature, train))

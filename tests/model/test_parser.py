@@ -91,6 +91,7 @@ def test_good_rows_mean_the_same_as_lists_as_objects_and_as_a_frame(rows):
     assert len(to_frame(MIXED, lists)) == len(rows)
 
 
+@pytest.mark.slow
 @given(rows=st.lists(st.tuples(FINITE, st.floats(-5, 4.9), FINITE), min_size=1, max_size=8))
 def test_a_matrix_is_what_was_sent_to_the_last_bit(rows):
     assert InputParser(MATRIX).parse([list(r) for r in rows]).tolist() == [list(r) for r in rows]
@@ -204,6 +205,19 @@ def test_row_may_carry_the_columns_that_the_model_left_out():
     assert parser.parse({"a": 1, "id": None}).tolist() == [[1.0]]
     with pytest.raises(InputError, match="unknown column 'b'"):
         parser.parse([{"a": 1, "b": 2}])
+
+
+def test_blanks_around_the_names_of_a_row_are_no_part_of_them():
+    parser = InputParser(MATRIX)
+    rows = [{"a": 1, " b ": 2, "c": 3}, {"a": 4, "b": 4, "c ": 6}]
+    assert parser.parse(rows).tolist() == [[1, 2, 3], [4, 4, 6]]
+    assert rows[0] == {"a": 1, " b ": 2, "c": 3}, "what the client sent stays as it is"
+    both, other = {"a": 1, " b": 2, "b": 3, "c": 3}, {"a": 1, "b d": 2}
+    for row, message in ((both, "unknown column ' b'"), (other, "unknown column 'b d'")):
+        with pytest.raises(InputError, match=message):
+            parser.parse([row])
+    with pytest.raises(InputError, match="Row 1 is 5"):
+        parser.parse([{" a": 1, "b": 2}, 5])
 
 
 def test_signature_survives_json():

@@ -64,6 +64,7 @@ def spec(name: str):
     return spec_of(lambda params: OnnxClassifier(f"{__name__}.train_{name}", params), "kind")
 
 
+@pytest.mark.slow
 def test_network_in_8_bits_is_served_from_its_graph_and_shares_calls(tmp_path, monkeypatch):
     monkeypatch.setattr(batching, "MIN_ROW_SECONDS", 0.0)
     monkeypatch.setattr(batching, "MIN_GAIN", 0.0)
@@ -84,6 +85,7 @@ def test_network_that_loses_too_much_stays_as_it_was():
     assert to_int8(graph, X, max_error=1e-6) == graph
 
 
+@pytest.mark.slow
 def test_prediction_in_8_bits_does_not_depend_on_the_rows_beside_it():
     rows = rows_of()
     X, y = rows[["a", "b"]].to_numpy(np.float32), rows["kind"].factorize()[0]

@@ -18,7 +18,7 @@ from mlops_nb.data.tables import split, validate
 from mlops_nb.errors import MlopsError
 from mlops_nb.model.anomaly import truth_of
 from mlops_nb.model.columns import input_frame
-from mlops_nb.model.evaluate import check_metrics
+from mlops_nb.model.metric_checks import check_metrics
 from mlops_nb.model.targets import check_targets
 from mlops_nb.model.train import fit
 from mlops_nb.spec import ModelSpec
@@ -74,6 +74,7 @@ def prepare(task: str, values):
     return spec, train
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", USABLE)
 @pytest.mark.parametrize("task", TASKS)
 def test_target_that_passes_can_be_trained(task, kind):
@@ -102,6 +103,7 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(VALUES, min_size=1, max_size=4), st.sampled_from([*TASKS]))
 def test_no_target_ends_in_an_error_of_python(values, task):

@@ -22,7 +22,7 @@ from mlops_nb.model.bundle import load_engine, write_bundle
 from mlops_nb.model.columns import to_table
 from mlops_nb.model.conversion import convert
 from mlops_nb.model.engine import SklearnEngine, compare
-from mlops_nb.model.evaluate import score
+from mlops_nb.model.scoring import score
 from mlops_nb.model.signature import Signature, signature_of
 from mlops_nb.model.threshold import choose_threshold
 from mlops_nb.model.train import fit
@@ -48,6 +48,7 @@ def make_spec(make=LogisticRegression, **more):
     return ModelSpec("parcels", lambda: None, "late", schema, lambda params: make(**params), **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -76,13 +77,15 @@ def test_bundle_predicts_at_the_threshold_by_its_graph_as_by_scikit_learn(make, 
         engine.close()
 
 
+@pytest.mark.slow
 def test_rows_at_the_threshold_are_decided_by_scikit_learn(table, tmp_path):
     spec = make_spec(threshold=0.3)
     estimator = fit(spec, table[spec.inputs], table["late"], folds=0).estimator
     inner, signature = estimator.estimator, signature_of(spec, estimator, {})
     weight, bias = inner.estimator.coef_[0], inner.estimator.intercept_[0]
     z = np.linspace(-2, 2, 200)
-    edge = pd.DataFrame({"x": (np.log(0.3 / 0.7) - bias - weight[1] * z) / weight[0], "z": z})
+    x = (np.log(0.3 / 0.7) - bias - weight[1] * z) / weight[0]
+    edge = pd.DataFrame({"x": x + np.resize([-1e-12, 0, 1e-12], len(z)), "z": z})  # alike in 32 bits
     bundle = write_bundle(tmp_path / "parcels", "parcels", estimator, signature, table, table, FACTS)
     engine = load_engine(bundle.path)[1]
     assert engine.name == "onnxruntime"
@@ -92,6 +95,7 @@ def test_rows_at_the_threshold_are_decided_by_scikit_learn(table, tmp_path):
     engine.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrapped",
     [
@@ -114,6 +118,7 @@ def test_threshold_that_a_person_wrote_into_the_estimator_is_served_as_fitted(wr
     assert (SklearnEngine(estimator, signature).predict(rows).prediction == estimator.predict(table[spec.inputs])).all()
 
 
+@pytest.mark.slow
 def test_tuned_threshold_of_scikit_learn_is_converted(table):
     spec = make_spec(threshold=None, positive=None, scorer="f1")
     late = (table["late"] == "yes").astype(int)
@@ -124,6 +129,7 @@ def test_tuned_threshold_of_scikit_learn_is_converted(table):
     assert convert(estimator, signature, to_table(signature, table)).onnx is not None
 
 
+@pytest.mark.slow
 def test_folds_and_search_are_scored_at_the_threshold(table):
     X, y = table[["x", "z"]], table["late"]
     greedy = fit(make_spec(threshold=0.05, scorer="recall"), X, y)
@@ -144,6 +150,7 @@ def test_threshold_of_numpy_is_in_the_signature_as_any_other(table):
     assert training.threshold == signature_of(spec, training.estimator, {}).threshold == 0.25
 
 
+@pytest.mark.slow
 def test_aim_is_of_the_rows_as_they_count_in_the_fit(table):
     recent = table["z"] > 1.2  # rows of production, few and heavy, in a world that has turned
     weights = np.where(recent, 10.0, 0.1)
@@ -162,6 +169,7 @@ def test_aim_is_of_the_rows_as_they_count_in_the_fit(table):
     assert chosen["not"][0] == chosen["not"][1], "an estimator that takes no weights counts every row once"
 
 
+@pytest.mark.slow
 @given(rates, st.data(), st.sampled_from([*AIMS, {"false_positive": 1, "false_negative": 3}]))
 @settings(max_examples=100, deadline=None)
 def test_row_that_counts_thrice_is_three_rows(probability, data, wanted):
@@ -188,6 +196,7 @@ def test_model_without_probabilities_or_with_three_labels_has_no_threshold(table
         fit(make_spec(positive=None, scorer="accuracy"), X, y)
 
 
+@pytest.mark.slow
 def test_backtest_chooses_a_threshold_at_each_origin(table):
     spec = make_spec(time="day", ignored=[], threshold="recall >= 0.9", metrics=["recall"])
     careful = backtest(spec, table, 2)["recall"]
@@ -200,6 +209,7 @@ def test_regression_is_fitted_as_before(table):
     assert fit(spec, table[["x"]], table["z"]).threshold is None
 
 
+@pytest.mark.slow
 @given(
     rates,
     st.randoms(use_true_random=False),

@@ -51,6 +51,7 @@ def in_training(signature, table: pd.DataFrame, schema, dialect: Dialect) -> dic
     return dict(enumerate(rows_of(signature, to_table(signature, validate(table, schema, dialect=dialect)))))
 
 
+@pytest.mark.slow
 @few
 @given(unit=st.sampled_from([*NAMES]), times=TIMES, words=WORDS, data=st.data())
 def test_times_that_are_numbers_are_the_same_whichever_way_they_come(unit, times, words, data, app, tmp_path_factory):

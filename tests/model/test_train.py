@@ -9,10 +9,14 @@ import pandas as pd
 import pandera.pandas as pa
 import pytest
 from papermill.translators import PythonTranslator
+from sklearn.cluster import KMeans
 from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import RadiusNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
+from mlops_nb.errors import TrainingError
 from mlops_nb.model.train import fit
 from mlops_nb.spec import ModelSpec
 
@@ -37,6 +41,7 @@ def through_json(value):
     return json.loads(json.dumps(value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way", [lambda value: value, through_papermill, through_json], ids=["python", "papermill", "json"]
 )
@@ -86,3 +91,48 @@ def test_estimator_that_refuses_rows_far_away_is_named_in_training():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(spec(outlier_label=0), rows, labels, folds=2)
+
+
+@pytest.mark.parametrize(
+    "wrong", [None, LogisticRegression, {"a": 1}, "forest", lambda: None], ids=lambda wrong: type(wrong).__name__
+)
+def test_what_is_no_estimator_is_refused_in_one_sentence(wrong):
+    spec = toy_spec(lambda params: wrong)
+    with pytest.raises(TrainingError, match=r"make_estimator of 'toy' must return an unfitted estimator, .* got "):
+        fit(spec, TOY_ROWS[["x"]], TOY_ROWS["y"])
+
+
+@pytest.mark.parametrize("error", [TypeError, ImportError, AttributeError, KeyError, ValueError])
+@pytest.mark.parametrize("folds", [0, 2])
+def test_whatever_an_estimator_raises_is_one_sentence(error, folds, monkeypatch):
+    def fail(self, X, y, sample_weight=None):
+        raise error("a")
+
+    monkeypatch.setattr(LogisticRegression, "fit", fail)
+    kind = "" if error is ValueError else f"{error.__name__}: "
+    with pytest.raises(TrainingError, match=rf"(Cross-validation of|Fitting) 'toy' with params {{}} failed: {kind}'?a"):
+        fit(toy_spec(lambda params: LogisticRegression()), TOY_ROWS[["x"]], TOY_ROWS["y"], folds=folds)
+
+
+@pytest.mark.parametrize(
+    ("task", "make", "message"),
+    [
+        ("classification", Ridge, "Ridge is a regressor, and the task is classification: take a classifier"),
+        ("regression", LogisticRegression, "LogisticRegression is a classifier, and the task is regression"),
+        ("classification", KMeans, "KMeans is a clusterer"),
+        ("classification", StandardScaler, "ends with StandardScaler, which has no predict"),
+    ],
+)
+def test_estimator_of_another_kind_than_the_task_is_refused_before_fitting(task, make, message, monkeypatch):
+    monkeypatch.setattr(make, "fit", lambda *_: pytest.fail("it was fitted"))
+    spec = toy_spec(lambda params: make(), task=task, scorer="r2" if task == "regression" else "accuracy")
+    with pytest.raises(TrainingError, match=message):
+        fit(spec, TOY_ROWS[["x"]], TOY_ROWS["y"])
+
+
+TOY_ROWS = pd.DataFrame({"x": [0.0, 1.0] * 20, "y": [0, 1] * 20})
+
+
+def toy_spec(make, **more) -> ModelSpec:
+    schema = pa.DataFrameSchema({"x": pa.Column(float), "y": pa.Column(int)})
+    return ModelSpec("toy", lambda: TOY_ROWS, "y", schema, make, **more)

@@ -9,7 +9,8 @@ import orjson
 import pytest
 import sqlalchemy as sa
 
-from mlops_nb.monitor.alerts import Finding, list_alerts, notify, update_alerts
+from mlops_nb.monitor.alerts import Finding, list_alerts, update_alerts
+from mlops_nb.monitor.incidents import notify
 from mlops_nb.store.database import migrate, open_database, reading
 from mlops_nb.store.schema import alerts
 from tests.listening import listening
@@ -139,15 +140,19 @@ def webhook():
         yield server
 
 
-def test_webhook_gets_each_change_once(engine, webhook):
+@pytest.mark.slow
+def test_webhook_gets_an_incident_when_it_opens_and_when_it_is_over(engine, webhook):
     for at, findings in enumerate([[DRIFT, SLOW], [DRIFT, SLOW], [SLOW], []]):
         look(engine, *findings, at=at, urls=[webhook.url])
-    titles = [(each["title"], each["type"]) for each in webhook.got]
-    over = ("loans: 1 alert over", "success")
-    assert titles == [("loans: 2 alerts", "warning"), over, over]
+    what = "drift of income; latency of p95"
+    assert [(each["title"], each["type"]) for each in webhook.got] == [
+        (f"loans: incident 1 opened: {what}", "warning"),
+        (f"loans: incident 1 is over: {what}", "success"),
+    ]
     assert webhook.got[0]["message"].splitlines() == [
         "loans: drift of income alerts: half of it is gone",
         "loans: latency of p95 alerts: 40 ms",
+        "The whole incident: mlops-nb incidents show 1",
     ]
 
 

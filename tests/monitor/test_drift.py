@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mlops_nb.model.profile import make_profile, profile_numbers, profile_texts, profile_values
 from mlops_nb.model.signature import Input, Predictions, Signature
 from mlops_nb.model.statistics import distinct_values_test, one_value_p_value
+from mlops_nb.monitor.checks import check_drift
 from mlops_nb.monitor.drift import measure_drift
 from mlops_nb.monitor.drift_report import DriftReport
 
@@ -72,7 +73,7 @@ def test_half_a_standard_deviation_in_one_column_is_found_in_99_percent():
 
 @pytest.mark.slow
 @pytest.mark.soak
-@pytest.mark.parametrize("column", ["two", "five"])
+@pytest.mark.parametrize("column", [pytest.param("two", marks=pytest.mark.nightly), "five"])
 def test_a_share_that_moves_from_10_to_20_percent_is_found_in_99_percent(column):
     assert sum(column in [c.name for c in r.drifting] for r in reports(3, tenth=0.2)) >= 990
 
@@ -189,7 +190,7 @@ def draw_names(rng, n):
 
 
 @pytest.mark.slow
-@pytest.mark.soak
+@pytest.mark.nightly
 @pytest.mark.parametrize("effect", [0.05, 0.0])
 def test_of_2000_windows_of_names_without_drift_at_most_half_a_percent_raise_an_alarm(effect):
     rng, alarms = np.random.default_rng(11), []
@@ -387,6 +388,7 @@ def test_the_result_of_any_window_can_be_stored(values, kind):
     assert result.reason
 
 
+@pytest.mark.slow
 @hypothesis.given(
     st.lists(st.floats(), max_size=60), st.lists(st.floats(), max_size=60), st.floats(0.001, 0.5), st.floats(0, 0.5)
 )
@@ -417,3 +419,20 @@ def test_markup_in_a_category_is_shown_and_not_run():
     html = measure_drift(profile, pd.DataFrame({"x": ["<script>"] * 500, "y": NORMAL[:500]}))._repr_html_()
     assert "&lt;script&gt;" in html
     assert "<script>" not in html
+
+
+def test_column_whose_reference_is_too_small_for_every_window_does_not_decide_the_status():
+    rng = np.random.default_rng(0)
+    profile = {"inputs": {"many": profile_numbers(rng.normal(size=2000)), "few": profile_numbers(rng.normal(size=30))}}
+    for rows in (500, 100_000):
+        report = measure_drift(profile, pd.DataFrame(rng.normal(size=(rows, 2)), columns=["many", "few"]))
+        assert {c.name: (c.drifted, c.permanent) for c in report.columns} == {
+            "many": (False, False),
+            "few": (None, True),
+        }
+        found = check_drift(report)
+        assert found.inconclusive == []
+        assert found.permanent[0].startswith("drift of few: not enough rows: the reference has 30")
+        assert DriftReport.from_dict(report.to_dict()) == report
+    waiting = measure_drift(profile, pd.DataFrame(rng.normal(size=(3, 2)), columns=["many", "few"]))
+    assert check_drift(waiting).inconclusive[0].startswith("drift of many: not enough rows")

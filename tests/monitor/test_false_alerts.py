@@ -81,6 +81,7 @@ def watched(tmp_path):
     made.close()
 
 
+@pytest.mark.slow
 def test_each_check_stores_what_it_leaves_of_the_budget(watched):
     levels = [watched.look().budget.level for _ in range(3)]
     assert levels == pytest.approx([0.5 / 365, 0.25 / 365, 0.125 / 365])
@@ -88,11 +89,13 @@ def test_each_check_stores_what_it_leaves_of_the_budget(watched):
     assert stored == pytest.approx({"level": levels[2], "left": levels[2]})
 
 
+@pytest.mark.slow
 def test_spec_has_a_budget_of_its_own(make_labelled):  # noqa: F811
     watched = make_labelled(text=SPEC.replace("slices=", "false_alerts_per_year=12, slices="))
     assert watched.look().budget.level == pytest.approx(6 / 365)
 
 
+@pytest.mark.slow
 def test_accuracy_that_is_below_at_95_percent_alone_is_inconclusive(make_labelled):  # noqa: F811
     watched = make_labelled()
     watched.serve(n=400, ago=7200)
@@ -103,6 +106,7 @@ def test_accuracy_that_is_below_at_95_percent_alone_is_inconclusive(make_labelle
     assert health.drift.level == health.budget.level / 2
 
 
+@pytest.mark.slow
 def test_alert_stays_open_until_the_rows_are_as_before(watched):
     watched.serve(shift=0.7, ago=7200)
     assert "a" in {f.subject for f in watched.look(rows=1000).findings}
@@ -129,6 +133,7 @@ def test_effect_is_relative_for_rare_values_and_absolute_for_common_ones(before,
     assert drifted or "differs by 3.0%, below the threshold of 5.0%" in column.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("threshold", "found"), [("None", False), ("0.9", False), ("0.05", True)])
 def test_spec_mutes_a_column_or_has_its_threshold(make_labelled, threshold, found):  # noqa: F811
     watched = make_labelled(text=SPEC.replace("slices=", f'drift={{"a": {threshold}}}, slices='))

@@ -11,19 +11,13 @@ import pytest
 from hypothesis import strategies as st
 
 from mlops_nb.errors import DataError
-from mlops_nb.model.evaluate import score
 from mlops_nb.model.interval import LAC, Interval
 from mlops_nb.model.profile import calibrate
+from mlops_nb.model.scoring import score
 from mlops_nb.model.signature import Predictions, Signature
+from mlops_nb.monitor.estimate import Estimate, calibrated_probability, estimate_performance
 from mlops_nb.monitor.label_checks import _least
-from mlops_nb.monitor.performance import (
-    Estimate,
-    Performance,
-    calibrated_probability,
-    estimate_performance,
-    measure_coverage,
-    measure_performance,
-)
+from mlops_nb.monitor.performance import Performance, measure_coverage, measure_performance
 from mlops_nb.monitor.timeseries import _gates
 from mlops_nb.spec import Gates, ModelSpec
 
@@ -139,7 +133,7 @@ def test_label_that_is_no_class_is_named():
         measure_performance(spec(), inputs, [0, "edge", 1], answer)
 
 
-def test_regression_is_measured_with_the_bootstrap():
+def test_regression_is_measured_with_an_interval():
     rng = np.random.default_rng(0)
     y = rng.normal(size=200)
     regression = spec(task="regression", scorer="r2", gates=Gates(minimum={"r2": 0.5}))
@@ -150,6 +144,7 @@ def test_regression_is_measured_with_the_bootstrap():
     assert found.results[0].low < found.results[0].value < found.results[0].high
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @hypothesis.given(st.integers(0, 40), st.integers(0, 40))
 def test_performance_is_stored_as_plain_json(n, right):
@@ -209,6 +204,7 @@ def test_missing_estimate_has_a_reason(answer, reason):
     assert reason in estimate.reason
 
 
+@pytest.mark.slow
 @hypothesis.given(st.lists(st.lists(st.floats(0, 1), min_size=3, max_size=3), min_size=1, max_size=20))
 def test_calibrated_probabilities_sum_to_one(rows):
     shares = np.array(rows) + 1e-9

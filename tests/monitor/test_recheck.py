@@ -38,6 +38,7 @@ def misled(watched):
     watched.predictor.engine = engine
 
 
+@pytest.mark.slow
 def test_service_that_agrees_is_healthy_and_was_evaluated(watched):
     watched.serve()
     health = watched.look()
@@ -45,6 +46,7 @@ def test_service_that_agrees_is_healthy_and_was_evaluated(watched):
     assert ("parity", "predictions") in health.evaluated
 
 
+@pytest.mark.slow
 def test_service_that_differs_is_an_alert_of_its_own_kind_which_closes(watched):
     misled(watched)
     watched.serve(ago=7200)
@@ -62,6 +64,7 @@ def test_service_that_differs_is_an_alert_of_its_own_kind_which_closes(watched):
     assert list_alerts(watched.registry.engine, "toy") == []
 
 
+@pytest.mark.slow
 def test_version_that_scikit_learn_serves_is_not_checked(watched):
     watched.serve()
     bundle = read_manifest(watched.registry.fetch(watched.registry.get("toy", 1)))
@@ -69,6 +72,7 @@ def test_version_that_scikit_learn_serves_is_not_checked(watched):
     assert recheck(bundle, watched.log.read("toy")) == module.Recheck()
 
 
+@pytest.mark.slow
 def test_empty_window_and_a_log_without_a_column_are_not_evaluated(watched):
     watched.serve()
     bundle, window = watched.predictor.bundle, watched.log.read("toy")
@@ -76,6 +80,7 @@ def test_empty_window_and_a_log_without_a_column_are_not_evaluated(watched):
     assert recheck(bundle, LogWindow(window.predictions, window.inputs[["a"]])) == module.Recheck()
 
 
+@pytest.mark.slow
 def test_bundle_that_cannot_be_loaded_is_inconclusive(watched, monkeypatch):
     def refuse(*_, **__):
         raise BundleError("model.skops of toy is missing.")
@@ -85,6 +90,7 @@ def test_bundle_that_cannot_be_loaded_is_inconclusive(watched, monkeypatch):
     assert watched.look().inconclusive == ["parity of predictions: model.skops of toy is missing."]
 
 
+@pytest.mark.slow
 def test_regression_is_compared_relative_to_its_value(tmp_path):
     watched = Watched(tmp_path, f"sqlite:///{tmp_path}/mlops.db", SUM)
     watched.serve()

@@ -42,6 +42,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -55,7 +56,7 @@ def folder(tmp_path, monkeypatch):
         ),
         ("churn --data header.csv --target left", "The table has no rows"),
         ("churn --data empty.csv --target left", "Cannot read empty.csv: No columns to parse"),
-        ("churn --data alone.csv --target left", "No column is left to predict 'left' from"),
+        ("churn --data alone.csv --target left", "The table has the target 'left' alone: there is no column"),
         ("churn --data zip.parquet --target left", "Cannot read zip.parquet"),
         ("churn --data good.json --target left", "Cannot read good.json: its rows have no names"),
         ("churn --data page.csv --target left", "Cannot read page.csv: it is an HTML page, not a table of text"),
@@ -106,6 +107,7 @@ def test_place_inside_a_project_is_refused_with_one_beside_it(folder, monkeypatc
     assert sorted(p.name for p in (folder / "outer").rglob("*")) == ["nbs", "settings.ini"]
 
 
+@pytest.mark.slow
 def test_project_that_fails_half_way_leaves_nothing(folder, monkeypatch):
     from mlops_nb.errors import PipelineError
     from mlops_nb.project import scaffold

@@ -52,6 +52,7 @@ def test_without_a_library_nothing_of_it_is_tried(monkeypatch):
     assert not [kind for kind in kinds if kind.library]
 
 
+@pytest.mark.slow
 def test_libraries_come_last_and_not_where_there_is_a_text(monkeypatch):
     only(monkeypatch, "lightgbm", "catboost")
     kinds = candidate_kinds(explore(towns(), "price"))
@@ -61,6 +62,7 @@ def test_libraries_come_last_and_not_where_there_is_a_text(monkeypatch):
     assert not [kind for kind in kinds if kind.library]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BOOSTERS)
 def test_library_is_chosen_only_beyond_the_spread(kind):
     def chosen(gain: float) -> BaselineComparison:
@@ -105,6 +107,7 @@ class OwnError(Exception):
     """As CatBoost's and LightGBM's, which are no ValueError."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [OwnError("first line\nstack of C++"), ImportError("first line"), OwnError()])
 def test_library_that_fails_is_no_reason_to_stop(error, monkeypatch):
     only(monkeypatch, "catboost")
@@ -125,6 +128,7 @@ def test_library_that_fails_is_no_reason_to_stop(error, monkeypatch):
         compare_estimators(explore(towns(60), "price"), towns(60))
 
 
+@pytest.mark.slow
 def test_library_that_is_slow_ends_with_the_time(monkeypatch):
     only(monkeypatch, "catboost")
     clock, measure = {"now": 0.0}, baseline._measure

@@ -50,7 +50,7 @@ class Made(Project):
 
 
 # The others are of kinds that test_forms.py builds, too
-NIGHTLY = ("reviews", "wines")
+NIGHTLY = ("rentals", "reviews", "wines")
 
 
 @pytest.fixture(

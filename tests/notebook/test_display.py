@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from mlops_nb.model.evaluate import Evaluation, GateResult
+from mlops_nb.model.evaluate import Evaluation
+from mlops_nb.model.gates import GateResult
 from mlops_nb.monitor.report import plot_traffic
 from mlops_nb.store.database import open_database
 from mlops_nb.store.git import GitState
@@ -35,6 +36,7 @@ def test_evaluation_shows_metrics_gates_and_slices(evaluation):
     assert slices[-1] == ["all", "5", "0.9"]
 
 
+@pytest.mark.slow
 def test_bundle_shows_facts_metrics_and_inputs(tmp_path):
     facts, metrics, inputs = tables(package(tmp_path / "toy", 1.0))
     assert ["engine", "onnxruntime"] in facts
@@ -42,6 +44,7 @@ def test_bundle_shows_facts_metrics_and_inputs(tmp_path):
     assert [row[0] for row in inputs] == ["name", "a", "b"]
 
 
+@pytest.mark.slow
 def test_registry_and_runs_show_what_they_hold_also_when_they_hold_nothing(tmp_path):
     registry, store = Registry(open_database(f"sqlite:///{tmp_path}/x.db"), tmp_path), RunStore(tmp_path / "runs")
     assert "version" in tables(registry)[0][0]

@@ -117,6 +117,7 @@ def shell(home, tmp_path, monkeypatch):
     shell.restore_sys_module_state()
 
 
+@pytest.mark.slow
 def test_rows_of_production_are_its_test_set(shell, made):
     table = shell.run_line_magic("production", "diagnosis")
     rows, spec = made[1]["diagnosis"], load_spec("mlops_nb.examples.diagnosis")
@@ -128,6 +129,7 @@ def test_rows_of_production_are_its_test_set(shell, made):
     assert table["probability"].between(0.5, 1).all(), "of the class that was predicted, of two"
 
 
+@pytest.mark.slow
 def test_predictor_is_at_hand_and_printed(shell, capsys):
     table = shell.run_line_magic("production", "diagnosis")
     printed = f"production: Predictor of diagnosis version 1, verified\n{len(table)} rows of the test set\n"
@@ -153,6 +155,7 @@ def test_regression_split_by_time_has_errors_in_place_of_correct(shell, made):
     assert (table["error"] == table["prediction"] - table[spec.target]).all()
 
 
+@pytest.mark.slow
 def test_version_that_moved_is_followed(shell, home):
     before = shell.run_line_magic("production", "diagnosis")
     registry = Registry.open()
@@ -165,6 +168,7 @@ def test_version_that_moved_is_followed(shell, home):
     assert not after.equals(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ["diagnosis", "diagnosis --test"])
 def test_version_with_a_test_set_of_its_own_shows_that(shell, home, line):
     settings = Settings.read({"MLOPS_HOME": str(home)})
@@ -207,6 +211,7 @@ def logged(shell, home) -> pd.DataFrame:
     return table
 
 
+@pytest.mark.slow
 def test_rows_of_the_log_come_before_those_of_the_test_set(shell, logged, capsys):
     capsys.readouterr()
     table, spec = shell.run_line_magic("production", "diagnosis"), load_spec(MODULES["diagnosis"])
@@ -225,6 +230,7 @@ def test_rows_of_the_log_come_before_those_of_the_test_set(shell, logged, capsys
     assert len(shell.run_line_magic("production", "diagnosis --test")) > 5
 
 
+@pytest.mark.slow
 def test_mistakes_are_those_whose_truth_is_known(shell, logged):
     wrong = shell.run_line_magic("production", "diagnosis --last 2 --wrong")
     assert wrong.index.tolist() == ["1000000000-1"]
@@ -234,6 +240,7 @@ def test_mistakes_are_those_whose_truth_is_known(shell, logged):
     assert not of_test["correct"].any()
 
 
+@pytest.mark.slow
 def test_last_are_the_newest_of_the_version_that_is_in_production(shell, logged, home):
     row, probability = logged.iloc[:1, :30].to_numpy().tolist(), [[0.5, 0.5]]
     log_predictions(home, "diagnosis", row, logged["prediction"].tolist()[:1], probability, at=2e9)
@@ -273,6 +280,7 @@ def test_words_that_mean_nothing_are_a_usage_error(shell, line):
         shell.run_line_magic("production", line)
 
 
+@pytest.mark.slow
 def test_snapshot_that_is_gone_or_changed(shell, home):
     for path in (home / "store/artifacts/data").iterdir():
         path.write_bytes(path.read_bytes() + b" ")
@@ -295,7 +303,7 @@ def test_run_that_is_gone_or_never_was(shell, home):
 def test_spec_that_splits_otherwise_now_is_refused(shell, home):
     for path in (home / "store/runs").glob("*/run.json"):
         record = json.loads(path.read_text())
-        record["params"]["seed"] += 1
+        record["params"]["test_size"] = 0.5
         path.write_text(json.dumps(record))
     with pytest.raises(DataError, match="cannot be rebuilt: its spec splits the data differently now"):
         shell.run_line_magic("production", "diagnosis")
@@ -303,14 +311,15 @@ def test_spec_that_splits_otherwise_now_is_refused(shell, home):
 
 def test_models_and_runs_are_shown_all_or_of_one_model(shell):
     registry, store = shell.run_line_magic("models", ""), shell.run_line_magic("runs", "")
-    registry.close()
     for shown in (registry, store):
         assert "diagnosis" in shown._repr_html_()
         assert "tides" in shown._repr_html_()
+    registry.close()
     assert shell.run_line_magic("models", "diagnosis")["aliases"].tolist() == ["production", ""]
     assert len(shell.run_line_magic("runs", "diagnosis")) == 2
 
 
+@pytest.mark.slow
 def test_extension_costs_nothing_before_it_is_loaded_and_no_build_depends_on_it():
     code = "import sys, mlops_nb; print(sorted({'IPython', 'pandas', 'numpy', 'sqlalchemy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

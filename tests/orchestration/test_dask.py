@@ -167,7 +167,7 @@ def test_command_scores_on_the_cluster_that_is_named(settings, tmp_path, dask, m
     assert len(pd.read_csv(tmp_path / "out.csv")) == 1000
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_search_in_a_build_on_the_cluster_finds_what_one_machine_finds(project, dask):
     search = ("--env--search", "{'C': [0.01, 0.1, 1, 10]}")
     project.build(*search, "--force", MLOPS_DASK_SCHEDULER=dask.address)

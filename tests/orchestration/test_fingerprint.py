@@ -75,6 +75,7 @@ def test_cell_that_is_not_python_is_named(project):
         code_fingerprint(write(project, "x = = 1"), project)
 
 
+@pytest.mark.slow
 def test_each_task_depends_on_what_its_notebook_uses():
     modules = {
         p.stem: {m.removeprefix("mlops_nb.") for m in project_modules(p.relative_to(ROOT), ROOT)}

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,15 @@ spec = ModelSpec(
 """
 
 
+def run_command(command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess:
+    """Run a command to its end; its output is text."""
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
 class Project:
     """A project folder with the commands that a person runs in it."""
+
+    run_command = staticmethod(run_command)
 
     def __init__(self, path: Path):
         self.path = path
@@ -50,15 +58,7 @@ class Project:
         return kept | own | {"WANDB_MODE": "disabled", "MPLBACKEND": "agg"} | more
 
     def run(self, *command: str, **more: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            command,
-            cwd=self.path,
-            env=self.environment(**more),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        return self.run_command(command, self.path, self.environment(**more))
 
     def build(self, *options: str, spec: str = "toy", engine: str = "ploomber-engine", **more: str):
         """Run `ploomber build`; answer with the names of the tasks that ran."""

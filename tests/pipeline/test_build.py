@@ -95,7 +95,7 @@ def test_changed_data_behind_the_same_path_rebuilds(project):
     assert {first, project.read("dataset.json")["sha256"]} == snapshots
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_model_that_the_registry_has_lost_is_registered_and_promoted_again(built):
     built.build("--env--seed", "3")
     shutil.rmtree(built.path / "store")
@@ -110,6 +110,7 @@ def test_another_database_gets_the_model_too(built):
     assert built.build(**elsewhere) == []
 
 
+@pytest.mark.nightly
 def test_changed_rows_of_a_database_rebuild(project):
     with sqlite3.connect(project.path / "toy.db") as database:
         database.execute("CREATE TABLE t (x REAL, y INTEGER)")
@@ -206,7 +207,7 @@ def _kill_session(process: subprocess.Popen):
     psutil.wait_procs(family, timeout=30)
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_both_engines_make_the_same_products_and_two_specs_lie_side_by_side(built):
     shutil.copytree(built.path / "products", built.path / "in-process")
     assert built.build("--force", engine="papermill") == ALL
@@ -229,6 +230,7 @@ def test_model_that_fails_a_gate_is_registered_but_not_promoted(built):
     assert built.run("mlops-nb", "models", "promote", "toy", "2", "--force", "--reason", "a test").returncode == 0
 
 
+@pytest.mark.nightly
 def test_worse_model_does_not_replace_the_champion(built):
     built.replace("toy.py", '{"accuracy": 0.8}', '{"accuracy": 0.1}, over_baseline=-1')
     built.build("--env--params", "{'C': 1e-9, 'fit_intercept': False}")
@@ -314,7 +316,7 @@ def test_each_build_is_one_offline_wandb_run(built):
     assert b"toy" in content
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_wandb_that_cannot_be_reached_does_not_cost_a_model(built):
     unreachable = {"WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     assert (
@@ -382,6 +384,7 @@ PRODUCTS = {
 }
 
 
+@pytest.mark.nightly
 def test_second_run_of_the_executed_notebooks_gives_the_same_outputs(project):
     spec = "mlops_nb.examples.diagnosis"
     project.build(spec=spec, engine="papermill")

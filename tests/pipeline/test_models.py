@@ -1,4 +1,4 @@
-"""Every model of the project: built, through its gates, and served with real rows of its table."""
+"""Every reference model: built, through its gates, served with rows of its table, by the engine that was proven."""
 
 import json
 
@@ -12,6 +12,18 @@ from mlops_nb.spec import load_spec
 from serve.app import create_app
 
 pytestmark = pytest.mark.slow
+
+ENGINES = {
+    "mlops_nb.examples.diagnosis": "onnxruntime",
+    "mlops_nb.examples.signals": "onnxruntime",
+    "mlops_nb.examples.loans": "onnxruntime",
+    "mlops_nb.examples.emails": "onnxruntime",
+    "mlops_nb.examples.demand": "onnxruntime",
+    "mlops_nb.examples.deliveries": "scikit-learn",  # it has two outputs
+    "mlops_nb.examples.journeys": "onnxruntime",
+    "mlops_nb.examples.rents": "scikit-learn",
+    "mlops_nb.examples.pumps": "scikit-learn",
+}
 
 
 def test_model_passes_its_gates_and_answers_rows_of_its_table_as_they_are(models, model):
@@ -46,3 +58,13 @@ def test_rows_of_the_last_build_are_those_of_the_spec(models, model):
     rows = pd.concat([pd.read_parquet(products / f"{part}.parquet") for part in ("train", "test")])
     assert len(rows) == len(load_table(spec.load))
     assert list(rows.columns) == list(spec.schema.columns)
+
+
+def test_reference_model_is_served_by_the_engine_that_was_proven(models, model):
+    assert models.read("bundle/manifest.json", model)["engine"] == ENGINES[model]
+
+
+def test_card_of_a_reference_model_says_what_it_is_not(models, model):
+    card = (models.path / "products" / model / "bundle/model_card.md").read_text()
+    assert "## Limits" in card
+    assert "None were written down" not in card

@@ -107,19 +107,19 @@ def test_version_is_identical_where_nobody_trained_it_and_nothing_is_left_behind
     assert not (elsewhere.path / "products").exists()
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_bundle_alone_is_enough_when_the_runs_are_gone(elsewhere):
     shutil.rmtree(elsewhere.path / "store/runs")
     assert reproduce(elsewhere, "2", code=0)[0]["verdict"] == "identical"
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_older_bundle_without_parameters_takes_them_from_its_run(elsewhere):
     rewrite(elsewhere, lambda manifest: [manifest.pop(key) for key in ("asked", "machine")])
     assert reproduce(elsewhere, "2", code=0)[0]["verdict"] == "identical"
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_kernels_and_another_number_of_threads_make_the_same_model(origin, tmp_path):
     project = clone(origin, tmp_path / "clone")
     project.build("--env--seed", "5", engine="papermill", OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="2")
@@ -147,7 +147,7 @@ def test_version_that_was_retrained_on_a_made_table_is_made_again_from_its_snaps
     assert project.json("models", "diff", "toy", "1", "4")["predictions"]["on"] == "50 test rows of version 4"
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_other_seed_in_the_manifest_differs_and_says_that_the_rows_are_others(elsewhere):
     rewrite(elsewhere, lambda manifest: manifest.update(seed=7))
     found = differing(reproduce(elsewhere, "2", code=2)[0])

@@ -79,6 +79,7 @@ def test_python_is_measured_against_settings_ini(home):
     assert (finding.ok, finding.message.endswith("is not >=3.99")) == (False, True)
 
 
+@pytest.mark.slow
 def test_package_out_of_its_bounds_is_named_with_version_bound_and_remedy(home, monkeypatch):
     assert doctor.check_packages(settings(home)).ok is True
     fake_metadata(monkeypatch, pandas="2.2.0", jupytext="1.17.1")
@@ -88,6 +89,7 @@ def test_package_out_of_its_bounds_is_named_with_version_bound_and_remedy(home, 
     assert finding.advice == "pip install 'pandas>=3' 'jupytext<1.17'"
 
 
+@pytest.mark.slow
 def test_package_of_an_extra_may_be_absent_and_one_that_is_needed_may_not(home, monkeypatch):
     fake_metadata(monkeypatch, flask=None, ploomber=None)
     assert doctor.check_packages(settings(home)).ok is True
@@ -95,6 +97,7 @@ def test_package_of_an_extra_may_be_absent_and_one_that_is_needed_may_not(home, 
     assert doctor.check_packages(settings(home)).message == "skops is not installed"
 
 
+@pytest.mark.slow
 def test_package_that_another_program_brought_is_not_judged(home, monkeypatch):
     fake_metadata(monkeypatch, jupytext="1.17.1", ploomber=None)  # the extra is not installed whole
     assert doctor.check_packages(settings(home)).ok is True
@@ -175,6 +178,7 @@ def test_database_at_another_revision(home):
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_database_that_is_none_or_does_not_answer_is_a_problem_and_no_password_is_said(home, monkeypatch):
     (home / "store").mkdir()
     (home / "store/mlops.db").write_text("this is no database, however long one looks at it" * 10)
@@ -271,6 +275,7 @@ def test_problems_of_notebooks_are_counted(home):
     assert finding.message.startswith("1 problem(s), the first: nbs/x.ipynb, cell 1, line 1")
 
 
+@pytest.mark.slow
 def test_model_in_production_is_loaded_and_verified(toy):
     finding = doctor.check_model(toy)
     assert (finding.ok, finding.message) == (True, "toy version 1 is in production, loaded and verified")
@@ -317,6 +322,7 @@ def test_command_outside_a_project_says_so_and_is_content(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_command_exits_with_1_where_there_is_a_problem_and_prints_json(toy, home):
     run = partial(CliRunner().invoke, main, env={"MLOPS_MODEL": "toy", "MLOPS_HOME": str(home)})
     found = run(["doctor", "--json"])
@@ -332,6 +338,7 @@ def test_command_exits_with_1_where_there_is_a_problem_and_prints_json(toy, home
     assert found.stdout.count("PROBLEM  model") == 1
 
 
+@pytest.mark.slow
 def test_setting_that_cannot_be_read_leaves_the_checks_of_the_machine(monkeypatch, home):
     monkeypatch.chdir(home)
     monkeypatch.setenv("MLOPS_PROT", "80")

@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 
 from mlops_nb.data.explore import explore
 from mlops_nb.model.trusted_types import check_types
-from mlops_nb.project.baseline import _estimator, _measure, _typed_sample, compare_estimators
+from mlops_nb.project.baseline import BaselineComparison, _estimator, _measure, _typed_sample, compare_estimators
 from mlops_nb.project.draft import draft_notebook
 from mlops_nb.project.estimator_code import EstimatorKind, candidate_kinds
 from mlops_nb.project.judgement import judge_table
@@ -33,6 +33,7 @@ def leak_of_two(n=300):
     return table.assign(total=table["a"] + table["b"])
 
 
+@pytest.mark.slow
 def test_parts_of_a_sum_are_left_out_with_a_warning_in_the_notebook():
     judged = judge_table(leak_of_two(), "total", minutes=FAST)
     assert [c.name for c in judged.summary.used] == ["noise"]
@@ -48,9 +49,30 @@ def test_parts_of_a_sum_are_left_out_with_a_warning_in_the_notebook():
 def test_column_that_is_kept_stays_in_the_model(keep, used):
     judged = judge_table(leak_of_two(), "total", keep=keep, minutes=FAST)
     assert [c.name for c in judged.summary.used] == used
-    assert "stays in the model" in judged.warnings[0]
+    assert "in the model: take what is not known" in judged.warnings[0]
 
 
+@pytest.mark.slow
+def test_rule_of_two_columns_that_a_model_found_stays_with_the_gravest_warning():
+    table = leak_of_two().drop(columns="total")
+    judged = judge_table(table.assign(dear=table["a"] + 0.4 * table["b"] > 35), "dear", minutes=FAST)
+    assert [c.name for c in judged.summary.used] == ["a", "b", "noise"]
+    assert judged.warnings[0].startswith("Together, 'a' and 'b' predict 'dear' (almost) perfectly, by a rule")
+    assert "'a', 'b' stay in the model: take what is not known" in judged.warnings[0]
+    assert [leak.is_certain for leak in judged.leaks] == [False]
+
+
+@pytest.mark.parametrize(("ahead", "chosen"), [(0.003, "LINEAR"), (0.02, "TREES")])
+def test_simpler_kind_is_drafted_only_if_it_loses_nothing_that_matters(ahead, chosen):
+    noise = np.random.default_rng(0).normal(0, 0.03, 10)
+    folds = {EstimatorKind.LINEAR: tuple(0.7 + noise), EstimatorKind.TREES: tuple(0.7 + ahead + noise[::-1])}
+    compared = BaselineComparison((0.5,) * 10, folds, 1000)
+    assert compared.chosen == EstimatorKind[chosen]
+    folds[EstimatorKind.XGBOOST] = tuple(0.705 + ahead + noise[::-1] + noise)
+    assert compared.chosen == EstimatorKind[chosen], "no library for what may be chance"
+
+
+@pytest.mark.slow
 def test_copy_of_the_target_can_be_kept_and_a_perfect_score_has_a_warning():
     table = leak_of_two().drop(columns=["a", "b"]).assign(gross=lambda t: t["total"] * 1.19)
     with_copy = judge_table(table, "total", keep=["gross"], minutes=FAST)
@@ -59,6 +81,7 @@ def test_copy_of_the_target_can_be_kept_and_a_perfect_score_has_a_warning():
     assert any("The trial is nearly perfect" in w for w in with_copy.warnings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("noise", "words"), [(0.2, "nearly perfectly"), (0.45, "very well"), (0.75, "well"), (3, None)]
 )
@@ -70,6 +93,7 @@ def test_column_far_ahead_of_the_others_has_a_warning_by_degrees(noise, words):
     assert [f"predicts 'y' {words} (" in w for w in warnings] == ([True] if words else [])
 
 
+@pytest.mark.slow
 def test_row_number_of_a_table_that_is_sorted_by_the_target_is_named():
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"n": range(0, 600, 2), "x": rng.normal(size=300), "y": np.sort(rng.normal(size=300))})
@@ -78,6 +102,7 @@ def test_row_number_of_a_table_that_is_sorted_by_the_target_is_named():
     assert "What predicts it was left out: 'n'" in judged.warnings[-1]
 
 
+@pytest.mark.slow
 def test_gate_of_a_series_whose_past_says_nothing_of_its_future_can_be_passed():
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"day": range(300), "x": rng.normal(size=300)}).assign(y=lambda t: t["day"] / 30 + t["x"])
@@ -89,6 +114,7 @@ def test_gate_of_a_series_whose_past_says_nothing_of_its_future_can_be_passed():
     assert gates.tolerance <= 0.2
 
 
+@pytest.mark.slow
 def test_rows_in_the_order_of_a_date_get_a_hint():
     rng = np.random.default_rng(0)
     days = pd.date_range("2024-01-01", periods=200).strftime("%Y-%m-%d")
@@ -99,6 +125,7 @@ def test_rows_in_the_order_of_a_date_get_a_hint():
     assert not any("--time" in w for w in judge_table(shuffled, "y", minutes=FAST).warnings)
 
 
+@pytest.mark.slow
 def test_equal_rows_and_several_rows_of_one_customer_have_a_warning():
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"customer_id": rng.integers(5000, 5060, 300), "x": rng.normal(size=300).round(3)})
@@ -110,6 +137,47 @@ def test_equal_rows_and_several_rows_of_one_customer_have_a_warning():
     assert any("9.1% of the rows are equal to an earlier one" in w for w in twice)
     few = pd.DataFrame({"kind": ["a", "b"] * 150, "label": ["y", "n", "n"] * 100})
     assert not any("equal to an earlier" in w for w in judge_table(few, "label", minutes=FAST).warnings)
+
+
+def patients(rows_each: int, kept: bool, seed: int = 0) -> pd.DataFrame:
+    """Several rows of each patient, whose columns and random label are the same in all, and a visit that is not."""
+    rng, n = np.random.default_rng(seed), 150
+    table = pd.DataFrame({"patient": [f"p{i}" for i in rng.permutation(n)], "age": rng.integers(20, 90, n)})
+    table = table.assign(income=rng.normal(3000, 500, n).round(2), label=rng.integers(0, 2, n)).loc[
+        np.repeat(range(n), rows_each)
+    ]
+    table = table.sample(frac=1, random_state=seed).reset_index(drop=True).assign(visit=rng.normal(size=n * rows_each))
+    return table if kept else table.drop(columns="patient")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows_each", [2, 5])
+@pytest.mark.parametrize("kept", [True, False])
+def test_several_rows_of_one_thing_have_a_warning_whatever_it_is_called(rows_each, kept):
+    warnings = judge_table(patients(rows_each, kept), "label", minutes=FAST).warnings
+    [found] = [w for w in warnings if "they look like rows of one thing" in w]
+    assert f"in the target (150 groups of {rows_each}.0 rows)" in found
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_values_that_come_often_are_no_rows_of_one_thing(seed):
+    rng, n = np.random.default_rng(seed), 600
+    table = pd.DataFrame(
+        {"zip": rng.integers(0, 100, n), "age": rng.integers(20, 90, n), "x": rng.normal(size=n).round(2)}
+    )
+    table = table.assign(city=table["zip"] // 5, flag=rng.random(n) < 0.5, rare=rng.random(n) < 0.05)
+    table["label"] = (table["x"] + rng.normal(size=n) > 0).astype(int)
+    for target in ("label", "rare"):
+        warnings = judge_table(table, target, minutes=FAST).warnings
+        assert not [w for w in warnings if "rows of one thing" in w or "equal to an earlier one" in w], warnings
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("day", ["9999-12-31", "1500-06-01", "0001-01-01"])
+def test_days_of_any_century_are_judged(day):
+    table = leak_of_two().assign(day=pd.date_range("2020-01-01", periods=300).astype(str))
+    table.loc[::20, "day"] = day
+    assert judge_table(table, "total", minutes=FAST).warnings
 
 
 def passes_its_gates(table: pd.DataFrame, target: str) -> bool:
@@ -133,6 +201,7 @@ def random_table(seed: int) -> tuple[pd.DataFrame, np.random.Generator]:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_at_most_one_of_twenty_tables_of_noise_passes_its_own_gates():
     passed = 0
     for seed in range(20):
@@ -142,6 +211,7 @@ def test_at_most_one_of_twenty_tables_of_noise_passes_its_own_gates():
     assert passed <= 1
 
 
+@pytest.mark.slow
 def test_nineteen_of_twenty_models_that_learn_pass_their_own_gates():
     passed = 0
     for seed in range(20):
@@ -161,6 +231,7 @@ def skewed_prices(n=400):
     return table
 
 
+@pytest.mark.slow
 def test_every_kind_of_estimator_fits_and_can_be_loaded_by_a_service():
     table = skewed_prices()
     table.loc[::9, ["rooms", "note"]] = None
@@ -175,6 +246,7 @@ def test_every_kind_of_estimator_fits_and_can_be_loaded_by_a_service():
             assert not (kind.is_positive and (estimator.predict(X) <= 0).any()), kind
 
 
+@pytest.mark.slow
 def test_skewed_price_is_predicted_as_well_as_by_the_best_of_four_and_never_below_zero():
     from sklearn.compose import TransformedTargetRegressor, make_column_transformer
     from sklearn.ensemble import HistGradientBoostingRegressor
@@ -199,6 +271,8 @@ def test_skewed_price_is_predicted_as_well_as_by_the_best_of_four_and_never_belo
     assert (_estimator(summary, comparison.chosen).fit(X, y).predict(X) > 0).all()
 
 
+@pytest.mark.slow
+@pytest.mark.soak
 def test_rare_positives_are_ranked_as_well_as_by_the_best_of_four():
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
@@ -231,3 +305,19 @@ def test_kinds_for_which_no_time_is_left_are_listed_in_the_notebook():
     assert list(comparison.scores) == [EstimatorKind.LINEAR]
     script = draft_notebook("m", TableSource("read()", (), ""), summary, comparison)
     assert "| boosted trees | no time was left (--minutes) | | |" in script
+
+
+def test_drift_of_what_moves_in_any_case_is_not_tested():
+    rng, n = np.random.default_rng(0), 200
+    days = pd.date_range("2024-01-01", periods=n).strftime("%Y-%m-%d")
+    table = pd.DataFrame({"ordered": rng.permutation(days), "birthday": rng.permutation(days), "x": rng.normal(size=n)})
+    table["built"] = rng.integers(1950, 2020, n)
+    table["counter"] = np.sort(rng.integers(0, 90_000, n))
+    table["y"] = table["x"] + rng.normal(size=n)
+    summary = explore(table, "y")
+    comparison = BaselineComparison((0.1, 0.1), {EstimatorKind.LINEAR: (0.5, 0.5)}, n)
+    script = draft_notebook("m", TableSource("read()", (), ""), summary, comparison)
+    assert "drift={'ordered': None, 'counter': None}," in script
+    assert "drift=" not in draft_notebook(
+        "m", TableSource("read()", (), ""), explore(table[["x", "y"]], "y"), comparison
+    )

@@ -153,6 +153,7 @@ def test_notebook_that_is_not_there_is_an_error(project):
         check_notebooks(["nbs/none.ipynb"], project)
 
 
+@pytest.mark.slow
 def test_command_exits_with_1_and_prints_json(project):
     write(project, "x = y")
     code = "from mlops_nb.cli.main import main; main()"

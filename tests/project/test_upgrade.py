@@ -89,6 +89,7 @@ def statuses(folder: Path) -> dict[str, str]:
     return {change.path: change.status for change in plan_upgrade(folder).changes}
 
 
+@pytest.mark.slow
 def test_untouched_project_becomes_what_the_newer_template_is(project, tmp_path):
     assert statuses(project) == {
         "Makefile": "updated", "nbs/pipeline/train.ipynb": "updated", "settings.ini": "updated",
@@ -106,6 +107,7 @@ def test_untouched_project_becomes_what_the_newer_template_is(project, tmp_path)
     assert plan_upgrade(project).is_empty
 
 
+@pytest.mark.slow
 def test_extra_of_the_model_stays_and_its_packages_become_the_newer_ones(project, tmp_path):
     add_extras(project, ["lightgbm"], tmp_path / "old")
     commit(project)
@@ -236,6 +238,7 @@ def test_what_cannot_be_upgraded_is_refused_with_what_to_do(project, tmp_path):
         plan_upgrade(tmp_path / "elsewhere")
 
 
+@pytest.mark.slow
 def test_project_has_no_service_code_and_a_newer_library_serves_it_without_a_changed_file(project, tmp_path):
     owned = {"__init__.py", "app.py", "gunicorn.conf.py", "wsgi.py", "Dockerfile", "requirements.lock", "k8s"}
     owned.add("requirements-cuda.lock")

@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import subprocess
 import sys
 import threading
 import time
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,6 +28,7 @@ from mlops_nb.store.decisions import FIRST_RETRY_DELAY, Decision, list_decisions
 from mlops_nb.store.lock import Lock, LockedError
 from mlops_nb.store.registry import Registry
 from mlops_nb.store.runs import RunStore
+from tests.commands import run_command
 from tests.simulated_production import FAST, World, make_world, project_of_sides
 
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -383,7 +384,7 @@ def test_command_prints_the_decision_and_exits_with_its_code(world):
             "ploomber-engine",
             *options,
         ]
-        return subprocess.run(command, env=environment | places, capture_output=True, text=True, check=False)
+        return run_command(command, Path.cwd(), environment | places)
 
     world.serve(world.draw("good", 1000, 1), ago=300)
     done = run()

@@ -320,17 +320,17 @@ def test_watch_retrains_what_has_changed_and_then_leaves_it_alone(world, start):
 
 
 def commands(me: psutil.Process) -> list[str]:
-    """Return the command lines of the descendants that have not ended."""
+    """Return the names and command lines of the descendants that have not ended."""
     found = []
     for process in me.children(recursive=True):
         with suppress(psutil.Error):
-            found.append(" ".join(process.cmdline()))
+            found.append(" ".join([process.name(), *process.cmdline()]))
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.soak
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.nightly)])
 def test_watch_that_is_stopped_in_the_middle_of_a_build_ends_it(world, start, number):
     world.serve(world.draw("drift", 1000, 2))
     watcher = start(world.settings, "--rows", "1000", "--engine", "papermill")

@@ -96,6 +96,7 @@ def client(served):
     return served[0].test_client()
 
 
+@pytest.mark.slow
 def test_row_has_its_score_and_its_flag_in_every_protocol(served, client):
     body = client.post("/predict", json={"features": [FAR, NEAR]}).get_json()
     scores = body["prediction"]
@@ -119,6 +120,7 @@ def test_row_has_its_score_and_its_flag_in_every_protocol(served, client):
     assert (found["prediction"].to_pylist(), found["anomaly"].to_pylist()) == (scores, [True, False])
 
 
+@pytest.mark.slow
 def test_options_of_a_request_keep_flags_in_place(client):
     rows = [FAR, {"x": 1}, NEAR]
     body = client.post("/predict", json={"features": rows, "on_error": "row", "explain": True}).get_json()
@@ -163,6 +165,7 @@ def send(app, rows: pd.DataFrame, labels: bool):
     return ids
 
 
+@pytest.mark.slow
 def test_production_is_watched_explained_replayed_and_shown(served):
     app, settings, spec = served
     labels = spec.target is not None

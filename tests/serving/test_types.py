@@ -52,6 +52,7 @@ def served(home, spec: ModelSpec, table: pd.DataFrame):
     return app
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [LogisticRegression(), LinearSVC()], ids=["ONNX", "scikit-learn"])
 @pytest.mark.parametrize(
     ("dtype", "labels"),
@@ -80,6 +81,7 @@ def test_label_has_the_type_of_the_target_on_every_route_and_feedback_takes_it(t
     app.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("column", "values", "sent", "refused"),
     [
@@ -120,6 +122,7 @@ def test_whole_numbers_that_a_float_cannot_hold_are_refused_at_build():
         make_signature(pa.DataFrameSchema(columns), ["id"], "y")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", [None, "Europe/Berlin", "UTC", "America/New_York"])
 def test_time_with_a_zone_is_the_same_moment_in_training_and_in_a_request(tmp_path, zone):
     at = pd.date_range("2026-03-20", periods=200, freq="1h", tz=zone).as_unit("us")

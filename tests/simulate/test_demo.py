@@ -23,8 +23,8 @@ from tests.pipeline.conftest import copy_project
 ROOT = Path(__file__).parents[2]
 # ROC AUC, balanced accuracy, units of mean absolute error, mean ROC AUC of two outputs, R²
 GAIN = {"loans": 0.1, "emails": 0.15, "demand": 20.0, "deliveries": 0.08, "journeys": 0.2}
-# CI builds and serves these two (tests/pipeline/test_models.py), and plays the loop with the others
-NIGHTLY = ("emails", "demand")
+# CI builds and serves these (tests/pipeline/test_models.py), and plays the loop with the others
+NIGHTLY = ("emails", "demand", "journeys")
 
 
 @pytest.fixture

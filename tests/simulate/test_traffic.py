@@ -16,8 +16,8 @@ from mlops_nb.data.tables import load_table, validate
 from mlops_nb.errors import NotFoundError
 from mlops_nb.model.anomaly import anomaly_scores
 from mlops_nb.model.bundle import write_bundle
-from mlops_nb.model.evaluate import score
 from mlops_nb.model.outputs import predict_outputs, signature_of_outputs
+from mlops_nb.model.scoring import score
 from mlops_nb.model.signature import signature_of
 from mlops_nb.model.train import fit, set_seed
 from mlops_nb.monitor.prediction_log import PredictionLog
@@ -237,6 +237,7 @@ def test_command_sends_a_world_that_the_model_knows_less_well(loans, tmp_path):
     assert income["drift"] < 0.6 * income["good"]
 
 
+@pytest.mark.slow
 def test_command_says_what_is_wrong(loans):
     for words, message in [
         (["traffic", "loan"], "No model 'loan' is registered. Did you mean 'loans'?"),

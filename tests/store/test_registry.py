@@ -13,7 +13,8 @@ import sqlalchemy as sa
 
 from mlops_nb.errors import BundleError, GateError, NotFoundError, RegistryError, SettingsError, SpecError
 from mlops_nb.model.bundle import read_manifest
-from mlops_nb.model.evaluate import Evaluation, GateResult
+from mlops_nb.model.evaluate import Evaluation
+from mlops_nb.model.gates import GateResult
 from mlops_nb.store.database import open_database, reading, revision, writing
 from mlops_nb.store.registry import Registry, promote_if_passed
 from tests.factories import NUMBERS, package
@@ -63,6 +64,7 @@ def opened(database_url, tmp_path):
     return Registry(open_database(database_url), tmp_path / "artifacts")
 
 
+@pytest.mark.slow
 def test_promotions_at_the_same_time_leave_one_winner_and_a_true_history(filled, database_url, tmp_path):
     others = [opened(database_url, tmp_path) for _ in range(6)]
     moves = at_once(
@@ -77,6 +79,7 @@ def test_promotions_at_the_same_time_leave_one_winner_and_a_true_history(filled,
         other.close()
 
 
+@pytest.mark.slow
 def test_of_two_promotions_that_expect_the_same_champion_one_wins(filled, database_url, tmp_path):
     filled.promote("toy", 1)
     others = [opened(database_url, tmp_path) for _ in range(2)]
@@ -86,6 +89,7 @@ def test_of_two_promotions_that_expect_the_same_champion_one_wins(filled, databa
         other.close()
 
 
+@pytest.mark.slow
 def test_registrations_at_the_same_time_get_different_versions(registry, bundles, database_url, tmp_path):
     others = [opened(database_url, tmp_path) for _ in bundles]
     results = at_once(*(lambda r=r, b=b: r.register(b)[0].version for r, b in zip(others, bundles, strict=True)))
@@ -105,6 +109,7 @@ def test_the_same_model_registered_by_two_at_once_is_one_version(registry, bundl
         other.close()
 
 
+@pytest.mark.slow
 def test_several_processes_may_open_an_empty_database_at_once(database_url, tmp_path):
     results = at_once(*(lambda: opened(database_url, tmp_path) for _ in range(12)))
     assert all(isinstance(r, Registry) for r in results), results
@@ -167,6 +172,7 @@ def test_names_that_could_leave_the_store_are_refused(registry, bundles, tmp_pat
     assert not (tmp_path / "artifacts").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["../../etc", "latest", "-1", "1.0", "", 99, 0, -1, True])
 def test_versions_that_are_not_there_are_refused(filled, version):
     with pytest.raises(NotFoundError, match=r"has no version|neither a version number nor an alias"):
@@ -174,6 +180,7 @@ def test_versions_that_are_not_there_are_refused(filled, version):
     assert filled.version_of("toy") is None
 
 
+@pytest.mark.slow
 def test_rollback_undoes_promotions_one_after_the_other(filled):
     for version in (1, 2, 3):
         filled.promote("toy", version)
@@ -259,6 +266,7 @@ UNLIKE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alias", ["canary", "shadow"])
 @pytest.mark.parametrize("kind", UNLIKE)
 def test_version_unlike_production_is_neither_canary_nor_shadow(filled, bundles, kind, alias):
@@ -278,6 +286,7 @@ def test_version_unlike_production_is_neither_canary_nor_shadow(filled, bundles,
     assert filled.aliases("toy") == {"production": 1}
 
 
+@pytest.mark.slow
 def test_history_says_what_clients_see_change(filled, bundles):
     signature = UNLIKE["labels"][0].to_dict()
     other, _ = filled.register(replace(bundles[3], manifest=bundles[3].manifest | {"signature": signature}))
@@ -336,6 +345,7 @@ def damage(registry, version: int, how: str):
     path.write_bytes(path.read_bytes()[:-10])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["deleted", "model", "golden rows", "manifest"])
 @pytest.mark.parametrize("alias", ["production", "canary", "staging"])
 def test_no_alias_moves_to_a_version_that_cannot_be_served(filled, how, alias):
@@ -352,6 +362,7 @@ def test_no_alias_moves_to_a_version_that_cannot_be_served(filled, how, alias):
     assert filled.history("toy") == before
 
 
+@pytest.mark.slow
 def test_rollback_names_the_nearest_version_that_can_be_served_and_takes_it_if_told_to(registry, bundles):
     for bundle in bundles:
         registry.register(bundle)
@@ -366,6 +377,7 @@ def test_rollback_names_the_nearest_version_that_can_be_served_and_takes_it_if_t
     assert registry.rollback("toy").to_version == 1, "what was skipped is undone, too"
 
 
+@pytest.mark.slow
 def test_bundle_that_a_service_would_refuse_is_not_registered(registry, tmp_path):
     bundle = package(tmp_path / "bundle", 0.1)
     golden = json.loads((bundle.path / "golden.json").read_text())

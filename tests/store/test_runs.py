@@ -11,7 +11,7 @@ import pytest
 from nbformat import v4
 
 from mlops_nb.errors import NotFoundError
-from mlops_nb.orchestration.hooks import redact_notebooks
+from mlops_nb.orchestration.products import redact_notebooks
 from mlops_nb.store.git import GitState, git_state
 from mlops_nb.store.privacy import REDACTED, redact, secret_values
 from mlops_nb.store.runs import Run, RunStore

@@ -18,6 +18,7 @@ from mlops_nb.monitor.timeseries import (
     TimeBuckets,
     checked_metrics,
     recent_decisions,
+    recent_incidents,
     health_summary,
     prediction_series,
     quality,
@@ -122,6 +123,7 @@ class DashboardQueries:
             "quality": quality(engine, name, span, manifest, current) if manifest else _NO_QUALITY,
             "health": health,
             "alerts": alerts,
+            "incidents": recent_incidents(engine, name),
             "decisions": recent_decisions(engine, name),
         }
 
@@ -255,8 +257,8 @@ class ErrorHistory:
 
 
 def _is_own(route: str) -> bool:
-    """Whether a route is the dashboard's."""
-    return route == "/" or route.startswith("/dashboard/")
+    """Whether a route is the dashboard's or the pipeline page's."""
+    return route == "/" or route.startswith(("/dashboard/", "/pipeline"))
 
 
 def _by_route(rows: list[tuple[str, str, int]]) -> list[dict]:

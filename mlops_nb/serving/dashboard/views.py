@@ -33,6 +33,7 @@ _HOURS = {str(hours): hours for hours in WINDOWS}  # as in the query
 _FILES = {
     "style.css": ("dashboard.css", "text/css"),
     "script.js": ("dashboard.js", "text/javascript"),
+    "live.js": ("live.js", "text/javascript"),
     "models.js": ("models.js", "text/javascript"),
     "icon.svg": ("icon.svg", "image/svg+xml"),
     "uplot.css": ("uplot/uPlot.min.css", "text/css"),
@@ -153,20 +154,31 @@ def page() -> Response:
     if several and model is None:
         allowed = keys.is_allowed(DASHBOARD_DATA, environ)
         view = current_app.extensions["dashboard"].index() if allowed else None
-        return _to_page(render_template("models.html", view=view, number=format_number, at=_at))
+        return as_page(render_template("models.html", view=view, number=format_number, at=format_at))
     hours = _HOURS.get(request.args.get("hours", ""), DEFAULT_HOURS)
     allowed = keys.is_allowed(DASHBOARD_DATA, environ)
     view = _dashboard().view(hours) if allowed else None
     moves = allowed and keys.is_allowed("/admin/promote", environ)
-    context = {"view": view, "hours": hours, "windows": WINDOWS, "moves": moves, "draw": draw, "ago": _ago, "at": _at}
+    context = {
+        "view": view,
+        "hours": hours,
+        "windows": WINDOWS,
+        "moves": moves,
+        "draw": draw,
+        "ago": format_ago,
+        "at": format_at,
+    }
     context |= {"period": _period, "several": several, "model": model}
-    return _to_page(render_template("dashboard.html", **context, number=format_number))
+    context["pipeline"] = "pipeline" in current_app.blueprints
+    return as_page(render_template("dashboard.html", **context, number=format_number))
 
 
-def _to_page(text: str) -> Response:
-    return Response(
-        text, headers={**SECURITY_HEADERS, "Cache-Control": "no-store"}, content_type="text/html; charset=utf-8"
-    )
+def as_page(text: str, frames: bool = False) -> Response:
+    """Return HTML as a response; `frames` says whether it may have frames of this service in it."""
+    headers = {**SECURITY_HEADERS, "Cache-Control": "no-store"}
+    if frames:
+        headers["Content-Security-Policy"] += "; frame-src 'self'"
+    return Response(text, headers=headers, content_type="text/html; charset=utf-8")
 
 
 @routes.get(DASHBOARD_DATA)
@@ -214,7 +226,7 @@ def _apply(change, body: dict) -> Response:
 
 def _read_change(keys: set[str]) -> dict:
     """Return the body of a change, which must come from the page itself or a program, and from no other site."""
-    _refuse_other_sites()
+    refuse_other_sites()
     body = read_object('{"expected": 1, "reason": "..."}')
     reject_unknown_keys(body, keys)
     if missing := sorted(keys - body.keys()):
@@ -229,7 +241,7 @@ def _read_change(keys: set[str]) -> dict:
     return body
 
 
-def _refuse_other_sites():
+def refuse_other_sites():
     """Raise `ForbiddenError` for a change that another site may have caused; stricter than the check of every request."""
     headers = request.headers
     if headers.get(CSRF_HEADER) != "move":
@@ -241,7 +253,8 @@ def _refuse_other_sites():
 # formats of the page
 
 
-def _at(value: datetime) -> str:
+def format_at(value: datetime) -> str:
+    """Return a time in UTC, to the minute."""
     return f"{value:%Y-%m-%d %H:%M} UTC"
 
 
@@ -253,7 +266,7 @@ def _period(since: datetime, until: datetime) -> str:
     return f"{since:%Y-%m-%d %H:%M} to {end}"
 
 
-def _ago(value: datetime) -> str:
+def format_ago(value: datetime) -> str:
     """Return how long ago, in the largest unit of at least one."""
     seconds = max(0.0, (datetime.now(UTC) - value).total_seconds())
     for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):

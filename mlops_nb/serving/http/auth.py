@@ -19,10 +19,15 @@ LEVELS = {
         "/",
         "/dashboard/style.css",
         "/dashboard/script.js",
+        "/dashboard/live.js",
         "/dashboard/models.js",
         "/dashboard/icon.svg",
         "/dashboard/uplot.css",
         "/dashboard/uplot.js",
+        "/pipeline",
+        "/pipeline/pipeline.css",
+        "/pipeline/pipeline.js",
+        "/pipeline/notebook",  # opened by a ticket
     },
     "key": {
         *MODEL_PROBES,
@@ -50,6 +55,8 @@ LEVELS = {
     "admin": {
         "/admin/promote",
         "/admin/rollback",
+        "/pipeline/commands",
+        "/pipeline/commands/stop",
         "/v2/repository/models/<name>/load",
         "/v2/repository/models/<name>/unload",
     },

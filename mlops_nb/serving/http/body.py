@@ -10,6 +10,7 @@ from flask import request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from mlops_nb.errors import known_names
+from mlops_nb.model.columns import describe_value
 from mlops_nb.serving.http.errors import MediaTypeError, RequestError
 from mlops_nb.serving.http.unique_keys import check_unique_keys, loads
 
@@ -94,6 +95,13 @@ def _parse_integer(digits: str) -> int | float:
     """Return a 64-bit integer, or the nearest float, which may be infinite."""
     number = int(digits) if len(digits) <= 20 else 2**64
     return number if -(2**63) <= number < 2**64 else float(digits)
+
+
+def pop_flag(body: dict, name: str) -> bool:
+    """Take a key that is true or false out of an object; false is the default."""
+    if not isinstance(value := body.pop(name, False), bool):
+        raise RequestError(f"'{name}' must be true or false, got {describe_value(value)}.")
+    return value
 
 
 def reject_unknown_keys(body: Mapping, known: set[str], what: str = "The body", others: Iterable[str] = ()):

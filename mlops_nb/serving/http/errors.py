@@ -15,7 +15,7 @@ JSON = "application/json"
 # status of each error code: the library itself knows no HTTP
 STATUS = {"bad_input": 400, "bad_request": 400, "not_found": 404, "too_many_rows": 413}
 STATUS |= {"unsupported_media_type": 415, "no_model": 503, "log_full": 503, "unauthorized": 401, "forbidden": 403}
-STATUS |= {"conflict": 409, "gate_failed": 409, "registry_error": 409, "no_database": 503}
+STATUS |= {"conflict": 409, "already_running": 409, "gate_failed": 409, "registry_error": 409, "no_database": 503}
 
 
 class RequestError(MlopsError):

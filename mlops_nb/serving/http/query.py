@@ -14,6 +14,7 @@ TAKEN = {
     "/openapi.json": {"model"},
     "/admin/promote": {"model"},
     "/admin/rollback": {"model"},
+    "/pipeline/commands": {"model"},
 }
 # routes of the service's first model, and that of a model by its name
 _BY_NAME = {

@@ -13,9 +13,9 @@ def make_id() -> str:
     return f"{time.time_ns() // 1_000_000:012x}{random.getrandbits(64):016x}"  # each process seeds its own generator
 
 
-def make_key(model: str) -> str:
-    """Return a unique key for the predictions of a request, which sorts by time and ends with the tag of the model."""
-    return make_id() + tag_of(model)
+def make_key(model: str, n_rows: int) -> str:
+    """Return a unique key for the predictions of a request, which sorts by time and ends with the model's tag and the number of rows."""
+    return f"{make_id()}{tag_of(model)}{n_rows:x}"
 
 
 @lru_cache(1024)

@@ -1,22 +1,28 @@
 """The trial of a canary beside production: which of them gets a request, and how each of them did."""
 
 import random
+import threading
 import time
-from collections import Counter, deque
 from dataclasses import fields
 from hashlib import blake2b
+from uuid import uuid4
 
-import numpy as np
+from sqlalchemy import Engine
 
-from mlops_nb.monitor.canary import CanaryLimits, CanaryWindow, compare_windows
+from mlops_nb.monitor.canary import (
+    CanaryCounts,
+    CanaryLimits,
+    answers_of,
+    compare_counts,
+    make_splits,
+    read_counts,
+    save_counts,
+)
 from mlops_nb.errors import InputError
 from mlops_nb.model.predictor import Predictor
-from mlops_nb.model.signature import Predictions, label_text
 from mlops_nb.settings import Settings
 from mlops_nb.serving.http.periodic import log
 from mlops_nb.serving.inference.infer import InferenceResult
-
-MAX_REMEMBERED_REQUESTS = 1000  # of each version, unless the comparison needs more
 
 
 class _UnfitError(InputError):
@@ -24,39 +30,48 @@ class _UnfitError(InputError):
 
 
 class CanaryTrial:
-    """A version as the canary of another; as many requests of production are recorded as the canary gets."""
+    """A version as the canary of another; as many requests of production are counted as the canary gets.
 
-    def __init__(self, name: str, production: Predictor, canary: Predictor, settings: Settings):
-        self.name, self.production, self.canary = name, production, canary
+    Each worker counts its own requests, and compares the two versions by what all of them counted.
+    """
+
+    def __init__(self, name: str, production: Predictor, canary: Predictor, settings: Settings, trial: str = ""):
+        self.name, self.production, self.canary, self.trial = name, production, canary, trial
         self.share, self.limits = settings.canary_share, limits_of(settings)
-        last = max(MAX_REMEMBERED_REQUESTS, self.limits.min_requests)
-        # seconds and first prediction of a request; None: it failed
-        self.calls: dict[str, deque] = {role: deque(maxlen=last) for role in ("production", "canary")}
-        # names of several outputs that are numbers, in order
-        self._numbers = tuple(output.name for output in production.signature.outputs if output.classes is None)
-        self.failures: Counter[str] = Counter()  # of the canary, by the class of the exception or by what it lacks
+        self.splits = make_splits(production.signature, _profile_of(production))
+        self.own, self.others = (CanaryCounts.empty(len(self.splits)) for _ in range(2))
+        self._worker, self._shared = uuid4().hex, 0  # requests that the database has
+        self._lock = threading.Lock()
 
     def counts(self) -> dict:
-        """Return the requests and failures of the canary so far."""
-        counts = {"requests": len(self.calls["canary"]), "failures": dict(self.failures)}
+        """Return the requests and failures of the canary so far, in all workers."""
+        total = self.total()
+        counts = {"requests": int(total.requests[1]), "failures": dict(total.failures[1])}
         return {"version": self.canary.version, "share": self.share, **counts}
 
-    def window(self, role: str) -> CanaryWindow:
-        """Return the last requests of one version."""
-        calls = list(self.calls[role])
-        succeeded = [call for call in calls if call is not None]
-        seconds, predictions = zip(*succeeded, strict=True) if succeeded else ((), ())
-        return CanaryWindow(len(calls) - len(succeeded), np.array(seconds), np.array(predictions), self._numbers)
+    def total(self) -> CanaryCounts:
+        """Return what all workers counted."""
+        with self._lock:
+            return self.own + self.others
+
+    @property
+    def has_news(self) -> bool:
+        """Whether this worker has counted requests that the database has not."""
+        return int(self.own.requests.sum()) != self._shared
+
+    def exchange(self, engine: Engine):
+        """Write what this worker counted to the database, and read what the others did."""
+        with self._lock:
+            own = self.own + CanaryCounts.empty(len(self.splits))
+        requests = int(own.requests.sum())
+        if requests != self._shared:
+            save_counts(engine, self.name, self.trial, self._worker, own)
+            self._shared = requests
+        self.others = read_counts(engine, self.name, self.trial, len(self.splits), but=self._worker)
 
     def reasons(self) -> list[str]:
         """Return why the canary must be rolled back; an empty list when it may go on."""
-        if min(map(len, self.calls.values())) < self.limits.min_requests:
-            return []
-        try:
-            found = compare_windows(self.window("production"), self.window("canary"), self.limits)
-        except (TypeError, ValueError):
-            return ["its predictions are no labels or numbers that could be compared with production's"]
-        return [*found, f"it failed by {', '.join(sorted(self.failures))}"] if found and self.failures else found
+        return compare_counts(self.total(), self.splits, self.limits)
 
     def infer(self, rows, probability: bool, key: str | None, interval: bool = False) -> InferenceResult:
         """Predict with one of the two; with production where the canary fails."""
@@ -68,7 +83,7 @@ class CanaryTrial:
         return self._from_production(rows)
 
     def _from_canary(self, rows, probability: bool, interval: bool) -> InferenceResult:
-        """Predict with the canary, or with production when it raises; that counts where production does not raise."""
+        """Predict with the canary, or with production when it raises; that counts unless the client is to blame."""
         begin = time.perf_counter()
         try:
             result = InferenceResult.from_rows(self.canary, rows, "canary")
@@ -78,11 +93,19 @@ class CanaryTrial:
                 raise _UnfitError("no probabilities")
             if interval and self.canary.signature.interval is None:
                 raise _UnfitError("no interval")
+            answers = self._answers(result)
         except Exception as e:
-            result = InferenceResult.from_rows(self.production, rows)
-            self._record_failure(str(e) if isinstance(e, _UnfitError) else type(e).__name__)
+            kind = str(e) if isinstance(e, _UnfitError) else type(e).__name__
+            try:
+                result = InferenceResult.from_rows(self.production, rows)
+            except InputError:
+                raise
+            except Exception:  # as a failure of production counts, so that equal versions count alike
+                self._record_failure(kind)
+                raise
+            self._record_failure(kind)
             return result
-        self._record(result, begin)
+        self._record("canary", begin, answers)
         return result
 
     def _from_production(self, rows) -> InferenceResult:
@@ -92,31 +115,38 @@ class CanaryTrial:
             result = InferenceResult.from_rows(self.production, rows)
         except InputError:
             raise
-        except Exception:
-            self.calls["production"].append(None)
+        except Exception as e:
+            with self._lock:
+                self.own.add_failure("production", type(e).__name__)
             raise
-        self._record(result, begin)
+        self._record("production", begin, self._answers(result))
         return result
 
-    def _record(self, result: InferenceResult, begin: float):
-        first = _first_of(result.predictions, self._numbers)
-        self.calls[result.role].append((time.perf_counter() - begin, first))
+    def _answers(self, result: InferenceResult) -> list[bool]:
+        """Answer the splits for the first prediction; raise an `_UnfitError` for one that is no number."""
+        try:
+            return answers_of(self.splits, result.predictions)
+        except (TypeError, ValueError) as e:
+            raise _UnfitError("predictions that are no numbers") from e
+
+    def _record(self, role: str, begin: float, answers: list[bool]):
+        seconds = time.perf_counter() - begin
+        with self._lock:
+            self.own.add_answer(role, seconds, answers)
 
     def _record_failure(self, kind: str):
-        if kind not in self.failures:
+        with self._lock:
+            self.own.add_failure("canary", kind)
+            is_first = self.own.failures[1][kind] == 1
+        if is_first:
             log(f"{self.name} version {self.canary.version} failed as the canary: {kind}")
-        self.failures[kind] += 1
-        self.calls["canary"].append(None)
 
 
-def _first_of(predictions: Predictions, numbers: tuple[str, ...]):
-    """Return the first prediction as a value to compare: of several numbers each, of labels all as one text."""
-    if predictions.outputs is None:
-        return predictions.prediction[0]
-    if numbers:
-        return [predictions.outputs[name].prediction[0] for name in numbers]
-    first = {name: part.prediction[:1].tolist()[0] for name, part in predictions.outputs.items()}
-    return ", ".join(f"{name}: {label_text(label)}" for name, label in sorted(first.items()))
+def _profile_of(predictor: Predictor) -> dict:
+    """Return the profile of a version; an empty one for labels, which need none."""
+    if predictor.signature.classes is not None or any(o.classes for o in predictor.signature.outputs):
+        return {}
+    return predictor.bundle.profile()
 
 
 def position_of(name: str, key: str) -> float:

@@ -149,6 +149,17 @@ def _error_of(parse, row, number: int, first) -> InputError | None:
 _BATCH_TYPES = (list, np.ndarray, pyarrow.Table)
 
 
+def interval_content(result: InferenceResult) -> dict:
+    """Return the level, and the intervals or the sets of labels, of predictions; nothing of a model that has none."""
+    interval, predictions = result.predictor.signature.interval, result.predictions
+    if interval is None:
+        return {}
+    if predictions.classes is None or predictions.probability is None:
+        return {"level": interval.level, "interval": interval.bounds(predictions.prediction).tolist()}
+    sets = interval.sets(predictions.prediction, predictions.probability, predictions.classes)
+    return {"level": interval.level, "prediction_set": sets}
+
+
 def check_rows(n: int, name: str, limit: int | None = None):
     """Raise `TooManyRowsError` for more rows than one request may have."""
     limit = limit or current_app.extensions["settings"].max_rows

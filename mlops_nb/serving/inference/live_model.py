@@ -1,5 +1,7 @@
 """One model that a worker serves: it follows the registry, and serves only what it has verified."""
 
+# more than 300 lines: one model's life, from the first load to the last request, over the same state
+
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -19,7 +21,7 @@ from mlops_nb.serving.http.periodic import PeriodicThread, log
 from mlops_nb.serving.inference.batching import is_shared, share_calls
 from mlops_nb.serving.inference.fallback import BundleFallback
 from mlops_nb.serving.inference.canary import CanaryTrial
-from mlops_nb.serving.inference.loading import LoadResult, runs_inline, load_verified
+from mlops_nb.serving.inference.loading import InlineRule, LoadResult, inline_rule, load_verified
 from mlops_nb.serving.inference.shadow import Shadow
 
 _ACTOR = "service"  # actor in the registry's history
@@ -47,7 +49,7 @@ class ServingState:
     shadow: Predictor | None = None  # predicts the same rows beside the requests
     aliases: Mapping[str, int] = field(default_factory=dict)  # alias to version, when the registry was last read
     refused: Mapping[int, str] = field(default_factory=dict)  # version to why its bundle is not served
-    is_fast: bool = False  # whether production is, see `mlops_nb.serving.inference.loading.runs_inline`
+    inline: InlineRule = InlineRule()  # of production
     from_cache: bool = False  # whether production is the fallback on local disk, until the registry is read
     rolled_back: Mapping | None = None  # The last canary that was worse than production: version, reason
     problem: str | None = FIRST_LOAD  # Why the registry could not be asked
@@ -56,7 +58,7 @@ class ServingState:
     @property
     def runs_inline(self) -> bool:
         """Whether a row takes less time than waking a thread; not during a trial, because a canary may be slow."""
-        return self.is_fast and self.trial is None
+        return self.trial is None and self.inline.allows()
 
     @property
     def shares_calls(self) -> bool:
@@ -110,6 +112,7 @@ class LiveModel:
         self._loads: dict[int, LoadResult] = {}  # by version
         self._fallback = BundleFallback(settings, self.name)
         self._cached: Predictor | None = None  # from the fallback, and not yet confirmed by the registry
+        self._exchange_problem: str | None = None  # why the counts of the canary were not exchanged
         self._failed_canary: int | None = None  # version of a canary whose alias has to be cleared
         self._is_read = threading.Event()  # set when the registry was read once
         self._thread = PeriodicThread("live-model", self._watch)
@@ -154,7 +157,7 @@ class LiveModel:
             or self.state.problem is not None
             or self._failed_canary is not None
             or any(load.outdated for load in self._loads.values())
-            or (trial is not None and bool(trial.reasons()))
+            or (trial is not None and trial.has_news)
         )
 
     def note_aliases(self, aliases: Mapping[str, int]):
@@ -236,7 +239,7 @@ class LiveModel:
             log(f"MLOPS_CACHE cannot be read: {type(e).__name__}.")
         cached, refused = self._cached, _refused(self._loads)
         self.state = replace(
-            self.state, production=cached, refused=refused, is_fast=runs_inline(cached), from_cache=cached is not None
+            self.state, production=cached, refused=refused, inline=inline_rule(cached), from_cache=cached is not None
         )
 
     def refresh(self):
@@ -288,7 +291,7 @@ class LiveModel:
         before = self.state
         if production is not before.production:
             self.state = ServingState(production, aliases=aliases, refused=_refused(loads), problem=None)
-        is_fast = before.is_fast if production is before.production else runs_inline(production)
+        inline = before.inline if production is before.production else inline_rule(production)
         beside = {role: load(aliases[role]) for role in ("canary", "shadow") if role in aliases}
         unlike = {role: reason for role, found in beside.items() if (reason := _difference(production, found))}
         canary, shadow = (None if role in unlike else beside.get(role) for role in ("canary", "shadow"))
@@ -303,11 +306,11 @@ class LiveModel:
             self._cached = None
         self.state = ServingState(
             production=production,
-            trial=self._trial(production, canary),
+            trial=self._trial(production, canary, registry),
             shadow=shadow,
             aliases=aliases,
             refused=_refused(loads) | {aliases[role]: f"as the {role}, {reason}" for role, reason in unlike.items()},
-            is_fast=is_fast,
+            inline=inline,
             from_cache=self._cached is not None,
             rolled_back=self._rolled_back(registry, aliases),
             problem=None,
@@ -324,18 +327,27 @@ class LiveModel:
     def _count_batch(self, version: int | None, n_rows: int):
         self.batches.append((version, n_rows))
 
-    def _trial(self, production: Predictor | None, canary: Predictor | None) -> CanaryTrial | None:
+    def _trial(self, production: Predictor | None, canary: Predictor | None, registry: Registry) -> CanaryTrial | None:
         """Return the trial of a canary: the current one if it goes on, or a new one."""
         if production is None or canary in (None, production) or canary.version == self._failed_canary:
             return None
         now = self.state.trial
         if now is not None and (now.production, now.canary) == (production, canary):
             return now
-        return CanaryTrial(self.name, production, canary, self.settings)
+        last = {change.alias: change.id for change in registry.history(self.name)}
+        trial = f"{last.get('production', 0)}-{last.get('canary', 0)}"  # the same in all workers
+        return CanaryTrial(self.name, production, canary, self.settings, trial)
 
     def _evaluate_canary(self, registry: Registry):
         """Roll back a canary that is worse: here at once, for all workers through the registry, by the first of them."""
         trial = self.state.trial
+        if trial is not None:
+            try:
+                trial.exchange(registry.engine)
+            except SQLAlchemyError as e:  # its own requests and the last known ones of others are compared
+                self._note_exchange(f"The counts of the canary cannot be exchanged: {type(e).__name__}.")
+            else:
+                self._note_exchange(None)
         reasons = [] if trial is None else trial.reasons()
         if trial is not None and reasons:
             version, reason = trial.canary.version, "; ".join(reasons)
@@ -354,6 +366,12 @@ class LiveModel:
                 log(f"The alias of the canary cannot be cleared: {type(e).__name__}; it is tried again.")
             return
         self._failed_canary, self._aliases = None, None
+
+    def _note_exchange(self, problem: str | None):
+        """Log once that the workers cannot exchange their counts."""
+        if problem and problem != self._exchange_problem:
+            log(f"{problem} It is tried again.")
+        self._exchange_problem = problem
 
     def _rolled_back(self, registry: Registry, aliases: Mapping[str, int]) -> Mapping | None:
         """Return the last canary if a service cleared it and nobody has tried another since."""

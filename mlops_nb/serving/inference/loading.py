@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlops_nb.model.bundle import check_hashes, read_manifest
-from mlops_nb.model.engine import OnnxEngine
+from mlops_nb.model.engine import HybridEngine, OnnxEngine
 from mlops_nb.errors import ArtifactError, BundleError, MlopsError
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.onnx_session import DEFAULT_PROVIDER, chosen_providers
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 INLINE_SECONDS = 0.001  # CPU time of a row up to which a worker's main loop predicts it
-INLINE_FALLBACK_SECONDS = 0.02  # the same of the few rows that scikit-learn predicts beside the graph
+INLINE_FALLBACK_SECONDS = 0.02  # the same of a row that scikit-learn predicts, however many such rows there are
+FALLBACK_PAUSE_SECONDS = 10.0  # in which threads predict, after a row that took longer
+MAX_FALLBACK_SECONDS = 0.1  # CPU time of such a row from which on threads always predict
 MODEL_BYTES = 2**20  # memory of a small model, whatever its files
 MEMORY_FACTOR = 2.5  # memory of a model by the bytes of its files; a forest of 100 trees takes 2.2 times as much
 FETCH_RETRY_SECONDS = 5.0  # after which an artifact store that failed is asked again
@@ -89,20 +91,36 @@ def load_verified(
     return LoadResult(found, stamp, predictor, None)
 
 
-def runs_inline(predictor: Predictor | None) -> bool:
-    """Whether a row takes less than `INLINE_SECONDS` in an ONNX graph, and little more outside its domain."""
+@dataclass(frozen=True)
+class InlineRule:
+    """Whether the main loop of a worker predicts a row itself."""
+
+    is_quick: bool = False  # whether a row takes less time in an ONNX graph than waking a thread
+    hybrid: HybridEngine | None = None  # whose rows outside the domain take long: after one, threads predict
+
+    def allows(self) -> bool:
+        """Whether it does so now."""
+        hybrid = self.hybrid
+        return self.is_quick and (hybrid is None or time.monotonic() - hybrid.fell_back_at > FALLBACK_PAUSE_SECONDS)
+
+
+def inline_rule(predictor: Predictor | None) -> InlineRule:
+    """Measure a row of a model, in its graph and by scikit-learn."""
     if predictor is None or predictor.engine.name != OnnxEngine.name or is_shared(predictor):
-        return False
-    if predictor.engine.providers != [DEFAULT_PROVIDER]:  # the time of another processor is no CPU time
-        return False
+        return InlineRule()
+    engine = predictor.engine
+    if engine.providers != [DEFAULT_PROVIDER]:  # the time of another processor is no CPU time
+        return InlineRule()
     try:
         rows = predictor.bundle.golden()["features"][:1]
     except BundleError:  # deleted since the model was loaded
-        return False
-    table, fallback = predictor.parse(rows), getattr(predictor.engine, "fallback", None)
-    if fallback is not None and _cpu_seconds(lambda: fallback.predict(table), times=3) >= INLINE_FALLBACK_SECONDS:
-        return False
-    return _cpu_seconds(lambda: predictor.predict_rows(rows)) < INLINE_SECONDS
+        return InlineRule()
+    table, is_quick = predictor.parse(rows), _cpu_seconds(lambda: predictor.predict_rows(rows)) < INLINE_SECONDS
+    if not isinstance(engine, HybridEngine):
+        return InlineRule(is_quick)
+    beside = _cpu_seconds(lambda: engine.fallback.predict(table), times=3)
+    is_quick = is_quick and beside < MAX_FALLBACK_SECONDS
+    return InlineRule(is_quick, engine if beside >= INLINE_FALLBACK_SECONDS else None)
 
 
 def describe_providers(predictor: Predictor) -> str:

@@ -1,5 +1,7 @@
 """The models of a service by name: one that is followed from the start, or several that are loaded when they are used."""
 
+# more than 300 lines: which models are loaded, and which make room, is decided over one table
+
 import os
 import threading
 import time

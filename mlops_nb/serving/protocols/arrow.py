@@ -12,10 +12,11 @@ from pyarrow import ipc
 from pyarrow import types as arrow_types
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from mlops_nb.model.columns import describe_value
 from mlops_nb.model.signature import SHARED_COLUMN, Signature, shared_column
 from mlops_nb.serving.http.errors import JSON, RequestError
 from mlops_nb.serving.http.body import read_body
-from mlops_nb.serving.inference.infer import InferenceResult, check_rows
+from mlops_nb.serving.inference.infer import InferenceResult, check_rows, interval_content
 
 ARROW = "application/vnd.apache.arrow.stream"
 
@@ -50,6 +51,15 @@ def read_table() -> pyarrow.Table:
         return _expand_views(table)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError):
         raise RequestError(_BROKEN) from None
+
+
+def wants_interval(table: pyarrow.Table) -> bool:
+    """Whether the metadata of a table's schema asks for intervals."""
+    value = (table.schema.metadata or {}).get(b"interval", b"false").lower()
+    if value not in (b"true", b"false"):
+        seen = describe_value(value.decode(errors="replace"))
+        raise RequestError(f"'interval' in the metadata of the table's schema must be true or false, got {seen}.")
+    return value == b"true"
 
 
 def _messages(content: bytes) -> Iterator[ipc.Message]:
@@ -120,15 +130,27 @@ def _without_missing(chunk: pyarrow.Array) -> tuple[pyarrow.Array, np.ndarray]:
     return pyarrow.Array.from_buffers(chunk.type, len(chunk), [validity, pyarrow.py_buffer(views), *texts]), views
 
 
-def write_table(result: InferenceResult, model: str) -> Response:
-    """Return predictions, ids and probabilities as a table, with model and version in its metadata."""
+def write_table(result: InferenceResult, model: str, with_interval: bool = False) -> Response:
+    """Return predictions, ids, probabilities and intervals as a table, with model, version and level in its metadata."""
     ids = pyarrow.array(result.ids or pyarrow.nulls(len(result.predictions.prediction)), "string")
     columns = result.predictions.columns()
     first = {name: values for name, values in columns.items() if name.startswith("prediction")}
     columns = first | {"id": ids} | {name: values for name, values in columns.items() if name not in first}
     metadata = {"model": model, "version": str(result.predictor.version)}
+    if with_interval:
+        content = interval_content(result)
+        metadata["level"] = str(content["level"])
+        columns |= _interval_columns(content)
     table = pyarrow.table(columns).replace_schema_metadata(metadata)
     sink = pyarrow.BufferOutputStream()
     with ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
     return Response(sink.getvalue().to_pybytes(), content_type=ARROW)
+
+
+def _interval_columns(content: dict) -> dict:
+    """Return low and high of each row, or its set as a list of labels."""
+    if "prediction_set" in content:
+        return {"prediction_set": pyarrow.array(content["prediction_set"])}
+    low, high = np.reshape(content["interval"], (-1, 2)).T
+    return {"prediction_low": low, "prediction_high": high}

@@ -1,27 +1,26 @@
 """POST /feedback: the true labels of earlier predictions."""
 
-import re
-
 import pyarrow
 from flask import Blueprint, Response, current_app
 
+from mlops_nb.data.dialect import Dialect
 from mlops_nb.errors import InputError, MlopsError, TooManyRowsError
 from mlops_nb.model.columns import describe_value, describe_values
 from mlops_nb.model.signature import Signature
+from mlops_nb.monitor.log_records import SERVICE_ID, find_id_problem
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import reject_unknown_keys, read_object
-from mlops_nb.serving.http.request_id import TAG_LENGTH, tag_of
+from mlops_nb.serving.http.request_id import tag_of
 from mlops_nb.serving.inference.models import model_of
 
 routes = Blueprint("feedback", __name__)
 
 _EXAMPLE = '{"labels": [{"id": "...", "label": ...}, ...]}'
-_ID = re.compile(rf"[0-9a-f]{{28}}(?P<tag>[0-9a-f]{{{TAG_LENGTH}}})?-[0-9]{{1,6}}")
 
 
 def pattern_of(model: str) -> str:
-    """Return the pattern of the ids of a model's predictions; those of earlier releases have no tag."""
-    return f"^[0-9a-f]{{28}}({tag_of(model)})?-[0-9]{{1,6}}$"
+    """Return the pattern of the ids of a model's predictions; those of earlier releases have no tag, or no number of rows."""
+    return f"^[0-9a-f]{{28}}({tag_of(model)}([0-9a-f]{{1,8}})?)?-[0-9]{{1,8}}$"
 
 
 class LogError(MlopsError):
@@ -64,10 +63,12 @@ def _read(row: int, entry, signature: Signature, model: str):
     """Return the label; raise `InputError` for what is no id of the model's, or no value that it could predict."""
     if not isinstance(entry, dict) or entry.keys() != {"id", "label"}:
         raise InputError(f"Label {row} must be an object with 'id' and 'label'.", row=row)
-    found = _ID.fullmatch(entry["id"]) if isinstance(entry["id"], str) else None
-    if found is None:
+    found = SERVICE_ID.fullmatch(entry["id"]) if isinstance(entry["id"], str) else None
+    if found is None or "shadow" in entry["id"]:
         raise InputError(f"Label {row}: 'id' must be one of the 'ids' in a response of /predict.", row=row)
     _check_model(row, found["tag"], model)
+    if problem := find_id_problem(entry["id"]):
+        raise InputError(f"Label {row}: there is no row {found['row']}: {problem}.", row=row)
     if not signature.outputs:
         return _read_value(f"Label {row}", row, entry["label"], signature)
     parts, label = signature.parts, entry["label"]
@@ -111,9 +112,14 @@ def _read_value(where: str, row: int, given, signature: Signature):
 
 
 def _in_dialect(label, signature: Signature):
-    """Return a text as the number, or in the spelling, that training made of it; any other label as it is."""
+    """Return a text as the number, the boolean, or in the spelling, that training made of it; any other label as it is."""
     dialect, name = signature.dialect, signature.output
-    if dialect is None or not isinstance(label, str):
+    if not isinstance(label, str):
+        return label
+    if signature.classes and all(isinstance(known, bool) for known in signature.classes):
+        read = (dialect or Dialect()).read(pyarrow.array([label], "string"), "bool", name)[0].to_pylist()[0]
+        return label if read is None else read
+    if dialect is None:
         return label
     if signature.classes is None and name in dialect.numbers:
         [number] = dialect.read(pyarrow.array([label], "string"), "float", name)[0].to_pylist()

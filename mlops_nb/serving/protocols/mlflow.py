@@ -12,10 +12,11 @@ from mlops_nb import __version__
 from mlops_nb.data.dialect import has_row_numbers, has_trailing_separator, rows_lack_header
 from mlops_nb.data.quotes import check_quotes
 from mlops_nb.errors import DataError, InputError, TooManyRowsError
+from mlops_nb.model.columns import describe_value
 from mlops_nb.model.signature import Signature
 from mlops_nb.serving.http.errors import MediaTypeError, RequestError, to_json
-from mlops_nb.serving.http.body import reject_unknown_keys, read_body, read_object
-from mlops_nb.serving.inference.infer import InferenceResult, check_rows, infer, records_of
+from mlops_nb.serving.http.body import pop_flag, read_body, read_object, reject_unknown_keys
+from mlops_nb.serving.inference.infer import InferenceResult, check_rows, infer, interval_content, records_of
 from mlops_nb.serving.inference.live_model import LiveModel
 from mlops_nb.serving.inference.models import model_of_query
 
@@ -44,23 +45,39 @@ def version() -> Response:
 
 @routes.post("/invocations")
 def invocations() -> Response:
-    """Return the predictions of a table in one of MLflow's four forms, or as CSV."""
+    """Return the predictions of a table in one of MLflow's four forms, or as CSV.
+
+    With `"params": {"interval": true}` there are their intervals or sets of labels, too.
+    """
     live = model_of_query()
     signature = live.loaded().signature
-    result = infer(live, _read_csv(signature), "The table") if request.mimetype == CSV else _infer_json(live)
-    return to_json({"predictions": records_of(result.predictions)})
-
-
-def _infer_json(live: LiveModel) -> InferenceResult:
+    if request.mimetype == CSV:
+        return to_json({"predictions": records_of(infer(live, _read_csv(signature), "The table").predictions)})
     body = read_object(_EXAMPLE)
     reject_unknown_keys(body, {*_FORMS, "params"})
-    if body.get("params") not in (None, {}):
-        raise RequestError("The model takes no 'params': leave them out.")
+    with_interval = _read_params(body.get("params"))
+    result = _infer_json(live, body, with_interval)
+    return to_json(
+        {"predictions": records_of(result.predictions)} | (interval_content(result) if with_interval else {})
+    )
+
+
+def _read_params(params) -> bool:
+    """Return whether MLflow's parameters of a request ask for intervals; they take nothing else."""
+    if params is None:
+        return False
+    if not isinstance(params, dict):
+        raise RequestError(f"'params' must be an object such as {{\"interval\": true}}, got {describe_value(params)}.")
+    reject_unknown_keys(params, {"interval"}, "'params'")
+    return pop_flag(params, "interval")
+
+
+def _infer_json(live: LiveModel, body: dict, with_interval: bool) -> InferenceResult:
     given = [form for form in _FORMS if form in body]
     if len(given) != 1:
         seen = " and ".join(map(repr, given)) or "none of them"
         raise RequestError(f"The body must have one of {', '.join(_FORMS)}, got {seen}; send {_EXAMPLE}.")
-    return infer(live, _FORMS[given[0]](body[given[0]]), repr(given[0]))
+    return infer(live, _FORMS[given[0]](body[given[0]]), repr(given[0]), interval=with_interval)
 
 
 def _rows_of_split(table) -> list:

@@ -1,5 +1,7 @@
 """GET /openapi.json: an OpenAPI description of the service, made from the signature of the loaded model."""
 
+# more than 300 lines: one document, route after route
+
 from typing import Any
 
 import orjson
@@ -63,7 +65,7 @@ def openapi() -> Response:
 
 def _add_model_parameter(paths: dict, names: list[str], required: bool):
     """Describe `?model=` of the routes that take it."""
-    for path in (path for path, taken in TAKEN.items() if "model" in taken):
+    for path in (path for path, taken in TAKEN.items() if "model" in taken and path in paths):
         is_required = required and path != "/openapi.json"
         model = {"name": "model", "in": "query", "required": is_required, "schema": {"enum": names}}
         for operation in paths[path].values():
@@ -84,7 +86,9 @@ def describe(name: str, predictor: Predictor) -> dict:
     """Return the description of a service with all protocols and without keys."""
     signature = predictor.signature
     rows = {"$ref": "#/components/schemas/Rows"}
-    named_predictions = object_of({"predictions": {"type": "array", "items": record_schema(signature)}})
+    of_interval = interval_schemas(signature) if signature.interval is not None else {}
+    records = {"predictions": {"type": "array", "items": record_schema(signature)}}
+    named_predictions = object_of(records | of_interval, ["predictions"])
     null = {"type": "null"}  # at the place of a row that has an error
     places = {"type": "array", "items": {"anyOf": [output_schema(signature), null]}}
     ids = {"type": ["array", "null"], "items": {"type": ["string", "null"]}}
@@ -107,14 +111,15 @@ def describe(name: str, predictor: Predictor) -> dict:
     body["interval"] = {"enum": [False], "default": False}
     if signature.interval is not None:
         body["interval"]["enum"] = [False, True]
-        optional |= interval_schemas(signature)
+    optional |= of_interval
     inputs = {"anyOf": [rows, columns_schema(signature)]}
     forms = {"dataframe_split": split_schema(signature), "dataframe_records": rows, "instances": rows, "inputs": inputs}
-    params = {"params": {"type": ["object", "null"], "maxProperties": 0}}
+    with_interval = {"interval": {"type": "boolean", "default": False} if signature.interval else {"const": False}}
+    params = {"params": {"anyOf": [object_of(with_interval, []), {"type": "null"}]}}
     invocation = {"oneOf": [object_of({form: schema} | params, [form]) for form, schema in forms.items()]}
     label = object_of({"id": {"type": "string", "pattern": pattern_of(name)}, "label": label_schema(signature)})
     labels = {"oneOf": [label, object_of({"labels": {"type": "array", "items": label, "minItems": 1}})]}
-    instances = object_of({"instances": rows, "signature_name": {}}, ["instances"])
+    instances = object_of({"instances": rows, "signature_name": {}} | with_interval, ["instances"])
     any_rows = {"type": ["array", "object"], "minItems": 1, "minProperties": 1}
     by_row = object_of(body | {"features": any_rows, "on_error": {"const": "row"}}, ["features", "on_error"])
     forms_of_body = {"anyOf": [object_of(body, ["features"]), by_row]}

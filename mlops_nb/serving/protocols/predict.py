@@ -12,10 +12,10 @@ from mlops_nb.model.columns import describe_value, rows_of
 from mlops_nb.model.contributions import check_one_output, measure_contributions
 from mlops_nb.model.signature import Predictions, label_text
 from mlops_nb.spec import ALARM
-from mlops_nb.serving.protocols.arrow import ARROW, check_columns, read_table, wants_arrow, write_table
+from mlops_nb.serving.protocols.arrow import ARROW, check_columns, read_table, wants_arrow, wants_interval, write_table
 from mlops_nb.serving.http.errors import RequestError, to_json
-from mlops_nb.serving.http.body import reject_unknown_keys, read_object
-from mlops_nb.serving.inference.infer import InferenceResult, PartialResult, infer, infer_each
+from mlops_nb.serving.http.body import pop_flag, read_object, reject_unknown_keys
+from mlops_nb.serving.inference.infer import InferenceResult, PartialResult, infer, infer_each, interval_content
 from mlops_nb.serving.inference.models import model_of
 
 routes = Blueprint("predict", __name__)
@@ -37,14 +37,16 @@ def predict(name: str | None = None) -> Response:
         check_columns(signature)
     probability: bool | str
     if request.mimetype == ARROW:
-        result, probability = infer(live, read_table(), "The table"), False
+        table = read_table()
+        options, probability = _Options(interval=wants_interval(table)), False
+        result = infer(live, table, "The table", interval=options.interval)
     else:
         body = read_object()
         options = _pop_options(body)
         rows, probability = read_features(body)
-        if options != _Options() and wants_arrow():
+        if (options.by_row or options.explain) and wants_arrow():
             raise RequestError(
-                "An Arrow table has no place for errors, explanations and intervals; accept JSON, or leave them out."
+                "An Arrow table has no place for errors and explanations; accept JSON, or leave them out."
             )
         if options.explain:
             check_one_output(signature)
@@ -54,9 +56,10 @@ def predict(name: str | None = None) -> Response:
             partial = infer_each(live, rows, bool(probability), options.interval)
             return to_json(_content_by_row(partial, live, probability, options))
         result = infer(live, rows, probability=bool(probability), interval=options.interval)
-        if options != _Options():
-            return to_json(content_of(result, live.name, probability) | _optional_content(result, options))
-    return write_table(result, live.name) if wants_arrow() else to_json(content_of(result, live.name, probability))
+    if wants_arrow():
+        return write_table(result, live.name, options.interval)
+    content = content_of(result, live.name, probability)
+    return to_json(content if options == _Options() else content | _optional_content(result, options))
 
 
 MAX_EXPLAINED_ROWS = 10  # of a request
@@ -80,11 +83,7 @@ def _pop_options(body: dict) -> _Options:
     on_error = body.pop("on_error", "request")
     if on_error not in ("request", "row"):
         raise RequestError(f'\'on_error\' must be "request" or "row", got {describe_value(on_error)}.')
-    flags = {name: body.pop(name, False) for name in ("explain", "interval")}
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise RequestError(f"'{name}' must be true or false, got {describe_value(value)}.")
-    return _Options(on_error == "row", **flags)
+    return _Options(on_error == "row", pop_flag(body, "explain"), pop_flag(body, "interval"))
 
 
 def _check_explained(rows: object):
@@ -114,14 +113,7 @@ _UNEXPLAINED = "Row {}: it cannot be explained, because the model does not predi
 def _optional_content(result: InferenceResult, options: _Options) -> dict:
     """Return the explanations and intervals that a request asks for."""
     content: dict[str, Any] = {"explanations": _explanations(result)} if options.explain else {}
-    interval, predictions = result.predictor.signature.interval, result.predictions
-    if not options.interval or interval is None:
-        return content
-    content["level"] = interval.level
-    if predictions.classes is None or predictions.probability is None:
-        return content | {"interval": interval.bounds(predictions.prediction).tolist()}
-    sets = interval.sets(predictions.prediction, predictions.probability, predictions.classes)
-    return content | {"prediction_set": sets}
+    return content | interval_content(result) if options.interval else content
 
 
 def _content_by_row(partial: PartialResult, live, probability: bool | str, options: _Options) -> dict:

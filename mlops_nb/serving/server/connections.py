@@ -5,8 +5,12 @@ connections might all be with one worker while the others idle. A worker that ha
 that another could serve.
 """
 
+from collections import OrderedDict
+from collections.abc import Iterator
 from functools import cache
 from mmap import mmap
+
+from gunicorn.workers.gthread import TConn
 
 MAX_WORKERS = 256  # of one service, those that are stopping included
 _FREE = -1
@@ -77,3 +81,41 @@ class ConnectionCounter:
         """Free the place of a worker that ended."""
         self._states[self._index] = _LOADING
         self.count = _FREE
+
+
+class IdleConnections:
+    """The connections that wait for their next request, the next to time out first.
+
+    Gunicorn has them in a deque, which searches all of them for one. This has the methods of a deque that it uses.
+    """
+
+    def __init__(self):
+        self._connections: OrderedDict[TConn, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    def __iter__(self) -> Iterator[TConn]:
+        return iter(self._connections)
+
+    def __contains__(self, conn: TConn) -> bool:
+        return conn in self._connections
+
+    def __getitem__(self, _first: int) -> TConn:
+        return next(iter(self._connections))
+
+    def append(self, conn: TConn):
+        """Add a connection as the last."""
+        self._connections[conn] = None
+
+    def renew(self, conn: TConn):
+        """Make a connection the last."""
+        self._connections.move_to_end(conn)
+
+    def remove(self, conn: TConn):
+        """Remove a connection."""
+        del self._connections[conn]
+
+    def popleft(self) -> TConn:
+        """Remove and return the first connection."""
+        return self._connections.popitem(last=False)[0]

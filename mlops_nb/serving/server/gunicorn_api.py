@@ -55,6 +55,7 @@ SIGNATURES = {
         "init_process": ("self",),
         "handle_exit": ("self", "sig", "frame"),
         "accept": ("self", "listener"),
+        "on_client_socket_readable": ("self", "conn", "client"),
         "enqueue_req": ("self", "conn"),
         "handle": ("self", "conn"),
         "_keepalive_after": ("self", "conn", "keepalive"),
@@ -62,6 +63,7 @@ SIGNATURES = {
         "wait_for_and_dispatch_events": ("self", "timeout"),
         "murder_pending": ("self",),
         "is_parent_alive": ("self",),
+        "notify": ("self",),
         "set_accept_enabled": ("self", "enabled"),
         # called
         "get_thread_pool": ("self",),

@@ -35,7 +35,7 @@ from mlops_nb.serving.http.claim import ClaimExpiredError, ResponseClaim
 from mlops_nb.serving.http.early_response import EarlyResponse, parse_request_head
 from mlops_nb.serving.http.periodic import log_exception
 from mlops_nb.serving.http.request_id import make_id
-from mlops_nb.serving.server.connections import ConnectionCounter
+from mlops_nb.serving.server.connections import ConnectionCounter, IdleConnections
 from mlops_nb.serving.server.head_cache import HeadCache
 from mlops_nb.serving.server.request_buffer import MAX_READ_BYTES, RequestBuffer
 from mlops_nb.serving.server.sockets import BufferedSocket, CallQueue
@@ -87,12 +87,13 @@ class BoundedThreadWorker(ThreadWorker):
         super().__init__(*args, **kwargs)
         self.settings = Settings.read()
         self.method_queue = CallQueue()
+        self.keepalived_conns = IdleConnections()
         self.heads = HeadCache()
         self.claims: dict[ResponseClaim, TConn] = {}  # requests that have a thread, or wait for one
         self.waits: dict[TConn, tuple[float, Callable]] = {}  # in the poller: deadline, and what to do then
         self.large: dict[TConn, int] = {}  # bytes of large requests in progress, and of responses not read
         self.stuck: set[ResponseClaim] = set()  # of requests that timed out and whose threads still run
-        self._next_check = 0.0
+        self._next_check = self._next_notice = 0.0
         # Gunicorn would end the worker after so many requests, before another is ready
         self._retire_after, self.max_requests = self.max_requests, sys.maxsize
         self._accept_again_at = 0.0  # until when new connections are left to other workers
@@ -182,6 +183,10 @@ class BoundedThreadWorker(ThreadWorker):
 
     # received: a request arrives
 
+    def on_client_socket_readable(self, conn: TConn, _socket):
+        """Read from an idle connection; it stays in the poller, unless it has to wait for something else."""
+        self.enqueue_req(conn)
+
     def enqueue_req(self, conn: TConn, is_buffered: bool = False):
         """Read what has arrived of a request, or is buffered already; dispatch the request when it is whole."""
         now = time.monotonic()
@@ -251,6 +256,7 @@ class BoundedThreadWorker(ThreadWorker):
         if may_run_inline and hasattr(type(self.wsgi), "runs_inline") and self.wsgi.runs_inline(data):
             self._finish_response(conn, self._handle_inline(conn))
             return
+        self._leave_idle(conn)
         self.claims[claim] = conn
         self._submit(conn, claim)
 
@@ -260,6 +266,7 @@ class BoundedThreadWorker(ThreadWorker):
         head, body = buffer.head, buffer.body
         if body is not None and self._handle_cached_head(conn, head, body):
             return True
+        self._leave_idle(conn)
         keep = self.handle(conn)
         if keep and body is not None:
             self.heads.add(head, conn.sock.claim.environ, len(body))
@@ -267,11 +274,10 @@ class BoundedThreadWorker(ThreadWorker):
 
     def _handle_cached_head(self, conn: TConn, head: bytes, body: bytes) -> bool:
         """Handle a request without Gunicorn's parser and response; False when its head is not in the cache."""
-        environ = self.heads.get(head)
-        closes = (
-            not self.alive or self.nr + 1 >= self._retire_after or len(self.keepalived_conns) >= self.max_keepalived
-        )
-        if environ is None or closes:
+        others = len(self.keepalived_conns) - (conn in self.keepalived_conns)
+        if not self.alive or self.nr + 1 >= self._retire_after or others >= self.max_keepalived:  # it closes
+            return False
+        if (environ := self.heads.get(head, len(body))) is None:
             return False
         environ["wsgi.input"] = BytesIO(body)
         try:
@@ -361,7 +367,11 @@ class BoundedThreadWorker(ThreadWorker):
             self._linger(conn)
         elif conn.parser.unreader.next_request(time.monotonic()):
             self.enqueue_req(conn, is_buffered=True)
+        elif conn in self.keepalived_conns and self.alive:
+            conn.set_timeout()
+            self.keepalived_conns.renew(conn)
         else:
+            self._leave_idle(conn)
             self.finish_request(conn, _KEEP_ALIVE)
 
     def _send(self, conn: TConn, then: Callable):
@@ -382,6 +392,7 @@ class BoundedThreadWorker(ThreadWorker):
 
     def _refuse(self, conn: TConn, response: EarlyResponse, since: float, environ: dict | None = None):
         """Respond in place of a thread, and end the connection."""
+        self._leave_idle(conn)
         if environ:
             target = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["serving.id"]
         else:
@@ -408,6 +419,12 @@ class BoundedThreadWorker(ThreadWorker):
                 size=size,
             )
         return content
+
+    def _leave_idle(self, conn: TConn):
+        """Take a connection out of the poller and from those that are idle, if it is one of them."""
+        if conn in self.keepalived_conns:
+            self.keepalived_conns.remove(conn)
+            self.poller.unregister(conn.sock)
 
     # lingering and closed: the end of a connection
 
@@ -437,6 +454,7 @@ class BoundedThreadWorker(ThreadWorker):
         self._drop(conn)
 
     def _drop(self, conn: TConn):
+        self._leave_idle(conn)
         self.nr_conns -= 1
         self.large.pop(conn, None)
         conn.close()
@@ -445,6 +463,7 @@ class BoundedThreadWorker(ThreadWorker):
 
     def _wait(self, conn: TConn, event: int, on_event: Callable, on_timeout: Callable, deadline: float):
         """Leave a connection to the poller."""
+        self._leave_idle(conn)
         self.waits[conn] = deadline, on_timeout
         self.poller.register(conn.sock, event, partial(self._wake, conn, on_event))
 
@@ -510,6 +529,13 @@ class BoundedThreadWorker(ThreadWorker):
             self.alive = False
 
     # the end of the worker
+
+    def notify(self):
+        """Show the master that the worker lives, which is a system call: not after every event."""
+        now = time.monotonic()
+        if now >= self._next_notice:
+            self._next_notice = now + CHECK_SECONDS
+            super().notify()
 
     def is_parent_alive(self) -> bool:
         """Whether there is a master; a worker without one stops as after SIGTERM, because nobody would send it."""

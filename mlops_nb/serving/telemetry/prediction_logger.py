@@ -87,7 +87,7 @@ class PredictionLogger:
             return None
         now = time.time()
         predictor, predictions = result.predictor, result.predictions
-        key = key or make_key(predictor.name)
+        key = key or make_key(predictor.name, len(predictions.prediction))
         names, kept = predictor.signature.names, None
         if self.excluded:
             kept = [i for i, name in enumerate(names) if name not in self.excluded]

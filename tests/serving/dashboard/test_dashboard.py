@@ -9,7 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from mlops_nb.monitor.alerts import Finding, update_alerts
+from mlops_nb.monitor.incidents import save_cause
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
+from mlops_nb.monitor.root_cause import ColumnCause, RootCause
 from mlops_nb.monitor.timeseries import WINDOWS, TimeBuckets
 from mlops_nb.serving.dashboard import queries as dashboard_figures
 from mlops_nb.serving.dashboard.histogram import draw
@@ -28,6 +30,7 @@ PAGES = (
     "/",
     "/dashboard/style.css",
     "/dashboard/script.js",
+    "/dashboard/live.js",
     "/dashboard/models.js",
     "/dashboard/icon.svg",
     "/dashboard/uplot.css",
@@ -117,6 +120,7 @@ def test_every_window_has_a_value_a_bucket(client, hours):
     assert {len(result["errors"][k]) for k in ("at", "client", "server")} == {n}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("query", ["hours=2", "hours=", "hours=x", "hours=1e0", "days=1", "hours=1&x=2"])
 def test_other_windows_are_refused(client, query):
     answer = client.get(f"/dashboard/data.json?{query}")
@@ -125,6 +129,7 @@ def test_other_windows_are_refused(client, query):
     assert client.get(f"/?{query}").status_code == 200
 
 
+@pytest.mark.slow
 def test_page_says_what_it_knows_before_any_script_runs(app, client):
     require(app.extensions["dashboard"].figures.registry.engine, accuracy=0.95)
     ids = client.post("/predict", json={"features": [[1, 0]] * 4}).get_json()["ids"]
@@ -143,6 +148,7 @@ def test_page_says_what_it_knows_before_any_script_runs(app, client):
     assert "Roll back" not in text
 
 
+@pytest.mark.slow
 def test_promotion_by_retraining_gives_its_reasons_once(client, registry):
     registry.promote("toy", 2, actor="retrain", reason="all 5 gates passed; drift of a: it is another")
     registry.promote("toy", 1, actor="somebody", reason="no; I do not like it")
@@ -152,6 +158,7 @@ def test_promotion_by_retraining_gives_its_reasons_once(client, registry):
     assert "drift of a" not in history, "it is shown under Retraining"
 
 
+@pytest.mark.slow
 def test_decisions_about_retraining_are_shown_with_their_reasons(app, client):
     assert "Nothing was decided yet" in page(client)
     engine, now = app.extensions["dashboard"].figures.registry.engine, datetime.now(UTC)
@@ -171,6 +178,7 @@ def test_decisions_about_retraining_are_shown_with_their_reasons(app, client):
     assert "2 looks" in text
 
 
+@pytest.mark.slow
 def test_drift_and_alerts_of_the_monitor_are_shown(app, client):
     column = {"name": "a", "kind": "number", "drifted": True, "reason": "PSI 0.4", "effect": 0.4, "p_value": 1e-9,
               "histogram": {"edges": [1, 2], "reference": [5, 5, 10], "window": [0, 0, 3]}}  # fmt: skip
@@ -197,6 +205,25 @@ def test_drift_and_alerts_of_the_monitor_are_shown(app, client):
     assert figures(client)["figures"]["alerts"][0]["text"] == "a is not what it was"
 
 
+@pytest.mark.slow
+def test_incidents_are_listed_with_cause_and_timeline_the_open_one_unfolded(app, client):
+    engine = app.extensions["dashboard"].figures.registry.engine
+    begin = datetime.now(UTC) - timedelta(days=2)
+    update_alerts(engine, "toy", [Finding("performance", "accuracy", 0.1, "0.7 is low")], [], begin)
+    update_alerts(engine, "toy", [], [("performance", "accuracy")], begin + timedelta(hours=5))
+    monitor_says(engine, alerts=[{"kind": "drift", "subject": HOSTILE, "text": "a is not what it was"}])
+    save_cause(engine, 2, RootCause("900 rows", 900, 900, [ColumnCause("a", 1.0, "a >= 2: 1% -> 9%")], []))
+    text = page(client).partition('id="incidents"')[2].partition("</section>")[0]
+    assert text.count("<details") == 2
+    assert text.index('id="incident-2" open') < text.index('id="incident-1">')
+    assert "changed inputs: a (a &gt;= 2: 1% -&gt; 9%)" in text
+    assert HOSTILE not in text
+    shown = figures(client)["figures"]["incidents"]
+    kinds = [[e["kind"] for e in one["events"]] for one in shown]
+    assert kinds == [["alert", "promotion"], ["alert", "over", "recovery"]], "production was moved meanwhile"
+
+
+@pytest.mark.slow
 def test_many_alerts_of_a_kind_are_one_line_the_worst_first_and_what_labels_say_comes_before(app, client):
     columns = [{"name": "1", "role": "probability", "drifted": True}]
     named = [(f"column {i}", f"says {i}") for i in range(9)]
@@ -275,6 +302,7 @@ def tags(text: str) -> list:
     return parser.seen
 
 
+@pytest.mark.slow
 def test_words_of_strangers_are_never_markup(app, client, registry):
     before = {tag for tag, _ in tags(page(client))}
     registry.promote("toy", 2, reason=HOSTILE, actor=HOSTILE)
@@ -288,9 +316,9 @@ def test_words_of_strangers_are_never_markup(app, client, registry):
     text = page(client)
     assert text.count("&lt;script&gt;alert(1)") >= 9
     seen = tags(text)
-    assert {tag for tag, _ in seen} - before <= {"ul", "li", "svg", "rect", "div"}
+    assert {tag for tag, _ in seen} - before <= {"ul", "ol", "li", "svg", "rect", "div", "details", "summary"}
     assert "img" not in {tag for tag, _ in seen}
-    assert sum(tag == "script" for tag, _ in seen) == 2
+    assert sum(tag == "script" for tag, _ in seen) == 3
     assert not any(a.startswith("on") for _, names in seen for a in names)
     assert HOSTILE in figures(client)["figures"]["predictions"]["series"], "data is data; the page draws it as text"
 
@@ -303,6 +331,7 @@ def test_hostile_name_of_a_model_is_text(settings):
     assert "<script>alert" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES)
 def test_page_asks_no_other_host_and_runs_no_inline_code(client, path):
     answer = client.get(path)
@@ -323,6 +352,7 @@ def test_page_asks_no_other_host_and_runs_no_inline_code(client, path):
 # keys
 
 
+@pytest.mark.slow
 def test_page_is_open_and_what_it_shows_needs_the_key(client_with):
     client = client_with(MLOPS_API_KEYS=KEY, MLOPS_ADMIN_KEYS=ADMIN)
     assert [client.get(p).status_code for p in PAGES] == [200] * len(PAGES)
@@ -361,6 +391,7 @@ def test_without_an_admin_key_nobody_moves_a_service_that_others_reach(client_wi
 # moves
 
 
+@pytest.mark.slow
 def test_a_person_promotes_and_rolls_back_with_a_reason(client, registry, monkeypatch):
     monkeypatch.setattr(dashboard_figures, "FRESH_SECONDS", 60.0)
     assert client.get("/dashboard/data.json").get_json()["figures"]["previous_version"] is None
@@ -385,6 +416,7 @@ def test_move_that_somebody_else_was_faster_with_is_refused(client, registry):
     assert registry.history("toy")[-1].reason == "by somebody else"
 
 
+@pytest.mark.slow
 def test_moves_that_cannot_be_are_refused_and_say_why(client, registry):
     with writing(registry.engine) as connection:
         connection.execute(sa.update(versions).where(versions.c.version == 2).values(gates_passed=False))
@@ -400,6 +432,7 @@ def test_moves_that_cannot_be_are_refused_and_say_why(client, registry):
     assert "failed</span>" in page(client)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [{"reason": ""}, {"reason": "  "}, {"reason": None}, {"reason": "x" * 1001}, {"reason": "\0"}, {"reason": ["x"]},
@@ -422,6 +455,7 @@ def test_body_of_a_move_is_checked(client, registry, wrong):
 BODY = {"version": 2, "expected": 1, "reason": "x"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("headers", "words"),
     [
@@ -473,6 +507,7 @@ def test_no_answer_lets_another_site_read_or_ask(client):
 # a database that is away, and many who look
 
 
+@pytest.mark.slow
 def test_page_says_that_the_database_is_away_and_comes_back(app, client, monkeypatch):
     board = app.extensions["dashboard"].figures
     assert figures(client)["problem"] is None

@@ -2,13 +2,17 @@
 
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
 
+from mlops_nb.monitor.alerts import Finding, update_alerts
+from mlops_nb.monitor.incidents import list_incidents, save_cause
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
+from mlops_nb.monitor.root_cause import ColumnCause, RootCause
 from tests.factories import Service, wait_for
 from tests.serving.dashboard.test_dashboard import ADMIN, HOSTILE, KEY, monitor_says, require
 
@@ -76,7 +80,13 @@ def fill(registry, minutes: int = 50):
     columns = [{"name": "a", "drifted": True, "reason": why, "effect": 0.31, "p_value": 1e-7, "histogram": binned}]
     columns += [{"name": "months_since_last_payment_to_any_bank_or_lender", "drifted": False, "histogram": binned}]
     alert = {"kind": "drift", "subject": "a", "text": "a has drifted: PSI 0.31 is above 0.25."}
+    begin = datetime.now(UTC) - timedelta(days=2)
+    update_alerts(registry.engine, "toy", [Finding("performance", "accuracy", 0.1, "0.7 is low")], [], begin)
+    update_alerts(registry.engine, "toy", [], [("performance", "accuracy")], begin + timedelta(hours=5))
     monitor_says(registry.engine, columns, [alert, alert | {"subject": "b", "text": "x" * 120}])
+    column = ColumnCause("a", 1.0, "a >= 2: 10% -> 90%", -0.1)
+    cause = RootCause("900 rows", 900, 1000, [column], [], "accuracy", 0.9, 0.7, -0.15, -0.05)
+    save_cause(registry.engine, list_incidents(registry.engine, "toy")[0].id, cause)
 
 
 CONTRAST = """() => {
@@ -259,7 +269,7 @@ def test_words_of_strangers_are_shown_and_not_obeyed(open_page, url, registry):
     expect(page.locator("#history")).to_contain_text(HOSTILE)
     expect(page.locator("#predictions .u-label").nth(1)).to_have_text(HOSTILE)
     assert page.locator("img").count() == 0
-    assert page.locator("script").count() == 2
+    assert page.locator("script").count() == 3
 
 
 def test_page_says_that_the_service_is_gone_and_recovers(open_page, settings, tmp_path, monkeypatch):

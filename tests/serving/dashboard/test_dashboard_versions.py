@@ -142,6 +142,7 @@ def move(client, version: int):
     live_model(client.application).refresh()
 
 
+@pytest.mark.slow
 def test_nothing_is_green_before_the_first_check(production, client):
     production.serve(1, 300, right=0.98)
     blocks, data = read(client)
@@ -153,6 +154,7 @@ def test_nothing_is_green_before_the_first_check(production, client):
     assert "Version 1 is not monitored yet" in blocks.texts["drift"]
 
 
+@pytest.mark.slow
 def test_health_of_the_old_version_is_not_shown_after_a_move(production, client):
     production.serve(1, 1234, right=0.9117)
     before = production.check()
@@ -187,6 +189,7 @@ def test_health_of_the_old_version_is_not_shown_after_a_move(production, client)
     assert {s["version"] for s in data["figures"]["quality"]["metrics"][0]["series"]} == {1, 2}
 
 
+@pytest.mark.slow
 def test_check_from_before_a_rollback_is_not_that_of_the_version_now(production, client):
     production.serve(1, 500, right=0.95)
     production.check()
@@ -201,6 +204,7 @@ def test_check_from_before_a_rollback_is_not_that_of_the_version_now(production,
     assert greens(read(client)[0])
 
 
+@pytest.mark.slow
 def test_alert_of_the_old_version_has_its_number_and_is_not_red_after_a_move(production, client):
     production.serve(1, 1000, right=0.95, shift=1.0)
     assert production.check().status == "alert"
@@ -222,6 +226,7 @@ def test_alert_of_the_old_version_has_its_number_and_is_not_red_after_a_move(pro
     assert "bad" in [name for name, place in blocks.classes if place == "tiles"]
 
 
+@pytest.mark.slow
 def test_old_check_is_outdated_not_green(production, client, monkeypatch):
     production.serve(1, 500, right=0.95)
     production.check()
@@ -232,6 +237,7 @@ def test_old_check_is_outdated_not_green(production, client, monkeypatch):
     assert "outdated" in blocks.texts["tiles"]
 
 
+@pytest.mark.slow
 def test_every_metric_of_the_page_names_its_rows(production, client):
     production.serve(1, 200, right=0.91, ago=7200)
     production.serve(1, 100, right=0.8)
@@ -267,6 +273,7 @@ def test_green_exactly_where_the_last_event_since_the_last_move_is_a_healthy_che
         assert (data["figures"]["health"] or {"version": current})["version"] == current
 
 
+@pytest.mark.slow
 def test_figures_from_before_a_move_are_not_those_of_the_version_that_predicts(production, client):
     production.serve(1, 500, right=0.95)
     production.check()
@@ -285,6 +292,7 @@ def test_figures_from_before_a_move_are_not_those_of_the_version_that_predicts(p
     assert client.get("/dashboard/data.json").get_json()["figures"]["current"] == 2, "read again, however slow"
 
 
+@pytest.mark.slow
 def test_version_that_is_refused_is_not_green(production, client):
     production.serve(2, 500, right=0.95)
     move(client, 2)

@@ -127,6 +127,7 @@ def test_no_key_and_no_password_is_shown():
     assert not any(secret in repr(settings) for secret in (KEY, OTHER, ADMIN, "hunter2"))
 
 
+@pytest.mark.slow
 def test_no_key_is_in_the_log(client_with, capfd):
     client = client_with(**BOTH)
     for key in (KEY, ADMIN, "wrong-key-of-somebody"):

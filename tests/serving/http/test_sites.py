@@ -41,6 +41,7 @@ OTHER_SITES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("headers", OTHER_SITES)
 def test_every_route_but_health_refuses_another_site(client_with, headers):
     client = client_with()
@@ -52,6 +53,7 @@ def test_every_route_but_health_refuses_another_site(client_with, headers):
         assert client.post(path, data=orjson.dumps(body), content_type="text/plain", headers=headers).status_code == 403
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "headers",
     [
@@ -75,6 +77,7 @@ def test_program_and_page_of_the_service_are_answered(client_with, headers):
     assert client.post("/v2/models/toy/infer", json=INFER, headers=headers).status_code == 200
 
 
+@pytest.mark.slow
 def test_link_of_another_site_opens_the_page_and_sends_nothing(client_with):
     client = client_with()
     assert client.get("/", headers=LINK).status_code == client.get("/docs", headers=LINK).status_code == 200

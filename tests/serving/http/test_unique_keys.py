@@ -46,6 +46,7 @@ def write(value, draw) -> str:
     return json.dumps(value, ensure_ascii=draw(st.booleans()))
 
 
+@pytest.mark.slow
 @given(VALUES, st.data())
 def test_json_is_refused_exactly_if_a_key_is_twice_in_an_object(value, data):
     content = write(value, data.draw).encode()
@@ -84,6 +85,7 @@ def test_nested_too_deeply_is_refused():
     assert parse_object(b'{"a":' * 900 + b"1" + b"}" * 900, "")
 
 
+@pytest.mark.slow
 @example([{"name": "a : b", "at": "2026-01-01T10:00:00"}, {}])
 @given(st.lists(st.dictionaries(TEXTS, TEXTS, max_size=4), max_size=20))
 def test_rows_without_a_key_twice_are_parsed_once_unless_a_text_has_a_colon_behind_a_quote(rows):

@@ -1,5 +1,6 @@
 """Requests share calls of a slow model; each gets its own predictions, its own errors and its own version."""
 
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from mlops_nb.model.signature import Predictions
 from mlops_nb.serving.inference import batching
 from mlops_nb.serving.inference.batching import MAX_BATCH_ROWS, Batching, BatchingEngine, is_shared, measure_batching
 from mlops_nb.serving.inference.canary import position_of
-from mlops_nb.serving.inference.loading import runs_inline
+from mlops_nb.serving.inference.loading import inline_rule
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from tests.factories import logged, served, wait_for
@@ -79,6 +80,7 @@ def predict_during_a_call(engine: Engine, sharing: BatchingEngine, tables: list)
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 
 
+@pytest.mark.slow
 @hypothesis_settings(max_examples=30, deadline=None)
 @given(SIZES, st.lists(st.integers(0, 12), max_size=3), st.booleans())
 def test_each_request_gets_what_its_rows_alone_would_get(sizes, bad, named):
@@ -126,6 +128,7 @@ def test_request_waits_no_longer_than_its_limit():
     assert not sharing._running
 
 
+@pytest.mark.slow
 def test_call_that_hangs_delays_its_requests_by_their_patience_and_nobody_after_it():
     class Hanging(Engine):
         def predict(self, table):
@@ -198,13 +201,14 @@ def gains(monkeypatch):
 def test_calls_of_a_quick_model_are_not_shared(client, app):
     found = client.get("/model").get_json()["batching"]
     assert not found["on"]
-    assert found["reason"].startswith("A row takes 0.0")
+    assert re.match(r"A row takes 0\.\d+ ms: waiting for others would take longer", found["reason"])
     assert found["row_ms"] < 1
     assert not is_shared(live_model(app).predictor)
-    assert runs_inline(live_model(app).predictor)
+    assert inline_rule(live_model(app).predictor).allows()
     assert not app.shares_calls
 
 
+@pytest.mark.slow
 def test_setting_turns_sharing_off_or_limits_the_wait(gains, client_with):
     waits = {}
     for value in ("0", "7.5", ""):
@@ -229,6 +233,7 @@ def test_model_that_shares_calls_never_runs_in_the_main_loop(gains, client_with)
     assert not live.state.runs_inline, "the loop would wait for other requests, which it has to receive"
 
 
+@pytest.mark.slow
 def test_model_whose_rows_depend_on_each_other_is_not_shared(gains, tmp_path):
     """As those of a network that is quantised anew in each call, by the largest number in it."""
     _, _, predictor = served(spec_of(lambda _: OnnxRegressor(f"{__name__}.train_line"), "size"), tmp_path)
@@ -268,6 +273,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_a_shared_call_have_the_predictions_of_rows_alone(kind, tmp_path):
     """To the last bit, but for products of matrices, whose sums ONNX Runtime adds in another order for a single row."""

@@ -105,7 +105,7 @@ def test_request_that_breaks_the_canary_is_answered_by_production(live, client, 
     for _ in range(3):
         answer = client.post("/predict", json=ROW, headers=key_of("canary"))
         assert (answer.status_code, answer.get_json()["version"]) == (200, 1)
-    assert live.state.trial.failures == {"ZeroDivisionError": 3}
+    assert live.state.trial.counts()["failures"] == {"ZeroDivisionError": 3}
     assert capfd.readouterr().err.count("toy version 2 failed as the canary: ZeroDivisionError") == 1
 
 
@@ -113,10 +113,10 @@ def test_row_that_both_refuse_is_the_clients_mistake_and_counts_for_nobody(live,
     for role in ("canary", "production"):
         answer = client.post("/predict", json={"features": [["x", 0]]}, headers=key_of(role))
         assert (answer.status_code, answer.get_json()["code"]) == (400, "bad_input")
-    assert not live.state.trial.failures
-    assert not any(live.state.trial.calls.values())
+    assert not live.state.trial.own.requests.any()
 
 
+@pytest.mark.slow
 def test_row_that_only_the_canary_refuses_is_answered_by_production(app, client, registry, settings):
     narrow = replace(NUMBERS, inputs=(Input("a", maximum=50), Input("b")))
     registry.register(package(settings.home / "bundle", 1.0, narrow))
@@ -125,7 +125,7 @@ def test_row_that_only_the_canary_refuses_is_answered_by_production(app, client,
     live.refresh()
     answer = client.post("/predict", json={"features": [[100, 0]]}, headers=key_of("canary"))
     assert (answer.status_code, answer.get_json()["version"]) == (200, 1)
-    assert live.state.trial.failures == {"InvalidRowsError": 1}
+    assert live.state.trial.counts()["failures"] == {"InvalidRowsError": 1}
 
 
 def test_canary_without_probabilities_is_not_asked_for_them(live, client, monkeypatch):
@@ -147,7 +147,15 @@ def test_production_that_breaks_counts_and_is_a_defect(live, client, monkeypatch
         for rows in ([[1, 0]], [[2, 2]])
     ]
     assert statuses == [500, 400]
-    assert list(live.state.trial.calls["production"]) == [None]
+    assert live.state.trial.own.failures[0] == {"RuntimeError": 1}
+
+
+def test_row_for_which_both_raise_counts_alike(live, client, monkeypatch):
+    for predictor in (live.predictor, live.state.trial.canary):
+        monkeypatch.setattr(predictor, "predict", lambda rows: 1 / 0)
+    for role in ("canary", "production"):
+        assert client.post("/predict", json=ROW, headers=key_of(role)).status_code == 500
+    assert live.state.trial.own.failed.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("alias", ["canary", "shadow"])
@@ -163,6 +171,7 @@ def test_one_that_cannot_be_proven_is_refused_and_production_goes_on(app, client
     assert {version_for(client) for _ in range(50)} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alias", ["canary", "shadow"])
 def test_one_that_is_unlike_a_new_version_in_production_is_not_used(app, client, registry, settings, alias):
     registry.promote("toy", 2, alias=alias)
@@ -178,14 +187,18 @@ def test_one_that_is_unlike_a_new_version_in_production_is_not_used(app, client,
 def test_each_of_several_numbers_is_compared(live):
     outputs = (Output("days"), Output("euros"))
     signature = Signature((Input("a"),), "regression", "days, euros", outputs=outputs)
-    predictors = [SimpleNamespace(signature=signature, version=version) for version in (1, 2)]
+    profile = {"outputs": {name: {"output": {"edges": [1.0, 30.0]}} for name in ("days", "euros")}}
+    bundle = SimpleNamespace(profile=lambda: profile)
+    predictors = [SimpleNamespace(signature=signature, version=version, bundle=bundle) for version in (1, 2)]
     trial = CanaryTrial("toy", *predictors, replace(live.settings, canary_min_requests=30))
     for number in range(60):
         for role, shift in (("production", 0), ("canary", 100)):
             euros = Predictions(np.array([float(number + shift)]))
             both = join_outputs({"euros": euros, "days": Predictions(np.array([1.0]))})
-            trial._record(InferenceResult(predictors[0], None, both, role), 0.0)
-    assert [reason.partition(" drifted")[0] for reason in trial.reasons()] == ["the predictions of 'euros'"]
+            result = InferenceResult(predictors[0], None, both, role)
+            trial._record(role, 0.0, trial._answers(result))
+    reasons = [reason.partition(" drifted")[0] for reason in trial.reasons()]
+    assert reasons == ["the predictions of 'euros'"]
 
 
 def test_canary_that_is_cleared_or_that_became_production_is_no_canary(live, client, registry):
@@ -203,14 +216,10 @@ def test_canary_that_is_cleared_or_that_became_production_is_no_canary(live, cli
     assert {version_for(client) for _ in range(50)} == {1}
 
 
-def test_of_a_request_one_number_is_remembered_and_of_requests_the_last(live, client, settings):
+def test_request_of_many_rows_counts_once(live, client):
     client.post("/predict", json={"features": [[1, 0]] * 5000}, headers=key_of("canary"))
-    calls = live.state.trial.calls["canary"]
-    assert [prediction for _, prediction in calls] == [1]
-    assert calls.maxlen == 1000
-    trial = live.state.trial
-    more = CanaryTrial("toy", trial.production, trial.canary, replace(settings, canary_min_requests=3000))
-    assert more.calls["canary"].maxlen == 3000
+    own = live.state.trial.own
+    assert (own.requests.tolist(), own.answers.tolist()) == ([0, 1], [[0, 1]])
 
 
 # Judged against production
@@ -240,13 +249,14 @@ def incomparable(predictor):
     return lambda rows: Predictions(np.array([None], dtype=object))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
         (slow, "p95 latency is "),
-        (broken, "30 of 30 requests failed, in production 0 of 30; it failed by ZeroDivisionError"),
-        (of_one_class, "the predictions drifted: PSI "),
-        (incomparable, "its predictions are no labels or numbers that could be compared"),
+        (broken, "30 of 30 ("),
+        (of_one_class, "the predictions drifted: 100.0% are 1, in production 53.3%"),
+        (incomparable, "the predictions drifted: 0.0% are 1, in production 53.3%"),
     ],
 )
 def test_canary_that_is_worse_is_rolled_back(few, client, registry, monkeypatch, capfd, kind, why):
@@ -275,6 +285,49 @@ def test_canary_that_is_as_good_goes_on(few, client, registry):
     assert ready["rolled_back"] is None
 
 
+def test_evidence_of_all_workers_counts_together(few, client, registry, monkeypatch):
+    other = create_app(few.settings)
+    live_model(other).refresh()
+    for live, its_client in ((few, client), (live_model(other), other.test_client())):
+        monkeypatch.setattr(live.state.trial.canary, "predict", lambda rows: 1 / 0)
+        traffic(its_client, 15)
+    few.refresh()
+    assert few.state.trial is not None, "15 of its own are not enough, and nothing of the other is known"
+    live_model(other).refresh()
+    move = registry.history("toy", "canary")[-1]
+    assert (move.action, move.reason.partition(" (")[0]) == ("clear", "30 of 30")
+    few.refresh()
+    assert few.state.roles == {"production": 1}
+    live_model(other).stop()
+
+
+def test_new_trial_begins_with_no_counts_of_the_last(few, client, registry):
+    traffic(client, 20)
+    few.refresh()
+    registry.clear("toy", "canary")
+    few.refresh()
+    registry.promote("toy", 2, alias="canary")
+    few.refresh()
+    assert client.get("/health/ready").get_json()["canary"]["requests"] == 0
+
+
+def test_without_the_database_a_worker_judges_by_its_own_counts(few, client, monkeypatch, capfd):
+    def away(*_, **__):
+        raise OperationalError("INSERT", {}, Exception("locked"))
+
+    monkeypatch.setattr("mlops_nb.serving.inference.canary.save_counts", away)
+    monkeypatch.setattr(few.state.trial.canary, "predict", lambda rows: 1 / 0)
+    traffic(client, 20)
+    for _ in range(3):
+        few.refresh()
+    assert few.state.trial is not None
+    traffic(client, 10)
+    few.refresh()
+    assert few.state.roles == {"production": 1}
+    assert capfd.readouterr().err.count("The counts of the canary cannot be exchanged: OperationalError.") == 1
+
+
+@pytest.mark.slow
 def test_of_two_workers_one_rolls_back_and_both_say_why(few, client, registry, monkeypatch):
     other = create_app(few.settings)
     live_model(other).refresh()
@@ -289,6 +342,7 @@ def test_of_two_workers_one_rolls_back_and_both_say_why(few, client, registry, m
     live_model(other).stop()
 
 
+@pytest.mark.slow
 def test_worse_canary_is_not_asked_even_when_the_registry_cannot_be_told(few, client, registry, monkeypatch, capfd):
     def read_only(*_, **__):
         raise OperationalError("DELETE", {}, Exception("read-only"))

@@ -63,6 +63,7 @@ def place_of(settings, version: int) -> Path:
     return next(cached.path for cached in BundleFallback(settings, "toy").versions() if cached.version == version)
 
 
+@pytest.mark.slow
 def test_last_good_bundle_is_served_while_the_database_is_away_and_left_when_it_answers(cached, registry, away):
     live, client = started(cached)
     body = client.get("/health/ready").get_json()
@@ -78,6 +79,7 @@ def test_last_good_bundle_is_served_while_the_database_is_away_and_left_when_it_
     live.stop()
 
 
+@pytest.mark.slow
 def test_quick_model_is_quick_from_the_cache_and_when_the_registry_confirms_it(cached, away):
     live, _ = started(cached)
     assert live.state.from_cache
@@ -88,6 +90,7 @@ def test_quick_model_is_quick_from_the_cache_and_when_the_registry_confirms_it(c
     live.stop()
 
 
+@pytest.mark.slow
 def test_version_that_went_to_production_meanwhile_replaces_the_cached_one(cached, registry, away):
     registry.promote("toy", 2)
     live, _ = started(cached)
@@ -124,6 +127,7 @@ def test_registry_that_hangs_is_not_waited_for(cached, monkeypatch):
     live_model(app).stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.onnx", "manifest.json", "golden.json"])
 def test_tampered_cache_is_refused(cached, registry, away, name):
     place = place_of(cached, 1)
@@ -141,6 +145,7 @@ def test_tampered_cache_is_refused(cached, registry, away, name):
     check_hashes(read_manifest(place), place.name)  # it was written anew
 
 
+@pytest.mark.slow
 def test_of_two_in_the_cache_the_one_that_served_last_comes_first_and_the_other_if_it_is_broken(
     cached, registry, monkeypatch
 ):
@@ -155,6 +160,7 @@ def test_of_two_in_the_cache_the_one_that_served_last_comes_first_and_the_other_
     live.stop()
 
 
+@pytest.mark.slow
 def test_last_two_are_kept_and_what_nobody_asked_for_in_a_day_or_a_killed_worker_left_is_removed(
     cached, registry, settings
 ):
@@ -170,6 +176,7 @@ def test_last_two_are_kept_and_what_nobody_asked_for_in_a_day_or_a_killed_worker
     assert not partial.exists()
 
 
+@pytest.mark.slow
 def test_store_that_was_made_anew_does_not_know_the_cached_bundle(cached, settings):
     shutil.rmtree(settings.home / "store")
     live, client = started(cached)

@@ -126,6 +126,7 @@ def test_bundle_that_breaks_whoever_loads_it_is_refused(app, registry, monkeypat
     assert live.state.refused == {2: "Its files cannot be loaded: ZeroDivisionError."}
 
 
+@pytest.mark.slow
 def test_registered_bundle_with_a_type_of_an_attacker_is_refused_with_the_reason(app, registry, settings):
     live, client, attack = live_model(app), app.test_client(), package(settings.home / "attack", 3.0)
     strange = {"__class__": "Popen", "__module__": "subprocess", "__loader__": "ObjectNode"}
@@ -184,6 +185,7 @@ def test_database_that_does_not_answer_is_said_and_survived(app, registry, monke
     assert client.get("/health/ready").get_json()["problem"] is None
 
 
+@pytest.mark.slow
 def test_store_that_was_deleted_and_made_again_is_followed(app, settings):
     live = live_model(app)
     old = live.predictor
@@ -346,6 +348,7 @@ def test_chunked_body_over_the_limit_is_refused_and_the_service_goes_on(settings
         service.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("empty", "problem"),
     [

@@ -82,6 +82,7 @@ PROTOCOLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_row_is_refused_in_every_protocol_and_no_other(radius, protocol):
     app = radius()
@@ -97,6 +98,7 @@ def test_row_is_refused_in_every_protocol_and_no_other(radius, protocol):
     assert len(logged(app).predictions) == 2
 
 
+@pytest.mark.slow
 def test_by_row_each_other_row_is_predicted(radius):
     rows = [NEAR, FAR, [1, "x"], NEAR, FAR]
     response = radius().test_client().post("/predict", json={"features": rows, "on_error": "row", "probability": True})
@@ -108,6 +110,7 @@ def test_by_row_each_other_row_is_predicted(radius):
     assert alone.get_json()["prediction"] == [None]
 
 
+@pytest.mark.slow
 def test_job_rejects_the_row(radius, tmp_path):
     settings = radius().extensions["settings"]
     pd.DataFrame([NEAR, FAR, NEAR], columns=["a", "b"]).to_csv(tmp_path / "in.csv", index=False)
@@ -133,6 +136,7 @@ def test_defect_stays_a_defect(radius, monkeypatch, capfd, error):
     assert error.__name__ in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_rows_beside_it_in_a_shared_call_are_predicted(gains, radius):  # noqa: F811
     app = radius(MLOPS_BATCH_MS="1000")
     bodies = [[NEAR], [FAR], [NEAR, NEAR], [NEAR, FAR]]
@@ -154,6 +158,7 @@ def test_rows_beside_it_in_a_shared_call_are_predicted(gains, radius):  # noqa: 
     assert max(held.calls) > 2, "some shared a call"
 
 
+@pytest.mark.slow
 def test_row_that_cannot_be_explained_says_so(radius):
     client = radius().test_client()
     assert client.post("/predict", json={"features": [[5.5, 1.0]]}).status_code == 200

@@ -48,6 +48,7 @@ def test_shadow_that_raises_is_counted_and_goes_on(live, client, monkeypatch):
     wait_for(lambda: live.shadow.counts["answered"] == 1)
 
 
+@pytest.mark.slow
 def test_no_request_waits_for_a_shadow_that_hangs_and_what_does_not_fit_is_dropped(live, client, monkeypatch):
     goes_on, ask_shadow = threading.Event(), live.state.shadow.predict
     monkeypatch.setattr(live.state.shadow, "predict", lambda rows: goes_on.wait(60) and ask_shadow(rows))
@@ -61,6 +62,7 @@ def test_no_request_waits_for_a_shadow_that_hangs_and_what_does_not_fit_is_dropp
     wait_for(lambda: live.shadow.counts["answered"] == 101)
 
 
+@pytest.mark.slow
 def test_shadow_that_is_taken_away_is_let_go(live, client, registry):
     ask(client)
     wait_for(lambda: live.shadow.counts["answered"] == 1)

@@ -33,6 +33,7 @@ def states(client) -> dict[str, str]:
 # routes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", CALLS)
 def test_every_protocol_predicts_with_the_model_that_is_named(client, protocol):
     path, body, prediction = CALLS[protocol]
@@ -49,6 +50,7 @@ def test_unknown_name_is_not_found_with_the_near_ones(client, protocol):
     assert "There is no model 'alpah' here. Did you mean 'alpha'?" in response.get_json()["error"]
 
 
+@pytest.mark.slow
 def test_each_model_has_its_own_signature(client):
     right = client.post("/models/beta/predict", json={"features": [MIXED_ROW]})
     assert (right.status_code, right.get_json()["model"]) == (200, "beta")
@@ -104,6 +106,7 @@ def test_request_that_names_no_model_is_for_the_first(make):
     assert client.get("/v1/models").get_json() == {"models": ["gamma", "alpha"]}
 
 
+@pytest.mark.slow
 def test_all_models_are_served_and_a_request_must_name_one(make, registry, home):
     app = make("*")
     client = app.test_client()
@@ -237,6 +240,7 @@ def test_model_that_cannot_be_loaded_is_its_own_503(make, registry):
     )
 
 
+@pytest.mark.slow
 def test_service_is_ready_while_any_model_can_predict(make, registry):
     for name in ("alpha", "beta", "gamma"):
         break_model(registry, name)
@@ -291,6 +295,7 @@ def test_model_that_loads_slowly_keeps_no_more_than_half_of_the_threads(make, mo
 # memory
 
 
+@pytest.mark.slow
 def test_least_recently_used_model_is_released_and_loaded_again(make, capfd):
     app = make("alpha,gamma,beta", MLOPS_MODELS_MB="2.5")  # a small model counts as 1 MiB and its files
     client = app.test_client()
@@ -339,6 +344,7 @@ def test_unloaded_model_is_away_until_it_is_loaded(make):
 # description, pages
 
 
+@pytest.mark.slow
 def test_description_lists_every_model(make):
     app = make()
     client = app.test_client()
@@ -354,6 +360,7 @@ def test_description_lists_every_model(make):
     assert one["components"]["schemas"]["Row"]["properties"].keys() == {"a", "b"}
 
 
+@pytest.mark.slow
 def test_pages_are_an_index_and_one_a_model(make, registry):
     break_model(registry, "beta")
     client = make().test_client()

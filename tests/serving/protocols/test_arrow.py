@@ -48,6 +48,7 @@ def expected(mixed):
     return mixed.post("/predict", json={"features": ROWS, "probability": True}).get_json()
 
 
+@pytest.mark.slow
 def test_table_gets_what_its_rows_get(mixed, expected):
     encoded = TABLE.set_column(2, "home", TABLE["home"].dictionary_encode())
     viewed = TABLE.set_column(2, "home", TABLE["home"].cast(pyarrow.string_view()))
@@ -216,6 +217,7 @@ def test_table_and_rows_get_the_same_answer_or_the_same_error(mixed, rows, left)
     assert one == two
 
 
+@pytest.mark.slow
 @given(at=st.integers(0, len(WHOLE) - 9), by=st.binary(min_size=1, max_size=8), cut=st.integers(0, 8))
 def test_whatever_stream_is_sent_is_answered_or_refused(mixed, at, by, cut):
     answer = post(mixed, WHOLE[:at] + by + WHOLE[at + cut :])

@@ -4,6 +4,7 @@ import gzip
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import orjson
 import pytest
 from flask import Flask
@@ -11,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlops_nb.model.engine import SklearnEngine
-from mlops_nb.serving.inference.loading import runs_inline
+from mlops_nb.serving.inference.loading import FALLBACK_PAUSE_SECONDS, inline_rule
 from mlops_nb.serving.service import live_model
 from serve.app import create_app
 from tests.factories import logged
@@ -77,7 +78,7 @@ def test_request_that_may_be_more_is_not_quick(app, what):
 
 SLOW = {
     "slow": ("mlops_nb.serving.inference.loading.INLINE_SECONDS", 0),
-    "slow outside the domain": ("mlops_nb.serving.inference.loading.INLINE_FALLBACK_SECONDS", 0),
+    "very slow outside the domain": ("mlops_nb.serving.inference.loading.MAX_FALLBACK_SECONDS", 0),
     "another engine": ("mlops_nb.serving.inference.loading.OnnxEngine", SklearnEngine),
 }
 
@@ -92,11 +93,26 @@ def test_request_of_a_model_that_may_be_slow_is_not_quick(app, registry, monkeyp
     assert not app.runs_inline(QUICK)
 
 
+def test_after_a_row_that_takes_long_outside_the_domain_threads_predict_for_a_while(app, registry, monkeypatch):
+    monkeypatch.setattr("mlops_nb.serving.inference.loading.INLINE_FALLBACK_SECONDS", 0)
+    registry.promote("toy", 2)
+    live_model(app).refresh()
+    engine, client = live_model(app).predictor.engine, app.test_client()
+    monkeypatch.setattr(engine, "_outside", lambda table: None)
+    assert client.post("/predict", json={"features": [[1, 0]]}).status_code == 200
+    assert app.runs_inline(QUICK)
+    monkeypatch.setattr(engine, "_outside", lambda table: np.ones(1, dtype=bool))
+    assert client.post("/predict", json={"features": [[1, 0]]}).status_code == 200
+    assert not app.runs_inline(QUICK)
+    monkeypatch.setattr(engine, "fell_back_at", engine.fell_back_at - FALLBACK_PAUSE_SECONDS)
+    assert app.runs_inline(QUICK)
+
+
 def test_model_of_which_no_row_is_left_to_try_is_not_quick(app):
     predictor = live_model(app).predictor
-    assert runs_inline(predictor)
+    assert inline_rule(predictor).allows()
     (predictor.bundle.path / "golden.json").unlink()
-    assert not runs_inline(predictor)
+    assert not inline_rule(predictor).allows()
 
 
 def test_request_that_a_canary_may_get_is_not_quick(app, registry):

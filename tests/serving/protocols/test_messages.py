@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from mlops_nb.errors import InputError
 from mlops_nb.model.parser import InputParser
-from mlops_nb.model.signature import Input, Predictions, Signature, join_outputs
-from mlops_nb.serving.inference.canary import _first_of
+from mlops_nb.model.signature import Input, Signature
 from mlops_nb.serving.protocols.feedback import _read_value
 from mlops_nb.serving.service import live_model
 
@@ -37,6 +36,7 @@ def message_of(act, *args) -> str:
     return ""
 
 
+@pytest.mark.slow
 @given(value=VALUES, classes=st.sampled_from([*LABELS, None]))
 def test_label_in_a_message_is_json(value, classes):
     task = "regression" if classes is None else "classification"
@@ -45,6 +45,7 @@ def test_label_in_a_message_is_json(value, classes):
     assert not message or ", got " in message[-60:]
 
 
+@pytest.mark.slow
 @given(value=VALUES, kind_and_categories=st.sampled_from([("int", (1, 2)), ("string", ("a", "b")), ("bool", None)]))
 def test_value_of_a_row_in_a_message_is_json(value, kind_and_categories):
     kind, categories = kind_and_categories
@@ -67,16 +68,6 @@ def test_unknown_key_is_answered_with_all_that_there_are(client, path, body, nam
     near = {key: value for key, value in body.items() if key != "zzz"} | {"on_eror": "row"}
     if path == "/predict":
         assert "Did you mean 'on_error'?" in client.post(path, json=near).get_json()["error"]
-
-
-def test_first_prediction_of_several_outputs_is_compared_as_people_read_it():
-    parts = {
-        name: Predictions(np.array(labels), np.full((2, 2), 0.5), labels)
-        for name, labels in (("late", [True, False]), ("paid", ["yes", "no"]), ("size", [1, 2]))
-    }
-    assert _first_of(join_outputs(parts), ()) == "late: true, paid: yes, size: 1"
-    numbers = join_outputs({"x": Predictions(np.array([1.5])), "y": Predictions(np.array([2.5]))})
-    assert _first_of(numbers, ("x", "y")) == [1.5, 2.5]
 
 
 def test_model_is_not_failed_before_its_first_load(settings):

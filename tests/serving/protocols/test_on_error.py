@@ -24,6 +24,7 @@ def _row(number: int, bad) -> object:
     return _good(number) | bad if isinstance(bad, dict) else bad
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bads=st.lists(st.one_of(st.none(), BAD.map(lambda bad: [bad])), min_size=1, max_size=12))
 def test_each_row_has_what_it_has_alone(mixed, bads):

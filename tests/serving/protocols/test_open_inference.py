@@ -197,6 +197,7 @@ def test_tritonclient_sends_every_kind_of_column(kinds_home, tmp_path, expected)
 # What is answered
 
 
+@pytest.mark.slow
 def test_columns_as_json_get_what_predict_answers(kinds, expected):
     body = infer(kinds, COLUMNS, id="").get_json()
     assert (body["id"], body["model_name"], body["model_version"]) == ("", "toy", "1")
@@ -235,6 +236,7 @@ def test_shape_and_size_may_be_written_as_json_writes_whole_numbers(client):
     assert in_bytes(client, [sized("x", "FP32", [1, 2], 8.0)], b"\0\0\x80?\0\0\0\0").status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "names", "binary"),
     [
@@ -279,6 +281,7 @@ A = tensor("a", "FP64", [1.0, 2.0])
 B = tensor("b", "FP64", [1.0, 2.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
@@ -351,6 +354,7 @@ def test_result_of_n_rows_has_the_shape_n_whatever_the_shape_of_the_inputs(clien
         assert shapes == [[rows], [rows, 2]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -379,6 +383,7 @@ def sized(name, datatype, shape, size):
     return {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("inputs", "binary", "message"),
     [

@@ -55,6 +55,7 @@ def valid(client, path, body, status=200):
     return response.get_json()
 
 
+@pytest.mark.slow
 def test_predict_has_an_object_a_row(service):
     app, _, X, predictor = service
     client, rows = app.test_client(), X.head(5).to_dict("records")
@@ -78,6 +79,7 @@ def test_predict_has_an_object_a_row(service):
         assert [*other["a of b"]] == ["maybe", "no", "yes"]
 
 
+@pytest.mark.slow
 def test_other_protocols_have_each_output(service):
     app, _, X, predictor = service
     client, rows = app.test_client(), X.head(3).to_dict("records")
@@ -111,6 +113,7 @@ def test_other_protocols_have_each_output(service):
     assert [output["name"] for output in one["outputs"]] == ["prediction_late"]
 
 
+@pytest.mark.slow
 def test_labels_of_all_outputs_are_measured_output_by_output(service):
     app, spec, X, predictor = service
     client, rows = app.test_client(), X.head(200)
@@ -147,6 +150,7 @@ def test_labels_of_all_outputs_are_measured_output_by_output(service):
     assert ('class="late: true"' if spec.task == "classification" else 'class="late"') in counted
 
 
+@pytest.mark.slow
 def test_outputs_whose_columns_collide_are_refused_as_a_table_alone(tmp_path):
     table = several_outputs(("l", "l_b"), (str, str)).load()
     table = table.assign(l=table["l"].replace("maybe", "b_no"))

@@ -22,6 +22,7 @@ def expected(mixed):
     return mixed.post("/predict", json={"features": ROWS}).get_json()["prediction"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [
@@ -194,8 +195,8 @@ def test_a_null_is_named_by_row_and_column_and_by_nothing_else(mixed, body):
         ({}, "bad_request", "must have one of dataframe_split, .*, got none of them"),
         ({"instances": ROWS, "inputs": ROWS}, "bad_request", "got 'instances' and 'inputs'"),
         ({"dataframe_splitt": 1}, "bad_request", "unknown key 'dataframe_splitt'. Did you mean 'dataframe_split'"),
-        ({"instances": ROWS, "params": {"a": 1}}, "bad_request", "takes no 'params'"),
-        ({"instances": ROWS, "params": False}, "bad_request", "takes no 'params'"),
+        ({"instances": ROWS, "params": {"a": 1}}, "bad_request", "'params' has an unknown key 'a'"),
+        ({"instances": ROWS, "params": False}, "bad_request", "'params' must be an object"),
         ({"dataframe_split": [1]}, "bad_request", "must be an object with 'data'"),
         ({"dataframe_split": {"columns": ["age"], "data": ROWS}}, "bad_request", "Row 0 must be a list of 1 values"),
         ({"dataframe_split": {"columns": ["a", "a"], "data": ROWS}}, "bad_request", "list of different names"),

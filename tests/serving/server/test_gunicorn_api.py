@@ -99,7 +99,15 @@ def test_overridden_methods_are_listed(ours):
 
 def test_attributes_that_the_worker_takes_from_gunicorn_are_listed():
     own = set(vars(BoundedThreadWorker)) | {"settings", "heads", "claims", "waits", "large", "stuck", "connections"}
-    own |= {"vital_pool", "sharing_pool", "_next_check", "_accept_again_at", "_retire_after", "_max_keepalived"}
+    own |= {
+        "vital_pool",
+        "sharing_pool",
+        "_next_check",
+        "_next_notice",
+        "_accept_again_at",
+        "_retire_after",
+        "_max_keepalived",
+    }
     listed = ATTRIBUTES["gunicorn.workers.gthread:ThreadWorker"] | set(
         SIGNATURES["gunicorn.workers.gthread:ThreadWorker"]
     )

@@ -101,6 +101,7 @@ class Broken(Exception):
     """What a model raises when it is at its worst."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["parse", "predict"])
 def test_model_that_breaks_says_nothing_of_itself(app, hidden, part, monkeypatch, capfd):
     def fail(*_):

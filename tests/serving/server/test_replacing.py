@@ -155,7 +155,7 @@ def test_worker_without_a_model_leaves_requests_to_one_that_has_it(settings, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.nightly), "2"])
 def test_new_release_replaces_workers_under_load(settings, tmp_path, workers):
     with serving(settings, tmp_path, MLOPS_WORKERS=workers) as (service, load):
         service.is_open, before = False, service.workers
@@ -205,7 +205,7 @@ def test_release_that_cannot_be_imported_replaces_nothing_until_it_is_mended(set
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.nightly), "2"])
 def test_worker_with_enough_requests_serves_until_another_is_ready(settings, tmp_path, workers):
     more = {"MLOPS_WORKERS": workers, "GUNICORN_CMD_ARGS": "--max-requests 2000"}
     with serving(settings, tmp_path, **more) as (service, load):

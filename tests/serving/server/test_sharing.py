@@ -24,6 +24,7 @@ def sharing(settings, tmp_path, monkeypatch):
     service.stop()
 
 
+@pytest.mark.slow
 def test_many_connections_share_calls_and_each_gets_its_own(sharing, settings):
     assert sharing.get("/model")[1]["batching"]["on"]
 

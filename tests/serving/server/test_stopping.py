@@ -14,6 +14,7 @@ APP = "tests.serving.server.starting_app:app"
 STOP_SECONDS = 10.0  # far below the 35 s after which Gunicorn kills its workers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("whole_group", [True, False])
 def test_service_whose_workers_still_start_ends_at_once(settings, tmp_path, stop, whole_group):

@@ -110,11 +110,12 @@ def test_request_that_asks_is_in_progress(client):
 
 def test_requests_that_name_themselves_alike_are_all_in_progress(app):
     metrics, alike = app.metrics, ({"HTTP_X_REQUEST_ID": "same"}, {"HTTP_X_REQUEST_ID": "same"})
-    with app._in_progress(alike[0]):
-        with app._in_progress(alike[1]):
-            assert len(metrics.in_progress) == 2
-        assert len(metrics.in_progress) == 1
-    assert len(metrics.in_progress) == 0
+    for request in alike:
+        app._begin(request)
+    assert len(metrics.in_progress) == 2
+    for left, request in enumerate(reversed(alike)):
+        app._end(request)
+        assert len(metrics.in_progress) == 1 - left
 
 
 def test_version_that_answers_is_said_and_the_one_before_is_not(app, registry):
@@ -166,6 +167,7 @@ def test_what_the_prediction_log_does_is_counted(app, client, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_predicted_numbers_are_a_histogram_with_the_buckets_of_the_reference_data(tmp_path):
     (tmp_path / "settings.ini").touch()
     settings = Settings.read({"MLOPS_HOME": str(tmp_path), "MLOPS_MODEL": "line"})

@@ -343,6 +343,7 @@ def spooled(app) -> str:
     return "".join(p.read_text() for p in Path(app.extensions["settings"].spool).glob("*.jsonl"))
 
 
+@pytest.mark.slow
 def test_every_protocol_is_logged(serving):
     app = serving("mixed")
     client, row = app.test_client(), {"age": 41, "income": None, "home": "own"}
@@ -394,7 +395,7 @@ def test_log_that_ends_leaves_its_lines_to_no_other_that_ends(serving):
     log._shipper.leads = lambda: asked.append(leads()) or asked[-1]
     ending.start()
     wait_for(lambda: asked)
-    shipping._shipper.close()
+    shipping.stop()
     ending.join(20)
     assert asked[0] is False
     assert not ending.is_alive()
@@ -523,6 +524,7 @@ def test_log_that_is_off_writes_nothing_and_gives_no_ids(serving):
     assert not segments(Path(app.extensions["settings"].spool))
 
 
+@pytest.mark.slow
 def test_sample_is_about_its_share_and_only_what_is_logged_has_ids(serving):
     app = serving(MLOPS_LOG_SHARE="0.25")
     client = app.test_client()
@@ -532,6 +534,7 @@ def test_sample_is_about_its_share_and_only_what_is_logged_has_ids(serving):
     assert sorted(logged(app).predictions.index) == sorted(ids)
 
 
+@pytest.mark.slow
 def test_excluded_columns_reach_neither_disk_nor_database(serving):
     app = serving("mixed", MLOPS_LOG_EXCLUDE="income, home")
     app.test_client().post("/predict", json={"features": [{"age": 41, "income": 98765.5, "home": "rent"}]})

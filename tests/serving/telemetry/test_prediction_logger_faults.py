@@ -218,7 +218,7 @@ def test_two_services_share_a_database(place):
     assert kept(place, traffic.ids)
 
 
-@pytest.mark.soak
+@pytest.mark.nightly
 def test_two_services_a_watcher_monitors_a_batch_job_and_promotions_share_a_database(place, database_url, tmp_path):
     rows = tmp_path / "rows.csv"
     rows.write_text("key,a,b\n" + "".join(f"{i},{i % 7},{i % 5}\n" for i in range(20_000)))

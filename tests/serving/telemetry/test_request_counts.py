@@ -19,6 +19,7 @@ from tests.factories import Service, wait_for
 
 PAST = datetime(2001, 1, 1, tzinfo=UTC)
 OTHER_POSTS = {"/feedback", "/models/<name>/feedback", "/admin/promote", "/admin/rollback"}
+OTHER_POSTS |= {"/pipeline/commands", "/pipeline/commands/stop"}
 OTHER_POSTS |= {f"/v2/repository/{route}" for route in ("index", "models/<name>/load", "models/<name>/unload")}
 
 

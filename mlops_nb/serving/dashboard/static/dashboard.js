@@ -1,15 +1,12 @@
 "use strict";
 const EVERY = 5000; // Milliseconds between two looks
 const HEIGHT = 180;
-const get = id => document.getElementById(id);
 const plots = new Map(); // Id of a figure to what is drawn there
-let key = sessionStorage.getItem("key") || "";
 let hours = document.body.dataset.hours;
 const model = document.body.dataset.model; // Of several; empty where the service has one
 const which = model ? `model=${encodeURIComponent(model)}` : "";
 let shown = null; // The last figures
 
-const headers = () => (key ? {Authorization: `Bearer ${key}`} : {});
 const color = name => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const two = n => String(n).padStart(2, "0");
 const clock = d => `${two(d.getUTCHours())}:${two(d.getUTCMinutes())}`;
@@ -170,13 +167,6 @@ function swap(page) {
   get("title").textContent = document.title = page.title;
 }
 
-function trouble(text) {
-  get("trouble").textContent = text;
-  get("trouble").className = "problem";
-  get("trouble").hidden = !text;
-  document.body.classList.toggle("stale", Boolean(text));
-}
-
 function lock(text) {
   get("locked").hidden = false;
   get("board").hidden = get("windows").hidden = true;
@@ -193,32 +183,21 @@ async function refresh() {
     const answer = await fetch(`/dashboard/data.json?hours=${hours}${which && `&${which}`}`, asked);
     const data = await answer.json();
     if (mine !== turn) return; // something else was asked for meanwhile
-    if (answer.status === 401 || answer.status === 403) { key = ""; sessionStorage.removeItem("key"); lock(data.error); return; }
+    if (answer.status === 401 || answer.status === 403) { forget(); lock(data.error); return; }
     if (!answer.ok) throw new Error(data.error);
-    const page = await fetch(`/?hours=${hours}${which && `&${which}`}`, asked);
-    const text = await page.text();
+    const page = await read(`/?hours=${hours}${which && `&${which}`}`);
     if (mine !== turn) return;
-    if (!page.ok) throw new Error("The service does not answer as it should.");
     shown = data;
     get("locked").hidden = true;
     get("board").hidden = get("windows").hidden = false;
     if (key) sessionStorage.setItem("key", key);
-    swap(new DOMParser().parseFromString(text, "text/html"));
+    swap(page);
     drawAll();
     trouble("");
     get("updated").textContent = `Updated at ${new Date().toISOString().slice(11, 19)}, every ${EVERY / 1000} seconds.`;
   } catch (error) {
-    if (mine === turn) trouble(error instanceof TypeError ? "The service does not answer. It is asked again every 5 seconds." : error.message);
+    if (mine === turn) trouble(describe(error));
   }
-}
-
-let timer = 0;
-
-async function keepUp() {
-  clearTimeout(timer);
-  if (!document.hidden && !(document.body.hasAttribute("data-locked") && !key)) await refresh();
-  clearTimeout(timer);
-  timer = setTimeout(keepUp, EVERY);
 }
 
 // moves
@@ -272,8 +251,6 @@ document.addEventListener("click", event => {
 });
 dialog.querySelector("form").addEventListener("submit", event => { event.preventDefault(); confirmMove(); });
 get("cancel").addEventListener("click", () => dialog.close());
-get("locked").addEventListener("submit", event => { event.preventDefault(); key = get("key").value.trim(); keepUp(); });
-document.addEventListener("visibilitychange", () => { if (!document.hidden) keepUp(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const {plot} of plots.values()) plot.destroy();
   plots.clear();

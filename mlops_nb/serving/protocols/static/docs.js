@@ -42,9 +42,9 @@ async function send() {
   const answer = await fetch("/predict", {
     method: "POST", headers: {"Content-Type": "application/json", ...headers()}, body: get("body").value,
   });
-  const said = await answer.text();
+  const content = await answer.text();
   get("status").textContent = `${answer.status} in ${Math.round(performance.now() - started)} ms`;
-  get("answer").textContent = said;
+  get("answer").textContent = content;
   get("answer").className = answer.ok ? "" : "failed";
   get("answer").hidden = false;
 }
