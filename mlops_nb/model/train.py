@@ -286,6 +286,7 @@ def _will_have(estimator, method: str) -> bool:
 
 def _check_kind(spec: ModelSpec, estimator: BaseEstimator):
     "Raise a `TrainingError` for an estimator that predicts nothing, or something else than the task."
+    import sklearn.multioutput
     from sklearn.base import is_classifier, is_clusterer, is_outlier_detector, is_regressor
 
     if spec.task == "anomaly":  # a detector has a check of its own
@@ -301,6 +302,8 @@ def _check_kind(spec: ModelSpec, estimator: BaseEstimator):
         found = next((kind for kind, is_kind in kinds.items() if is_kind(estimator)), wanted)
     except AttributeError:  # a class without scikit-learn's tags
         found = wanted
+    if len(spec.targets) == 1 and hasattr(sklearn.multioutput, name):
+        raise TrainingError(f"{name} predicts several targets, and the spec has the one {spec.target!r}: take its estimator without it.")
     if found != wanted:
         hint = ", or task='anomaly'" if found == "detector of outliers" else ", or another task"
         raise TrainingError(f"{name} is a {found}, and the task is {spec.task}: take a {wanted}{hint}.")
@@ -382,6 +385,8 @@ _ADVICE = {  # words of a library to what helps
     "could not convert string to float": "A column of texts needs a step before the estimator, such as OneHotEncoder, or AsCategories() of mlops_nb.features "
     "for boosted trees.",
     "pandas dtypes must be int, float or bool": "Put AsCategories() of mlops_nb.features before it.",
+    "cat_features must be integer or string": "Numbers can be no cat_features of CatBoost: leave them out there, or make whole numbers or texts "
+    "of them where the table is loaded.",
     "special JSON characters in feature name": "Rename the columns that have one of ,:[]{}\" in the schema, and where the table is loaded.",
     "feature_names must be string, and may not contain [, ] or <": "Rename the columns that have one of []< in the schema, and where the table is loaded.",
 }

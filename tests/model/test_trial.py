@@ -13,6 +13,7 @@ from sklearn.impute import IterativeImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
+from sklearn.multioutput import ClassifierChain
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeClassifier
@@ -72,6 +73,12 @@ REFUSED = {
         "size",
         ["a"],
         "GaussianProcessClassifier has no probabilities, though .* Use one_vs_rest",
+    ),
+    "several outputs, one target": (
+        lambda: ClassifierChain(LogisticRegression()),
+        "side",
+        ["a"],
+        "the spec has the one 'side'",
     ),
     "chance": (
         lambda: make_pipeline(IterativeImputer(sample_posterior=True), LogisticRegression()),
@@ -154,12 +161,16 @@ def test_stack_of_the_usual_end_has_probabilities():
 
 
 @pytest.mark.parametrize(
-    ("library", "name", "words"),
-    [("xgboost", "XGBClassifier", "takes the labels 0, 1, 2"), ("lightgbm", "LGBMClassifier", r"Put AsCategories\(\)")],
+    ("library", "name", "params", "words"),
+    [
+        ("xgboost", "XGBClassifier", {}, "takes the labels 0, 1, 2"),
+        ("lightgbm", "LGBMClassifier", {}, r"Put AsCategories\(\)"),
+        ("catboost", "CatBoostClassifier", {"cat_features": (0,)}, "Numbers can be no cat_features"),
+    ],
 )
-def test_words_of_a_library_come_with_what_helps(library, name, words):
+def test_words_of_a_library_come_with_what_helps(library, name, params, words):
     rows = table()
-    columns = ["a"] if library == "xgboost" else ["a", "one"]
-    spec = spec_of(lambda: gradient_boosting(library, name), "size", *columns)
+    columns = ["a", "one"] if library == "lightgbm" else ["a"]
+    spec = spec_of(lambda: gradient_boosting(library, name, **params), "size", *columns)
     with pytest.raises(TrainingError, match=words):
         fit(spec, rows[columns], rows["size"], folds=0)
