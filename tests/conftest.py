@@ -4,8 +4,10 @@ import os
 import shutil
 import signal
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -30,8 +32,38 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job of a shell;
 PROCESSES = {"pipeline", "new", "retrain", "deploy", "lab", "server", "simulate", "dashboard"}
 
 
+# The files that take longest come first: one that begins last keeps the other workers waiting for its end
+LONGEST = (
+    "retrain/test_retrain.py",
+    "pipeline/test_build.py",
+    "pipeline/test_ends.py",
+    "simulate/test_demo.py",
+    "serving/telemetry/test_prediction_logger_faults.py",
+    "pipeline/test_models.py",
+    "deploy/test_image.py",
+    "serving/server/test_replacing.py",
+    "new/test_new.py",
+    "project/test_judgement.py",
+    "monitor/test_drift.py",
+    "serving/dashboard/test_dashboard_browser.py",
+    "retrain/test_watch.py",
+    "model/test_parity.py",
+    "orchestration/test_dask.py",
+    "new/test_random_tables.py",
+    "serving/protocols/test_schemathesis.py",
+)
+
+
+def pytest_configure(config):
+    """Let workers take files in the order of the collection, not by their numbers of tests."""
+    config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items):
-    """Measure no coverage where it would only cost time."""
+    """Begin with what takes longest, and measure no coverage where it would only cost time."""
+    turns = {Path(__file__).parent / name: turn for turn, name in enumerate(LONGEST)}
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: (turns.get(item.path, len(turns)), -slow[item.path]))
     for item in items:
         is_beside = item.get_closest_marker("slow") and PROCESSES.intersection(item.path.parts)
         if is_beside or item.get_closest_marker("soak"):

@@ -19,6 +19,7 @@ from mlops_nb.project.notebook_cells import parse_cells
 from mlops_nb.project.template import template_files
 from mlops_nb.settings import Settings, settings_table
 from mlops_nb.spec import ModelSpec
+from tests.conftest import LONGEST
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(p for p in ROOT.glob("nbs/**/*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -344,6 +345,11 @@ def test_readme_is_short_and_its_first_request_is_a_row_of_the_default_model():
 def test_changelog_has_something_unreleased_or_this_version():
     version = json.loads(json.dumps(re.search(r"version = (\S+)", (ROOT / "settings.ini").read_text())[1]))
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_files_that_are_to_begin_first_are_files_and_are_not_put_last_by_their_few_tests(pytestconfig):
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
+    assert not pytestconfig.option.loadscopereorder
 
 
 @pytest.mark.slow
