@@ -35,7 +35,7 @@ NOT_FOR_SERVING = (
     "jupyterlab", "notebook", "ipykernel", "IPython", "nbformat", "nbdev", "fastcore", "papermill", "ploomber",
     "jupytext", "wandb", "matplotlib", "pandera", "skl2onnx", "onnx", "openpyxl", "ruff", "pytest", "pip", "setuptools",
 )  # fmt: skip
-MODELS = ["signals", "loans", "emails", "demand"]
+MODELS = ["loans", "emails", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("signals", "demand"))]
 LARGEST = 650e6  # Bytes of the environment; docs/deploying.md says what it has
 
 

@@ -99,8 +99,17 @@ def project(tmp_path_factory) -> Project:
     return copy_project(tmp_path_factory.mktemp("project"))
 
 
+@pytest.fixture(scope="module")
+def shared_dask(project, tmp_path_factory):
+    """For tests that kill nothing."""
+    running = Cluster(tmp_path_factory.mktemp("dask"), project.path)
+    yield running
+    running.stop()
+
+
 @pytest.fixture
 def dask(project, tmp_path):
+    """One of which a test may kill what it wants."""
     (tmp_path / "dask").mkdir()
     running = Cluster(tmp_path / "dask", project.path)
     yield running
@@ -148,19 +157,19 @@ def _killing(dask: Cluster, client):
     return run
 
 
-def test_stopped_job_cancels_chunks_that_no_worker_has_begun(settings, tmp_path, dask):  # noqa: F811
+def test_stopped_job_cancels_chunks_that_no_worker_has_begun(settings, tmp_path, shared_dask):  # noqa: F811
     people(2000).assign(age=999).to_parquet(tmp_path / "in.parquet")
     request = BatchRequest("loans", str(tmp_path / "in.parquet"), f"{tmp_path}/out/", chunk_rows=50)
-    with cluster(dask.address) as client:
+    with cluster(shared_dask.address) as client:
         with pytest.raises(BatchError, match=r"do not fit the model, more than the share of 0.01"):
             predict_batch(request, settings=settings, run=dask_runner(client))
         wait_for(lambda: not client.processing() or not any(client.processing().values()))
 
 
-def test_command_scores_on_the_cluster_that_is_named(settings, tmp_path, dask, monkeypatch):  # noqa: F811
+def test_command_scores_on_the_cluster_that_is_named(settings, tmp_path, shared_dask, monkeypatch):  # noqa: F811
     people(1000).to_csv(tmp_path / "in.csv", index=False)
     monkeypatch.setenv("MLOPS_HOME", str(tmp_path))
-    monkeypatch.setenv("MLOPS_DASK_SCHEDULER", dask.address)
+    monkeypatch.setenv("MLOPS_DASK_SCHEDULER", shared_dask.address)
     order = ["predict", "loans", "--input", str(tmp_path / "in.csv"), "--output", str(tmp_path / "out.csv")]
     done = CliRunner().invoke(main, order)
     assert done.exit_code == 0, done.output
@@ -168,9 +177,9 @@ def test_command_scores_on_the_cluster_that_is_named(settings, tmp_path, dask, m
 
 
 @pytest.mark.nightly
-def test_search_in_a_build_on_the_cluster_finds_what_one_machine_finds(project, dask):
+def test_search_in_a_build_on_the_cluster_finds_what_one_machine_finds(project, shared_dask):
     search = ("--env--search", "{'C': [0.01, 0.1, 1, 10]}")
-    project.build(*search, "--force", MLOPS_DASK_SCHEDULER=dask.address)
+    project.build(*search, "--force", MLOPS_DASK_SCHEDULER=shared_dask.address)
     there = project.read("training.json")
     project.build(*search, "--force")
     here = project.read("training.json")
@@ -180,14 +189,18 @@ def test_search_in_a_build_on_the_cluster_finds_what_one_machine_finds(project, 
     assert states == ["finished", "finished"]
 
 
-def test_fits_are_the_tasks_and_what_they_do_inside_stays_on_their_worker(dask):
+def test_fits_are_the_tasks_and_what_they_do_inside_stays_on_their_worker(shared_dask):
     X = pd.DataFrame(np.random.default_rng(0).normal(size=(90, 2)), columns=["a", "b"])
     y = (X["a"] > 0).astype(int)
     schema = pa.DataFrameSchema({"a": pa.Column(float), "b": pa.Column(float), "y": pa.Column(int)})
     spec = ModelSpec("trees", lambda: None, "y", schema, lambda params: RandomForestClassifier(40, n_jobs=2, **params))
     given = (spec, X, y, {}, {"max_depth": [1, 2]}, 3)
     here = fit(*given)
-    with cluster(dask.address) as client, get_task_stream(client) as stream, fits_on_cluster(dask.address):
+    with (
+        cluster(shared_dask.address) as client,
+        get_task_stream(client) as stream,
+        fits_on_cluster(shared_dask.address),
+    ):
         there = fit(*given)
     pd.testing.assert_frame_equal(here.search, there.search)
     # threads add up the trees in any order
@@ -205,7 +218,7 @@ def _notebook(path: Path, *cells: str):
     nbformat.write(new_notebook(cells=[parameters, *map(new_code_cell, cells)], metadata=spec), path)
 
 
-def test_tasks_of_a_grid_run_side_by_side_and_a_failure_comes_back_with_its_traceback(project, dask):
+def test_tasks_of_a_grid_run_side_by_side_and_a_failure_comes_back_with_its_traceback(project, shared_dask):
     (project.path / "pipeline.grid.yaml").write_text(GRID)
     # each waits until another one runs too: one after the other they would wait in vain
     meeting = (
@@ -218,7 +231,9 @@ def test_tasks_of_a_grid_run_side_by_side_and_a_failure_comes_back_with_its_trac
     _notebook(project.path / "after.ipynb", "pass")
     # a pipeline with placeholders has its own env; this one has none
     (project.path / "env.grid.yaml").write_text("{}")
-    done = project.run("ploomber", "build", "--entry-point", "pipeline.grid.yaml", MLOPS_DASK_SCHEDULER=dask.address)
+    done = project.run(
+        "ploomber", "build", "--entry-point", "pipeline.grid.yaml", MLOPS_DASK_SCHEDULER=shared_dask.address
+    )
     output = done.stdout + done.stderr
     assert done.returncode != 0, output
     assert "ZeroDivisionError: division by zero" in output, output
@@ -301,6 +316,6 @@ def test_scheduler_without_workers_is_one_clear_error(dask, monkeypatch):
         cluster(dask.address).__enter__()
 
 
-def test_results_of_workers_are_those_of_numpy(dask):
-    with cluster(dask.address) as client:
+def test_results_of_workers_are_those_of_numpy(shared_dask):
+    with cluster(shared_dask.address) as client:
         assert client.submit(np.sum, np.arange(10)).result() == 45

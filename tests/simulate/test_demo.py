@@ -23,8 +23,8 @@ from tests.pipeline.conftest import copy_project
 ROOT = Path(__file__).parents[2]
 # ROC AUC, balanced accuracy, units of mean absolute error, mean ROC AUC of two outputs, R²
 GAIN = {"loans": 0.1, "emails": 0.15, "demand": 20.0, "deliveries": 0.08, "journeys": 0.2}
-# CI builds and serves these (tests/pipeline/test_models.py), and plays the loop with the others
-NIGHTLY = ("emails", "demand", "journeys")
+# CI builds and serves these (tests/pipeline/test_models.py), and plays the loop with the other
+NIGHTLY = ("emails", "demand", "deliveries", "journeys")
 
 
 @pytest.fixture
@@ -120,7 +120,10 @@ def test_detector_that_alarms_too_often_is_retrained(command):
 
 @pytest.mark.slow
 @pytest.mark.soak
-@pytest.mark.parametrize(("name", "windows"), [("loans", 20), pytest.param("demand", 3, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    ("name", "windows"),
+    [("loans", 4), *(pytest.param(*given, marks=pytest.mark.nightly) for given in (("loans", 20), ("demand", 3)))],
+)
 def test_nothing_happens_when_nothing_should(command, name, windows):
     report = played(command(name, "--scenario", "good", "--windows", str(windows), "--json", "--rate", "0"))
     assert report["succeeded"]

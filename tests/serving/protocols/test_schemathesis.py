@@ -108,13 +108,14 @@ def check_coverage(schema, statuses: Counter, looked: Counter):
         assert min(answered, statuses[operation, 400]) >= 20, (operation, answered)
 
 
+@pytest.mark.parametrize("examples", [30, pytest.param(150, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("kind", ["numbers", "mixed"])
-def test_what_the_description_allows_is_answered_and_what_it_forbids_is_refused(homes, kind, tmp_path):
+def test_what_the_description_allows_is_answered_and_what_it_forbids_is_refused(homes, kind, examples, tmp_path):
     shutil.copytree(homes[kind], tmp_path / "home")
     home = {"MLOPS_HOME": str(tmp_path / "home"), "MLOPS_MODEL": "toy"}
     app = create_app(Settings.read(home | {"MLOPS_ACCESS_LOG": "false"}))
     live_model(app).refresh()
-    schema = schemathesis.openapi.from_wsgi("/openapi.json", app, config=config(150))
+    schema = schemathesis.openapi.from_wsgi("/openapi.json", app, config=config(examples))
     statuses, looked = attack(schema)
     app.stop()
     check_coverage(schema, statuses, looked)

@@ -16,6 +16,7 @@ from tests.factories import Service, wait_for
 
 CLIENTS = 4
 REQUESTS = 200  # that are to be served in a phase of a test
+PAUSE = 0.001  # Seconds between two requests of a client: without it, workers that start get no processor
 CONTENT = orjson.dumps({"features": [[1, 0]]})
 
 
@@ -75,6 +76,7 @@ class Load:
             if not keep:
                 connection.close()
                 connection = None
+            self._stop.wait(PAUSE)
         if connection is not None:
             connection.close()
 
