@@ -54,7 +54,7 @@ def reports(seed, windows=1000, references=20, rows=REFERENCE, **change):
 
 @pytest.mark.slow
 @pytest.mark.soak
-@pytest.mark.parametrize(("seed", "rows"), [(0, REFERENCE), (1, ROWS)])
+@pytest.mark.parametrize(("seed", "rows"), [pytest.param(0, REFERENCE, marks=pytest.mark.nightly), (1, ROWS)])
 def test_of_1000_windows_without_drift_at_most_1_percent_raise_an_alarm(seed, rows):
     verdicts = [report.drifted for report in reports(seed, rows=rows)]
     assert sum(v is True for v in verdicts) <= 10

@@ -21,13 +21,18 @@ from tests.pipeline.conftest import BIN, Project
 pytestmark = pytest.mark.slow
 
 
+def hide_boosters(folder: Path, kept: tuple[str, ...] = ()):
+    """Let commands in a folder find none of these libraries: their trials take longest."""
+    for library in {"lightgbm", "xgboost", "catboost"} - {*kept}:
+        (folder / f"{library}.py").write_text("raise ImportError('hidden by a test')\n")
+
+
 class Made(Project):
     """A project that `mlops-nb new` made of a table."""
 
     def __init__(self, folder: Path, name: str, given: Given, boosters: tuple[str, ...] = ()):
         super().__init__(folder)
-        for library in {"lightgbm", "xgboost", "catboost"} - {*boosters}:  # their trials take longest
-            (folder / f"{library}.py").write_text("raise ImportError('hidden by a test')\n")
+        hide_boosters(folder, boosters)
         self.given, self.name, self.spec = given, name, f"{name}.model"
         words = ("--data", given.data, "--target", given.target, *given.options)
         done = self.run("mlops-nb", "new", name, *words)
@@ -50,12 +55,12 @@ class Made(Project):
 
 
 # The others are of kinds that test_forms.py builds, too
-NIGHTLY = ("rentals", "reviews", "wines")
+MARKS = dict.fromkeys(("rentals", "reviews", "wines"), pytest.mark.nightly) | {"payments": pytest.mark.soak}
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.nightly if name in NIGHTLY else ()) for name in TABLES],
+    params=[pytest.param(name, marks=MARKS.get(name, ())) for name in TABLES],
 )
 def made(request, tmp_path_factory) -> Made:
     folder = tmp_path_factory.mktemp(request.param)
@@ -182,10 +187,12 @@ def test_spec_says_what_the_table_needs(made):
     assert [words for words in IN_THE_SPEC[made.name] if not re.search(words, made.exported())] == [], made.exported()
 
 
+@pytest.mark.soak
 def test_wheel_in_a_clean_environment_makes_a_project_that_builds(tmp_path):
     """The environment has the framework's wheel and, so that nothing is downloaded, the other packages of this one."""
     from mlops_nb.project.framework_wheel import vendor_wheel
 
+    hide_boosters(tmp_path)
     wheel = vendor_wheel(tmp_path)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "clean"], check=True)
     python = tmp_path / "clean/bin/python"

@@ -18,7 +18,12 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),  # of a trial on few rows
 ]
-SEEDS = [*range(4), *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(4, 30))]
+SEEDS = [
+    0,
+    1,
+    *(pytest.param(seed, marks=pytest.mark.soak) for seed in (2, 3)),
+    *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(4, 30)),
+]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

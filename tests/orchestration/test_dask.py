@@ -218,6 +218,7 @@ def _notebook(path: Path, *cells: str):
     nbformat.write(new_notebook(cells=[parameters, *map(new_code_cell, cells)], metadata=spec), path)
 
 
+@pytest.mark.soak
 def test_tasks_of_a_grid_run_side_by_side_and_a_failure_comes_back_with_its_traceback(project, shared_dask):
     (project.path / "pipeline.grid.yaml").write_text(GRID)
     # each waits until another one runs too: one after the other they would wait in vain
@@ -243,6 +244,7 @@ def test_tasks_of_a_grid_run_side_by_side_and_a_failure_comes_back_with_its_trac
     assert not (project.path / "out/after.ipynb").exists()
 
 
+@pytest.mark.soak
 def test_build_survives_a_worker_that_is_killed(project, dask):
     (project.path / "pipeline.kill.yaml").write_text(
         "meta: {extract_upstream: false, extract_product: false}\n"
@@ -297,6 +299,7 @@ group(["work"])
 """
 
 
+@pytest.mark.soak
 def test_scheduler_that_is_lost_during_the_work_is_one_sentence(dask):
     done = subprocess.run(
         [sys.executable, "-c", LOSES_ITS_SCHEDULER, dask.address, str(dask.scheduler.pid)],

@@ -238,6 +238,7 @@ def test_worse_model_does_not_replace_the_champion(built):
     assert built.json("models", "list")[0]["production"] == 1
 
 
+@pytest.mark.soak
 def test_replay_limit_lets_no_version_through_that_was_not_replayed(built):
     built.replace("toy.py", '{"accuracy": 0.8}', '{"accuracy": 0.8}, replay={"max_changed_predictions": 0.5}')
     built.build("--env--seed", "3")
@@ -252,6 +253,7 @@ def test_replay_limit_lets_no_version_through_that_was_not_replayed(built):
     assert built.read("registration.json")["reason"] == "in production, all 4 gates passed"
 
 
+@pytest.mark.soak
 def test_champion_that_cannot_be_proven_stops_the_build_which_says_how_to_go_on(built):
     (built.path / "store/artifacts/bundles/toy/1/model.skops").write_bytes(b"")
     output = built.fail("--env--seed", "3")
@@ -304,6 +306,7 @@ def test_runs_and_versions_can_be_compared(built):
     assert built.json("models", "diff", "toy", "1", "2")["params.C"] == {"first": None, "second": 0.01}
 
 
+@pytest.mark.soak
 def test_each_build_is_one_offline_wandb_run(built):
     built.build("--env--seed", "11", WANDB_MODE="offline")
     run = built.json("runs", "list")[0]["id"]
@@ -326,6 +329,7 @@ def test_wandb_that_cannot_be_reached_does_not_cost_a_model(built):
     assert built.json("models", "list")[0]["versions"] == 2
 
 
+@pytest.mark.soak
 def test_secrets_of_the_environment_reach_no_notebook_run_or_log(built):
     secret = "hunter2-hunter2"
     with sqlite3.connect(built.path / f"{secret}.db") as database:
@@ -358,7 +362,7 @@ def test_password_written_out_in_the_source_is_refused(project):
     assert "password in plain text" in output
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*ALL[:2], *(pytest.param(name, marks=pytest.mark.soak) for name in ALL[2:])])
 def test_each_notebook_runs_with_papermill_alone(built, name):
     folder = built.products
     parameters = {

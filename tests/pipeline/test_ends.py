@@ -48,8 +48,8 @@ def waiting_build(project, engine: str):
 @pytest.mark.parametrize(
     ("number", "engine"),
     [
-        (signal.SIGINT, "papermill"),
-        (signal.SIGTERM, "papermill"),
+        pytest.param(signal.SIGINT, "papermill", marks=pytest.mark.soak),
+        pytest.param(signal.SIGTERM, "papermill", marks=pytest.mark.nightly),
         pytest.param(signal.SIGINT, "ploomber-engine", marks=pytest.mark.nightly),
         (signal.SIGTERM, "ploomber-engine"),
         pytest.param(signal.SIGHUP, "ploomber-engine", marks=pytest.mark.nightly),
@@ -111,7 +111,7 @@ def test_failed_run_keeps_its_id_and_evidence_and_the_next_build_has_another(pro
     assert "Traceback (most recent call last)" in project.fail("--env--source", "bad.csv", PLOOMBER_DEBUG="1")
 
 
-@pytest.mark.parametrize("engine", ["ploomber-engine", "papermill"])
+@pytest.mark.parametrize("engine", ["ploomber-engine", pytest.param("papermill", marks=pytest.mark.soak)])
 def test_full_disk_in_a_task_is_one_sentence(project, engine):
     limit = 60_000  # bytes of a file: enough for a notebook, too few for a database
     command = ["ploomber", "build", "--env--spec", "toy", "--env--engine", engine]

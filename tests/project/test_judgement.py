@@ -212,6 +212,7 @@ def test_at_most_one_of_twenty_tables_of_noise_passes_its_own_gates():
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_nineteen_of_twenty_models_that_learn_pass_their_own_gates():
     passed = 0
     for seed in range(20):
@@ -247,6 +248,7 @@ def test_every_kind_of_estimator_fits_and_can_be_loaded_by_a_service():
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_skewed_price_is_predicted_as_well_as_by_the_best_of_four_and_never_below_zero():
     from sklearn.compose import TransformedTargetRegressor, make_column_transformer
     from sklearn.ensemble import HistGradientBoostingRegressor

@@ -116,6 +116,7 @@ def test_changed_world_gets_a_version_that_is_better_on_fresh_rows(make, databas
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_bundle_has_its_lineage_and_the_next_one_continues_from_it(world):
     world.serve(world.draw("drift", 1000, 1), ago=300)
     first = world.retrain()
@@ -147,6 +148,7 @@ def test_bundle_has_its_lineage_and_the_next_one_continues_from_it(world):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_retrained_model_is_healthy_in_the_world_it_was_retrained_for(world):
     world.serve(world.draw("drift", 2000, 1), ago=300)
     assert world.retrain(rows=2000).action == "promoted"
@@ -328,6 +330,7 @@ def test_production_that_was_moved_during_the_build_is_left_where_it_is(world, m
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_stopped_build_ends_with_all_its_processes_and_is_no_failure(world):
     world.serve(world.draw("drift", 1000, 1))
     stop, before, seen = threading.Event(), {*psutil.Process().children()}, set()

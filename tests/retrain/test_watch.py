@@ -356,6 +356,7 @@ def test_options_of_the_command_make_the_policy_of_the_library():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["papermill", "ploomber-engine"])
+@pytest.mark.soak
 def test_build_ends_with_a_watch_that_is_killed_and_registers_nothing(world, start, engine):
     world.serve(world.draw("drift", 1000, 2))
     watcher = start(world.settings, "--rows", "1000", "--engine", engine)

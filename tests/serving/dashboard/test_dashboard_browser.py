@@ -110,11 +110,16 @@ INK = """canvas => { const d = canvas.getContext("2d").getImageData(0, 0, canvas
     let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n; }"""
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(1280, 900), (360, 740)], ids=["desk", "phone"])
-def test_page_is_readable_by_day_by_night_and_on_a_phone(open_page, url, registry, scheme, width, height, tmp_path):
+def test_page_is_readable_by_day_by_night_and_on_a_phone(open_page, url, registry, tmp_path):
     fill(registry)
     registry.promote("toy", 2, alias="staging", reason="a reason that goes on for " + "long " * 40)
+    for scheme in ("light", "dark"):
+        for width, height in ((1280, 900), (360, 740)):
+            look(open_page, url, scheme, width, height, tmp_path)
+
+
+def look(open_page, url: str, scheme: str, width: int, height: int, folder):
+    """Open the page and look at what a person has to read."""
     page = open_page(url, viewport={"width": width, "height": height}, color_scheme=scheme)
     expect(page.locator("#quality .uplot")).to_have_count(2)
     expect(page.locator(".charts .plot > .uplot")).to_have_count(5)
@@ -128,7 +133,7 @@ def test_page_is_readable_by_day_by_night_and_on_a_phone(open_page, url, registr
     assert page.evaluate(CONTRAST) == []
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (back == "rgb(18, 23, 29)") == (scheme == "dark")
-    page.screenshot(path=tmp_path / "page.png", full_page=True)
+    page.screenshot(path=folder / f"{scheme}-{width}.png", full_page=True)
     page.get_by_role("button", name="Promote").click()
     dialog = page.locator("dialog").bounding_box()
     assert dialog["x"] >= 0
@@ -272,6 +277,7 @@ def test_words_of_strangers_are_shown_and_not_obeyed(open_page, url, registry):
     assert page.locator("script").count() == 3
 
 
+@pytest.mark.soak
 def test_page_says_that_the_service_is_gone_and_recovers(open_page, settings, tmp_path, monkeypatch):
     service = Service(settings, tmp_path / "log")
     page = open_page(f"http://127.0.0.1:{service.port}")

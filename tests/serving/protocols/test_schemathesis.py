@@ -109,7 +109,7 @@ def check_coverage(schema, statuses: Counter, looked: Counter):
 
 
 @pytest.mark.parametrize("examples", [30, pytest.param(150, marks=pytest.mark.nightly)])
-@pytest.mark.parametrize("kind", ["numbers", "mixed"])
+@pytest.mark.parametrize("kind", [pytest.param("numbers", marks=pytest.mark.soak), "mixed"])
 def test_what_the_description_allows_is_answered_and_what_it_forbids_is_refused(homes, kind, examples, tmp_path):
     shutil.copytree(homes[kind], tmp_path / "home")
     home = {"MLOPS_HOME": str(tmp_path / "home"), "MLOPS_MODEL": "toy"}
@@ -121,6 +121,7 @@ def test_what_the_description_allows_is_answered_and_what_it_forbids_is_refused(
     check_coverage(schema, statuses, looked)
 
 
+@pytest.mark.soak
 def test_the_same_over_http_with_keys(settings, tmp_path):
     service = Service(settings, tmp_path / "log", MLOPS_API_KEYS=KEY)
     try:

@@ -175,6 +175,7 @@ def test_new_release_replaces_workers_under_load(settings, tmp_path, workers):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_release_after_release_ends_all_workers_but_the_last(settings, tmp_path):
     with serving(settings, tmp_path) as (service, load):
         service.is_open, before = False, service.workers
@@ -192,6 +193,7 @@ def test_release_after_release_ends_all_workers_but_the_last(settings, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_release_that_cannot_be_imported_replaces_nothing_until_it_is_mended(settings, tmp_path):
     with serving(settings, tmp_path) as (service, load):
         before = service.workers
@@ -208,6 +210,7 @@ def test_release_that_cannot_be_imported_replaces_nothing_until_it_is_mended(set
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.nightly), "2"])
+@pytest.mark.soak
 def test_worker_with_enough_requests_serves_until_another_is_ready(settings, tmp_path, workers):
     more = {"MLOPS_WORKERS": workers, "GUNICORN_CMD_ARGS": "--max-requests 2000"}
     with serving(settings, tmp_path, **more) as (service, load):
@@ -221,6 +224,7 @@ def test_worker_with_enough_requests_serves_until_another_is_ready(settings, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_new_master_takes_over_under_load(settings, tmp_path):
     with serving(settings, tmp_path) as (service, load):
         service.is_open, before = False, service.workers

@@ -165,6 +165,7 @@ def workers(service: Service) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("database_url", ON_SQLITE, indirect=True)
+@pytest.mark.soak
 def test_killed_workers_lose_nothing(place):
     service = place.start()
     with Traffic(service) as traffic:
@@ -211,6 +212,7 @@ def test_database_that_is_away_for_long_loses_nothing(place, seconds):
 
 
 @pytest.mark.parametrize("database_url", ON_SQLITE, indirect=True)
+@pytest.mark.soak
 def test_full_disk_loses_nothing_and_tears_no_line(place):
     service = place.start()
     for worker in workers(service):
@@ -227,6 +229,7 @@ def test_full_disk_loses_nothing_and_tears_no_line(place):
     assert "put aside" not in service.stop()
 
 
+@pytest.mark.soak
 def test_two_services_share_a_database(place):
     services = [place.start("one"), place.start("two")]
     with Traffic(*services) as traffic:
