@@ -92,8 +92,8 @@ COMPILE = $(BIN)/uv pip compile $(VENDOR) --universal --python-version 3.11 --ge
 SERVING := serve,postgres,s3,alerts
 # Extras with a lock of their own, beside requirements.lock and in agreement with it
 OPTIONAL := $(basename $(notdir $(wildcard locks/*.lock)))
-# Extras without a lock
-UNLOCKED := torch
+# Extras without a lock, or with one elsewhere
+UNLOCKED := torch site
 EXTRAS := $(filter-out $(OPTIONAL) $(UNLOCKED),$(shell sed -n 's/^\([a-z0-9-]*\)_requirements *=.*/\1/p' settings.ini))
 lock: ## write requirements.lock anew from the bounds in settings.ini, and of it what serving needs
 	@$(COMPILE) setup.py $(addprefix --extra ,$(EXTRAS)) -o requirements.lock

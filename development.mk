@@ -1,5 +1,5 @@
 # Targets of the framework itself, beside those that every project has
-.PHONY: bench bench-peers docs wheel nightly notes publish release
+.PHONY: bench bench-peers docs site site-packages wheel nightly notes publish release
 FRAMEWORK := .
 WHEELS := dist
 TYPES := mypy
@@ -25,6 +25,23 @@ bench-peers: .venv/installed ## measure the service against MLflow, BentoML and 
 
 docs: .venv/installed ## write the pages of docs/ that are made from the code
 	@python docs/generate.py
+
+docs/requirements.lock: settings.ini requirements.lock
+	@sed -n '/^site_requirements/,/^$$/s/^    //p' settings.ini | grep -v '^#' | \
+	  $(COMPILE) - --constraint requirements.lock -o $@
+
+# What builds the site is installed for it alone
+site-packages: .venv/installed
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r docs/requirements.lock
+
+optional: site-packages
+
+# A notebook is executed anew where it has changed; EXECUTE=off shows all without outputs
+EXECUTE := cache
+site: site-packages ## build the documentation site into build/site, offline
+	@python docs/site/gallery.py
+	@sphinx-build --quiet --fail-on-warning --keep-going -j auto -c docs/site -D nb_execution_mode=$(EXECUTE) . build/site
+	@echo 'build/site/index.html'
 
 wheel: .venv/installed ## build the wheel of the framework into dist/
 	@rm -rf dist

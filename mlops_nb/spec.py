@@ -66,12 +66,8 @@ class Gates:
     over_baseline: float = 0.0  # The scorer must exceed the Dummy estimator's by more than this
     tolerance: float = 0.01  # The scorer may fall below the champion's by at most this
     replay: Mapping[str, float] = field(default_factory=dict)  # One of REPLAY_LIMITS to its bound, at least 0
-    slices: Mapping[str, float | Mapping[str, float]] = field(
-        default_factory=dict
-    )  # Metric to the least value in every slice, or slice to such a mapping for it alone
-    groups: Mapping[str, Mapping[str, float]] = field(
-        default_factory=dict
-    )  # Column to: metric to the largest difference between any two of its values
+    slices: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)  # Metric to the least value in every slice, or slice to such a mapping for it alone
+    groups: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # Column to: metric to the largest difference between any two of its values
     inconclusive: str = "pass"  # Or "fail": a gate of slices, groups or the champion that has too few rows to tell
     alarm_rate: tuple[float, float] | None = None  # Of anomalies: least and largest share of rows that may be flagged
 
@@ -356,12 +352,8 @@ class ModelSpec:
     metrics: Sequence[str] = ()  # Further scorers to record
     positive: str | float | None = None  # Of two labels, the one that precision, recall and the like are of; of 0/1 and false/true it is known
     gates: Gates = field(default_factory=Gates)  # What it must reach
-    slices: "Mapping[str, Callable[[DataFrame], Any]]" = field(
-        default_factory=dict
-    )  # Name to a row mask `(n_rows,)`
-    scenarios: "Mapping[str, Callable[[int, int], DataFrame]]" = field(
-        default_factory=dict
-    )  # Name to a draw of `n` rows with a seed, as the world may send them: "good", "drift"
+    slices: "Mapping[str, Callable[[DataFrame], Any]]" = field(default_factory=dict)  # Name to a row mask `(n_rows,)`
+    scenarios: "Mapping[str, Callable[[int, int], DataFrame]]" = field(default_factory=dict)  # Name to a draw of `n` rows with a seed, as the world may send them: "good", "drift"
     time: str | None = None  # A column to split by: the newest rows are the test set; None splits at random
     time_is_input: bool = False  # The model is given that column too, e.g. for the weekday
     ignored: Sequence[str] = ()  # Columns of the table that the model leaves out; a row sent to it may carry them
@@ -372,9 +364,7 @@ class ModelSpec:
     interval: float | None = None  # Rate, e.g. 0.9, at which an interval or a set of labels beside the prediction shall hold the truth
     false_alerts_per_year: float | None = None  # expected false alerts about drift and performance, at most; None: MLOPS_FALSE_ALERTS_PER_YEAR
     threshold: float | str | Mapping[str, float] | None = None  # Least probability of the positive label, an aim or costs of errors to choose it by
-    drift: Mapping[str, float | None] = field(
-        default_factory=dict
-    )  # input, or "prediction", to the least effect that is drift in monitoring (else 0.05); None: it is not tested
+    drift: Mapping[str, float | None] = field(default_factory=dict)  # input, or "prediction", to the least effect that is drift in monitoring (else 0.05); None: it is not tested
 
     def __post_init__(self):
         check_name(self.name)
