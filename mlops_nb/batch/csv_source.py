@@ -112,7 +112,7 @@ class CsvSource:
         content, dialect = self._bytes(chunk), signature.dialect or Dialect.from_dict(self.dialect)
         formatted = pyarrow.string()  # a text that the parser reads
         inputs = {
-            i.name: formatted if i.name in dialect.numbers else _ARROW_TYPES.get(i.kind, pyarrow.string())
+            i.name: formatted if dialect.is_clothed(i.name) else _ARROW_TYPES.get(i.kind, pyarrow.string())
             for i in signature.inputs
             if i.name in self.names
         }

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--index", help="Column to leave out.")
 @click.option("--header/--no-header", default=None, help="The first line of a CSV file has the names; --no-header: column_1 ...")
 @click.option("--merge", multiple=True, help="Column whose values are one where they differ in case and blanks alone (repeatable).")
-@click.option("--keep", multiple=True, help="Column to give to the model although it looks like a leak or an id (repeatable).")
+@click.option("--keep", multiple=True, help="Column to give to the model although it looks like a leak or an id; the target: words such as ? are labels (repeatable).")
 @click.option("--minutes", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Time for the trials of estimators.")
 @json_option
 def new(name, data, query, target, time, index, header, merge, keep, minutes, as_json):

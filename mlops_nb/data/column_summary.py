@@ -16,6 +16,7 @@ import pandas as pd
 from .counters import are_hashes, grows_with_time, id_reason
 from .dates import MONTH_WORD, date_format, dates_of, fits_month_first
 from .tables import odd_type
+from .text_table import are_versions
 from .time_numbers import TIME_UNITS, fitting_unit, has_name_of_time
 
 # %% ../../nbs/data/02_column_summary.ipynb #00000005
@@ -126,9 +127,10 @@ def _sentinel_note(present: pd.Series) -> str:
 
 # %% ../../nbs/data/02_column_summary.ipynb #df052514
 _MEASURED = re.compile(r"[^\w\s]{0,2}\s?\d[\d.,:/\u00b0'\u2019\s\u00a0\u202f\u2009]*[^\d]{0,12}")  # 7 g, 1:23:45, 47\u00b022'N
-_CODES = re.compile(r"\d+|\d+(\.\d+){2,}|\d+[A-Za-z]")  # digits alone, addresses and versions, a number with a letter
+_SEVERAL = re.compile(r"[<>~+\-\u2212]?\d[\d.,]*( ?[;x\u00d7*/\u2013\u00b1^-] ?-?\d[\d.,]*){1,3}( ?[^\W\d_]{1,3}\.?)?")  # 12-15, 8.6 x 10^3, 48.1; 7.2
+_CODES = re.compile(r"[0-9]+|\d+(\.\d+){2,}|\d+[A-Za-z]")  # digits alone, addresses and versions, a number with a letter
 _NUMBER = re.compile(r"[+-]?(\d+|\d{1,3}([.,'\u2019 \u00a0\u202f]\d{3})+)([.,]\d+)?")
-_DATED = re.compile(rf"(?i)\b\d{{1,4}}[./-]\d{{1,2}}[./-]\d{{2,4}}\b|\b\d{{4}}-?W\d\d|{MONTH_WORD.pattern} (de )?\d{{4}}|^Q[1-4] \d{{4}}|\u00b1")
+_DATED = re.compile(rf"(?i)\b\d{{1,4}}[./-]\d{{1,2}}[./-]\d{{2,4}}\b|\b\d{{4}}-?W\d\d|{MONTH_WORD.pattern} (de )?\d{{4}}|^Q[1-4] \d{{4}}|^\d{{4}}[ -]?Q[1-4]$|\u00b1")
 _MAX_DATE_LETTERS = 40
 _NOTED_TEXTS = 1000  # values of a column that are looked at for a note
 _MIN_NOTED_SHARE = 0.5  # of the values
@@ -144,12 +146,33 @@ def _text_note(texts: pd.Series) -> str:
     usual = shapes == shapes.value_counts().index[0]
     if _MIN_NOTED_SHARE <= usual.mean() < 1 and (form := date_format(sample[usual])):
         return f"{usual.mean():.0%} of the values are dates in the format {form}, others such as {sample[~usual].iloc[0]!r:.40} are not, so it stays text"
-    measured = sample.map(lambda text: _MEASURED.fullmatch(text) is not None and _CODES.fullmatch(text) is None)
-    measured |= sample.map(lambda text: len(text) <= _MAX_DATE_LETTERS and _DATED.search(text) is not None)
-    if measured.mean() >= 0.9:
+    different = {*sample}
+    if are_versions(different, str(texts.name)):
+        return "texts such as '1.1' and '1.10' are different versions or sections, so it stays text; numbers are declared by numbers={" f"{str(texts.name)!r}: NumberFormat()}}"
+    measured = sample.map(_is_measured)
+    if measured.mean() >= 0.9 or (measured.any() and (measured | is_number).mean() >= 0.9):
         return f"values such as {sample[measured].iloc[0]!r:.40} are numbers or times in a form that is not read, so it stays text: convert it in load()"
     return ""
 
+
+# %% ../../nbs/data/02_column_summary.ipynb #76bfcbdc
+def _is_measured(text: str) -> bool:
+    "Whether a text is a number or a time in a form that is not read, and no code."
+    if _CODES.fullmatch(text):
+        return False
+    return _MEASURED.fullmatch(text) is not None or (len(text) <= _MAX_DATE_LETTERS and _DATED.search(text) is not None)
+
+# %% ../../nbs/data/02_column_summary.ipynb #0c121472
+_CENTURIES = 60  # years between the first and the last of dates, from which two digits do not show the century
+
+
+def _century_note(texts: pd.Series, times: pd.Series, form: str) -> str:
+    "Return what a person should know about years of two digits that are read as years to come; empty: none is."
+    years = times.dt.year
+    if "%y" not in form or years.max() - years.min() < _CENTURIES:
+        return ""
+    last = texts[years.idxmax()]
+    return f"years have two digits, and {last.strip()!r:.40} is read as {years.max()}: write four digits if it is one of the last century"
 
 # %% ../../nbs/data/02_column_summary.ipynb #95a5b9c0
 _WORD = r"\w\w"  # of TfidfVectorizer's words
@@ -160,20 +183,28 @@ def _describe_words(present: pd.Series, common: dict) -> ColumnSummary:
     sample = present.head(SAMPLE_ROWS).astype(str)
     form = date_format(present)
     if form is not None:
+        times = dates_of(present, form)
         note = f"day first is assumed, and month first fits as well ({form})" if fits_month_first(present, form) else ""
-        return replace(_describe_times(dates_of(present, form), common), format=form, note=note)
+        note = "; ".join(filter(None, [note, _century_note(present, times, form)]))
+        return replace(_describe_times(times, common), format=form, note=note)
     common["note"] = _text_note(sample)
+    has_several = sample.str.strip().str.fullmatch(_SEVERAL).mean() >= 0.9
     words, letters = sample.str.split().str.len().mean(), sample.str.len().mean()
     if words >= 3 and common["distinct"] > 30:
         if not sample.str.contains(_WORD, regex=True).any():
             reason = "its texts have no words: numbers, signs or single letters"
             return ColumnSummary(**common, kind="text", shown=f"such as {present.iloc[0]!s:.24}", exclusion_reason=reason)
+        if not common["note"] and has_several:
+            common["note"] = f"values such as {sample.iloc[0].strip()!r:.40} are several numbers, which are not read, so it stays text: convert it in load()"
         return ColumnSummary(**common, kind="text", shown=f"{words:.0f} words on average")
     counts = present.astype(str).value_counts()
     shown = ", ".join(f"{value!s:.24} {n / len(present):.0%}" for value, n in counts.head(3).items())
     is_unique = common["distinct"] > 0.5 * len(present) and common["distinct"] > MAX_LISTED_CATEGORIES
     if is_unique or (common["distinct"] > MAX_LISTED_CATEGORIES and are_hashes(sample)):
         reason = "nearly every row has a value of its own: an id" if is_unique else "it names something by a hash: an id"
+        if is_unique and (common["note"] or has_several):
+            reason += f", unless values such as {sample.iloc[0].strip()!r:.40} are numbers or times in a form that is not read: then convert it in load()"
+            common["note"] = ""
         shown = f"{letters:.0f} letters, such as {present.iloc[0]!s:.24}"
         return ColumnSummary(**common, kind="id", shown=shown, exclusion_reason=reason)
     values = tuple(counts.index) if common["distinct"] <= MAX_LISTED_CATEGORIES else ()

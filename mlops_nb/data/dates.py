@@ -26,18 +26,18 @@ _WEEKDAY = re.compile(r"\s*(mon|tue|wed|thu|fri|sat|sun)", re.I)
 
 # %% ../../nbs/data/01_dates.ipynb #c3b65d6a
 _MONTH_NAMES = {
-    "Jan": "jan janv janvier januar j\u00e4nner january ene enero gen gennaio janeiro",
-    "Feb": "feb febr febrero febbraio februar february f\u00e9v f\u00e9vr f\u00e9vrier fev fevereiro",
-    "Mar": "mar mars marzo mar\u00e7o march m\u00e4rz m\u00e4r mrz",
-    "Apr": "apr april aprile abr abril avr avril",
-    "May": "may mai mayo maio mag maggio",
-    "Jun": "jun juni juin june junio junho giu giugno",
-    "Jul": "jul juli juil juillet july julio julho lug luglio",
-    "Aug": "aug august ago agosto ao\u00fbt aout",
-    "Sep": "sep sept september septembre septiembre setiembre set sett settembre setembro",
-    "Oct": "oct okt oktober october octobre octubre ott ottobre out outubro",
-    "Nov": "nov november novembre noviembre novembro",
-    "Dec": "dec dez dezember december d\u00e9c d\u00e9cembre dic dicembre diciembre dezembro",
+    "Jan": "jan janv janvier januar januari j\u00e4nner january ene enero gen gennaio janeiro stycznia sty ledna \u044f\u043d\u0432\u0430\u0440\u044f",
+    "Feb": "feb febr febrero febbraio februar februari february f\u00e9v f\u00e9vr f\u00e9vrier fev fevereiro lutego lut \u00fanora \u0444\u0435\u0432\u0440\u0430\u043b\u044f",
+    "Mar": "mar mars marzo mar\u00e7o march m\u00e4rz m\u00e4r mrz maart mrt marts marca b\u0159ezna \u043c\u0430\u0440\u0442\u0430",
+    "Apr": "apr april aprile abr abril avr avril kwietnia kwi dubna \u0430\u043f\u0440\u0435\u043b\u044f",
+    "May": "may mai mayo maio mag maggio mei maj maja kv\u011btna \u043c\u0430\u044f",
+    "Jun": "jun juni juin june junio junho giu giugno czerwca cze \u010dervna \u0438\u044e\u043d\u044f",
+    "Jul": "jul juli juil juillet july julio julho lug luglio lipca lip \u010dervence \u0438\u044e\u043b\u044f",
+    "Aug": "aug august augustus augusti ago agosto ao\u00fbt aout sierpnia sie srpna \u0430\u0432\u0433\u0443\u0441\u0442\u0430",
+    "Sep": "sep sept september septembre septiembre setiembre set sett settembre setembro wrze\u015bnia wrz z\u00e1\u0159\u00ed \u0441\u0435\u043d\u0442\u044f\u0431\u0440\u044f",
+    "Oct": "oct okt oktober october octobre octubre ott ottobre out outubro pa\u017adziernika pa\u017a \u0159\u00edjna \u043e\u043a\u0442\u044f\u0431\u0440\u044f",
+    "Nov": "nov november novembre noviembre novembro listopada lis listopadu \u043d\u043e\u044f\u0431\u0440\u044f",
+    "Dec": "dec des desember dez dezember december d\u00e9c d\u00e9cembre dic dicembre diciembre dezembro grudnia gru prosince \u0434\u0435\u043a\u0430\u0431\u0440\u044f",
 }
 _ENGLISH_MONTHS = {word: month for month, words in _MONTH_NAMES.items() for word in words.split()}
 MONTH_WORD = re.compile(rf"(?<![^\W\d_])({'|'.join(sorted(_ENGLISH_MONTHS, key=len, reverse=True))})(?![^\W\d_])\.?", re.I)

@@ -41,6 +41,7 @@ class TargetSummary:
     shares: tuple = ()  # share of the rows of each class
     low: float | None = None  # least value of a quantity
     skewness: float = 0.0  # of a quantity: third moment over the cube of the standard deviation
+    note: str = ""  # what a person should know about a quantity, such as 9999 for a missing one
 
 # %% ../../nbs/data/04_explore.ipynb #836763a1
 def describe_target(
@@ -51,7 +52,8 @@ def describe_target(
     if name not in table:
         raise DataError(f"There is no column {name!r} to predict. {known_names(name, table.columns)}")
     values = table[name].dropna()
-    missing, kind = int(table[name].isna().sum()), describe_column(table[name]).kind
+    described = describe_column(table[name])
+    missing, kind = int(table[name].isna().sum()), described.kind
     if len(values) < MIN_ROWS:
         what = f"; {missing:,} are empty, or a word such as NA or None, which is read as missing" if missing else ""
         raise DataError(f"The table has {len(values)} row(s) with a value of the target {name!r}{what}. At least {MIN_ROWS} are needed.")
@@ -67,7 +69,7 @@ def describe_target(
     if pd.api.types.is_numeric_dtype(values) and kind != "boolean" and not (whole and values.nunique() <= 10):
         reason = "R² is the share of the target's variance that the model explains, whatever its unit; 0 is the mean's."
         low, skewness = float(values.min()), float(np.nan_to_num(values.astype(float).skew()))
-        return TargetSummary(name, "regression", "r2", reason, missing, low=low, skewness=skewness)
+        return TargetSummary(name, "regression", "r2", reason, missing, low=low, skewness=skewness, note=described.note)
     return _classes_of(values.astype(int) if whole and kind != "boolean" else values, name, missing)
 
 # %% ../../nbs/data/04_explore.ipynb #c70103ab

@@ -17,7 +17,7 @@ import pyarrow
 
 from .archives import open_plain
 from .dialect import Dialect, decode_text
-from .text_table import read_values
+from .text_table import code_widths, read_values
 from ..errors import DataError
 
 # %% ../../nbs/data/02_json_table.ipynb #a49ceb95
@@ -118,7 +118,7 @@ def read_json_table(
         else:
             columns[name] = array.to_pandas()
     texts = tuple(name for name, values in columns.items() if isinstance(values.dtype, pd.StringDtype))
-    return pd.DataFrame(columns), replace(dialect, texts=texts)
+    return pd.DataFrame(columns), replace(dialect, texts=texts, codes=code_widths(columns, dialect))
 
 
 def json_array(

@@ -26,10 +26,11 @@ import pyarrow
 
 from .archives import COMPRESSIONS, plain_name
 from .dialect import Dialect, kind_of_dtype, lacks_header, read_time_numbers, read_times
+from .durations import as_minutes
 from .frames import with_columns
 from .json_table import read_json_table
 from .sheets import read_sheet
-from .text_table import read_text_table, whole_if_all
+from .text_table import clothed_numbers, code_widths, read_text_table, truth_values
 from ..errors import DataError, SchemaError, known_names
 
 if TYPE_CHECKING:
@@ -150,22 +151,35 @@ def convert_columns(
     table: pd.DataFrame,
     dialect: Dialect,
 ) -> pd.DataFrame:
-    "Read the columns that a dialect names: numbers and times become such if all are, words for a missing date are missing, texts get their spelling."
+    "Read the columns that a dialect names: numbers, durations and times become such if all are, words for a missing value are missing, texts get their spelling."
     columns = {name: times for name in dialect.times if name in table and (times := _as_times(table[name], dialect, name)) is not None}
-    for name in [*dialect.numbers, *dialect.missing_in, *dialect.spellings]:
-        if name in columns:
-            continue
+    for name in dict.fromkeys([*dialect.numbers, *dialect.durations, *dialect.missing_in, *dialect.spellings]):
         values = table.get(name)
-        if values is None or not _may_hold_objects(values) or not all(type(v) is str for v in values.dropna()):
+        if name in columns or values is None:
+            continue
+        if (made := _of_own_type(values, dialect, name)) is not None:
+            columns[name] = made
+        if made is not None or not _may_hold_objects(values) or not all(type(v) is str for v in values.dropna()):
             continue
         texts = pyarrow.array(values, "string", from_pandas=True)
-        if name not in dialect.numbers:
-            columns[name] = pd.Series(pd.array(dialect.read(texts, "string", name)[0], dtype="str"), index=values.index)
+        if not dialect.is_clothed(name):
+            read = dialect.read(texts, "string", name)[0]
+            truths = truth_values(read, dialect) if name in dialect.missing_in else None
+            columns[name] = pd.Series(pd.array(read, dtype="str"), index=values.index) if truths is None else truths.set_axis(values.index)
             continue
         numbers, fits = dialect.read(texts, "float", name)
         if fits.all():
-            columns[name] = whole_if_all(numbers).set_axis(values.index)
+            columns[name] = clothed_numbers(numbers, dialect, name).set_axis(values.index)
     return with_columns(table, columns)
+
+# %% ../../nbs/data/00_tables.ipynb #fd398db4
+def _of_own_type(values: pd.Series, dialect: Dialect, name: str) -> pd.Series | None:
+    "Return durations that are objects as minutes, and numbers without infinite ones; None: the values are something else."
+    if name in dialect.durations:
+        return as_minutes(values)
+    if name in dialect.numbers and dialect.numbers[name].infinity and pd.api.types.is_float_dtype(values):
+        return values.where(~_is_infinite(values))
+    return None
 
 # %% ../../nbs/data/00_tables.ipynb #54dfa0f0
 def _as_times(values: pd.Series, dialect: Dialect, name: str) -> pd.Series | None:
@@ -181,8 +195,8 @@ def _as_times(values: pd.Series, dialect: Dialect, name: str) -> pd.Series | Non
 def _in_dialect(table: pd.DataFrame, dialect: Dialect) -> pd.DataFrame:
     "Read the columns that a dialect names, and keep the dialect in the `attrs`."
     table = convert_columns(table, dialect)
-    texts = table.attrs.get(DIALECT, {}).get("texts", ())  # of a sheet
-    dialect = replace(dialect, texts=texts)
+    found = table.attrs.get(DIALECT, {})  # of a sheet
+    dialect = replace(dialect, texts=found.get("texts", ()), codes=found.get("codes", {}))
     table.attrs = {**table.attrs, DIALECT: dialect.to_dict()} if dialect != Dialect() else table.attrs
     return table
 
@@ -195,7 +209,8 @@ def dialect_of(
         return {}
     dialect = Dialect.from_dict(table.attrs[DIALECT])
     made = [name for name in dialect.texts if name not in table or table[name].isin(dialect.missing).any()]  # by the spec's load()
-    dialect = replace(dialect, texts=tuple(name for name in dialect.texts if name not in made))
+    texts = tuple(name for name in dialect.texts if name not in made)
+    dialect = replace(dialect, texts=texts, codes={name: width for name, width in dialect.codes.items() if name in texts})
     return {DIALECT: dialect.to_dict()} if dialect != Dialect() else {}
 
 # %% ../../nbs/data/00_tables.ipynb #90363bf9
@@ -235,7 +250,8 @@ def _read_excel(location: str) -> pd.DataFrame:
     with fsspec.open(location) as file:
         table = read_sheet(file.read())
     texts = tuple(str(name) for name, values in table.items() if isinstance(values.dtype, pd.StringDtype))
-    table.attrs = {DIALECT: Dialect(texts=texts).to_dict()} if texts else {}
+    codes = code_widths({str(name): values for name, values in table.items()}, Dialect())
+    table.attrs = {DIALECT: Dialect(texts=texts, codes=codes).to_dict()} if texts else {}
     return table
 
 # %% ../../nbs/data/00_tables.ipynb #0e961787

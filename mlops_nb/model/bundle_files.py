@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from ..data.durations import DURATION_FORMS
 from ..data.time_numbers import TIME_UNITS
 from ..errors import BundleError
 from .interval import LAC, RESIDUAL
@@ -107,7 +108,7 @@ _INPUT = {
     "format?": (str, None),
 }
 _NUMBER_FORMAT = {
-    **{"prefixes?": [str], "suffixes?": [str], "missing?": [str], "decimal?": str, "thousands?": str, "multipliers?": {str: float}, "parentheses?": bool, "trailing_minus?": bool},
+    **{"prefixes?": [str], "suffixes?": [str], "missing?": [str], "decimal?": str, "thousands?": str, "multipliers?": {str: float}, "parentheses?": bool, "trailing_minus?": bool, "any_decimal?": bool, "infinity?": bool},
 }
 SIGNATURE: Schema = {
     "inputs": [_INPUT],
@@ -118,7 +119,7 @@ SIGNATURE: Schema = {
     "ignored?": [str],
     "dialect?": {
         **{"missing?": [str], "true?": [str], "false?": [str], "decimal?": str, "thousands?": str},
-        **{"numbers?": {str: _NUMBER_FORMAT}, "times?": {str: frozenset(TIME_UNITS)}, "missing_in?": {str: [str]}, "spellings?": {str: [str]}, "texts?": [str], str: object},
+        **{"numbers?": {str: _NUMBER_FORMAT}, "times?": {str: frozenset(TIME_UNITS)}, "durations?": {str: frozenset(DURATION_FORMS)}, "codes?": {str: int}, "missing_in?": {str: [str]}, "spellings?": {str: [str]}, "texts?": [str], str: object},
     },
     "positive?": (*LABEL, None),
     "interval?": {"level": float, "quantile": float, "rows": int, "method": frozenset({RESIDUAL, LAC})},

@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pandas as pd
 import pyarrow
+from pyarrow import compute
 from pyarrow import types as arrow_types
 
 from ..data.dialect import Dialect, read_times
+from ..data.durations import DURATION_FORMS
 from ..data.time_numbers import TIME_UNITS
 from ..errors import DataError, InputError
 from .signature import Input, Signature, make_signature
@@ -126,7 +128,8 @@ def parse_column(i: Input, values: Sequence) -> np.ndarray:
     missing_types: set[type] = set() if i.required else {type(None)}
     allowed = JSON_TYPES[i.kind] | ({float} if i.kind == "int" else set()) | missing_types
     if not set(map(type, values)) <= allowed:
-        _require(i, values, [type(v) in allowed for v in values], f"expected {EXPECTED[i.kind]}")
+        example = f" such as {describe_value(i.categories[0])}" if i.kind == "string" and i.categories else ""
+        _require(i, values, [type(v) in allowed for v in values], f"expected {EXPECTED[i.kind]}{example}")
     if i.kind == "string":
         column = np.empty(len(values), dtype=object)
         column[:] = values
@@ -163,6 +166,8 @@ def read_texts(
     "Read the texts among the values of a column as its values, or in their declared spelling; raise an error for one that is none."
     if i.kind == "string":
         return dialect.read_text(i.name, values, not i.required)
+    if float in {*map(type, values)} and i.name in dialect.numbers and dialect.numbers[i.name].infinity:
+        values = [None if type(v) is float and math.isinf(v) else v for v in values]
     is_time, types = is_time_number(i, dialect), {*map(type, values)}
     if str not in types and not (is_time and {int, float} & types):
         return values
@@ -182,6 +187,8 @@ def is_time_number(
 
 def _expected(i: Input, dialect: Dialect) -> str:
     "Return what an input takes, in words."
+    if i.name in dialect.durations and i.kind in ("float", "int"):
+        return f"{EXPECTED[i.kind]} of minutes, or {DURATION_FORMS[dialect.durations[i.name]]} such as 5:30"
     return EXPECTED[i.kind] + (f", or {TIME_UNITS[dialect.times[i.name]]}" if is_time_number(i, dialect) else "")
 
 
@@ -235,8 +242,8 @@ def parse_arrow_column(
     dialect: Dialect | None = None,  # Reading of texts; None: they are no numbers
 ) -> np.ndarray:
     "Check an Arrow column and return what `parse_column` returns for the same values."
-    if is_time_number(i, dialect) and _is_number(column.type):
-        column = column.cast("string")
+    if dialect is not None:
+        column = _as_texts(i, column, dialect)
     if dialect is not None and (i.kind != "string" or dialect.rereads(i.name, not i.required)) and _is_text(column.type):
         column = _read_arrow_texts(i, column, dialect)
     encoded, missing = arrow_types.is_dictionary(column.type), column.is_null().to_numpy()
@@ -300,6 +307,23 @@ def _read_arrow_texts(i: Input, column: pyarrow.ChunkedArray, dialect: Dialect) 
     values, fits = dialect.read(texts, i.kind, i.name)
     _require(i, column, fits, f"expected {_expected(i, dialect)}")
     return values
+
+# %% ../../nbs/model/01_columns.ipynb #a50bb4cd
+def _as_texts(i: Input, column: pyarrow.ChunkedArray, dialect: Dialect) -> pyarrow.ChunkedArray:
+    "Return times that are numbers, codes that lost their zeros, and durations of Arrow's own types as a dialect reads them; others as they are."
+    if is_time_number(i, dialect) and _is_number(column.type):
+        return column.cast("string")
+    if i.name in dialect.codes and i.kind == "string" and _is_number(column.type):
+        values = dialect.read_text(i.name, column.to_pylist(), not i.required)
+        _require(i, column, [type(v) is str or v is None for v in values], f"expected a string of {dialect.codes[i.name]} digits")
+        return pyarrow.chunked_array([pyarrow.array(values, "string")])
+    if i.name in dialect.numbers and dialect.numbers[i.name].infinity and arrow_types.is_floating(column.type):
+        return compute.if_else(compute.is_inf(column), None, column)
+    if i.name in dialect.durations and arrow_types.is_time(column.type):
+        return column.cast("string")
+    if i.name in dialect.durations and arrow_types.is_duration(column.type):
+        return compute.divide(column.cast(pyarrow.duration("us")).cast("int64").cast("float64"), 6e7)
+    return column
 
 # %% ../../nbs/model/01_columns.ipynb #00000010
 def rows_of(

@@ -163,7 +163,7 @@ MAX_SINGLE_CHECKS = 32  # rows up to which values are tested one by one
 
 def _plain_test(i: Input, dialect: Dialect | None) -> Callable[[Any], bool]:
     "Return a test of one value of an input, whether it needs neither conversion nor slow checks."
-    is_reread = i.kind == "string" and dialect is not None and i.name in dialect.spellings
+    is_reread = i.kind == "string" and dialect is not None and (i.name in dialect.spellings or i.name in dialect.codes)
     if i.kind == "datetime" or is_reread or (i.kind != "string" and i.categories is not None):
         return lambda _value: False
     types, optional = JSON_TYPES[i.kind], not i.required

@@ -426,7 +426,7 @@ def signature_of(
         classes=None if several else classes,
         probability=probability,
         ignored=ignored,
-        dialect=replace(spec.dialect, texts=read.texts) if spec.dialect and read else spec.dialect or read,
+        dialect=replace(spec.dialect, texts=read.texts, codes=read.codes) if spec.dialect and read else spec.dialect or read,
         positive=None if several else spec.positive,
     )
     if several:

@@ -144,7 +144,7 @@ def new_project(
     progress: bool = False,  # whether to draw a progress bar
     header: bool | None = None,  # whether the first line of a CSV file names the columns; None: it must look like that
     merge: Sequence[str] = (),  # columns whose values are merged where they differ in case and blanks alone
-    keep: Sequence[str] = (),  # columns to give to the model although they look like a leak or an id
+    keep: Sequence[str] = (),  # columns to give to the model although they look like a leak or an id; the target: its words for missing are labels
     minutes: float = TRIAL_MINUTES,  # that the trials of estimators may take
 ) -> NewProject:
     "Make a project for a table."
@@ -156,13 +156,14 @@ def new_project(
     check_writable(folder.parent)
     with _progress_bar(progress) as bar:
         bar.set_description("reading the table")
-        table = in_own_formats(open_table(data, query, header), merge)
         target = target or ("churned" if data is None else None)
+        table = in_own_formats(open_table(data, query, header), merge, None if target in keep else target)
         if target is None:
             names = ", ".join(map(repr, table.frame.columns))
             raise SpecError(f"Which column is to be predicted? Say --target with one of {names}.")
         bar.reset(total=len(table.frame.columns) + TYPICAL_KINDS)
-        judged = judge_table(table.frame, target, time, index, keep, minutes, lambda step: _advance(bar, step))
+        kept = [name for name in keep if name != target]
+        judged = judge_table(table.frame, target, time, index, kept, minutes, lambda step: _advance(bar, step))
         summary, comparison = judged.summary, judged.comparison
         bar.total = bar.n + 1
         source = replace(table.source, warnings=tuple(spelling_warnings(table.frame, summary)))
@@ -215,7 +216,9 @@ def _advance(bar, step: str):
 
 
 def _cautions(summary: TableSummary) -> Iterator[str]:
-    "Yield which columns were left out, and why."
+    "Yield which columns were left out, and why, and what a person should know about the others and the target."
+    if summary.target.note:
+        yield f"`{summary.target.name}`: {summary.target.note}."
     for column in summary.columns:
         if column.exclusion_reason:
             yield f"Left out: {column.name} ({column.exclusion_reason})"

@@ -11,15 +11,7 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from mlops_nb.data.column_formats import (
-    DateColumn,
-    NumberColumn,
-    SpellingGroup,
-    TimeColumn,
-    detect_formats,
-    merged_spellings,
-    spelling_groups,
-)
+from ..data.column_formats import FoundColumn, SpellingGroup, detect_formats, merged_spellings, spelling_groups
 from ..data.dialect import Dialect
 from ..data.explore import TableSummary
 from ..data.number_format import NumberFormat, non_default_values
@@ -36,7 +28,7 @@ class TableFormats:
 
     frame: pd.DataFrame  # as the project reads it
     dialect: Dialect | None = None  # None: there are none
-    columns: tuple[NumberColumn | DateColumn | TimeColumn, ...] = ()
+    columns: tuple[FoundColumn, ...] = ()
     merged: tuple[SpellingGroup, ...] = ()
 
     def __iter__(self) -> Iterator[str]:
@@ -50,9 +42,10 @@ class TableFormats:
 def find_formats(
     table: pd.DataFrame,  # as it was read
     merge: Sequence[str] = (),  # columns whose values are merged where they differ in case and blanks alone
+    target: str | None = None,  # column whose words for a missing value are no labels; None: they are
 ) -> TableFormats:
     "Return the formats of a table; raise a `DataError` for a column with nothing to merge."
-    dialect, columns = detect_formats(table, replace(Dialect.from_dict(table.attrs.get(DIALECT, {})), texts=()))
+    dialect, columns = detect_formats(table, replace(Dialect.from_dict(table.attrs.get(DIALECT, {})), texts=(), codes={}), target)
     groups: list[SpellingGroup] = []
     for name in merge:
         if name not in table:
@@ -125,11 +118,12 @@ def dialect_code(
 def in_own_formats(
     table: ProjectTable,
     merge: Sequence[str] = (),  # columns whose values are merged where they differ in case and blanks alone
+    target: str | None = None,  # column whose words for a missing value are no labels; None: they are
 ) -> ProjectTable:
     "Return the table as its project reads it, with the dialect that declares how."
     if odd := odd_line(table.frame, Dialect.from_dict(table.frame.attrs.get(DIALECT, {}))):
         raise DataError(f"The table has a line that is no row: {odd}. Remove that line from the table.")
-    formats = find_formats(table.frame, merge)
+    formats = find_formats(table.frame, merge, target)
     if formats.dialect is None:
         return table
     source = replace(table.source, dialect=dialect_code(formats.dialect), conversions=tuple(formats))

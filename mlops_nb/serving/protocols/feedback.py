@@ -121,7 +121,7 @@ def _in_dialect(label, signature: Signature):
         return label if read is None else read
     if dialect is None:
         return label
-    if signature.classes is None and name in dialect.numbers:
+    if signature.classes is None and dialect.is_clothed(name):
         [number] = dialect.read(pyarrow.array([label], "string"), "float", name)[0].to_pylist()
         return label if number is None else number
     return dialect.respell(name, [label])[0] if name in dialect.spellings else label

@@ -57,9 +57,15 @@ def interval_schemas(signature: Signature) -> dict:
 
 
 def input_schema(i: Input, dialect: Dialect | None = None) -> dict:
-    """Return the schema of one column; a time that the dialect reads from numbers may be one."""
+    """Return the schema of one column; a time or a code that the dialect reads from numbers may be one."""
     is_number = is_time_number(i, dialect)
-    kinds = [_JSON_TYPES[i.kind], *(["number"] if is_number else []), *([] if i.required else ["null"])]
+    width = dialect.codes.get(i.name) if dialect is not None and i.kind == "string" and i.unseen == "ignore" else None
+    kinds = [
+        _JSON_TYPES[i.kind],
+        *(["number"] if is_number else []),
+        *(["integer"] if width else []),
+        *([] if i.required else ["null"]),
+    ]
     schema: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
     limits = {"minimum": i.minimum, "maximum": i.maximum, "exclusiveMinimum": i.above, "exclusiveMaximum": i.below}
     schema |= {word: value for word, value in limits.items() if value is not None}
@@ -71,6 +77,12 @@ def input_schema(i: Input, dialect: Dialect | None = None) -> dict:
         schema["enum"] = [*i.categories, *([] if i.required else [None])]
     if i.kind == "datetime":
         schema |= {"format": "date-time"} if i.format is None else {"description": f"ISO 8601, or as in {i.format}"}
+    if width:
+        schema |= {
+            "minimum": 0,
+            "exclusiveMaximum": 10**width,
+            "description": f"{width} digits; a number gets zeros in front",
+        }
     if is_number and dialect is not None:
         schema["description"] = f"ISO 8601, or {TIME_UNITS[dialect.times[i.name]]}"
     return schema
