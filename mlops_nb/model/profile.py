@@ -142,6 +142,8 @@ def split_words(
 ) -> tuple[np.ndarray, np.ndarray, pa.Array]:  # `(n,)` row, `(n,)` which word, and the words
     "Split each text into its different words, in lower case; letters and digits make words."
     array = pa.array(texts, type=pa.large_string(), from_pandas=True)
+    if isinstance(array, pa.ChunkedArray):  # of a column that was joined
+        array = array.combine_chunks()
     lists = pc.split_pattern_regex(pc.utf8_lower(array), r"[^\pL\pN]+")
     flat, rows = pc.list_flatten(lists), pc.list_parent_indices(lists)
     there = pc.not_equal(flat, "")

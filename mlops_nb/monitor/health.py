@@ -155,10 +155,20 @@ def _measure_drift(
         return measure_drift(profile, pd.DataFrame(columns=bundle.signature.names), None)
     predictions = predictions_of(bundle.signature, window.predictions)
     effects = {} if spec is None else spec.drift
-    times = window.inputs[spec.time] if spec is not None and spec.time in window.inputs else window.predictions["at"]
-    if level is None:
-        return measure_drift(profile, window.inputs, predictions, effects=effects, times=times)
-    return measure_newest(profile, window.inputs, predictions, level, opened, effects, times)
+    is_known = spec is not None and spec.time in window.inputs
+    times = window.inputs[spec.time] if spec is not None and is_known else window.predictions["at"]
+
+    def measure(times: pd.Series | None) -> DriftReport:
+        if level is None:
+            return measure_drift(profile, window.inputs, predictions, effects=effects, times=times)
+        return measure_newest(profile, window.inputs, predictions, level, opened, effects, times)
+
+    report = measure(times)
+    if is_known or not any("seasons" in p for p in profile["inputs"].values()) or not report.drifting:
+        return report
+    whole = measure(None).columns  # the rows may be of other times than their predictions, such as days to come
+    columns = [b if a.drifted and not b.drifted else a for a, b in zip(report.columns, whole, strict=True)]
+    return replace(report, columns=columns)
 
 
 def _ends(predictions: pd.DataFrame) -> tuple[datetime | None, datetime | None]:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import strategies as st
 
-from mlops_nb.model.profile import make_profile, profile_numbers, profile_texts, profile_values
+from mlops_nb.model.profile import make_profile, profile_numbers, profile_texts, profile_values, to_days
 from mlops_nb.model.signature import Input, Predictions, Signature
 from mlops_nb.model.statistics import distinct_values_test, one_value_p_value
 from mlops_nb.monitor.checks import check_drift
@@ -96,6 +96,21 @@ def test_texts_with_new_words_drift_and_texts_of_the_same_words_do_not():
     (column,) = measure_drift(profile, words(rng, 500, many, length=12).to_frame("text")).columns
     assert column.drifted
     assert column.statistics["length psi"] > 5
+
+
+@pytest.mark.parametrize("made", ["text", "name", "number", "day"])
+def test_window_of_joined_tables_is_measured_like_one_table(made):
+    rng = np.random.default_rng(3)
+    columns = {"text": words(rng, 400, [f"w{i:03}" for i in range(200)]), "name": rng.choice(list("abc"), 400)}
+    columns |= {"number": rng.normal(size=400), "day": pd.date_range("2026-01-01", periods=400).to_numpy()}
+    whole = pd.DataFrame({"x": columns[made]})
+    whole = whole.astype("str") if made in ("text", "name") else whole
+    profiled = {"text": profile_texts, "name": profile_values, "number": profile_numbers}.get(made)
+    values = whole["x"].to_numpy()
+    profile = profiled(values) if profiled else profile_numbers(to_days(whole["x"])) | {"unit": "days"}
+    joined = pd.concat([whole.iloc[:150], whole.iloc[150:]])
+    found, expected = (measure_drift({"inputs": {"x": profile}}, frame).to_dict() for frame in (joined, whole))
+    assert found == expected
 
 
 def test_a_vocabulary_has_at_most_a_thousand_words_and_those_of_most_texts():

@@ -1,6 +1,7 @@
 """A month with a weekly pattern raises no alert; the same month with a real shift does."""
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,10 @@ import pytest
 from mlops_nb.model.bundle_files import PROFILE, find_problem
 from mlops_nb.model.profile import profile_numbers, profile_values
 from mlops_nb.model.seasons import with_seasons
+from mlops_nb.model.signature import Input, Signature
+from mlops_nb.monitor import health
 from mlops_nb.monitor.false_alerts import measure_newest, spend_budget
+from mlops_nb.monitor.prediction_log import LogWindow
 
 ROWS_A_DAY, EVERY = 300, timedelta(hours=24)
 
@@ -71,3 +75,21 @@ def test_weekday_that_the_reference_does_not_have_is_compared_with_all_of_it():
     sunday = times.dt.day_of_week == 6
     newest = measure_newest(profile, rows[sunday].head(300), None, 1e-6, times=times[sunday].head(300))
     assert "amount" in [c.name for c in newest.drifting]
+
+
+@pytest.mark.parametrize("own_times", [False, True])
+def test_rows_of_other_days_than_their_predictions_are_no_drift(profile, own_times):
+    rows, times = draw(np.random.default_rng(4), "2026-04-01", 28)
+    chosen = np.random.default_rng(5).permutation(len(rows))[:1000]
+    rows, times = rows.iloc[chosen].reset_index(drop=True), times.iloc[chosen].reset_index(drop=True)
+    signature = Signature((Input("amount"),), "regression", "y")
+    predictions = pd.DataFrame({"prediction": np.zeros(1000), "at": pd.Timestamp("2026-05-02 12:00", tz="UTC")})
+    known = {**profile, "output": profile_numbers(np.zeros(5000)), "probability": None}
+    inputs = rows.assign(sold=times) if own_times else rows
+    window, given = LogWindow(predictions, inputs), SimpleNamespace(time="sold", drift={})
+    found = health._measure_drift(SimpleNamespace(signature=signature), known, window, 1e-4, {}, given)
+    assert found.drifting == []
+    if not own_times:
+        shifted = LogWindow(predictions, rows.assign(amount=rows["amount"] + 2))
+        found = health._measure_drift(SimpleNamespace(signature=signature), known, shifted, 1e-4, {}, given)
+        assert [c.name for c in found.drifting] == ["amount"]
