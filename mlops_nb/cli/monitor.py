@@ -70,6 +70,8 @@ def _print_health(report: "HealthReport") -> None:
         click.echo(f"  inconclusive: {reason}")
     for reason in report.permanent:
         click.echo(f"  not monitored: {reason}")
+    for note in report.notes:
+        click.echo(f"  note: {note}")
     if report.cause:
         click.echo(f"  root cause: {report.cause}")
     if report.findings:

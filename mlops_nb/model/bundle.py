@@ -39,7 +39,7 @@ from .conversion import SEED, Conversion, convert
 from .domain import Domain, DomainTest
 from .engine import TOLERANCE, HybridEngine, OnnxEngine, SklearnEngine, compare, make_engine
 from .parser import InputParser
-from .profile import make_profile
+from .profile import OutOfFold, make_profile, with_reference
 from .seasons import with_seasons
 from .signature import Predictions, Signature
 from .trusted_types import EXTRA_LIBRARIES, describe_refused, refused_types, write_estimator
@@ -144,6 +144,7 @@ def write_bundle(
     card: str = "",  # model_card.md
     trusted_types: Sequence[str] = (),  # Own classes inside the estimator
     time: str | None = None,  # Column of `test` and `reference` with the time of each row
+    out_of_fold: OutOfFold | None = None,  # Reference of the predictions; None: the test rows
 ) -> Bundle:
     "Package a fitted estimator."
     path, table = Path(path), to_table(signature, test)
@@ -162,6 +163,8 @@ def write_bundle(
         golden = make_golden(signature, test.head(GOLDEN_ROWS), predictions)
         _write_json(partial / "golden.json", golden)
         profile = make_profile(signature, reference, served, _truth_of(signature, test))
+        if out_of_fold is not None:
+            profile, test, served = with_reference(profile, signature, out_of_fold.predictions), out_of_fold.rows, out_of_fold.predictions
         if time is not None:
             profile = _with_seasons(profile, reference, test, served, time)
         _write_json(partial / "profile.json", profile)

@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['BINS', 'GRID', 'DISTINCT', 'COMMON', 'RARE', 'TOP', 'WORDS', 'MAX_ERRORS', 'profile_numbers', 'name_of',
            'count_values', 'profile_values', 'first_half', 'split_words', 'unseen_share', 'text_lengths',
-           'profile_texts', 'is_text', 'calibrate', 'sample_errors', 'make_profile', 'profile_output', 'to_days',
-           'plot_profile']
+           'profile_texts', 'is_text', 'calibrate', 'sample_errors', 'make_profile', 'profile_output', 'OutOfFold',
+           'with_reference', 'to_days', 'plot_profile']
 
 # %% ../../nbs/model/06_profile.ipynb #00000002
+# more than 300 lines: one file, `profile.json`, in which each kind of column has a summary of its own
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ForwardRef
 
 import numpy as np
@@ -272,6 +274,27 @@ def profile_output(
         "probability": probability,
         "calibration": None if y is None or probability is None else calibrate(predictions, y),
     }
+
+# %% ../../nbs/model/06_profile.ipynb #b0ab4b24
+@dataclass(frozen=True)
+class OutOfFold:
+    "Predictions of training rows, each by a model that has not seen it."
+
+    rows: pd.DataFrame
+    predictions: Predictions
+
+
+def with_reference(
+    profile: dict,  # from `make_profile`
+    signature: Signature,
+    predictions: Predictions,  # of other rows than the test rows
+) -> dict:
+    "Return a profile whose outputs are distributed as other predictions."
+    if predictions.outputs is not None:
+        each = {name: with_reference(profile["outputs"][name], part, predictions.outputs[name]) for name, part in signature.parts.items()}
+        return profile | {"outputs": each}
+    found = profile_output(signature, predictions)
+    return profile | {name: found[name] for name in ("output", "probability")}
 
 # %% ../../nbs/model/06_profile.ipynb #0966c114
 def _profile(i: Input, column: pd.Series) -> dict:

@@ -138,6 +138,7 @@ def measure_health(
         evaluated=result.evaluated,
         inconclusive=result.inconclusive,
         permanent=result.permanent,
+        notes=[note for note in [bundle.manifest.get("drift_reference")] if note],
         performance=performance,
         labelled_since=first,
         labelled_until=last,

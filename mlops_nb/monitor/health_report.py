@@ -53,6 +53,7 @@ class HealthReport:
     joint_drift: JointDrift | None = None  # newest test of all columns together; None: there was none
     cause: RootCause | None = None  # of its findings; None: there are none, or it is not known
     permanent: list[str] = field(default_factory=list)  # what no window can show, and why: it does not decide the status
+    notes: list[str] = field(default_factory=list)  # what the figures are about, where that is not what one expects
 
     @property
     def status(self) -> str:
@@ -69,7 +70,7 @@ class HealthReport:
         items = "".join(f"<li>{f.text}</li>" for f in self.findings) + "".join(
             f"<li><i>{c}</i></li>" for c in [*self.inconclusive, *self.permanent]
         )
-        items += "".join(f"<li>{e.metric}: {e.reason}</li>" for e in self.estimates)
+        items += "".join(f"<li>{text}</li>" for text in [*self.notes, *(f"{e.metric}: {e.reason}" for e in self.estimates)])
         items += f"<li>{JOINT_SUBJECT}: {self.joint_drift.reason}</li>" if self.joint_drift else ""
         tables = [part._repr_html_() for part in (self.cause, self.performance, self.drift) if part is not None]
         return f"<b>{self.name} version {self.version}: {self.status}</b><ul>{items}</ul>{''.join(tables)}"

@@ -267,6 +267,8 @@ def on_finish(dag: "DAG", report):
     run.save_notebooks(products / f"{name}.ipynb" for name in TASKS)
     copy_to_wandb(run, products, metadata.get("aliases", []))
     print(f"Run {run.id}: {metadata.get('summary', 'finished')}", file=sys.stderr)
+    if reference := metadata.get("drift_reference"):
+        print(f"  {reference}", file=sys.stderr)
     if unknown := metadata.get("inconclusive_gates"):
         _print_gates("passed without enough rows to tell:", unknown)
     if failed := metadata.get("failed_gates"):

@@ -29,7 +29,7 @@ def _results(products: Path) -> dict:
     records = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in products.glob("*.json")}
     manifest_file = products / "bundle" / "manifest.json"
     manifest = json.loads(manifest_file.read_text(encoding="utf-8")) if manifest_file.is_file() else {}
-    metadata = {"data": records.get("dataset")} | {key: manifest.get(key) for key in ("engine", "identity")}
+    metadata = {"data": records.get("dataset")} | {key: manifest.get(key) for key in ("engine", "identity", "drift_reference")}
     if "training" in records:
         training = records["training"]
         metadata |= {"estimator_params": training["params"], "training_seconds": training["seconds"]}
@@ -43,7 +43,7 @@ _RESULTS = {  # keys of the metadata, by the task that finds them
     "ingest": ("data",),
     "train": ("estimator_params", "training_seconds", "fold_scores"),
     "evaluate": ("metrics", "baseline", "gates", "passed"),
-    "package": ("engine", "identity"),
+    "package": ("engine", "identity", "drift_reference"),
     "register": ("version", "aliases", "promoted", "reason"),
 }
 

@@ -274,6 +274,8 @@ def test_search_space_and_parameters_reach_the_estimator(built):
     assert training["params"]["max_iter"] == 500
     assert training["params"]["C"] in (0.001, 10.0)
     assert len(training["search"]) == 2
+    record = built.json("runs", "show", built.json("runs", "list")[0]["id"])
+    assert "out-of-fold predictions" in record["drift_reference"], record["drift_reference"]
 
 
 def test_run_records_commit_and_diff_of_a_dirty_tree(project):
