@@ -57,6 +57,7 @@ _REVIEWED = {
     "mlops_nb.features.AsCategories": "no method of loading",
     "mlops_nb.features.DateParts": "no method of loading",
     "mlops_nb.features.FillText": "no method of loading",
+    "mlops_nb.features.OutOfFold": "no method of loading",
     "numpy.dtype": "a name of a type of numbers",
     "scipy._lib.array_api_compat.numpy._aliases.asarray": "makes an array of data",
     "scipy.interpolate._bsplines.BSpline": "__setstate__ takes a curve and an array (1.18); without it before",

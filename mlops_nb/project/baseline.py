@@ -35,8 +35,9 @@ from .estimator_code import EstimatorKind, candidate_kinds, column_lists, estima
 SIGNIFICANCE = 0.02  # probability that a gain by chance counts, shared by all kinds that were tried
 LUCK_LEVEL = 0.05  # probability that a build exceeds what the trial lets a lucky one expect
 GATE_LEVEL = 0.01  # probability that a model as good as the trial fails its gate
-NEGLIGIBLE_LOSS = {"r2": 0.01}  # of score, for which a simpler kind is as good
-_USUAL_NEGLIGIBLE_LOSS = 0.005  # in any other scorer
+NEGLIGIBLE_LOSS = {"r2": 0.004}  # of score, for which a simpler kind is as good
+_USUAL_NEGLIGIBLE_LOSS = 0.002  # in any other scorer
+_TIE = 0.25  # of the spread of a difference: what is nearer is as good as equal
 
 
 def corrected_deviation(
@@ -86,15 +87,15 @@ class BaselineComparison:
     def chosen(self) -> EstimatorKind:
         "The kind to begin with: the simplest that loses nothing that matters, or one without negative predictions that loses hardly more."
         kinds, best = [kind for kind in EstimatorKind if kind in self.fold_scores], self.best
-        near = [kind for kind in kinds if self._is_near(kind, best, self.negligible_loss)]
+        near = [kind for kind in kinds if self._is_near(kind, best, self.negligible_loss, _TIE)]
         positive = [kind for kind in kinds if kind.is_positive and self._is_near(kind, best, 2 * self.negligible_loss)]
         return (positive if positive and self.prefers_positive else near)[0]
 
-    def _is_near(self, kind: EstimatorKind, best: EstimatorKind, loss: float) -> bool:
-        "Whether a kind is within a loss and within one corrected standard deviation of the best, on the same folds."
+    def _is_near(self, kind: EstimatorKind, best: EstimatorKind, loss: float, deviations: float = 1.0) -> bool:
+        "Whether a kind is within a loss and within corrected standard deviations of the best, on the same folds."
         behind = np.array(self.fold_scores[best]) - np.array(self.fold_scores[kind])
         spread = min(corrected_deviation(behind, self.test_share), self.scores[best][1])
-        return kind == best or float(np.nanmean(behind)) <= min(spread, loss)
+        return kind == best or float(np.nanmean(behind)) <= min(deviations * spread, loss)
 
     @property
     def score_to_beat(self) -> float:

@@ -23,8 +23,11 @@ class EstimatorKind(StrEnum):
     POISSON_LINEAR = "a Poisson regression"
     LOG_LINEAR = "a linear model of the logarithm"
     CURVES = "a linear model of curves"
+    LOG_CURVES = "a linear model of curves, of the logarithm"
     STEADY_TREES = "boosted trees in small steps"
+    SPLITS_FOREST = "a forest of trees with random splits"
     FOREST = "a forest of random trees"
+    LOG_FOREST = "a forest of random trees, of the logarithm"
     TREES = "boosted trees"
     BALANCED_TREES = "boosted trees with class weights"
     POISSON_TREES = "boosted trees with a Poisson loss"
@@ -67,7 +70,7 @@ def _number_steps(summary: TableSummary, kind: EstimatorKind) -> list[ColumnStep
     if kind.has_trees:
         return [ColumnStep('"passthrough"', "NUMBERS")]
     steps, imports = ["StandardScaler()"], ["sklearn.preprocessing.StandardScaler", "sklearn.impute.SimpleImputer"]
-    if kind == EstimatorKind.CURVES:
+    if kind in (EstimatorKind.CURVES, EstimatorKind.LOG_CURVES):
         steps = [f"QuantileTransformer(n_quantiles={min(100, summary.rows // 3)})", "SplineTransformer()"]
         imports = [f"sklearn.preprocessing.{name}" for name in ("QuantileTransformer", "SplineTransformer")]
         imports.append("sklearn.impute.SimpleImputer")
@@ -76,19 +79,30 @@ def _number_steps(summary: TableSummary, kind: EstimatorKind) -> list[ColumnStep
 
 # %% ../../nbs/project/02_estimator_code.ipynb #210fd3b1
 def _category_steps(summary: TableSummary, kind: EstimatorKind) -> list[ColumnStep]:
-    "Return the step for categories, if there are any."
-    categories = [c for c in summary.used if c.kind == "category"]
-    if not categories:
-        return []
-    if kind.library:
+    "Return a step for categories that are few, and one for those of which there are many."
+    names = [name for name, columns in _categories(summary).items() if columns]
+    if kind.library and names:
         native = 'AsCategories(fill="missing")' if kind == EstimatorKind.CATBOOST else "AsCategories()"
-        return [ColumnStep(native, "CATEGORIES", ("mlops_nb.features.AsCategories",))]
+        return [ColumnStep(native, _names_of_categories(summary), ("mlops_nb.features.AsCategories",))]
     if kind.has_trees:
-        numbered = 'OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)'
-        return [ColumnStep(numbered, "CATEGORIES", ("sklearn.preprocessing.OrdinalEncoder",))]
-    rare = ", min_frequency=10" if any(c.distinct > MAX_LISTED_CATEGORIES for c in categories) else ""
-    one_hot = f'OneHotEncoder(handle_unknown="ignore"{rare})'
-    return [ColumnStep(one_hot, "CATEGORIES", ("sklearn.preprocessing.OneHotEncoder",))]
+        number = "continuous" if summary.target.task == "regression" else "auto"  # else whole numbers are taken for labels
+        few_encoder = 'OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)'
+        encoders = {"CATEGORIES": few_encoder, "MANY_CATEGORIES": f'TargetEncoder(target_type="{number}")'}
+    else:
+        encoders = {name: f'OneHotEncoder(handle_unknown="ignore"{", min_frequency=5" * (name != "CATEGORIES")})' for name in names}
+    return [ColumnStep(encoders[name], name, (f"sklearn.preprocessing.{encoders[name].partition('(')[0]}",)) for name in names]
+
+
+def _categories(summary: TableSummary) -> dict[str, list[str]]:
+    "Return the columns of categories that are few enough to be listed, and the others, by the names of their lists."
+    columns = [c for c in summary.used if c.kind == "category"]
+    few = [c.name for c in columns if c.distinct <= MAX_LISTED_CATEGORIES]
+    return {"CATEGORIES": few, "MANY_CATEGORIES": [c.name for c in columns if c.name not in few]}
+
+
+def _names_of_categories(summary: TableSummary) -> str:
+    "Return the lists of categories as an expression, empty where there are none."
+    return " + ".join(name for name, columns in _categories(summary).items() if columns)
 
 # %% ../../nbs/project/02_estimator_code.ipynb #d683d3d6
 def _time_steps(summary: TableSummary, kind: EstimatorKind) -> list[ColumnStep]:
@@ -112,18 +126,16 @@ def _time_steps(summary: TableSummary, kind: EstimatorKind) -> list[ColumnStep]:
 # %% ../../nbs/project/02_estimator_code.ipynb #7b8bf838
 def _text_steps(summary: TableSummary, kind: EstimatorKind) -> list[ColumnStep]:
     "Return one step for each column of text."
-    steps: list[ColumnStep] = []
     if kind == EstimatorKind.TREES_WITHOUT_TEXT:
-        return steps
-    for name in summary.named("text"):
-        words = "TfidfVectorizer(min_df=2, max_features=20_000)"
-        imports = ["mlops_nb.features.FillText", "sklearn.feature_extraction.text.TfidfVectorizer"]
-        if kind.has_trees:
-            words = "HashingVectorizer(n_features=4096), TfidfTransformer(), TruncatedSVD(20)"
-            imports = [f"sklearn.feature_extraction.text.{part}" for part in ("HashingVectorizer", "TfidfTransformer")]
-            imports += ["mlops_nb.features.FillText", "sklearn.decomposition.TruncatedSVD"]
-        steps.append(ColumnStep(f"make_pipeline(FillText(), {words})", repr(name), tuple(imports)))
-    return steps
+        return []
+    imports = ["mlops_nb.features.FillText", "sklearn.feature_extraction.text.TfidfVectorizer"]
+    words = "make_pipeline(FillText(), TfidfVectorizer(min_df=2, max_features=20_000))"
+    if kind.has_trees:
+        classifies = summary.target.task == "classification"
+        model = "LogisticRegression(C=10, max_iter=1000)" if classifies else "Ridge()"
+        words = f"OutOfFold({words.removesuffix(')')}, {model}))"
+        imports += ["mlops_nb.features.OutOfFold", f"sklearn.linear_model.{model.partition('(')[0]}"]
+    return [ColumnStep(words, repr(name), tuple(imports)) for name in summary.named("text")]
 
 # %% ../../nbs/project/02_estimator_code.ipynb #f16e867e
 def estimator_code(
@@ -151,14 +163,15 @@ def _model(task: str, kind: EstimatorKind) -> tuple[str, str, list[str]]:
     "Return the model's class, the call that makes it, and the dotted names that it needs."
     classifies = task == "classification"
     if kind.has_trees:
-        name = "RandomForest" if kind == EstimatorKind.FOREST else "HistGradientBoosting"
+        forests = {kind.FOREST: "RandomForest", kind.LOG_FOREST: "RandomForest", kind.SPLITS_FOREST: "ExtraTrees"}
+        name = forests.get(kind, "HistGradientBoosting")
         name, module = f"{name}{'Classifier' if classifies else 'Regressor'}", "sklearn.ensemble"
     else:
         linear = "PoissonRegressor" if kind == EstimatorKind.POISSON_LINEAR else "Ridge"
         name, module = "LogisticRegression" if classifies else linear, "sklearn.linear_model"
     defaults = _default_params(name, kind)
     call = f"{name}(**({{{', '.join(defaults)}}} | params))" if defaults else f"{name}(**params)"
-    if kind not in (EstimatorKind.LOG_LINEAR, EstimatorKind.LOG_TREES):
+    if not kind.name.startswith("LOG"):
         return name, call, [f"{module}.{name}"]
     logarithm = ["numpy.exp", "numpy.log", "sklearn.compose.TransformedTargetRegressor"]
     return name, f"TransformedTargetRegressor({call}, func=log, inverse_func=exp)", [*logarithm, f"{module}.{name}"]
@@ -168,14 +181,14 @@ def _booster(summary: TableSummary, kind: EstimatorKind) -> tuple[str, str, list
     "Return class, call and dotted name of a model of another library."
     prefix = {EstimatorKind.LIGHTGBM: "LGBM", EstimatorKind.XGBOOST: "XGB", EstimatorKind.CATBOOST: "CatBoost"}[kind]
     name = prefix + ("Classifier" if summary.target.task == "classification" else "Regressor")
-    balanced, categories = summary.target.scorer == "balanced_accuracy", bool(summary.named("category"))
+    balanced, categories = summary.target.scorer == "balanced_accuracy", _names_of_categories(summary)
     if kind == EstimatorKind.CATBOOST:
         params = ['"iterations": 200', '"verbose": 0', '"allow_writing_files": False']
-        params += ['"cat_features": tuple(CATEGORIES)'] * categories + ['"auto_class_weights": "Balanced"'] * balanced
+        params += [f'"cat_features": tuple({categories})'] * bool(categories) + ['"auto_class_weights": "Balanced"'] * balanced
     else:
         params = ['"n_estimators": 200', '"learning_rate": 0.05']
         more = ['"verbose": -1'] + ['"class_weight": "balanced"'] * balanced
-        params += more if kind == EstimatorKind.LIGHTGBM else ['"enable_categorical": True'] * categories
+        params += more if kind == EstimatorKind.LIGHTGBM else ['"enable_categorical": True'] * bool(categories)
     return name, f"{name}(**({{{', '.join(params)}}} | params))", [f"{kind.library}.{name}"]
 
 # %% ../../nbs/project/02_estimator_code.ipynb #d8bd3776
@@ -183,6 +196,8 @@ def _default_params(name: str, kind: EstimatorKind) -> list[str]:
     "Return the parameters that differ from those of scikit-learn, as source."
     linear = {"LogisticRegression": ['"max_iter": 1000'], "PoissonRegressor": ['"alpha": 0.01', '"max_iter": 500']}
     params = linear.get(name, [])
+    if name.startswith(("RandomForest", "ExtraTrees")):  # leaves of one row repeat its noise
+        params = ['"min_samples_leaf": 3'] + ['"max_features": 0.5'] * name.endswith("Regressor")
     if name.startswith("Hist"):  # else a fit on more rows than were tried would stop by chance
         params = ['"early_stopping": False']
     if kind == EstimatorKind.STEADY_TREES:
@@ -206,12 +221,13 @@ def _import_lines(dotted: Iterable[str]) -> list[str]:
 def column_lists(
     summary: TableSummary,
 ) -> list[str]:  # one assignment a group that has columns
-    "Return `NUMBERS`, `CATEGORIES` and `TIMES` as source."
-    groups = {"NUMBERS": ("number", "whole number", "boolean"), "CATEGORIES": ("category",), "TIMES": ("time",)}
-    return [f"{name} = {summary.named(*kinds)!r}" for name, kinds in groups.items() if summary.named(*kinds)]
+    "Return `NUMBERS`, `CATEGORIES`, `MANY_CATEGORIES` and `TIMES` as source."
+    numbers = summary.named("number", "whole number", "boolean")
+    groups = {"NUMBERS": numbers, **_categories(summary), "TIMES": summary.named("time")}
+    return [f"{name} = {names!r}" for name, names in groups.items() if names]
 
 # %% ../../nbs/project/02_estimator_code.ipynb #58400b71
-MAX_FOREST_ROWS = 5_000  # of a table of numbers or two classes for which a forest is tried
+MAX_FOREST_ROWS = 20_000  # of a table of numbers or two classes for which a forest is tried
 MIN_SKEWNESS = 1.0  # skewness from which a quantity without negative values is tried on a scale of factors
 
 
@@ -229,21 +245,19 @@ def candidate_kinds(
     kind, target = EstimatorKind, summary.target
     text, numbers = summary.named("text"), summary.named("number", "whole number")
     has_many_classes = len(target.classes) > 2  # boosting makes a tree for each
-    kinds = [kind.LINEAR, *[kind.FOREST] * has_many_classes, kind.TREES]
-    if not text:
-        kinds.append(kind.STEADY_TREES)
-    elif len(summary.used) > len(text):
-        kinds.append(kind.TREES_WITHOUT_TEXT)
-    if numbers:
-        kinds.append(kind.CURVES)
-    if not text and not has_many_classes and summary.rows <= MAX_FOREST_ROWS:
-        kinds.append(kind.FOREST)
+    is_alone = len(summary.used) == len(text)  # trees of one score say what it says
+    forests = [kind.SPLITS_FOREST, kind.FOREST] if has_many_classes or summary.rows <= MAX_FOREST_ROWS else []
+    kinds = [kind.LINEAR, *forests * has_many_classes, *[kind.TREES, kind.STEADY_TREES] * (not is_alone)]
+    kinds += [kind.TREES_WITHOUT_TEXT] * (bool(text) and not is_alone)
+    kinds += [kind.CURVES] * bool(numbers)
+    kinds += forests * (not has_many_classes)
     if not text:
         kinds += [one for one in kind if one.library and _is_installed(one.library)]
     special: list[EstimatorKind] = []
     if target.low is not None and target.low >= 0 and target.skewness >= MIN_SKEWNESS:
         special += [kind.POISSON_LINEAR, kind.POISSON_TREES]
-        special += [kind.LOG_LINEAR, kind.LOG_TREES] if target.low > 0 else []
+        if target.low > 0:
+            special += [kind.LOG_LINEAR, kind.LOG_TREES, *[kind.LOG_CURVES] * bool(numbers), *[kind.LOG_FOREST] * bool(forests)]
     if target.scorer == "balanced_accuracy":
         special += [kind.BALANCED_LINEAR, kind.BALANCED_TREES]
     return [kinds[0], *special, *kinds[1:]]

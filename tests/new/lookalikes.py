@@ -185,6 +185,7 @@ def airbnb(folder: Path, n: int = 2500) -> Given:
     table = pd.DataFrame({"id": rng.permutation(10**6)[:n] + 2539})
     room = rng.choice(["Entire home/apt", "Private room", "Shared room"], n, p=[0.52, 0.45, 0.03])
     hood = rng.choice(5, n, p=[0.44, 0.41, 0.12, 0.02, 0.01])
+    quarter = 44 * hood + rng.geometric(0.06, n) % 44
     words = [
         "Cozy",
         "Sunny",
@@ -200,6 +201,7 @@ def airbnb(folder: Path, n: int = 2500) -> Given:
     table["name"] = [" ".join(rng.choice(words, 4)) + f" {i}" for i in range(n)]
     table["host_id"] = rng.choice(rng.integers(10**3, 10**8, 900), n)
     table["neighbourhood_group"] = np.array(["Manhattan", "Brooklyn", "Queens", "Bronx", "Staten Island"])[hood]
+    table["neighbourhood"] = [f"Quarter {q}" for q in quarter]
     table["latitude"], table["longitude"] = (
         (40.73 + rng.normal(0, 0.05, n)).round(5),
         (-73.95 + rng.normal(0, 0.04, n)).round(5),
@@ -211,6 +213,9 @@ def airbnb(folder: Path, n: int = 2500) -> Given:
     table["number_of_reviews"] = rng.negative_binomial(0.5, 0.02, n)
     last = pd.Timestamp("2019-07-08") - pd.to_timedelta(rng.gamma(1, 150, n).round(), "D")
     table["last_review"] = np.where(table["number_of_reviews"] == 0, None, last.strftime("%Y-%m-%d"))
+    table["reviews_per_month"] = np.where(
+        table["number_of_reviews"] == 0, np.nan, (table["number_of_reviews"] / rng.gamma(2, 12, n).clip(1)).round(2)
+    )
     table["availability_365"] = np.where(rng.random(n) < 0.36, 0, rng.integers(1, 366, n))
     log = (
         4.3
@@ -219,6 +224,7 @@ def airbnb(folder: Path, n: int = 2500) -> Given:
         - 0.22 * hood
         + 0.3 * table["name"].str.contains("LUXURY")
     )
+    log += np.random.default_rng(7).normal(0, 0.2, 220)[quarter]
     log += 2 * (table["longitude"] < -73.98) * 0.2 + 0.0006 * table["availability_365"]
     price = np.exp(log + rng.normal(0, 0.45, n)) * np.where(rng.random(n) < 0.004, 15, 1)
     table["price"] = [f"${v:,.2f}" for v in price]
@@ -274,8 +280,8 @@ def fraud(folder: Path, n: int = 40_000) -> Given:
     positive = rng.random(n) < 0.0035
     table = pd.DataFrame({"Time": np.sort(rng.integers(0, 172_792, n)).astype(float)})
     typical = positive & (rng.random(n) < 0.75)
-    for i in range(1, 13):
-        shift = {1: -2.5, 3: -3.5, 4: 2.5, 10: -3.0, 12: -3.5}.get(i, 0)
+    for i in range(1, 29):
+        shift = {1: -2.5, 3: -3.5, 4: 2.5, 10: -3.0, 12: -3.5, 14: -4.0, 17: -2.0}.get(i, 0)
         table[f"V{i}"] = rng.standard_t(5, n) * (1 + 0.6 * positive) + shift * typical
     table["Amount"] = rng.lognormal(3, 1.6, n).round(2)
     table["Class"] = positive.astype(int)
