@@ -347,6 +347,14 @@ def test_changelog_has_something_unreleased_or_this_version():
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
 
 
+@pytest.mark.slow
+def test_service_begins_without_what_takes_long_to_import():
+    late = ["scipy.stats", "sklearn", "skops", "onnx", "matplotlib", "IPython", "ploomber", "wandb"]
+    code = f"import sys, serve.app; print([name for name in {late} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_files_that_are_to_begin_first_are_files_and_are_not_put_last_by_their_few_tests(pytestconfig):
     assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
     assert not pytestconfig.option.loadscopereorder

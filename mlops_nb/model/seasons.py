@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from .profile import count_values, name_of
 
@@ -47,6 +46,8 @@ def _cells(p: Mapping, column: pd.Series) -> np.ndarray:
 
 def _depends(cells: np.ndarray, levels: pd.Series) -> bool:
     "Whether cells depend on the level of a factor."
+    from scipy import stats  # takes half a second, for which each worker of a service would wait
+
     table = pd.crosstab(levels.to_numpy(), cells)
     table = table.loc[:, table.sum() >= 5 * len(table)]  # chi-square needs expected counts of five
     return min(table.shape) > 1 and stats.chi2_contingency(table.to_numpy()).pvalue < SEASON_P_VALUE

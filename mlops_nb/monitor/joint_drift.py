@@ -14,7 +14,6 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from ..model.profile import count_values, text_lengths, to_days
 from .alerts import Finding
@@ -119,6 +118,8 @@ def _accuracy(is_window: np.ndarray, predicted: np.ndarray) -> float:
 
 def _p_value(is_window: np.ndarray, predicted: np.ndarray) -> float:
     "Return Fisher's exact one-sided p-value."
+    from scipy import stats  # takes half a second, for which each worker of a service would wait
+
     right = int((predicted & is_window).sum())
     return float(stats.hypergeom.sf(right - 1, len(predicted), int(is_window.sum()), int(predicted.sum())))
 
