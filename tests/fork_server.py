@@ -1,7 +1,8 @@
 """Commands as copies of one process that has imported the libraries that they import, and nothing of the project.
 
 A helper of tests/commands.py, which runs this file and writes a request a line: `argv`, `env`, `cwd`, `out`, `err`.
-The answers are a line with the process id, and when the command has ended one with its exit code.
+The answers are a line with the process id, and when the command has ended one with its exit code. Where the request has
+`stays`, the only answer is the process id; `{"ended": <process id>}` asks for its exit code, `null` while it runs.
 """
 
 import atexit
@@ -48,14 +49,29 @@ LIBRARIES = [
     "click",
     "boto3",
 ]
+# What a service has imported when its model is loaded, but for onnxruntime, which at its end waits for a thread that is
+# not copied, and prometheus_client, which reads the environment when it is imported
+SERVICE_LIBRARIES = [
+    "flask",
+    "gunicorn.app.wsgiapp",
+    "gunicorn.workers.gthread",
+    "orjson",
+    "pandas",
+    "pyarrow",
+    "skops.io",
+    "sklearn.ensemble",
+    "sklearn.linear_model",
+    "sklearn.pipeline",
+    "sqlalchemy",
+]
 
 
-def serve(requests, answers):
+def serve(requests, answers, libraries: list[str]):
     """Import the libraries, then fork a command for each line until there is no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in LIBRARIES:
+        for name in libraries:
             with suppress(ImportError):
                 importlib.import_module(name)
     commands = {entry.name: entry for entry in entry_points(group="console_scripts")}
@@ -63,15 +79,24 @@ def serve(requests, answers):
     gc.freeze()
     for line in requests:
         request = json.loads(line)
+        if "ended" in request:
+            pid, status = os.waitpid(request["ended"], os.WNOHANG)
+            print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), file=answers, flush=True)
+            continue
+        stays, command = request.pop("stays", False), commands[Path(request["argv"][0]).name]
         pid = os.fork()
         if pid == 0:
-            run(commands[Path(request["argv"][0]).name], **request)
+            become(command, **request)
+            if stays:  # it ends as interpreters do: what libraries do at the end belongs to a test of a service
+                sys.exit(command.load()())
+            run(command)
         print(pid, file=answers, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers, flush=True)
+        if not stays:
+            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers, flush=True)
 
 
-def run(command: EntryPoint, argv: list[str], env: dict[str, str], cwd: str, out: str, err: str):
-    """Become a command, as its script would start it."""
+def become(command: EntryPoint, argv: list[str], env: dict[str, str], cwd: str, out: str, err: str):
+    """Be as a command is when its script has started it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.setsid()
     for number, (path, flags) in enumerate([(os.devnull, os.O_RDONLY), (out, os.O_WRONLY), (err, os.O_WRONLY)]):
@@ -85,6 +110,10 @@ def run(command: EntryPoint, argv: list[str], env: dict[str, str], cwd: str, out
     sys.path[:] = [str(script.parent), *given, *(folder for folder in sys.path if folder != str(Path(__file__).parent))]
     sys.path_importer_cache.clear()
     sys.modules["numpy"].random.seed()
+
+
+def run(command: EntryPoint):
+    """Run a command to its end."""
     code: object = 1
     try:
         code = command.load()()
@@ -113,4 +142,4 @@ if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    serve(requests, answers)
+    serve(requests, answers, SERVICE_LIBRARIES if sys.argv[1:] == ["services"] else LIBRARIES)

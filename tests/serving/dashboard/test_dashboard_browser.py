@@ -13,7 +13,7 @@ from mlops_nb.monitor.alerts import Finding, update_alerts
 from mlops_nb.monitor.incidents import list_incidents, save_cause
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
 from mlops_nb.monitor.root_cause import ColumnCause, RootCause
-from tests.factories import Service, wait_for
+from tests.factories import ForkedService, wait_for
 from tests.serving.dashboard.test_dashboard import ADMIN, HOSTILE, KEY, monitor_says, require
 
 pytestmark = pytest.mark.slow
@@ -52,6 +52,15 @@ def open_page(browser):
     assert problems == []
     assert asked
     assert all(request.startswith(f"{url}/") for request, url in asked)
+
+
+@pytest.fixture
+def service(settings, tmp_path):
+    service = ForkedService(settings, tmp_path / "log")
+    yield service
+    log = service.stop()
+    assert service.process.returncode == 0, log
+    assert "Traceback" not in log, log
 
 
 @pytest.fixture
@@ -226,7 +235,7 @@ def test_move_on_what_is_not_true_any_more_is_refused_in_the_open_dialog(open_pa
 
 
 def test_key_is_asked_for_kept_in_the_tab_and_nowhere_else(open_page, settings, tmp_path):
-    service = Service(settings, tmp_path / "log", MLOPS_API_KEYS=KEY, MLOPS_ADMIN_KEYS=ADMIN)
+    service = ForkedService(settings, tmp_path / "log", MLOPS_API_KEYS=KEY, MLOPS_ADMIN_KEYS=ADMIN)
     try:
         page = open_page(url := f"http://127.0.0.1:{service.port}")
         expect(page.get_by_label("This service needs a key")).to_be_visible()
@@ -279,13 +288,13 @@ def test_words_of_strangers_are_shown_and_not_obeyed(open_page, url, registry):
 
 @pytest.mark.soak
 def test_page_says_that_the_service_is_gone_and_recovers(open_page, settings, tmp_path, monkeypatch):
-    service = Service(settings, tmp_path / "log")
+    service = ForkedService(settings, tmp_path / "log")
     page = open_page(f"http://127.0.0.1:{service.port}")
     expect(page.locator("#updated")).to_contain_text("Updated at")
     service.stop()
     expect(page.locator("#trouble")).to_have_text("The service does not answer. It is asked again every 5 seconds.")
     monkeypatch.setattr("tests.factories.free_port", lambda: service.port)
-    again = Service(settings, tmp_path / "again")
+    again = ForkedService(settings, tmp_path / "again")
     try:
         expect(page.locator("#trouble")).to_be_hidden()
     finally:

@@ -10,7 +10,7 @@ from mlops_nb.errors import SettingsError
 from mlops_nb.serving.http.auth import LEVELS
 from mlops_nb.settings import Settings
 from serve.app import create_app
-from tests.factories import ROOT, Service
+from tests.factories import ROOT, ForkedService
 
 KEY, OTHER, ADMIN = "predict-" + "k" * 16, "another-" + "o" * 16, "admin-" + "a" * 16
 BOTH = {"MLOPS_API_KEYS": f"{KEY}, {OTHER}", "MLOPS_ADMIN_KEYS": ADMIN}
@@ -169,7 +169,7 @@ def test_service_that_would_be_open_by_mistake_does_not_start(settings, more, me
 def test_key_typed_into_the_page_opens_it(settings, tmp_path, browser):
     from playwright.sync_api import expect
 
-    service = Service(settings, tmp_path / "log", **BOTH)
+    service = ForkedService(settings, tmp_path / "log", **BOTH)
     try:
         page = browser.new_page()
         page.goto(f"http://127.0.0.1:{service.port}/docs")

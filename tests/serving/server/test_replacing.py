@@ -12,7 +12,7 @@ import orjson
 import psutil
 import pytest
 
-from tests.factories import Service, wait_for
+from tests.factories import ForkedService, wait_for
 
 CLIENTS = 4
 REQUESTS = 200  # that are to be served in a phase of a test
@@ -20,7 +20,7 @@ PAUSE = 0.001  # Seconds between two requests of a client: without it, workers t
 CONTENT = orjson.dumps({"features": [[1, 0]]})
 
 
-class GatedService(Service):
+class GatedService(ForkedService):
     """One whose model is loaded only while the gate is open."""
 
     app = "tests.serving.server.gated_app:app"

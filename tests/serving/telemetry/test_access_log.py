@@ -11,7 +11,7 @@ from mlops_nb.serving.inference.infer import InferenceResult
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from serve.app import create_app
-from tests.factories import Service
+from tests.factories import ForkedService
 
 PREDICT = {"json": {"features": [[1, 0], [0, 1]]}}
 
@@ -144,7 +144,7 @@ def test_line_that_waits_keeps_no_row(app, client, monkeypatch):
 
 @pytest.mark.slow
 def test_lines_of_two_workers_do_not_mix(settings, tmp_path):
-    service = Service(settings, tmp_path / "log")
+    service = ForkedService(settings, tmp_path / "log")
     service.versions(100)
     service.stop()
     assert len(service.lines("/predict")) == 100

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from mlops_nb.serving.telemetry.prediction_logger import DEAD_LETTERS
 from mlops_nb.store.database import open_database, reading
 from mlops_nb.store.registry import Registry
-from tests.factories import Service, make_home, wait_for
+from tests.factories import ForkedService, Service, make_home, wait_for
 from tests.relay import Relay
 
 pytestmark = pytest.mark.slow
@@ -88,7 +88,7 @@ def place(database_url, tmp_path):
 
     def start(name: str = "one") -> Service:
         more = {"MLOPS_DATABASE_URL": served, "MLOPS_SPOOL": str(tmp_path / f"spool-{name}")}
-        services.append(Service(settings, tmp_path / f"log-{len(services)}", **more))
+        services.append(ForkedService(settings, tmp_path / f"log-{len(services)}", **more))
         ready = services[-1].get
         wait_for(lambda: all(ready("/health/ready")[0] == 200 for _ in range(8)), 120)  # whichever worker is asked
         return services[-1]
