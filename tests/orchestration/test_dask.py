@@ -120,7 +120,7 @@ def _answers(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns=["predicted_at", "job"], errors="ignore").sort_values("id", ignore_index=True)
 
 
-@pytest.mark.parametrize("kind", ["table", "files"])
+@pytest.mark.parametrize("kind", ["table", pytest.param("files", marks=pytest.mark.nightly)])
 def test_batch_job_of_two_workers_of_which_one_is_killed_gives_the_rows_of_one_machine(settings, tmp_path, dask, kind):  # noqa: F811
     people(20_000).to_parquet(tmp_path / "in.parquet", row_group_size=5000)
     outputs = []
