@@ -105,12 +105,13 @@ def _units(table: pd.DataFrame, dialect: Dialect) -> str | None:
 def _totals(table: pd.DataFrame) -> str | None:
     "Describe a row of totals, subtotals or means, among the others or at the end."
     numeric = [name for name in table.columns if _is_numeric(table[name])]
+    numbers = table[numeric].replace([np.inf, -np.inf], np.nan)  # an infinite number has no sum
     for name in [name for name in table.columns if name not in numeric]:
         marked = np.flatnonzero(_has_total_word(table[name]))
-        if 0 < len(marked) <= len(table) // 3 and all(_sums_up(table[numeric], row, marked) for row in marked.tolist()):
+        if 0 < len(marked) <= len(table) // 3 and all(_sums_up(numbers, row, marked) for row in marked.tolist()):
             where = "the last row" if marked[0] == len(table) - 1 else f"row {marked[0]}"
             return f"{where} has the word {table[name].iloc[marked[0]]!r}, as a line of totals"
-    last, above = table[numeric].iloc[-1].dropna(), table[numeric].iloc[:-1]
+    last, above = numbers.iloc[-1].dropna(), numbers.iloc[:-1]
     sums = [name for name, v in last.items() if above[name].nunique() > 2 and np.isclose(v, above[name].sum(), rtol=1e-6)]
     if len(sums) > 1 and len(sums) == len(last):
         return f"the last row has the sums of {_listed(sums)}, as a line of totals"

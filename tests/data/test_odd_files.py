@@ -19,6 +19,9 @@ READ = {  # texts of a column, and what they are
     "percent": (["12 %", "7.5 %", ""], [0.12, 0.075, None]),
     "stata": (["12.5", ".", ".a", "9.75"], [12.5, None, None, 9.75]),
     "minus": (["\u22123.5", "2.5", "1.5"], [-3.5, 2.5, 1.5]),
+    "duration": (["1:23:45", "0:02:15", "30:00:00"], [83.75, 2.25, 1800]),
+    "grams": (["7 g", "30 kg", "2 kg"], [7, 30_000, 2000]),
+    "detection limit": (["0.66", "<0.05", "0.7"], [0.66, 0.05, 0.7]),
 }
 KEPT = {  # texts of a column that stay texts, and the remark
     "clock of 24": (["01.01.2024 24:00", "02.01.2024 12:30", "03.01.2024 00:15"], "in a form that is not read"),
@@ -26,13 +29,11 @@ KEPT = {  # texts of a column that stay texts, and the remark
     "week": (["2024-W05", "2024-W06", "2024-W07"], "in a form that is not read"),
     "quarter": (["Q1 2024", "Q2 2024", "Q3 2024"], "in a form that is not read"),
     "month": (["lundi 3 janvier 2024", "mardi 4 f\u00e9vrier 2024", "mardi 5 mars 2024"], "in a form that is not read"),
-    "duration": (["1:23:45", "0:02:10", "30:00:00"], "in a form that is not read"),
     "place": (["47\u00b022'N", "46\u00b051'N", "47\u00b003'N"], "in a form that is not read"),
     "debit": (["634.36 DR", "439.78 CR", "12.00 DR"], "in a form that is not read"),
     "currencies": (["\u20ac5", "$7", "\u20ac9"], "in a form that is not read"),
-    "units": (["7 g", "30 kg", "2 kg"], "in a form that is not read"),
+    "units": (["7 lb", "30 kg", "2 kg"], "in a form that is not read"),
     "flags": (["924", "339", "77*"], "67% of the values are numbers, others such as '77*'"),
-    "detection limit": (["0.66", "<0.05", "0.7"], "67% of the values are numbers, others such as '<0.05'"),
     "formula of Excel": (['="02125"', '="05168"', '="00012"'], "in a form that is not read"),
 }
 for no, yes in [("nein", "ja"), ("non", "oui"), ("no", "s\u00ed"), ("no", "s\u00ec"), ("FALSCH", "WAHR"), ("N", "Y")]:
