@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
+from .codes import are_versions
 from .dates import date_format
 from .dialect import Dialect, is_grouped, spelling_key
 from .durations import DURATION_FORMS, as_minutes, duration_form, read_minutes
 from .number_format import INVISIBLE, MINUS_SIGNS, NumberFormat
-from .text_table import are_versions
 from .time_numbers import MISSING_TIMES, TIME_UNITS, detect_time_unit, time_texts
 
 # %% ../../nbs/data/02_column_formats.ipynb #06537892
@@ -51,19 +51,20 @@ _NAME_OF_CODE = re.compile(
     r"(zip|plz|post_?code|postal_?code|phone|tel|telephone|fax|mobile|iban|isbn|ean|gtin|sku|version|uuid|guid|hash|id|code|ssn)", re.I
 )
 _UNIT = re.compile(r"\u00b0?[^\W\d_]+[\u00b2\u00b3]?([ /][^\W\d_]+[\u00b2\u00b3]?){0,2}\.?")  # kg, km/h, m\u00b2, sq ft
-_SCALES: tuple[dict[str, float], ...] = tuple(
-    {f"{letter}{unit}": factor for letter, factor in letters.items()}
+_SCALES: tuple[dict[str, int], ...] = tuple(  # units of one kind, to their power of ten
+    {f"{letter}{unit}": power for letter, power in letters.items()}
     for units, letters in {
-        ("g",): {"\u00b5": 1e-6, "m": 1e-3, "": 1, "k": 1e3},
-        ("m",): {"\u00b5": 1e-6, "m": 1e-3, "c": 1e-2, "d": 1e-1, "": 1, "k": 1e3},
-        ("l", "L"): {"m": 1e-3, "c": 1e-2, "d": 1e-1, "": 1, "h": 1e2},
-        ("W", "Wh", "Hz", "V", "A", "J", "N", "Pa", "s"): {"\u00b5": 1e-6, "m": 1e-3, "": 1, "h": 1e2, "k": 1e3, "M": 1e6, "G": 1e9},
+        ("g",): {"\u00b5": -6, "m": -3, "": 0, "k": 3},
+        ("m",): {"\u00b5": -6, "m": -3, "c": -2, "d": -1, "": 0, "k": 3},
+        ("l", "L"): {"m": -3, "c": -2, "d": -1, "": 0, "h": 2},
+        ("W", "Wh", "Hz", "V", "A", "J", "N", "Pa", "s"): {"\u00b5": -6, "m": -3, "": 0, "h": 2, "k": 3, "M": 6, "G": 9},
     }.items()
     for unit in units
 )
 LIMITS = frozenset(["<", ">", "<=", ">=", "\u2264", "\u2265", "~", "\u2248", "ca.", "approx."])  # before a number that is not exact
 _NO_NUMBER = re.compile(r"(?i)[^\w#?().]{0,3}\s*(nan|n/?a|none|null|-|--)\s*(%|\u2030|[$\u20ac\u00a3])?")  # nan%, $ -
 _PERCENT = frozenset({"%", "\u2030"})
+_MIN_SHARES = 5  # different numbers up to 1 without a percent sign
 _DECIMAL = re.compile(r"\d*[.,]\d+|\d+[.,]?")
 _INFINITE = re.compile(r"(?i)[+\-\u2212]?(inf|infinity|\u221e)[ %]*")
 _BLANK = " \t\r\n\x0b\x0c\u00a0\u202f\u2009" + INVISIBLE
@@ -91,7 +92,7 @@ class _Clothing:
     plus: bool = False
     parentheses: int = 0
     minus: int = 0  # values with a minus behind the number
-    scales: dict[str, float] = field(default_factory=dict)  # units of one kind, such as g and kg, to their factor
+    scales: dict[str, float] = field(default_factory=dict)  # units of one kind, such as g and kg, to their factor; the most frequent has 1
     signs: frozenset[str] = frozenset()
 
 # %% ../../nbs/data/02_column_formats.ipynb #656f04fc
@@ -212,7 +213,8 @@ def _clothing(texts: Collection[str]) -> _Clothing | None:
     if seen.multipliers and not seen.currencies and set(seen.multipliers) <= set(_SMALL_MULTIPLIERS):  # metres, not millions
         seen.units, seen.multipliers = (*seen.units, *seen.multipliers), ()
     if len(seen.units) > 1 and not seen.bare_numbers and (scale := next((s for s in _SCALES if {*seen.units} <= {*s}), None)):
-        seen.scales, seen.units = {unit: scale[unit] for unit in seen.units}, ()
+        usual = max(seen.units, key=lambda unit: sum(text.endswith(unit) and not text[: -len(unit)][-1:].isalpha() for text in texts))
+        seen.scales, seen.units = {unit: float(f"1e{scale[unit] - scale[usual]}") for unit in seen.units}, ()
     return seen if seen.numbers and _is_one_form(seen, len(texts)) else None
 
 # %% ../../nbs/data/02_column_formats.ipynb #52fc76ec
@@ -239,8 +241,8 @@ def _bare_shares(seen: _Clothing) -> str | None:
     bare, shares = ([*map(float, texts)] for texts in numbers)
     if not bare or not shares:
         return None
-    if max(bare) <= 1 and max(shares) > 1.5:
-        return "shares"
+    if max(bare) <= 1 and max(shares) > 1.5:  # 0.3 beside 95% may be 0.3%, many such numbers hardly are
+        return "shares" if len(bare) >= _MIN_SHARES else None
     return "percents" if max(bare) > 1.5 and 0.2 <= max(bare) / max(max(shares), 1e-9) <= 5 else None
 
 

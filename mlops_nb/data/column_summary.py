@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .codes import are_versions
 from .counters import are_hashes, grows_with_time, id_reason
 from .dates import MONTH_WORD, date_format, dates_of, fits_month_first
 from .tables import odd_type
-from .text_table import are_versions
 from .time_numbers import TIME_UNITS, fitting_unit, has_name_of_time
 
 # %% ../../nbs/data/02_column_summary.ipynb #00000005

@@ -16,8 +16,9 @@ import pandas as pd
 import pyarrow
 
 from .archives import open_plain
+from .codes import code_widths
 from .dialect import Dialect, decode_text
-from .text_table import code_widths, read_values
+from .text_table import read_values
 from ..errors import DataError
 
 # %% ../../nbs/data/02_json_table.ipynb #a49ceb95

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from .text_table import are_codes
+from .codes import are_codes
 from ..errors import DataError
 
 # %% ../../nbs/data/02_sheets.ipynb #5896512a

@@ -25,12 +25,13 @@ import pandas as pd
 import pyarrow
 
 from .archives import COMPRESSIONS, plain_name
+from .codes import code_widths
 from .dialect import Dialect, kind_of_dtype, lacks_header, read_time_numbers, read_times
 from .durations import as_minutes
 from .frames import with_columns
 from .json_table import read_json_table
 from .sheets import read_sheet
-from .text_table import clothed_numbers, code_widths, read_text_table, truth_values
+from .text_table import clothed_numbers, read_text_table, truth_values
 from ..errors import DataError, SchemaError, known_names
 
 if TYPE_CHECKING:

@@ -128,7 +128,8 @@ def parse_column(i: Input, values: Sequence) -> np.ndarray:
     missing_types: set[type] = set() if i.required else {type(None)}
     allowed = JSON_TYPES[i.kind] | ({float} if i.kind == "int" else set()) | missing_types
     if not set(map(type, values)) <= allowed:
-        example = f" such as {describe_value(i.categories[0])}" if i.kind == "string" and i.categories else ""
+        is_number = i.kind == "string" and bool({int, float} & {*map(type, values)})
+        example = f" such as {describe_value(i.categories[0])}" if is_number and i.categories else ""
         _require(i, values, [type(v) in allowed for v in values], f"expected {EXPECTED[i.kind]}{example}")
     if i.kind == "string":
         column = np.empty(len(values), dtype=object)

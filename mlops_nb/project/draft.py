@@ -165,7 +165,7 @@ def _target_section(draft: Draft) -> Iterator[str]:
 
 # %% ../../nbs/project/06_draft.ipynb #6a1bd279
 def _columns_section(draft: Draft) -> Iterator[str]:
-    "Yield the table of columns, a warning about leaks, and the plots."
+    "Yield the table of columns, a warning about leaks, what is special about some columns, and the plots."
     summary = draft.summary
     yield _text_cell(
         "## The columns",
@@ -182,6 +182,8 @@ def _columns_section(draft: Draft) -> Iterator[str]:
             "uses it looks brilliant here and fails in use. So it is left out. If it is known at the time of the prediction, "
             "add it to the schema and to its list below, or draft the project again with `--keep` and its name."
         )
+    if notes := [f"- `{c.name}`: {c.note}." for c in [summary.target, *summary.columns] if c.note]:
+        yield _text_cell("**How some columns were read**", "\n".join(notes))
     if draft.warnings:
         yield _text_cell("**Warnings**", "\n".join(f"- {warning}" for warning in draft.warnings))
     yield from _plot_cells(summary)

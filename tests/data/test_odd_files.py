@@ -20,7 +20,7 @@ READ = {  # texts of a column, and what they are
     "stata": (["12.5", ".", ".a", "9.75"], [12.5, None, None, 9.75]),
     "minus": (["\u22123.5", "2.5", "1.5"], [-3.5, 2.5, 1.5]),
     "duration": (["1:23:45", "0:02:15", "30:00:00"], [83.75, 2.25, 1800]),
-    "grams": (["7 g", "30 kg", "2 kg"], [7, 30_000, 2000]),
+    "units of mass": (["7 g", "30 kg", "2 kg"], [0.007, 30, 2]),
     "detection limit": (["0.66", "<0.05", "0.7"], [0.66, 0.05, 0.7]),
 }
 KEPT = {  # texts of a column that stay texts, and the remark
