@@ -182,7 +182,8 @@ def _columns_section(draft: Draft) -> Iterator[str]:
             "uses it looks brilliant here and fails in use. So it is left out. If it is known at the time of the prediction, "
             "add it to the schema and to its list below, or draft the project again with `--keep` and its name."
         )
-    if notes := [f"- `{c.name}`: {c.note}." for c in [summary.target, *summary.columns] if c.note]:
+    notes = [f"- `{c.name}`: {c.note}." for c in summary.columns if c.note]
+    if notes := [*([f"- `{summary.target.name}`: {summary.target.note}."] if summary.target.note else []), *notes]:
         yield _text_cell("**How some columns were read**", "\n".join(notes))
     if draft.warnings:
         yield _text_cell("**Warnings**", "\n".join(f"- {warning}" for warning in draft.warnings))
