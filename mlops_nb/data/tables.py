@@ -211,7 +211,8 @@ def dialect_of(
     dialect = Dialect.from_dict(table.attrs[DIALECT])
     made = [name for name in dialect.texts if name not in table or table[name].isin(dialect.missing).any()]  # by the spec's load()
     texts = tuple(name for name in dialect.texts if name not in made)
-    dialect = replace(dialect, texts=texts, codes={name: width for name, width in dialect.codes.items() if name in texts})
+    codes = code_widths({name: table[name] for name in dialect.codes if name in texts}, dialect)  # load() may have cut their zeros
+    dialect = replace(dialect, texts=texts, codes=codes)
     return {DIALECT: dialect.to_dict()} if dialect != Dialect() else {}
 
 # %% ../../nbs/data/00_tables.ipynb #90363bf9

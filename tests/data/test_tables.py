@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from pandera.engines.pandas_engine import DateTime
 
 from mlops_nb.data.tables import (
+    DIALECT,
     LINEAGE,
     describe_table,
+    dialect_of,
     fingerprint,
     lineage_of,
     load_table,
@@ -374,6 +376,15 @@ def test_codes_of_a_sheet_and_of_a_text_table_stay_texts(tmp_path):
         read = read_table(tmp_path / name)
         assert read["zip"].tolist() == ["01067", "10115"], name
         assert read[["hour", "n"]].to_dict("list") == {"hour": [1, 12], "n": [1, 10]}, name
+
+
+def test_codes_are_those_of_the_table_that_load_returns(tmp_path):
+    (tmp_path / "t.csv").write_text("zip,n\n0101,1\n8001,2\n")
+    table = read_table(tmp_path / "t.csv")
+    assert dialect_of(table)[DIALECT]["codes"] == {"zip": 4}
+    cut = table.assign(zip=table["zip"].str.lstrip("0"))
+    assert "codes" not in dialect_of(cut)[DIALECT]
+
 
 
 def test_times_that_nanoseconds_cannot_count_are_taken_as_requests_take_them():
