@@ -263,10 +263,12 @@ MOST_FALSE_ALERTS = 1000  # a model and year, as of MLOPS_FALSE_ALERTS_PER_YEAR
 
 
 def _check_monitoring(spec: "ModelSpec"):
-    "Raise a `SpecError` for a number of false alerts or a threshold of drift that is none, or for an unknown column."
+    "Raise a `SpecError` for a number of false alerts, of days or a threshold of drift that is none, or for an unknown column."
     most = spec.false_alerts_per_year
     if most is not None and (not _is_number(most) or not 0 < most <= MOST_FALSE_ALERTS):
         raise SpecError(f"false_alerts_per_year must be a number above 0 and at most {MOST_FALSE_ALERTS:,}, such as 1, got {most!r}.")
+    if spec.label_days is not None and (not _is_number(spec.label_days) or spec.label_days < 0):
+        raise SpecError(f"label_days must be a number of days, 0 or more, got {spec.label_days!r}.")
     for column, least in spec.drift.items():
         if column not in (known := [*spec.inputs, "prediction"]):
             raise SpecError(f"drift has a threshold for {column!r}, which is no input. {known_names(column, known)}")
@@ -363,6 +365,7 @@ class ModelSpec:
     dialect: "Dialect | None" = None  # Reading of texts (missing, numbers, true); None: as the table shows it
     interval: float | None = None  # Rate, e.g. 0.9, at which an interval or a set of labels beside the prediction shall hold the truth
     false_alerts_per_year: float | None = None  # expected false alerts about drift and performance, at most; None: MLOPS_FALSE_ALERTS_PER_YEAR
+    label_days: float | None = None  # Age of rows, in days, from which their labels are complete; None: as the log shows
     threshold: float | str | Mapping[str, float] | None = None  # Least probability of the positive label, an aim or costs of errors to choose it by
     drift: Mapping[str, float | None] = field(default_factory=dict)  # input, or "prediction", to the least effect that is drift in monitoring (else 0.05); None: it is not tested
 

@@ -66,6 +66,7 @@ from mlops_nb.monitor.label_checks import (
     predictions_of,
     take,
 )
+from .maturity import Maturity, maturity_of
 from .performance import COVERAGE
 from .prediction_log import LogWindow, PredictionLog
 from .recheck import with_recheck
@@ -93,6 +94,7 @@ def measure_health(
     budget: AlertBudget | None = None,  # of false alerts; None: a single check at 0.005 and 95 %
     opened: Sequence[Alert] = (),  # alerts of the model that are open
     predicted: LogWindow | None = None,  # all rows of the time of the labelled ones; by default the window
+    maturity: Maturity | None = None,  # of the labelled rows; None: labels are evaluated when they come
 ) -> HealthReport:
     "Check a window of the prediction log against the bundle of its version."
     predictions, profile = window.predictions, bundle.profile()
@@ -113,7 +115,10 @@ def measure_health(
     estimates = [] if performance and not measured_by_labels.inconclusive else estimate_metrics(bundle, spec, profile, window)
     parts = [check_drift(drift), check_latency(latency, len(predictions), p95_ms), unmeasured, measured_by_labels]
     parts.append(check_groups(bundle, spec, labelled, level, apart))
-    parts += [] if len(labelled) or not bundle.signature.is_labelled else [check_estimates(estimates, bundle, spec, labels_come)]
+    maturity = maturity or Maturity()
+    if bundle.signature.is_labelled and not len(labelled):
+        waits = PartResult(inconclusive=[f"performance: {maturity.reason}"])
+        parts.append(waits if maturity.reason else check_estimates(estimates, bundle, spec, labels_come))
     if bundle.signature.task == "anomaly" and spec is not None and spec.gates.alarm_rate is not None:
         flagged, is_open = int((predictions["prediction"].astype(float) > 0).sum()), any(a.kind == "alarms" for a in opened)
         level_of_alarms = None if is_open else level_of_service
@@ -138,7 +143,7 @@ def measure_health(
         evaluated=result.evaluated,
         inconclusive=result.inconclusive,
         permanent=result.permanent,
-        notes=[note for note in [bundle.manifest.get("drift_reference")] if note],
+        notes=[note for note in (bundle.manifest.get("drift_reference"), _about_labels(maturity, now)) if note],
         performance=performance,
         labelled_since=first,
         labelled_until=last,
@@ -148,6 +153,13 @@ def measure_health(
     )
 
 # %% ../../nbs/monitor/05_health.ipynb #a3361a29
+def _about_labels(maturity: Maturity, now: datetime | None) -> str:
+    "Return until when rows are evaluated, where their labels are late."
+    if not (maturity.known and maturity.age):
+        return ""
+    return f"labels of newer rows are still arriving: rows until {(now or datetime.now(UTC)) - maturity.age:%Y-%m-%d %H:%M} UTC are evaluated ({maturity.reason})"
+
+
 def _measure_drift(
     bundle: Bundle, profile: Mapping, window: LogWindow, level: float | None, opened: Mapping[str, float], spec: ModelSpec | None
 ) -> DriftReport:
@@ -225,7 +237,8 @@ def monitor(
         log, (spec, why_no_spec) = PredictionLog(registry.engine), spec_or_why(found, settings.home)
         window = log.read(name, rows or MAX_ROWS, since, found.version, roles=roles)
         start = since or _ends(window.predictions)[0] or now
-        labelled = log.read(name, MAX_LABELLED_ROWS, version=found.version, labelled_since=start, roles=roles)
+        maturity = maturity_of(log, name, now, roles, spec.label_days if spec is not None else None)
+        labelled = _read_labelled(log, found, start, now, roles, maturity)
         first, end = _ends(labelled.predictions)
         predicted = log.read(name, MAX_ROWS, first, found.version, roles=roles, until=end) if first else None
         labels_come = not len(labelled) and log.has_labels(name)
@@ -248,6 +261,7 @@ def monitor(
             budget=next_budget(registry.engine, name, false_alerts, now),
             opened=opened,
             predicted=predicted,
+            maturity=maturity,
         )
         result = _with_joint_drift(result, found, bundle, window, spec, settings, latest_joint_drift(registry.engine, name), opened)
         trusted = split_names(settings.trusted_types)
@@ -310,6 +324,18 @@ def _explain(
     )
 
 # %% ../../nbs/monitor/05_health.ipynb #a3361a2a
+def _read_labelled(
+    log: PredictionLog, version: Version, start: datetime, now: datetime, roles: Sequence[str], maturity: Maturity
+) -> LogWindow:
+    "Return the rows that became both labelled and mature in the window."
+    if not maturity.known:
+        return log.read(version.name, 0, roles=roles)
+    until = now - maturity.age if maturity.age else None
+    return log.read(
+        version.name, MAX_LABELLED_ROWS, version=version.version, roles=roles, labelled_since=start, until=until, mature_after=maturity.age
+    )
+
+
 def _production_since(registry: Registry, name: str, now: datetime) -> datetime | None:
     "Return since when the version is in production; None for a check of a time before that."
     since = registry.alias_since(name)

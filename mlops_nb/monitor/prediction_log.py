@@ -106,9 +106,10 @@ class PredictionLog:
         roles: Sequence[str] = ("production", "canary"),  # those whose predictions clients receive
         labelled_since: datetime | None = None,  # only rows whose label arrived then or later
         until: datetime | None = None,  # only rows predicted then or earlier
+        mature_after: timedelta = timedelta(0),  # with `labelled_since`: also labelled rows that became so old then or later
     ) -> "LogWindow":
         "Return inputs, predictions and labels, oldest first."
-        query = _newest(name, last, roles, labelled, labelled_since)
+        query = _newest(name, last, roles, labelled, labelled_since, mature_after)
         if since is not None:
             query = query.where(predictions.c.at >= in_utc(since))
         if until is not None:
@@ -126,9 +127,12 @@ class PredictionLog:
         labelled: bool = False,  # only rows with a label
         roles: Sequence[str] = ("production", "canary"),  # those whose predictions clients receive
         labelled_since: datetime | None = None,  # only rows whose label arrived then or later
+        until: datetime | None = None,  # only rows predicted then or earlier
+        mature_after: timedelta = timedelta(0),  # with `labelled_since`: also labelled rows that became so old then or later
     ) -> list[LoggedPrediction]:
         "Return logged predictions one by one, each with its logged columns, oldest first."
-        query = _newest(name, last, roles, labelled, labelled_since)
+        query = _newest(name, last, roles, labelled, labelled_since, mature_after)
+        query = query if until is None else query.where(predictions.c.at <= in_utc(until))
         with reading(self.engine) as connection:
             found = connection.execute(query).mappings().all()
         return [_logged(row) for row in found[::-1]]
@@ -217,14 +221,21 @@ _JOINED = sa.select(*_COLUMNS, labels.c.label).select_from(
 
 
 def _newest(
-    name: str, last: int | None, roles: Sequence[str], labelled: bool = False, labelled_since: datetime | None = None
+    name: str,
+    last: int | None,
+    roles: Sequence[str],
+    labelled: bool = False,
+    labelled_since: datetime | None = None,
+    mature_after: timedelta = timedelta(0),
 ) -> sa.Select:
     "Select predictions of a model with their labels, newest first."
     query = _JOINED.where(predictions.c.name == name, predictions.c.role.in_(roles))
     if labelled:
         query = query.where(labels.c.id.is_not(None))
     if labelled_since is not None:
-        query = query.where(labels.c.at >= in_utc(labelled_since))
+        since = in_utc(labelled_since)
+        matured = sa.and_(labels.c.id.is_not(None), predictions.c.at >= since - mature_after) if mature_after else sa.false()
+        query = query.where(sa.or_(labels.c.at >= since, matured))
     return query.order_by(predictions.c.at.desc(), predictions.c.id.desc()).limit(last)
 
 # %% ../../nbs/monitor/00_prediction_log.ipynb #1d715bd3

@@ -25,8 +25,9 @@ from ..model.evaluate import Evaluation, nulls
 from ..model.gates import GateResult, describe_passed
 from ..model.signature import Signature
 from ..monitor.alerts import Finding, update_alerts
-from ..monitor.health import DEFAULT_PERIOD, MAX_ROWS, HealthReport, monitor
+from ..monitor.health import CLIENTS, DEFAULT_PERIOD, MAX_ROWS, HealthReport, monitor
 from ..monitor.incidents import notify
+from ..monitor.maturity import maturity_of
 from ..monitor.performance import COVERAGE
 from ..monitor.prediction_log import PredictionLog
 from ..orchestration.build import StoppedError, build
@@ -171,11 +172,15 @@ def _recent_rows(attempt: _Attempt, spec: ModelSpec, last: timedelta | None, row
     log = PredictionLog(attempt.registry.engine)
     if spec.target is None:  # the newest rows, with or without labels
         return labelled_rows(spec, Signature.from_dict(champion.manifest["signature"]), log.rows(champion.name, rows or MAX_ROWS))
-    since = None if rows else (attempt.now or datetime.now(UTC)) - (last or DEFAULT_PERIOD)
-    logged = log.rows(champion.name, rows or MAX_ROWS, labelled=True, labelled_since=since)
+    now = attempt.now or datetime.now(UTC)
+    since, maturity = None if rows else now - (last or DEFAULT_PERIOD), maturity_of(log, champion.name, now, CLIENTS, spec.label_days)
+    if maturity.reason:
+        attempt.reasons = [*attempt.reasons, f"rows whose labels may still be arriving are left out: {maturity.reason}"]
+    until = now - maturity.age if maturity.age else None
+    logged = log.rows(champion.name, rows or MAX_ROWS, labelled=True, labelled_since=since, until=until, mature_after=maturity.age)
     if len(logged) < enough and not rows:
-        logged = log.rows(champion.name, enough, labelled=True)
-    return labelled_rows(spec, Signature.from_dict(champion.manifest["signature"]), logged)
+        logged = log.rows(champion.name, enough, labelled=True, until=until)
+    return labelled_rows(spec, Signature.from_dict(champion.manifest["signature"]), logged if maturity.known else [])
 
 # %% ../../nbs/retrain/02_retrain.ipynb #1296002a
 def spec_of_champion(
