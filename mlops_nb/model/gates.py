@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ..errors import GateError, known_names
 from .champion import ChampionComparison
 from .scoring import zero_if_undefined
-from ..spec import ALARM_RATE, ModelSpec
+from ..spec import ALARM_RATE, ERROR_PREFIX, ModelSpec
 
 # %% ../../nbs/model/03_gates.ipynb #0000000b
 @dataclass(frozen=True)
@@ -96,19 +96,26 @@ def check_gates(
     beat = _value(baseline, scorer, "the baseline") + gates.over_baseline
     results.append(GateResult("baseline", scorer, value, beat, value > beat))
     if champion is not None:
-        least = _value(champion, scorer, "the champion") - gates.tolerance
-        gate = GateResult("champion", scorer, value, least, value >= least)
-        results.append(gate if comparison is None else _champion_gate(spec, gate, comparison))
+        tolerance = gates.tolerance_of(scorer, baseline)
+        least = _value(champion, scorer, "the champion") - tolerance
+        gate = GateResult("champion", scorer, value, least, value >= least, note=_about_tolerance(spec, tolerance))
+        results.append(gate if comparison is None else _champion_gate(spec, gate, comparison, tolerance))
     return results
 
 # %% ../../nbs/model/03_gates.ipynb #5948c63f
-def _champion_gate(spec: ModelSpec, gate: GateResult, comparison: ChampionComparison) -> GateResult:
+def _about_tolerance(spec: ModelSpec, tolerance: float) -> str:
+    "Return what a tolerance came to that is a share of the baseline's error."
+    is_share = isinstance(spec.gates.tolerance, str) and spec.scorer.startswith(ERROR_PREFIX)
+    return f"the tolerance is {tolerance:.3g}, {spec.gates.tolerance} of the baseline's error" if is_share else ""
+
+
+def _champion_gate(spec: ModelSpec, gate: GateResult, comparison: ChampionComparison, tolerance: float) -> GateResult:
     "Decide by the interval of the difference whether a model is worse than the champion."
-    outcome, interval = comparison.outcome(spec.gates.tolerance), comparison.interval()
+    outcome, interval = comparison.outcome(tolerance), comparison.interval()
     inconclusive = outcome == "inconclusive"
     passed = spec.gates.inconclusive == "pass" if inconclusive else outcome != "worse"
     low, high = (None, None) if interval is None else (gate.value - comparison.difference + end for end in interval)
-    return replace(gate, passed=passed, low=low, high=high, inconclusive=inconclusive, note=comparison.note)
+    return replace(gate, passed=passed, low=low, high=high, inconclusive=inconclusive, note="; ".join(filter(None, (comparison.note, gate.note))))
 
 
 def _alarm_gates(rate: float, least: float, most: float) -> list[GateResult]:

@@ -29,11 +29,10 @@ from mlops_nb.monitor.performance import (
     compare_with_expected,
     measure_coverage,
     measure_performance,
-    tolerance_of,
 )
 from .prediction_log import LogWindow
 from .selection import find_selection
-from ..spec import INTERVAL_METRICS, OF_OUTPUT, ModelSpec, split_metric
+from ..spec import ERROR_PREFIX, INTERVAL_METRICS, OF_OUTPUT, ModelSpec, split_metric
 
 # %% ../../nbs/monitor/04_label_checks.ipynb #a3361a28
 def predictions_of(
@@ -109,7 +108,7 @@ def measure_labelled(
             measured = replace(measured, results=[*measured.results, *measure_coverage(*rows, bundle.signature.interval, release)])
         if selection := _selection(bundle.signature, predicted):
             expected = {e.metric: e for e in estimate_metrics(bundle, spec, bundle.profile(), valid.window)}
-            measured = compare_with_expected(measured, expected, selection, spec.gates.tolerance)
+            measured = compare_with_expected(measured, expected, selection)
             inconclusive.append(f"performance: {selection}; gates cannot be decided")
     except MlopsError as e:
         return None, PartResult(inconclusive=[*inconclusive, f"performance: {e}"])
@@ -181,16 +180,16 @@ def check_performance(
     metrics = [r for r in performance.results if r.slice == "all"]
     for r in metrics:
         reached = r.high if r.metric == COVERAGE else r.value  # a share of few rows is often lower than it was by chance
-        back = r.release is None or (reached is not None and reached >= r.release - tolerance_of(spec, r.metric))
+        back = r.release is None or (reached is not None and reached >= r.release - r.tolerance)
         gated = r.below_gate if r.gate is not None else r.below_release
         if r.metric == COVERAGE and r.gate is None:
             gated = bool(r.below_release)  # no window has as many labels as would show that it is not below
         below = r.below_gate or r.below_release
-        if below and level is not None and r.metric not in opened and not _is_alert(r, spec, level / (2 * len(metrics))):
+        if below and level is not None and r.metric not in opened and not _is_alert(r, level / (2 * len(metrics))):
             result.inconclusive.append(f"performance by {r.metric}: {r.reason}, at {performance.confidence:.0%}; an alert needs more labels")
         elif below:
             result.evaluated.append(("performance", r.metric))
-            result.findings.append(_too_low(r, performance, tolerance_of(spec, r.metric)))
+            result.findings.append(_too_low(r, performance))
         elif gated is False and back:
             result.evaluated.append(("performance", r.metric))
         elif gated is None and (r.gate is not None or r.release is not None):
@@ -198,13 +197,13 @@ def check_performance(
     return result
 
 # %% ../../nbs/monitor/04_label_checks.ipynb #5a0b1001
-def _is_alert(r: MetricResult, spec: ModelSpec, level: float) -> bool:
+def _is_alert(r: MetricResult, level: float) -> bool:
     "Whether a metric is below its gate or its release at the level of an alert."
     assert r.value is not None  # it is below
     high = _upper_end(r, level)
     if r.below_gate and r.gate is not None and high < r.gate:
         return True
-    return bool(r.below_release and r.release is not None and r.value + (high - r.value) * r.widening < r.release - tolerance_of(spec, r.metric))
+    return bool(r.below_release and r.release is not None and r.value + (high - r.value) * r.widening < r.release - r.tolerance)
 
 
 def _upper_end(r: MetricResult, level: float) -> float:
@@ -213,19 +212,20 @@ def _upper_end(r: MetricResult, level: float) -> float:
     return r.measurement.interval(1 - 2 * level, exact=True)[1]
 
 # %% ../../nbs/monitor/04_label_checks.ipynb #ee6f708b
-def _too_low(r: MetricResult, performance: Performance, tolerance: float) -> Finding:
+def _too_low(r: MetricResult, performance: Performance) -> Finding:
     "Return the finding about a metric that is too low."
     assert r.value is not None
     assert r.low is not None
     assert r.high is not None
     below = [r.gate - r.value] if r.below_gate and r.gate is not None else []
-    below += [r.release - tolerance - r.value] if r.below_release and r.release is not None else []
+    below += [r.release - r.tolerance - r.value] if r.below_release and r.release is not None else []
     slices = [s for s in performance.results if s.metric == r.metric and s.slice != "all" and s.value is not None]
     worst = [{"slice": s.slice, "rows": s.rows, "value": s.value} for s in sorted(slices, key=lambda s: s.value or 0.0)[:3]]
     figures = {key: getattr(r, key) for key in ("rows", "value", "low", "high", "gate", "release")} | {"worst": worst} | ({"selection": performance.selection} if performance.selection else {})
     under = [f"the gate of {format_number(r.gate, 3)}"] if r.below_gate else []
     of_release = "that was to be expected of these rows" if performance.selection else "of its release"
-    under += [f"the {format_number(r.release, 3)} {of_release}"] if r.below_release else []
+    by_more = f" by more than {format_number(r.tolerance, 3)}" if r.metric.startswith(ERROR_PREFIX) else ""
+    under += [f"the {format_number(r.release, 3)} {of_release}{by_more}"] if r.below_release else []
     text = f"{format_interval(r.value, r.low, r.high)} is below {' and '.join(under)}, on {r.rows:,} labelled rows"
     return Finding("performance", r.metric, max(below), text, figures)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COVERAGE', 'COVERAGE_TOLERANCE', 'MetricResult', 'Performance', 'measure_performance', 'compare_with_expected',
-           'tolerance_of', 'measure_coverage']
+           'measure_coverage']
 
 # %% ../../nbs/monitor/03_performance.ipynb #00000002
 from collections.abc import Mapping, Sequence
@@ -49,6 +49,7 @@ class MetricResult:
     reason: str
     measurement: Measurement | None = None  # what the interval is computed from
     widening: float = 1.0  # of the interval against the release, whose value is an estimate, too
+    tolerance: float = 0.0  # by which it may be below its release
 
 # %% ../../nbs/monitor/03_performance.ipynb #bbcf9a21
 COVERAGE = "interval_coverage"  # metric of the interval of a model, if it has one
@@ -154,7 +155,7 @@ def measure_performance(
         for metric in metrics:
             found = _measured_output(answer, truth, rows, metric, spec.positive if answer.outputs is None else None, seed)
             gate = gates.get(metric) if name == "all" else None
-            limits = (gate, values.get(metric), then.get("rows"), spec.gates.tolerance)
+            limits = (gate, values.get(metric), then.get("rows"), spec.gates.tolerance_of(metric, baseline))
             results.append(_metric_result(name, metric, len(rows), found, confidence, limits))
     return Performance(len(y), confidence, results)
 
@@ -212,7 +213,7 @@ def _metric_result(name: str, metric: str, rows: int, found: Measurement, confid
         of_release = _below(value - (value - low) * widening, value + (high - value) * widening, release - tolerance)
     against = (gate, release, of_gate, of_release)
     reason = _reason(rows, (value, low, high), found.note, *against)
-    return MetricResult(name, metric, rows, value, low, high, *against, reason, found if found.is_known else None, widening)
+    return MetricResult(name, metric, rows, value, low, high, *against, reason, found if found.is_known else None, widening, tolerance)
 
 # %% ../../nbs/monitor/03_performance.ipynb #2cccda77
 _OUTCOMES = {True: "below {}", False: "not below {}", None: "inconclusive whether below {}"}
@@ -239,7 +240,6 @@ def compare_with_expected(
     performance: Performance,  # on labelled rows that are not like all rows
     expected: Mapping[str, Estimate],  # metric to what the release lets expect of these rows
     selection: str,  # how the rows differ
-    tolerance: float,  # by which a metric may be below
 ) -> Performance:
     "Return a performance that is compared with what was to be expected of the same rows, in place of gate and release."
     results = []
@@ -250,7 +250,7 @@ def compare_with_expected(
         reason = f"{r.reason.split(', ')[0]}, labels come for other rows than are predicted"
         if release is not None and r.value is not None and r.low is not None and r.high is not None:
             widening = float(width / max(r.high - r.low, 1e-12))  # of a metric of these rows, as the estimate varies
-            below = _below(r.value - (r.value - r.low) * widening, r.value + (r.high - r.value) * widening, release - tolerance)
+            below = _below(r.value - (r.value - r.low) * widening, r.value + (r.high - r.value) * widening, release - r.tolerance)
             reason += f", {_OUTCOMES[below].format(f'the {format_number(release, 3)} that was to be expected of these rows')}"
         results.append(replace(r, release=release, below_gate=None, below_release=below, reason=reason, widening=widening))
     return replace(performance, results=results, selection=selection)
@@ -258,13 +258,6 @@ def compare_with_expected(
 # %% ../../nbs/monitor/03_performance.ipynb #c0feca01
 COVERAGE_TOLERANCE = 0.02  # by which coverage may be below that of the release
 
-
-def tolerance_of(
-    spec: ModelSpec,
-    metric: str,
-) -> float:
-    "Return by how much a metric may be below its value at release."
-    return COVERAGE_TOLERANCE if metric == COVERAGE else spec.gates.tolerance
 
 # %% ../../nbs/monitor/03_performance.ipynb #c0feca02
 def measure_coverage(

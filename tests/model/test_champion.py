@@ -11,6 +11,7 @@ from mlops_nb.model.champion import ChampionComparison, alpha_of_try
 from mlops_nb.model.evaluate import Evaluation, evaluate
 from mlops_nb.model.gates import check_gates
 from mlops_nb.model.jackknife import compare_champion
+from mlops_nb.model.scoring import score
 from mlops_nb.model.signature import Predictions
 from mlops_nb.spec import Gates
 from tests.model.test_evaluate import spec
@@ -166,3 +167,37 @@ def test_several_outputs_are_compared_by_their_mean():
     assert both.difference == pytest.approx((one.difference + other.difference) / 2)
     assert both.error < max(one.error, other.error)
     assert replace(both, difference=0.0).outcome(1.0) == "equivalent"
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1000.0])
+@pytest.mark.parametrize("metric", ["neg_mean_absolute_error", "neg_root_mean_squared_error", "neg_mean_squared_error"])
+def test_default_tolerance_does_not_depend_on_the_unit_of_the_target(metric, unit):
+    rng = np.random.default_rng(0)
+    y = rng.normal(scale=50, size=2000)
+    error = rng.normal(scale=10, size=2000)
+    new, old, mean = (Predictions(unit * (y + e)) for e in (1.001 * error, error, -y))
+    truth = unit * y
+    found = compare_champion([new], [old], [truth], metric)
+    values = [score(p, truth, [metric]) for p in (new, mean, old)]
+    given = spec(task="regression", scorer=metric, gates=Gates(over_baseline=0))
+    gate = check_gates(given, *values, found)[-1]
+    assert gate.passed
+    assert not gate.inconclusive
+    tolerance = given.gates.tolerance_of(metric, values[1])
+    assert str(gate).endswith(f"; the tolerance is {tolerance:.3g}, 1% of the baseline's error")
+    assert replace(given.gates, tolerance="5%").tolerance_of(metric, values[1]) == pytest.approx(5 * tolerance)
+    if unit == 1000:
+        assert found.outcome(0.01) == "worse", "as it was of an absolute tolerance"
+
+
+def test_share_of_a_metric_with_an_upper_end_is_of_one_and_so_without_a_baseline():
+    assert Gates().tolerance_of("roc_auc", {"roc_auc": 0.5}) == 0.01
+    assert Gates().tolerance_of("r2 of price", {}) == 0.01
+    assert Gates().tolerance_of("neg_mean_absolute_error", {}) == 0.01
+    assert Gates(tolerance=3.0).tolerance_of("neg_mean_absolute_error", {"neg_mean_absolute_error": -50.0}) == 3.0
+
+
+@pytest.mark.parametrize("text", ["1", "1 %", "-1%", "%", "1000.5.5%", "nan%"])
+def test_text_that_is_no_share_is_refused(text):
+    with pytest.raises(SpecError, match="or a share of the metric's scale, such as '1%'"):
+        Gates(tolerance=text)
