@@ -81,7 +81,7 @@ def _print_health(report: "HealthReport") -> None:
 def _print_cause(report: "HealthReport") -> None:
     cause = report.cause
     if cause is None:
-        click.echo("  root cause: too few rows before this window to compare it with")
+        click.echo("  root cause: not known: there are no 100 rows before this window, nor of the table it was trained on, to compare with")
         return
     click.echo(f"  compared with {cause.reference}")
     rows = [

@@ -42,6 +42,7 @@ from .group_checks import KIND as FAIRNESS
 from .group_checks import check_groups, has_limits
 from mlops_nb.monitor.health_report import (
     HealthReport,
+    add_cause,
     figures_of,
     latest_joint_drift,
     next_budget,
@@ -266,12 +267,14 @@ def monitor(
         result = _with_joint_drift(result, found, bundle, window, spec, settings, latest_joint_drift(registry.engine, name), opened)
         trusted = split_names(settings.trusted_types)
         result = with_recheck(replace(result, roles=[*roles]), bundle, window, trusted)
-        save_health(registry.engine, result)
+        stored = save_health(registry.engine, result)
         gone = _gone(opened, result)
         muted = {("drift", subject_of(c)): c.reason for c in result.drift.columns if c.reason == MUTED}
         pending = update_alerts(registry.engine, name, result.findings, result.evaluated + gone, now, muted)
         explain = partial(_explain, registry, bundle, spec, result, window, labelled, trusted)
-        result = replace(result, cause=_cause(registry, result, pending, explain, why))
+        if cause := _cause(registry, result, pending, explain, why):
+            result = replace(result, cause=cause)
+            add_cause(registry.engine, stored, result)
         notified = notify(registry.engine, pending, settings.alert_urls.split())
     finally:
         registry.close()

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['N_STEPS', 'N_CATEGORIES', 'N_WORDS', 'MIN_Z', 'MIN_SHARE', 'N_SEGMENTS', 'MIN_SEGMENT_SHARE', 'MIN_OVERLAP',
-           'N_PLAYERS', 'N_BOOTSTRAPS', 'Question', 'ask_rows', 'column_terms', 'divergence_shares', 'LabelledPart',
-           'WeightedMetric', 'shapley_values', 'Segment', 'find_segments', 'ColumnCause', 'RootCause', 'explain_inputs',
-           'explain_metric']
+           'MIN_CAUSE_ROWS', 'MAX_CAUSE_ROWS', 'N_PLAYERS', 'N_BOOTSTRAPS', 'Question', 'ask_rows', 'column_terms',
+           'divergence_shares', 'LabelledPart', 'WeightedMetric', 'shapley_values', 'Segment', 'find_segments',
+           'ColumnCause', 'RootCause', 'explain_inputs', 'explain_metric']
 
 # %% ../../nbs/monitor/04_root_cause.ipynb #509bc41d
 # more than 300 lines: one explanation: questions, shares of the columns, segments, and the sentences about them
@@ -328,7 +328,7 @@ class RootCause:
         return None if abs(larger) < 2 * self.standard_error else larger > 0
 
     def __str__(self):
-        return "; ".join(self.sentences()) or "no cause was found"
+        return "; ".join(self.sentences())
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -339,10 +339,18 @@ class RootCause:
 
     def sentences(self) -> list[str]:
         "Return the cause in sentences, the most important first."
-        return [*_metric_sentence(self), *_column_sentence(self), *(f"where: {s}" for s in self.segments[:1])]
+        found = [*_metric_sentence(self), *_column_sentence(self), *(f"where: {s}" for s in self.segments[:1])]
+        return found or [_nothing_found(self)]
 
 # %% ../../nbs/monitor/04_root_cause.ipynb #6c1c505c
 MIN_OVERLAP = 0.1
+MIN_CAUSE_ROWS, MAX_CAUSE_ROWS = 100, 2000  # of either side
+
+
+def _nothing_found(cause: RootCause) -> str:
+    "Return what was compared without a difference, and what would show more."
+    compared = f"nothing differs between the inputs of {cause.rows_now:,} rows and {cause.reference}"
+    return f"{compared}; whether like inputs have other labels now can be told with labels of {MIN_CAUSE_ROWS} rows on both sides (POST /feedback)"
 
 
 def _metric_sentence(cause: RootCause) -> list[str]:

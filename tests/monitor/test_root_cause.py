@@ -1,6 +1,7 @@
 """The cause of a drop is what a generator changed: columns, labels of like inputs, segments."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.pipeline import Pipeline
 
@@ -68,3 +69,12 @@ def test_parts_add_up_whatever_the_metric():
         cause = explain_metric(metric, found["good"], found["drift"], "rows before")
         assert cause.of_inputs + cause.of_labels == pytest.approx(cause.now - cause.before)
         assert np.isfinite(cause.standard_error)
+
+
+@pytest.mark.parametrize("rows", [(100, 2000), (1500, 300)])
+def test_where_nothing_differs_it_is_said_what_was_compared_and_what_would_show_more(rows):
+    rng = np.random.default_rng(0)
+    before, now = (pd.DataFrame({"x": rng.normal(size=n), "home": "own"}) for n in rows)
+    (sentence,) = explain_inputs(before, now, f"{rows[0]:,} rows before").sentences()
+    assert sentence.startswith(f"nothing differs between the inputs of {rows[1]:,} rows and {rows[0]:,} rows before; ")
+    assert "labels of 100 rows on both sides (POST /feedback)" in sentence
