@@ -4,9 +4,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.simulated_year import CODES, REFERENCE, TABLES, Screen, drift_alerts, screened
+from benchmarks.simulated_year import (
+    CODES,
+    REFERENCE,
+    TABLES,
+    Screen,
+    drift_alerts,
+    error_alerts,
+    level_of,
+    performance_alerts,
+    screened,
+)
 from mlops_nb.model.profile import profile_numbers, profile_values
-from mlops_nb.monitor.false_alerts import measure_newest, window_sizes
+from mlops_nb.monitor.false_alerts import BUDGET_SHARES, DAYS_PER_YEAR, measure_newest, window_sizes
 
 WINDOW = 1000
 
@@ -29,5 +39,24 @@ def test_windows_that_the_screen_leaves_out_raise_no_alert(name):
     assert alerts
 
 
-def test_alerts_of_a_simulated_month_are_within_the_budget():
-    assert drift_alerts(1000, 30, 100, seed=0) <= 100 / 2 / 12 + 3 * np.sqrt(100 / 2 / 12)
+def most(kind, per_year, days, models):
+    """Three standard deviations more alerts than the budget allows on average."""
+    expected = BUDGET_SHARES[kind] * per_year * days / DAYS_PER_YEAR * models
+    return expected + 3 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize("every", [1, 60, 1440])
+def test_alerts_of_a_simulated_month_are_within_the_budget_whatever_the_interval(every):
+    assert drift_alerts(1000, 30, 100, seed=0, every=every) <= most("drift", 100, 30, 1)
+    assert sum(error_alerts(1000, 30, 100, seed, every) for seed in range(5)) <= most("service", 100, 30, 5)
+    found = sum(performance_alerts(1000, 30, 100, seed, every) for seed in range(5))
+    assert found <= most("performance", 100, 30, 5)
+
+
+@pytest.mark.parametrize("every", [1, 60, 1440])
+def test_checks_of_a_year_spend_the_budget_whatever_the_interval(every):
+    assert level_of("drift", 1.0, every) * DAYS_PER_YEAR * 1440 / every == pytest.approx(BUDGET_SHARES["drift"])
+
+
+def test_accuracy_that_falls_in_the_simulated_month_is_found():
+    assert [performance_alerts(1000, 30, 1.0, seed, now=0.8) for seed in range(3)] == [1, 1, 1]
