@@ -188,7 +188,7 @@ JOINT = "correlation of two of ten columns from 0.8 to -0.8"
 def print_shifts(pool: ProcessPoolExecutor, seeds: int) -> None:
     """Print how many alerts a constant shift opens."""
     print("\n| 0.15 sigma more in one column | models | alerts of each: median | most |\n|---|---|---|---|")
-    for rows_a_day, days, every, models in ((10_000, 10, 60, seeds), (1000, 10, 60, seeds), (10_000, 1, 1, 4)):
+    for rows_a_day, days, every, models in ((10_000, 4, 60, seeds), (1000, 4, 60, seeds), (10_000, 0.5, 1, 4)):
         found = [*pool.map(shift_openings, *zip(*[(rows_a_day, days, every, s) for s in range(models)], strict=True))]
         what = f"{days} days of {rows_a_day:,} rows, a check every {every} minutes"
         print(f"| {what} | {models} | {np.median(found):.0f} | {max(found)} |", flush=True)
