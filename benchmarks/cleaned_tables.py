@@ -1,4 +1,4 @@
-"""The tables of `benchmarks.tables`: look-alikes of public ones and those that packages ship, each cleaned by hand for its peers."""
+"""Tables of `benchmarks.tables`: look-alikes of public ones and those of packages, cleaned by hand for the peers."""
 
 import subprocess
 import sys
@@ -145,11 +145,21 @@ TABLES = [
     Known("wide house prices", "r2", _M["wide_house_prices"], _without("Id")),
     *(
         Known(f"{name} (scikit-learn)", metric, partial(_of_sklearn, name))
-        for name, metric in (("iris", "accuracy"), ("wine", "accuracy"), ("breast_cancer", "roc_auc"), ("diabetes", "r2"))
+        for name, metric in (
+            ("iris", "accuracy"),
+            ("wine", "accuracy"),
+            ("breast_cancer", "roc_auc"),
+            ("diabetes", "r2"),
+        )
     ),
     Known("digits (scikit-learn)", "accuracy", partial(_of_sklearn, "digits")),
     Known("penguins (palmerpenguins)", "accuracy", partial(_copied, "penguins.csv", "species")),
-    Known("cars (vega_datasets)", "r2", partial(_copied, "cars.json", "Miles_per_Gallon"), lambda t: t.drop(columns="Name").assign(Year=_days(t["Year"]))),
+    Known(
+        "cars (vega_datasets)",
+        "r2",
+        partial(_copied, "cars.json", "Miles_per_Gallon"),
+        lambda t: t.drop(columns="Name").assign(Year=_days(t["Year"])),
+    ),
     Known("gbsg2 (lifelines)", "roc_auc", partial(_copied, "gbsg2.csv", "cens")),
     _islp("ISLP/data/Bikeshare.csv", "bikers", "r2", ("casual", "registered")),
     _islp("ISLP/data/Hitters.csv", "Salary", "r2"),

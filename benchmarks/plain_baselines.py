@@ -19,7 +19,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 
 def plain_baselines(X: pd.DataFrame, y: pd.Series, texts: Sequence[str], metric: str) -> Iterator[tuple[str, Pipeline]]:
-    """Linear model, boosted trees and forest with their defaults; of a skewed positive quantity also of its logarithm."""
+    """Linear model, boosted trees and forest; of a skewed positive quantity also of its logarithm."""
     numbers = [name for name in X if pd.api.types.is_numeric_dtype(X[name])]
     categories = [name for name in X if name not in numbers and name not in texts]
     words = [(TfidfVectorizer(sublinear_tf=True, min_df=2), name) for name in texts]

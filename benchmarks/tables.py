@@ -1,4 +1,4 @@
-"""What `mlops-nb new` drafts for a table beside the best plain baseline: `python -m benchmarks.tables [NAME ...] [--json FILE]`.
+"""What `mlops-nb new` drafts for a table, beside the best plain baseline: `python -m benchmarks.tables [NAME ...]`.
 
 Both are cross-validated on the same folds, which are none of the trial's. The baseline is the best of a few models on
 columns that were cleaned by hand (benchmarks/cleaned_tables.py), chosen on these very folds. Each row of the file is
@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.cleaned_tables import TABLES, Known
 from benchmarks.plain_baselines import plain_baselines
+from benchmarks.random_ways import whole_way
 from mlops_nb.data.tables import DIALECT, dialect_of, load_table, validate
 from mlops_nb.model.columns import input_frame
 from mlops_nb.model.metrics import get_metric
@@ -37,11 +38,22 @@ from mlops_nb.project.table_source import open_table
 from tests.model.ways import one_by_one
 
 MARGIN = {"r2": 0.02}  # that a draft may be behind; 0.01 in other metrics
-HEADING = ["table", "rows", "metric", "drafted", "score", "best plain baseline", "score", "difference", "rows answered", "seconds of `new`"]
+HEADING = [
+    "table",
+    "rows",
+    "metric",
+    "drafted",
+    "score",
+    "best plain baseline",
+    "score",
+    "difference",
+    "rows answered",
+    "seconds of `new`",
+]
 
 
 def measure(known: Known, minutes: float) -> dict:
-    """Draft a notebook for a table, cross-validate its estimator and the baselines, and send every row as it is written."""
+    """Draft a notebook for a table; cross-validate its estimator and the baselines; send every row as it is written."""
     with TemporaryDirectory() as folder, chdir(folder):
         Path("data").mkdir()
         given, start = known.write(Path("data")), time.perf_counter()
@@ -126,14 +138,16 @@ def cleaned_columns(known: Known, given, rows: int) -> pd.DataFrame:
     assert len(raw) == rows, (len(raw), rows)
     cleaned = known.clean(raw.drop(columns=given.target))
     empty = [c for c in cleaned if cleaned[c].nunique() < 2]
-    return cleaned.drop(columns=empty).fillna({c: "" for c in known.texts})
+    return cleaned.drop(columns=empty).fillna(dict.fromkeys(known.texts, ""))
 
 
 def count_answered(spec, X, table, given, known: Known) -> tuple[int, int]:
     """Rows of the file that the model's input takes as they are written, and all rows."""
     estimator = fit(replace(spec, threshold=None), X.head(2000), table[spec.target].head(2000), folds=0).estimator
     signature = signature_of(spec, estimator, dialect_of(table).get(DIALECT, {}))
-    texts = pd.read_csv(given.data, dtype=str, keep_default_na=False, **{k: v for k, v in known.read if k != "skipinitialspace"})
+    texts = pd.read_csv(
+        given.data, dtype=str, keep_default_na=False, **{k: v for k, v in known.read if k != "skipinitialspace"}
+    )
     texts.columns = [f"column_{c + 1}" if isinstance(c, int) else c for c in texts]
     taken, refused = one_by_one(signature, texts.to_dict("records"))
     for number, reason in [*refused.items()][:3]:
@@ -146,18 +160,47 @@ def as_markdown(rows: list[dict]) -> Iterator[str]:
     yield "| " + " | ".join(HEADING) + " |"
     yield "|" + "---|" * len(HEADING)
     for row in rows:
-        cells = [row["table"], f"{row['rows']:,}", row["metric"], row["drafted"], f"{row['score']:.3f}", row["baseline"]]
-        cells += [f"{row['best']:.3f}", f"{row['difference']:+.3f}", "{:,} of {:,}".format(*row["answered"]), f"{row['seconds']:.0f}"]
+        cells = [
+            row["table"],
+            f"{row['rows']:,}",
+            row["metric"],
+            row["drafted"],
+            f"{row['score']:.3f}",
+            row["baseline"],
+        ]
+        cells += [
+            f"{row['best']:.3f}",
+            f"{row['difference']:+.3f}",
+            "{:,} of {:,}".format(*row["answered"]),
+            f"{row['seconds']:.0f}",
+        ]
         yield "| " + " | ".join(cells) + " |"
+
+
+def run_random_ways(seeds: str, minutes: float, file: Path | None) -> None:
+    """Print how many rows of each random table were answered alike in all forms."""
+    first, _, last = seeds.partition("-")
+    rows = []
+    for seed in range(int(first), int(last or first) + 1):
+        rows.append(whole_way(seed, minutes))
+        print("{file}: {answered} of {rows} rows. {stopped}".format(**rows[-1]), flush=True)
+        if file:
+            file.write_text(json.dumps(rows, indent=1))
+    whole = sum(row["answered"] == row["rows"] for row in rows)
+    print(f"{whole} of {len(rows)} tables were drafted, built and served, and every raw row was answered alike.")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help="tables, by the beginning of their names; all of them by default")
     parser.add_argument("--minutes", type=float, default=2.0, help="that the trials of a table may take")
+    parser.add_argument("--seeds", help="of random tables, such as 0-29, that go the whole way in place of these")
     parser.add_argument("--json", type=Path, help="file for all figures")
     asked = parser.parse_args()
-    estimator_code._is_installed = lambda library: False  # what scikit-learn alone reaches
+    if asked.seeds:
+        run_random_ways(asked.seeds, asked.minutes, asked.json)
+        return
+    estimator_code._is_installed = lambda _: False  # what scikit-learn alone reaches
     chosen = [t for t in TABLES if not asked.names or any(t.name.startswith(name) for name in asked.names)]
     rows = []
     for known in chosen:

@@ -113,7 +113,7 @@ class OutOfFold(TransformerMixin, BaseEstimator):
     def __init__(
         self,
         estimator,  # Model of these columns; a classifier needs `predict_proba`
-        folds=3,  # Parts of the training rows, each predicted by a model of the others
+        folds=5,  # Parts of the training rows, each predicted by a model of the others
     ):
         self.estimator, self.folds = estimator, folds
 

@@ -25,8 +25,9 @@ class EstimatorKind(StrEnum):
     CURVES = "a linear model of curves"
     LOG_CURVES = "a linear model of curves, of the logarithm"
     STEADY_TREES = "boosted trees in small steps"
-    SPLITS_FOREST = "a forest of trees with random splits"
+    SMOOTH_FOREST = "a forest of random trees with larger leaves"
     FOREST = "a forest of random trees"
+    SPLITS_FOREST = "a forest of trees with random splits"
     LOG_FOREST = "a forest of random trees, of the logarithm"
     TREES = "boosted trees"
     BALANCED_TREES = "boosted trees with class weights"
@@ -84,13 +85,23 @@ def _category_steps(summary: TableSummary, kind: EstimatorKind) -> list[ColumnSt
     if kind.library and names:
         native = 'AsCategories(fill="missing")' if kind == EstimatorKind.CATBOOST else "AsCategories()"
         return [ColumnStep(native, _names_of_categories(summary), ("mlops_nb.features.AsCategories",))]
+    one_hot = "sklearn.preprocessing.OneHotEncoder"
+    steps = {
+        "CATEGORIES": ColumnStep('OneHotEncoder(handle_unknown="ignore")', "CATEGORIES", (one_hot,)),
+        "MANY_CATEGORIES": ColumnStep('OneHotEncoder(handle_unknown="ignore", min_frequency=5)', "MANY_CATEGORIES", (one_hot,)),
+    }
     if kind.has_trees:
-        number = "continuous" if summary.target.task == "regression" else "auto"  # else whole numbers are taken for labels
-        few_encoder = 'OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)'
-        encoders = {"CATEGORIES": few_encoder, "MANY_CATEGORIES": f'TargetEncoder(target_type="{number}")'}
-    else:
-        encoders = {name: f'OneHotEncoder(handle_unknown="ignore"{", min_frequency=5" * (name != "CATEGORIES")})' for name in names}
-    return [ColumnStep(encoders[name], name, (f"sklearn.preprocessing.{encoders[name].partition('(')[0]}",)) for name in names]
+        numbered = 'OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)'
+        steps["CATEGORIES"] = ColumnStep(numbered, "CATEGORIES", ("sklearn.preprocessing.OrdinalEncoder",))
+        steps["MANY_CATEGORIES"] = _score_step(summary, 'OneHotEncoder(handle_unknown="ignore")', "MANY_CATEGORIES", one_hot)
+    return [steps[name] for name in names]
+
+
+def _score_step(summary: TableSummary, encoder: str, columns: str, *imports: str, more: str = "") -> ColumnStep:
+    "Return a step that makes of columns what a linear model predicts by them."
+    model = "LogisticRegression(C=10, max_iter=1000)" if summary.target.task == "classification" else "Ridge()"
+    needed = ("mlops_nb.features.OutOfFold", f"sklearn.linear_model.{model.partition('(')[0]}", *imports)
+    return ColumnStep(f"OutOfFold(make_pipeline({encoder}, {model}){more})", columns, needed)
 
 
 def _categories(summary: TableSummary) -> dict[str, list[str]]:
@@ -128,14 +139,11 @@ def _text_steps(summary: TableSummary, kind: EstimatorKind) -> list[ColumnStep]:
     "Return one step for each column of text."
     if kind == EstimatorKind.TREES_WITHOUT_TEXT:
         return []
-    imports = ["mlops_nb.features.FillText", "sklearn.feature_extraction.text.TfidfVectorizer"]
-    words = "make_pipeline(FillText(), TfidfVectorizer(min_df=2, max_features=20_000))"
+    imports = ("mlops_nb.features.FillText", "sklearn.feature_extraction.text.TfidfVectorizer")
+    words = "FillText(), TfidfVectorizer(min_df=2, max_features=20_000)"
     if kind.has_trees:
-        classifies = summary.target.task == "classification"
-        model = "LogisticRegression(C=10, max_iter=1000)" if classifies else "Ridge()"
-        words = f"OutOfFold({words.removesuffix(')')}, {model}))"
-        imports += ["mlops_nb.features.OutOfFold", f"sklearn.linear_model.{model.partition('(')[0]}"]
-    return [ColumnStep(words, repr(name), tuple(imports)) for name in summary.named("text")]
+        return [_score_step(summary, words, repr(name), *imports, more=", folds=3") for name in summary.named("text")]
+    return [ColumnStep(f"make_pipeline({words})", repr(name), imports) for name in summary.named("text")]
 
 # %% ../../nbs/project/02_estimator_code.ipynb #f16e867e
 def estimator_code(
@@ -163,8 +171,8 @@ def _model(task: str, kind: EstimatorKind) -> tuple[str, str, list[str]]:
     "Return the model's class, the call that makes it, and the dotted names that it needs."
     classifies = task == "classification"
     if kind.has_trees:
-        forests = {kind.FOREST: "RandomForest", kind.LOG_FOREST: "RandomForest", kind.SPLITS_FOREST: "ExtraTrees"}
-        name = forests.get(kind, "HistGradientBoosting")
+        forest = "ExtraTrees" if kind == EstimatorKind.SPLITS_FOREST else "RandomForest"
+        name = forest if "FOREST" in kind.name else "HistGradientBoosting"
         name, module = f"{name}{'Classifier' if classifies else 'Regressor'}", "sklearn.ensemble"
     else:
         linear = "PoissonRegressor" if kind == EstimatorKind.POISSON_LINEAR else "Ridge"
@@ -196,8 +204,8 @@ def _default_params(name: str, kind: EstimatorKind) -> list[str]:
     "Return the parameters that differ from those of scikit-learn, as source."
     linear = {"LogisticRegression": ['"max_iter": 1000'], "PoissonRegressor": ['"alpha": 0.01', '"max_iter": 500']}
     params = linear.get(name, [])
-    if name.startswith(("RandomForest", "ExtraTrees")):  # leaves of one row repeat its noise
-        params = ['"min_samples_leaf": 3'] + ['"max_features": 0.5'] * name.endswith("Regressor")
+    if kind == EstimatorKind.SMOOTH_FOREST:
+        params = ['"min_samples_leaf": 5', *['"max_features": 0.5'] * name.endswith("Regressor")]
     if name.startswith("Hist"):  # else a fit on more rows than were tried would stop by chance
         params = ['"early_stopping": False']
     if kind == EstimatorKind.STEADY_TREES:
@@ -246,8 +254,8 @@ def candidate_kinds(
     text, numbers = summary.named("text"), summary.named("number", "whole number")
     has_many_classes = len(target.classes) > 2  # boosting makes a tree for each
     is_alone = len(summary.used) == len(text)  # trees of one score say what it says
-    forests = [kind.SPLITS_FOREST, kind.FOREST] if has_many_classes or summary.rows <= MAX_FOREST_ROWS else []
-    kinds = [kind.LINEAR, *forests * has_many_classes, *[kind.TREES, kind.STEADY_TREES] * (not is_alone)]
+    forests = [kind.SMOOTH_FOREST, kind.FOREST] if has_many_classes or summary.rows <= MAX_FOREST_ROWS else []
+    kinds = [kind.LINEAR, *[kind.SPLITS_FOREST, *forests] * has_many_classes, *[kind.TREES, kind.STEADY_TREES] * (not is_alone)]
     kinds += [kind.TREES_WITHOUT_TEXT] * (bool(text) and not is_alone)
     kinds += [kind.CURVES] * bool(numbers)
     kinds += forests * (not has_many_classes)
