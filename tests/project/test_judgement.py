@@ -240,7 +240,7 @@ def test_every_kind_of_estimator_fits_and_can_be_loaded_by_a_service():
     for given, target in ((table, "price"), (classes, "dear")):
         summary = explore(given, target)
         X, y = _typed_sample(summary, given)
-        for kind in {*candidate_kinds(summary), EstimatorKind.STEADY_TREES}:
+        for kind in candidate_kinds(summary):
             estimator = _estimator(summary, kind)
             estimator.set_params(**{k: 5 for k in estimator.get_params() if k.endswith("max_iter") and kind.has_trees})
             check_types(estimator.fit(X, y))
