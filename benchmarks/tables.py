@@ -177,6 +177,17 @@ def as_markdown(rows: list[dict]) -> Iterator[str]:
         yield "| " + " | ".join(cells) + " |"
 
 
+def beside(before: list[dict], after: list[dict]) -> Iterator[str]:
+    """The lines of a table of the scores of two runs, of the tables that are in both."""
+    earlier = {row["table"]: row["score"] for row in before}
+    yield "| table | metric | before | after | best plain baseline |"
+    yield "|---|---|---|---|---|"
+    for row in after:
+        if row["table"] in earlier:
+            figures = f"{earlier[row['table']]:.3f} | {row['score']:.3f} | {row['best']:.3f}"
+            yield f"| {row['table']} | {row['metric']} | {figures} |"
+
+
 def run_random_ways(seeds: str, minutes: float, file: Path | None) -> None:
     """Print how many rows of each random table were answered alike in all forms."""
     first, _, last = seeds.partition("-")
@@ -196,6 +207,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=2.0, help="that the trials of a table may take")
     parser.add_argument("--seeds", help="of random tables, such as 0-29, that go the whole way in place of these")
     parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument("--before", type=Path, help="file of an earlier run, to print its scores beside these")
     asked = parser.parse_args()
     if asked.seeds:
         run_random_ways(asked.seeds, asked.minutes, asked.json)
@@ -210,6 +222,8 @@ def main() -> None:
         print(*[*as_markdown(rows)][0 if len(rows) == 1 else -1 :], sep="\n", flush=True)
         if asked.json:
             asked.json.write_text(json.dumps(rows, indent=1))
+    if asked.before:
+        print("", *beside(json.loads(asked.before.read_text()), rows), sep="\n")
     behind = [row["table"] for row in rows if -row["difference"] > MARGIN.get(row["metric"], 0.01)]
     print(f"\n{len(rows)} tables; behind by more than the margin: {', '.join(behind) or 'none'}.")
 
