@@ -322,6 +322,19 @@ def _check_ignored(spec: "ModelSpec"):
 def _by_slice(spec: "ModelSpec") -> list[Mapping[str, float]]:
     return [limit if isinstance(limit, Mapping) else {key: limit} for key, limit in spec.gates.slices.items()]
 
+# %% ../nbs/02_spec.ipynb #08e8cacb
+def _check_group(spec: "ModelSpec"):
+    "Raise a `SpecError` for columns that say which rows are of one thing, and that no row has or that say something else."
+    object.__setattr__(spec, "group", (spec.group,) if isinstance(spec.group, str) else tuple(spec.group or ()))
+    known = [c for c in [*spec.schema.columns, *spec.ignored] if c not in spec.targets]
+    for name in spec.group:
+        if name in spec.targets:
+            raise SpecError(f"{name!r} is in group and the target: rows with one value of it would stay together. Leave it out of group.")
+        if name not in known:
+            raise SpecError(f"group names the column {name!r}, which is neither in the schema nor ignored. {known_names(name, known)}")
+    if spec.group and spec.time is not None:
+        raise SpecError(f"The rows are split by {spec.time!r}, and cannot be split by group={list(spec.group)!r}, too: leave time or group out.")
+
 # %% ../nbs/02_spec.ipynb #44dac5b8
 AIMS = {"recall": ">=", "precision": ">=", "false_positive_rate": "<=", "selection_rate": "<="}  # of the positive label
 ERRORS = ("false_positive", "false_negative")
@@ -381,6 +394,7 @@ class ModelSpec:
     scenarios: "Mapping[str, Callable[[int, int], DataFrame]]" = field(default_factory=dict)  # Name to a draw of `n` rows with a seed, as the world may send them: "good", "drift"
     time: str | None = None  # A column to split by: the newest rows are the test set; None splits at random
     time_is_input: bool = False  # The model is given that column too, e.g. for the weekday
+    group: str | Sequence[str] = ()  # Columns; rows that agree in all of them are of one thing, and stay on one side of every split
     ignored: Sequence[str] = ()  # Columns of the table that the model leaves out; a row sent to it may carry them
     trusted_types: Sequence[str] = ()  # Your own classes inside the estimator: reviewed, written into no bundle
     description: str = ""  # One paragraph for the model card: what it predicts, for whom
@@ -420,6 +434,7 @@ class ModelSpec:
             if column not in known:
                 raise SpecError(f"The dialect names the column {column!r}, which the schema does not have. {known_names(column, known)}")
         _check_ignored(self)
+        _check_group(self)
         _check_fairness_names(self)
         _check_outputs(self)
         _check_monitoring(self)

@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 @click.option("--header/--no-header", default=None, help="The first line of a CSV file has the names; --no-header: column_1 ...")
 @click.option("--merge", multiple=True, help="Column whose values are one where they differ in case and blanks alone (repeatable).")
 @click.option("--keep", multiple=True, help="Column to give to the model although it looks like a leak or an id; the target: words such as ? are labels (repeatable).")
+@click.option("--group", multiple=True, help="Column that names what a row is of: rows of one stay on one side of a split (repeatable).")
+@click.option("--no-group", is_flag=True, help="Split rows of one customer or thing, too.")
 @click.option("--minutes", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Time for the trials of estimators.")
 @json_option
-def new(name, data, query, target, time, index, header, merge, keep, minutes, as_json):
+def new(name, data, query, target, time, index, header, merge, keep, group, no_group, minutes, as_json):
     "Make a project NAME for a table: notebook, pipeline, service, tests."
     from mlops_nb.project.scaffold import new_project
 
@@ -42,7 +44,9 @@ def new(name, data, query, target, time, index, header, merge, keep, minutes, as
         )
     if data is None and (query or target):
         raise click.UsageError("--target and --query say something about a table: give it with --data.")
-    given = {"header": header, "merge": merge, "keep": keep, "minutes": minutes}
+    if group and no_group:
+        raise click.UsageError("--group and --no-group contradict each other: say one of them.")
+    given = {"header": header, "merge": merge, "keep": keep, "minutes": minutes, "group": () if no_group else group or None}
     made = new_project(name, data, target[0] if target else None, query, time, index, progress=True, **given)
     if as_json:
         comparison = made.comparison

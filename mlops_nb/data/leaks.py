@@ -17,6 +17,7 @@ import pandas as pd
 
 from .dialect import read_times
 from .explore import TableSummary, column_codes
+from .groups import group_keys, group_splits
 
 # %% ../../nbs/data/05_leaks.ipynb #aa2becba
 MAX_LEAK_COLUMNS = 3
@@ -126,6 +127,7 @@ def model_leak(
     X: pd.DataFrame,  # columns as numbers, missing values allowed
     y: pd.Series,
     task: str,  # "classification" or "regression"
+    groups: np.ndarray | None = None,  # `(n_rows,)` numbers of things whose rows stay together
 ) -> Leak | None:
     "Return the smallest set of at most three columns with which a model predicts almost perfectly."
     from threadpoolctl import threadpool_limits
@@ -137,11 +139,11 @@ def model_leak(
         for ranking, estimator in _probing_models(task):
             ranked = _ranked_columns(ranking, X, y)
             for size in range(2, min(MAX_LEAK_COLUMNS, X.shape[1]) + 1):
-                if _strength(estimator, X[ranked[:size]], y, task) >= MODEL_SCORES[task]:
-                    columns = _needed_columns(estimator, X, ranked[:size], y, task)
+                if _strength(estimator, X[ranked[:size]], y, task, groups) >= MODEL_SCORES[task]:
+                    columns = _needed_columns(estimator, X, ranked[:size], y, task, groups)
                     if len(columns) < 2:
                         return None
-                    score = _strength(estimator, X[columns], y, task)
+                    score = _strength(estimator, X[columns], y, task, groups)
                     return Leak(tuple(sorted(columns, key=list(X.columns).index)), score, MODEL_FORM)
     return None
 
@@ -176,23 +178,25 @@ def _ranked_columns(estimator, X: pd.DataFrame, y: pd.Series) -> list[str]:
     return list(X.columns[np.argsort(-importance, kind="stable")])
 
 
-def _strength(estimator, X: pd.DataFrame, y: pd.Series, task: str) -> float:
+def _strength(estimator, X: pd.DataFrame, y: pd.Series, task: str, groups: np.ndarray | None) -> float:
     "Return the cross-validated R², or the share of errors of always the most frequent class that are avoided."
     from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
 
+    cv = (KFold if task == "regression" else StratifiedKFold)(3, shuffle=True, random_state=0)
+    cv = cv if groups is None else group_splits(cv, groups, None if task == "regression" else y)
+    reached = float(cross_val_score(estimator, X, y, cv=cv).mean())
     if task == "regression":
-        return float(cross_val_score(estimator, X, y, cv=KFold(3, shuffle=True, random_state=0)).mean())
-    accuracy = cross_val_score(estimator, X, y, cv=StratifiedKFold(3, shuffle=True, random_state=0)).mean()
+        return reached
     frequent = y.value_counts(normalize=True).iloc[0]
-    return float(1 - (1 - accuracy) / (1 - frequent))
+    return float(1 - (1 - reached) / (1 - frequent))
 
 
-def _needed_columns(estimator, X: pd.DataFrame, columns: Sequence[str], y: pd.Series, task: str) -> list[str]:
+def _needed_columns(estimator, X: pd.DataFrame, columns: Sequence[str], y: pd.Series, task: str, groups) -> list[str]:
     "Return the columns of a set without those that it does not need."
     needed = list(columns)
     for name in columns[::-1]:
         rest = [c for c in needed if c != name]
-        if rest and _strength(estimator, X[rest], y, task) >= MODEL_SCORES[task]:
+        if rest and _strength(estimator, X[rest], y, task, groups) >= MODEL_SCORES[task]:
             needed = rest
     return needed
 
@@ -214,7 +218,8 @@ def find_leak(
         return leak
     coded = [c.name for c in summary.used if c.kind != "text"]
     X = pd.DataFrame({name: column_codes(sample[name]) for name in coded}, index=sample.index)
-    return model_leak(X, y.astype(float) if target.task == "regression" else pd.Series(pd.factorize(y)[0], y.index), target.task)
+    y = y.astype(float) if target.task == "regression" else pd.Series(pd.factorize(y)[0], y.index)
+    return model_leak(X, y, target.task, group_keys(sample, summary.group) if summary.group else None)
 
 # %% ../../nbs/data/05_leaks.ipynb #be7b0d60
 def _days(summary: TableSummary, sample: pd.DataFrame) -> pd.DataFrame:

@@ -29,6 +29,7 @@ from .codes import code_widths
 from .dialect import Dialect, kind_of_dtype, lacks_header, read_time_numbers, read_times
 from .durations import as_minutes
 from .frames import with_columns
+from .groups import group_keys, group_splits
 from .json_table import read_json_table
 from .sheets import read_sheet
 from .text_table import clothed_numbers, read_text_table, truth_values
@@ -581,8 +582,9 @@ def split(
     seed: int = 0,  # Of the random split
     time: str | None = None,  # A column to split by; None splits at random
     stratify: bool = False,  # Keep the shares of the target's classes
+    group: Sequence[str] = (),  # Columns; rows that agree in all of them stay on one side
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # Rows to train on, rows to test on
-    "Set rows aside for testing, by seed or by time."
+    "Set rows aside for testing, by seed or by time; rows of one thing together."
     from sklearn.model_selection import train_test_split
 
     if not isinstance(test_size, int | float) or not 0 < test_size < 1:
@@ -611,10 +613,25 @@ def split(
             labels = None
             if stratify and targets:
                 labels = strata(table[[*targets]], ceil(1 / test_size)) if len(targets) > 1 else table[targets[0]]
-            parts = train_test_split(table, test_size=test_size, random_state=seed, stratify=labels)
+            if group:
+                parts = _split_groups(table, group, test_size, seed, labels)
+            else:
+                parts = train_test_split(table, test_size=test_size, random_state=seed, stratify=labels)
         except ValueError as e:
             raise DataError(f"Cannot split {len(table)} rows: {e}") from e
     return tuple(part.reset_index(drop=True) for part in parts)
+
+# %% ../../nbs/data/00_tables.ipynb #b031273a
+def _split_groups(table: pd.DataFrame, group: Sequence[str], test_size: float, seed: int, labels) -> tuple[pd.DataFrame, pd.DataFrame]:
+    "Set things aside, each with all of its rows."
+    from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
+
+    groups = group_keys(table, group)
+    if groups.max() < 1:
+        raise ValueError(f"all are of one {' and '.join(map(repr, group))}, and rows of one stay together")
+    kind = ShuffleSplit if labels is None else StratifiedShuffleSplit
+    [(train, test)] = group_splits(kind(1, test_size=test_size, random_state=seed), groups, labels)
+    return table.iloc[train], table.iloc[test]
 
 # %% ../../nbs/data/00_tables.ipynb #0000001e
 def fingerprint(

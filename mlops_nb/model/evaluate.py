@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 import numpy as np
 import pandas as pd
 
+from ..data.groups import row_groups
 from ..display import format_html
 from ..errors import GateError
 from .champion import ChampionComparison
@@ -160,7 +161,7 @@ def evaluate(
     slices = slice_table(spec, X, y, predictions, names[:4]).to_dict("index")
     comparison = None
     if champion is not None and spec.scorer != ALARM_RATE:
-        comparison = compare_champion([predictions], [champion], [np.asarray(y)], spec.scorer)
+        comparison = compare_champion([predictions], [champion], [np.asarray(y)], spec.scorer, things=row_groups(spec, X))
     metrics |= {} if interval is None else _interval_metrics(spec, interval, y, predictions)
     gates = check_gates(spec, metrics, dummy, champion_metrics, comparison) + fairness_gates(spec, X, y, predictions)
     groups = group_metrics(spec, X, y, predictions)
@@ -190,7 +191,7 @@ def _evaluate_outputs(
     metrics, base = score(predictions, y, names), score(dummy, y, names)
     champion_metrics = None if champion is None else score(champion, y, names)
     slices = slice_table(spec, X, y, predictions, names[: 1 + len(spec.targets)]).to_dict("index")
-    comparison = None if champion is None else _compare(spec, predictions, champion, y)
+    comparison = None if champion is None else _compare(spec, predictions, champion, y, row_groups(spec, X))
     gates, groups = check_gates(spec, metrics, base, champion_metrics, comparison), dict[str, dict]()
     for output, part in predictions.outputs.items():
         one, truth = each[output], truth_of(part, y[output])
@@ -202,11 +203,11 @@ def _evaluate_outputs(
     return Evaluation(metrics, base, champion_metrics, champion_version, slices, gates, groups, comparison)
 
 
-def _compare(spec: ModelSpec, predictions: Predictions, champion: Predictions, y: pd.DataFrame) -> ChampionComparison:
+def _compare(spec: ModelSpec, predictions: Predictions, champion: Predictions, y: pd.DataFrame, things) -> ChampionComparison:
     "Return the difference of the scorer between two models: of the output that it names, or of the mean over all."
     metric, of = split_metric(spec.scorer)
     ours, theirs = predictions.outputs or {}, champion.outputs or {}
     names = [of] if of else list(ours)
     truths = [truth_of(ours[name], y[name]) for name in names]
-    found = compare_champion([ours[name] for name in names], [theirs[name] for name in names], truths, metric)
+    found = compare_champion([ours[name] for name in names], [theirs[name] for name in names], truths, metric, things=things)
     return replace(found, metric=spec.scorer)

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.frames import with_columns
+from ..data.groups import row_groups
 from ..errors import SpecError, known_names
 from .anomaly import truth_of
 from .gates import GateResult
@@ -146,10 +147,10 @@ def measure_gates(
     predictions: Predictions,  # Of the same rows
 ) -> "list[_SliceGate | _GroupGate]":
     "Measure what the gates of slices and groups limit."
-    truth = np.asarray(y)
+    truth, things = np.asarray(y), row_groups(spec, X)
 
     def measured(mask: np.ndarray, metric: str) -> Measurement:
-        return measure(predictions.take(mask), truth[mask], metric, spec.positive)
+        return measure(predictions.take(mask), truth[mask], metric, spec.positive, things=None if things is None else things[mask])
 
     gates: list[_SliceGate | _GroupGate] = []
     for name, limits in slice_limits(spec).items():
@@ -196,11 +197,12 @@ def keep_group_columns(
     table: pd.DataFrame,  # Its validated rows, with the columns of the schema
     required: bool = True,  # Raise an error where a column is absent
 ) -> pd.DataFrame:  # The validated rows with the columns that make groups
-    "Add the columns that the gates make groups of, and that are not in the schema."
-    others = [column for column in spec.gates.groups if column not in table]
+    "Add the columns that gates or split make groups of, and that are not in the schema."
+    others = [column for column in dict.fromkeys([*spec.gates.groups, *spec.group]) if column not in table]
     absent = [column for column in others if column not in loaded]
     if absent and required:
-        raise SpecError(f"The gates make groups by the column {absent[0]!r}, which the table does not have. {known_names(absent[0], loaded.columns)}")
+        what = "gates make" if absent[0] in spec.gates.groups else "split makes"
+        raise SpecError(f"The {what} groups by the column {absent[0]!r}, which the table does not have. {known_names(absent[0], loaded.columns)}")
     kept = {column: _storable(loaded.loc[table.index, column]) for column in others if column not in absent}
     return with_columns(table, kept)
 

@@ -77,10 +77,13 @@ def jackknife(
     n_rows: int,
     groups: int = GROUPS,
     seed: int = 0,
+    things: np.ndarray | None = None,  # `(n_rows,)` numbers of what the rows are of, which are left out together; None: each is of its own
 ) -> Jackknife | None:  # None: not defined on all parts of the rows
     "Return the jackknife standard error of a statistic of rows."
     rows = np.arange(n_rows)
-    parts = np.array_split(np.random.default_rng(seed).permutation(n_rows), min(n_rows, groups))
+    units, owner = (rows, rows) if things is None else np.unique(things, return_inverse=True)
+    drawn = np.array_split(np.random.default_rng(seed).permutation(len(units)), min(len(units), groups))
+    parts = drawn if things is None else [np.flatnonzero(np.isin(owner, part)) for part in drawn]
     without = np.array([statistic(np.delete(rows, part)) for part in parts])
     if not np.isfinite(without).all():
         return None
@@ -101,6 +104,7 @@ def compare_champion(
     y: Sequence[np.ndarray],  # `(n_rows,)` true values, of each output
     metric: str,  # name of a scikit-learn scorer; of several outputs their mean counts
     seed: int = 0,
+    things: np.ndarray | None = None,  # `(n_rows,)` numbers of what the rows are of; None: each is of its own
 ) -> ChampionComparison:
     "Return the difference of a metric on the same rows, with its jackknife standard error."
     scorers = [(subset_scorer(a, metric), subset_scorer(b, metric)) for a, b in zip(challenger, champion, strict=True)]
@@ -113,9 +117,11 @@ def compare_champion(
     whole = difference(np.arange(n))
     if problem := _too_few(challenger, y, metric):
         return ChampionComparison(metric, n, whole, None, problem)
-    if (found := jackknife(difference, n, seed=seed)) is None:
+    if things is not None and (count := len(np.unique(things))) < MIN_PAIRED_ROWS:
+        return ChampionComparison(metric, n, whole, None, f"the rows are of {count} things, {MIN_PAIRED_ROWS} are needed")
+    if (found := jackknife(difference, n, seed=seed, things=things)) is None:
         return ChampionComparison(metric, n, whole, None, f"{metric!r} is not defined on all parts of these rows")
-    return ChampionComparison(metric, n, whole, found.error)
+    return ChampionComparison(metric, n if things is None else found.groups, whole, found.error)
 
 # %% ../../nbs/model/07_jackknife.ipynb #c4a3p007
 def _too_few(challenger: Sequence[Predictions], y: Sequence[np.ndarray], metric: str) -> str:

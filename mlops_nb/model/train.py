@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.frames import with_columns
+from ..data.groups import group_splits
 from ..data.tables import strata
 from ..errors import GateError, MlopsError, TrainingError
 from .anomaly import anomaly_scores, check_detector, score_anomalies
@@ -89,6 +90,7 @@ def fit(
     folds: int = 5,  # Of the cross-validation; 0 leaves it out
     seed: int = 0,
     weights: "np.ndarray | None" = None,  # `(n_rows,)` what each row counts; all the same by default
+    groups: "np.ndarray | None" = None,  # `(n_rows,)` of `row_groups`, where the spec names things that stay on one side
 ) -> Training:
     "Search if there is a space, cross-validate the parameters, fit on all rows."
     start = time.perf_counter()
@@ -114,15 +116,16 @@ def fit(
     fitted = check_loadable(unfitted, X, None if spec.task == "anomaly" else y, spec.trusted_types)
     if fitted is not None and spec.task != "anomaly" and len(spec.targets) == 1:
         check_predictions(spec, fitted, X.head(TRIAL_ROWS))
-    search, fold_scores = _search(spec, X, y, chosen, space, folds, seed, weights) if space else None, []
+    splits = _splits(spec, X, y, folds, seed, groups) if folds or space else []
+    search, fold_scores = _search(spec, X, y, chosen, space, splits, seed, weights) if space else None, []
     if space and search is not None:
         best = search.iloc[0]
         chosen |= {name: _python_value(best[name]) for name in space}
         fold_scores = [best[f"fold {i}"] for i in range(folds)]
         search = search.drop(columns=[f"fold {i}" for i in range(folds)])
-    asked, (spec, interval) = spec, _with_held_out(spec, X, y, chosen, folds, seed, weights)
+    asked, (spec, interval) = spec, _with_held_out(spec, X, y, chosen, splits, seed, weights)
     if folds and (not fold_scores or spec is not asked):
-        fold_scores = _cross_validate(spec, X, y, [chosen], folds, seed, weights)[0]
+        fold_scores = _cross_validate(spec, X, y, [chosen], splits, seed, weights)[0]
     scores = pd.DataFrame({"fold": range(len(fold_scores)), "score": fold_scores})
     estimator, weighted = _side_by_side(_fit, [(spec, X, y, chosen, seed, weights)])[0]
     seconds = time.perf_counter() - start
@@ -404,19 +407,27 @@ def _weighing(estimator, weights) -> dict:
     return {f"{name}__sample_weight" if name else "sample_weight": weights}
 
 # %% ../../nbs/model/02_train.ipynb #adb15cf1
-def _splits(spec, X, y, folds, seed) -> list:
+def _splits(spec, X, y, folds, seed, groups=None) -> list:
     "Return numbers of the rows to fit on, and of those held out, of each fold."
+    if spec.group and groups is None:
+        raise TrainingError(f"Rows with the same {' and '.join(map(repr, spec.group))} stay on one side: say which with fit(groups=row_groups(spec, rows)).")
+    from sklearn.model_selection import StratifiedKFold
+
+    splitter = _folds(spec, folds, seed)
+    if groups is not None and (things := len(np.unique(groups))) < folds:
+        raise TrainingError(f"The training rows are of {things} thing(s) by {list(spec.group)}, fewer than folds={folds}. Take fewer folds.")
     try:
         if isinstance(y, pd.DataFrame):
             y = strata(y, folds) if spec.task == "classification" else y.iloc[:, 0]
-        return list(_folds(spec, folds, seed).split(X, y))
+        if groups is not None:
+            return group_splits(splitter, groups, y if isinstance(splitter, StratifiedKFold) else None)
+        return list(splitter.split(X, y))
     except ValueError as e:
         raise TrainingError(f"Cross-validation of {spec.name!r} failed: {e}") from e
 
 
-def _cross_validate(spec, X, y, candidates, folds, seed, weights=None) -> list[list[float]]:
+def _cross_validate(spec, X, y, candidates, splits, seed, weights=None) -> list[list[float]]:
     "Score every candidate on each held-out fold."
-    splits = _splits(spec, X, y, folds, seed)
     scores = _side_by_side(_score, ((spec, X, y, p, split, seed, weights) for p in candidates for split in splits))
     return [scores[i : i + len(splits)] for i in range(0, len(scores), len(splits))]
 
@@ -475,7 +486,7 @@ def _side_by_side(do: Callable, jobs: Iterable[tuple]) -> list:
     return Parallel()(delayed(do)(*job) for job in jobs)
 
 
-def _search(spec, X, y, params, space, folds, seed, weights=None) -> pd.DataFrame:
+def _search(spec, X, y, params, space, splits, seed, weights=None) -> pd.DataFrame:
     "Cross-validate every combination of the space, best first; equal scores keep the space's order."
     from sklearn.model_selection import ParameterGrid
 
@@ -483,7 +494,7 @@ def _search(spec, X, y, params, space, folds, seed, weights=None) -> pd.DataFram
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise TrainingError(f"The search space needs a list of values for {name!r}, got {values!r}.")
     grid = list(ParameterGrid(dict(space)))
-    every = _cross_validate(spec, X, y, [params | candidate for candidate in grid], folds, seed, weights)
+    every = _cross_validate(spec, X, y, [params | candidate for candidate in grid], splits, seed, weights)
     rows = []
     for candidate, scores in zip(grid, every, strict=True):
         columns = {f"fold {i}": score for i, score in enumerate(scores)}
@@ -515,12 +526,11 @@ def _check_interval(spec: ModelSpec, estimator, n_rows: int, folds: int, weights
     check_rows(spec.interval, held_out, counts)
 
 # %% ../../nbs/model/02_train.ipynb #45269c5e
-def _with_held_out(spec, X, y, params, folds, seed, weights=None) -> "tuple[ModelSpec, Interval | None]":
+def _with_held_out(spec, X, y, params, splits, seed, weights=None) -> "tuple[ModelSpec, Interval | None]":
     "Return the spec with a threshold that is a number, and the interval, from out-of-fold predictions of the training rows."
     if spec.interval is None and not chooses_threshold(spec):
         return spec, None
     classes = np.unique(np.asarray(y)) if spec.task == "classification" else None
-    splits = _splits(spec, X, y, folds, seed)
     held_out = _side_by_side(_predict_held_out, ((spec, X, y, params, split, seed, weights, classes) for split in splits))
     truth = np.concatenate([np.asarray(y)[rows] for _, rows in splits])
     found, labels = np.concatenate(held_out), None if classes is None else classes.tolist()

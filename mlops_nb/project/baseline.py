@@ -24,6 +24,7 @@ from ..data.column_summary import SAMPLE_ROWS
 from ..data.dates import dates_of
 from ..data.explore import TableSummary, TargetSummary, sample_rows
 from ..data.frames import with_columns
+from ..data.groups import group_keys, group_splits
 from ..errors import DataError, TrainingError
 from ..model.scoring import score
 from ..model.signature import Predictions, positive_label
@@ -154,6 +155,11 @@ def _sample_size(summary: TableSummary) -> int:
     return min(MAX_TRIAL_ROWS, max(SAMPLE_ROWS, math.ceil(MIN_RARE_ROWS / rarest)))
 
 
+def _sample_groups(summary: TableSummary, table: pd.DataFrame) -> np.ndarray | None:
+    "Return of which thing each row of the sample is; None: no thing has several rows."
+    return group_keys(sample_rows(table, summary.target, _sample_size(summary)), summary.group) if summary.group else None
+
+
 def _typed_sample(summary: TableSummary, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     "Return columns and target of a sample, in the order of time if there is one."
     rows = sample_rows(table, summary.target, _sample_size(summary))
@@ -172,7 +178,7 @@ def _typed_sample(summary: TableSummary, table: pd.DataFrame) -> tuple[pd.DataFr
     return rows[[c.name for c in summary.used]], y
 
 # %% ../../nbs/project/03_baseline.ipynb #4a649d56
-def _splits(summary: TableSummary, y: pd.Series) -> list[tuple[np.ndarray, np.ndarray]]:
+def _splits(summary: TableSummary, y: pd.Series, groups: np.ndarray | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
     "Return pairs of row numbers to train on and to score."
     from sklearn.model_selection import RepeatedKFold, RepeatedStratifiedKFold
 
@@ -184,7 +190,8 @@ def _splits(summary: TableSummary, y: pd.Series) -> list[tuple[np.ndarray, np.nd
     rarest = int(y.value_counts().min()) if classifies else n
     repeats = 2 if n < 3_000 or rarest < 500 else 1
     cut = RepeatedStratifiedKFold if classifies else RepeatedKFold
-    return list(cut(n_splits=5, n_repeats=repeats, random_state=0).split(np.zeros((n, 1)), y))
+    splitter = cut(n_splits=5, n_repeats=repeats, random_state=0)
+    return list(splitter.split(np.zeros((n, 1)), y)) if groups is None else group_splits(splitter, groups, y if classifies else None)
 
 # %% ../../nbs/project/03_baseline.ipynb #328c802c
 @dataclass(frozen=True)
@@ -194,6 +201,16 @@ class _Fold:
     predictions: Predictions
     truth: np.ndarray
     score: float
+    groups: np.ndarray | None = None  # `(n_rows,)` numbers of things that have several rows
+
+    def shuffled(self, rng: np.random.Generator) -> np.ndarray:
+        "Return the truth in random order; rows of one thing stay beside each other, as they are alike."
+        if self.groups is None:
+            return rng.permutation(self.truth)
+        place = rng.permutation(int(self.groups.max()) + 1)[self.groups]
+        shuffled = np.empty_like(self.truth)
+        shuffled[np.argsort(self.groups, kind="stable")] = self.truth[np.argsort(place, kind="stable")]
+        return shuffled
 
 
 def _measure(estimator, X: pd.DataFrame, y: pd.Series, split: tuple[np.ndarray, np.ndarray], scorer: str) -> _Fold:
@@ -225,7 +242,7 @@ def _chance_score(folds: list[_Fold], rows: int, scorer: str) -> float:
         fold = folds[turn % len(folds)]
         size = min(wanted, len(fold.truth))
         taken = rng.choice(len(fold.truth), size, replace=False)
-        truth = rng.permutation(fold.truth)[taken]
+        truth = fold.shuffled(rng)[taken]
         reached.append(score(fold.predictions.take(taken), truth, [scorer])[scorer])
     return float(np.nanquantile(reached, 0.995)) if np.isfinite(reached).any() else math.nan
 
@@ -234,7 +251,7 @@ def _beats_shuffles(folds: list[_Fold], scorer: str) -> bool:
     "Whether folds that hold each row at most once score higher in the mean than with any of the shuffled truths."
     rng, mean = np.random.default_rng(1), np.nanmean([fold.score for fold in folds])
     for _ in range(CHANCE_SHUFFLES):
-        shuffled = [score(fold.predictions, rng.permutation(fold.truth), [scorer])[scorer] for fold in folds]
+        shuffled = [score(fold.predictions, fold.shuffled(rng), [scorer])[scorer] for fold in folds]
         if not np.nanmean(shuffled) < mean:
             return False
     return True
@@ -282,7 +299,8 @@ def compare_estimators(
     from threadpoolctl import threadpool_limits
 
     X, y = _typed_sample(summary, table)
-    splits, scorer, end = _splits(summary, y), summary.target.scorer, time.monotonic() + 60 * minutes
+    groups = _sample_groups(summary, table)
+    splits, scorer, end = _splits(summary, y, groups), summary.target.scorer, time.monotonic() + 60 * minutes
     if not splits:
         raise DataError(_no_fit_message(summary, y, ValueError("one class alone")))
     measured: dict[EstimatorKind, list[_Fold]] = {}
@@ -315,6 +333,8 @@ def compare_estimators(
         negligible_loss=NEGLIGIBLE_LOSS.get(scorer, _USUAL_NEGLIGIBLE_LOSS),
     )
     folds = measured[found.chosen]
+    if groups is not None:
+        folds = [replace(fold, groups=groups[test]) for fold, (_, test) in zip(folds, splits, strict=True)]
     if found.certain_gain > 0:
         return replace(found, points=tuple(_operating_points(summary.target, folds[:5])))
     return replace(found, chance_score=_chance_score(folds, summary.rows, scorer), shuffles_beaten=_beats_shuffles(folds[:5], scorer))

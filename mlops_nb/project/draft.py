@@ -236,7 +236,9 @@ def _schema_section(draft: Draft) -> Iterator[str]:
     )
     yield _code_cell(schema_code(draft.summary), export=True)
     imports = "from mlops_nb.data.tables import schema_table, validate"
-    yield _code_cell(imports, "", "table = validate(table, schema)", "schema_table(schema)")
+    absent = [name for name in draft.summary.group if name not in {c.name for c in draft.summary.used}]
+    kept = f".join(table[{absent!r}])" if absent else ""  # which says what a row is of
+    yield _code_cell(imports, "", f"table = validate(table, schema){kept}", "schema_table(schema)")
 
 # %% ../../nbs/project/06_draft.ipynb #8a117744
 def _estimator_section(draft: Draft) -> Iterator[str]:
@@ -248,6 +250,7 @@ def _estimator_section(draft: Draft) -> Iterator[str]:
     rows += [f"| {kind} | {reason.replace('|', ' ')} | | |" for kind, reason in comparison.skipped.items()]
     count = len(comparison.baseline_folds)
     folds = "each fold later than what it was trained on" if summary.time else f"{count} folds of a fifth each"
+    folds += ", the rows of one thing in one fold" if summary.group else ""
     yield _text_cell(
         "## The estimator",
         f"Cross-validated on {comparison.sample_rows:,} rows, {folds}:",
@@ -285,6 +288,8 @@ def _spec_section(draft: Draft) -> Iterator[str]:
     "Yield the `ModelSpec`, and the rules that its gates were chosen by."
     time = draft.summary.time
     split = f" The newest rows by `{time}` are set aside to evaluate it." if time else ""
+    if group := draft.summary.group:
+        split = f" Rows that agree in {_list_of(group)} are of one thing (`group`): they stay on one side of every split."
     yield _text_cell(
         "## What it must reach",
         f"{_reason_of_gates(draft)}{split} The slices are groups of rows that are evaluated on their own. `ignored` are the "
@@ -293,6 +298,11 @@ def _spec_section(draft: Draft) -> Iterator[str]:
         _words_on_threshold(draft),
     )
     yield _code_cell(*_spec_code(draft), export=True)
+
+
+def _list_of(names: tuple[str, ...]) -> str:
+    "Return the first columns of a list in words."
+    return ", ".join(f"`{name}`" for name in names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 _BIRTH = re.compile(r"birth|born|dob|geb(oren|urt)|naissance|nacimiento|nascita|nascimento", re.I)
@@ -357,6 +367,8 @@ def _spec_code(draft: Draft) -> list[str]:
         lines.append(f"    time={summary.time!r},")
         if summary.time in summary.named("time"):
             lines.append("    time_is_input=True,")
+    if summary.group:
+        lines.append(f"    group={list(summary.group)!r},")
     if moving := _moving_columns(summary):
         lines.append(f"    drift={dict.fromkeys(moving)!r},")
     if left_out := [c.name for c in summary.columns if c.exclusion_reason and c.name != summary.time]:
@@ -373,13 +385,15 @@ def _closing_section(draft: Draft) -> Iterator[str]:
     "Yield a quick fit, and where to go on."
     how = "A quick fit on a sample; `make build` does it with every check, and a report."
     yield _text_cell("## Does it work?", how)
+    groups = ", groups=row_groups(spec, sample)" if draft.summary.group else ""
     in_order = f".sort_values({draft.summary.time!r})" if draft.summary.time else ""
     yield _code_cell(
+        *(["from mlops_nb.data.groups import row_groups"] if draft.summary.group else []),
         "from mlops_nb.model.columns import input_frame",
         "from mlops_nb.model.train import fit",
         "",
         f"sample = table.sample(min(len(table), {SAMPLE_ROWS // 2}), random_state=0){in_order}",
-        "training = fit(spec, input_frame(spec, sample), sample[spec.target], folds=3)",
+        f"training = fit(spec, input_frame(spec, sample), sample[spec.target], folds=3{groups})",
         "assert hasattr(training.estimator, 'predict')",
         "training.scores",
     )

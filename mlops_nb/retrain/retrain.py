@@ -40,6 +40,7 @@ from mlops_nb.retrain.dataset import (
     reference_of,
     save_table,
     split_holdout,
+    without_known_things,
 )
 from mlops_nb.retrain.triggers import (
     RETRAINABLE_KINDS,
@@ -202,7 +203,7 @@ def _make_version(attempt: _Attempt, spec: ModelSpec, training: LabelledRows, ho
     "Make a dataset, run a build, and decide about the version that it registered."
     artifacts, home = attempt.registry.artifacts, attempt.settings.home
     prepare_places(attempt.settings, home / "products")
-    table = _training_table(attempt, spec, training, holdout)
+    table, holdout = _training_table(attempt, spec, training, holdout)
     run = RunStore(Path(attempt.settings.runs)).new()
     products = Path("products") / "retrain" / run.id
     sources = {"source": save_table(table, artifacts).path, "holdout": save_table(holdout.table, artifacts).path}
@@ -224,16 +225,17 @@ def _make_version(attempt: _Attempt, spec: ModelSpec, training: LabelledRows, ho
 # %% ../../nbs/retrain/02_retrain.ipynb #9c56f887
 def _training_table(
     attempt: _Attempt, spec: ModelSpec, training: LabelledRows, holdout: LabelledRows
-) -> pd.DataFrame:
-    "Return the champion's data with the rows of production, and report how many of each."
+) -> tuple[pd.DataFrame, LabelledRows]:
+    "Return the champion's data with the rows of production, and the rows to evaluate on; report how many of each."
     champion = attempt.champion
     reference, sha256 = reference_of(spec, champion.manifest, attempt.registry.artifacts)
+    holdout = without_known_things(spec, reference, training, holdout)
     table = join_rows(reference, sha256, champion.version, training, holdout, attempt.policy.production_weight)
     attempt.figures["rows"] = table.attrs["lineage"]
     attempt.report(
         f"Trains on {len(reference):,} rows and {len(training):,} of production, evaluates on the newest {len(holdout):,}"
     )
-    return table
+    return table, holdout
 
 # %% ../../nbs/retrain/02_retrain.ipynb #a446af1e
 def _build_parameters(attempt: _Attempt, products: Path, sources: Mapping[str, Path]) -> dict[str, object]:

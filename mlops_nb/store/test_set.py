@@ -38,7 +38,7 @@ def read_test_set(
         if "test_size" not in asked:
             raise DataError(f"{name} is not known: its bundle does not say how many rows were set aside, and its run is gone.")
         stratify = spec.task != "regression"
-        rows = split(rows, spec.target, asked["test_size"], bundle.manifest["seed"], spec.time, stratify)[1]
+        rows = split(rows, spec.target, asked["test_size"], bundle.manifest["seed"], spec.time, stratify, spec.group)[1]
     if len(rows) != data.get("test_rows", len(rows)) or not _begins_with_golden_rows(bundle, rows):
         raise DataError(f"{name} cannot be rebuilt: its spec splits the data differently now. Check out the commit of its run, or build again.")
     return rows

@@ -134,9 +134,11 @@ def test_equal_rows_and_several_rows_of_one_customer_have_a_warning():
     table = table.assign(z=rng.normal(size=300).round(3), y=lambda t: t["x"] + rng.normal(size=300))
     warnings = judge_table(table, "y", minutes=FAST).warnings
     assert [w for w in warnings if "equal to an earlier" in w] == []
-    assert any("'customer_id' names something with 5.0 rows each" in w for w in warnings)
-    twice = judge_table(pd.concat([table, table.head(30)], ignore_index=True), "y", minutes=FAST).warnings
-    assert any("9.1% of the rows are equal to an earlier one" in w for w in twice)
+    assert any("'customer_id' names something with several rows (5.1 each" in w for w in warnings)
+    table = table.drop(columns="customer_id")
+    twice = judge_table(pd.concat([table, table.head(6)], ignore_index=True), "y", minutes=FAST)
+    assert any("2.0% of the rows are equal to an earlier one" in w for w in twice.warnings)
+    assert twice.summary.group == ("x", "z")
     few = pd.DataFrame({"kind": ["a", "b"] * 150, "label": ["y", "n", "n"] * 100})
     assert not any("equal to an earlier" in w for w in judge_table(few, "label", minutes=FAST).warnings)
 
@@ -156,9 +158,11 @@ def patients(rows_each: int, kept: bool, seed: int = 0) -> pd.DataFrame:
 @pytest.mark.parametrize("rows_each", [2, 5])
 @pytest.mark.parametrize("kept", [True, False])
 def test_several_rows_of_one_thing_have_a_warning_whatever_it_is_called(rows_each, kept):
-    warnings = judge_table(patients(rows_each, kept), "label", minutes=FAST).warnings
-    [found] = [w for w in warnings if "they look like rows of one thing" in w]
+    judged = judge_table(patients(rows_each, kept), "label", minutes=FAST)
+    [found] = [w for w in judged.warnings if "stay on one side of every split" in w]
     assert f"in the target (150 groups of {rows_each}.0 rows)" in found
+    assert judged.summary.group == (("patient",) if kept else ("income", "age"))
+    assert not judged.comparison.is_useful
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -171,7 +175,7 @@ def test_values_that_come_often_are_no_rows_of_one_thing(seed):
     table["label"] = (table["x"] + rng.normal(size=n) > 0).astype(int)
     for target in ("label", "rare"):
         warnings = judge_table(table, target, minutes=FAST).warnings
-        assert not [w for w in warnings if "rows of one thing" in w or "equal to an earlier one" in w], warnings
+        assert not [w for w in warnings if "one side of every split" in w], warnings
 
 
 @pytest.mark.slow
