@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--query", help="SQL to run, when --data is a database.")
 @click.option("--target", multiple=True, help="Column to predict.")
 @click.option("--time", help="Column to split by: the newest rows are the test set.")
+@click.option("--no-time", is_flag=True, help="Split at random, though the rows are in the order of a date.")
 @click.option("--index", help="Column to leave out.")
 @click.option("--header/--no-header", default=None, help="The first line of a CSV file has the names; --no-header: column_1 ...")
 @click.option("--merge", multiple=True, help="Column whose values are one where they differ in case and blanks alone (repeatable).")
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--no-group", is_flag=True, help="Split rows of one customer or thing, too.")
 @click.option("--minutes", type=click.FloatRange(min=0), default=2.0, show_default=True, help="Time for the trials of estimators.")
 @json_option
-def new(name, data, query, target, time, index, header, merge, keep, group, no_group, minutes, as_json):
+def new(name, data, query, target, time, no_time, index, header, merge, keep, group, no_group, minutes, as_json):
     "Make a project NAME for a table: notebook, pipeline, service, tests."
     from mlops_nb.project.scaffold import new_project
 
@@ -44,9 +45,10 @@ def new(name, data, query, target, time, index, header, merge, keep, group, no_g
         )
     if data is None and (query or target):
         raise click.UsageError("--target and --query say something about a table: give it with --data.")
-    if group and no_group:
-        raise click.UsageError("--group and --no-group contradict each other: say one of them.")
-    given = {"header": header, "merge": merge, "keep": keep, "minutes": minutes, "group": () if no_group else group or None}
+    for option, of, without in (("group", group, no_group), ("time", time, no_time)):
+        if of and without:
+            raise click.UsageError(f"--{option} and --no-{option} contradict each other: say one of them.")
+    given = {"header": header, "merge": merge, "keep": keep, "minutes": minutes, "group": () if no_group else group or None, "find_time": not no_time}
     made = new_project(name, data, target[0] if target else None, query, time, index, progress=True, **given)
     if as_json:
         comparison = made.comparison

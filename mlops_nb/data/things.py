@@ -51,7 +51,7 @@ def find_things(
     rows = table if len(table) <= MAX_COMPARED_ROWS else table.head(MAX_COMPARED_ROWS)
     names = [name for name in rows.columns if name not in (target.name, *skip) and _is_plain(rows[name])]
     rows = rows[[*names, target.name]]
-    return _by_name(rows, names, target) or _by_content(rows, names, target) or _by_equal_rows(rows, names)
+    return _by_name(rows, names, target) or _by_content(rows, names, target) or _by_equal_rows(rows, names, target)
 
 # %% ../../nbs/data/06_things.ipynb #c27744d6
 def _by_name(rows: pd.DataFrame, names: Sequence[str], target: TargetSummary) -> Things | None:
@@ -144,14 +144,14 @@ def _is_word(column: pd.Series) -> bool:
     return not pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_datetime64_any_dtype(column)
 
 # %% ../../nbs/data/06_things.ipynb #622d9e0d
-def _by_equal_rows(rows: pd.DataFrame, names: Sequence[str]) -> Things | None:
+def _by_equal_rows(rows: pd.DataFrame, names: Sequence[str], target: TargetSummary) -> Things | None:
     "Return all columns if rows are equal in them more often than by chance."
     varied = [name for name in names if 1 < rows[name].nunique(dropna=False) < len(rows)]
     if not varied:
         return None
-    by_chance = len(rows) * math.prod(_chance_to_agree(rows[name]) for name in varied)
-    keys = group_keys(rows, varied)
-    repeated = 1 - len(np.unique(keys)) / len(rows)
-    if repeated < MIN_REPEATED_SHARE or repeated <= 10 * by_chance or len(rows) > MAX_MEAN_ROWS * len(np.unique(keys)):
-        return None
-    return Things(tuple(varied), f"{repeated:.1%} of the rows are equal to an earlier one")
+    for names in (varied, [*varied, target.name]):
+        count = len(np.unique(group_keys(rows, names)))
+        repeated, by_chance = 1 - count / len(rows), len(rows) * math.prod(_chance_to_agree(rows[name]) for name in names)
+        if repeated >= MIN_REPEATED_SHARE and repeated > MIN_EXCESS * by_chance and len(rows) <= MAX_MEAN_ROWS * count:
+            return Things(tuple(varied), f"{repeated:.1%} of the rows are equal to an earlier one")
+    return None

@@ -18,6 +18,7 @@ from ..data.explore import TableSummary, describe_target, explore, sample_rows, 
 from ..data.groups import group_keys
 from ..data.leaks import LEAK_ROWS, Leak, find_leak
 from ..data.things import Things, find_things
+from ..data.time_order import TimeOrder, find_time_order, wandering_columns
 from ..errors import DataError, known_names
 from .baseline import TRIAL_MINUTES, BaselineComparison, compare_estimators
 
@@ -56,9 +57,14 @@ def judge_table(
     minutes: float = TRIAL_MINUTES,  # that the trials may take
     step: Callable[[str], None] = lambda _: None,  # called with each column and each kind that was tried
     group: Sequence[str] | None = None,  # columns; rows that agree in all of them are of one thing; None: they are looked for
+    find_time: bool = True,  # whether to look for the order of time where none is named
 ) -> Judgement:
     "Summarize a table, leave out what leaks, and compare estimators on the rest."
-    things = _things_of(table, target, time, index, keep, group)
+    things, order = _things_of(table, target, time, index, keep, group), None
+    if not time and not things and find_time:
+        goal = describe_target(table, target)
+        order = find_time_order(usable_rows(table, goal), goal, [index] if index else [])
+        time = order.column if order else None
     summary = explore(table, target, time, index, step, keep, things.columns if things and not time else ())
     leaks: list[Leak] = []
     comparison = None  # leaks by arithmetic are left out before anything is tried
@@ -74,7 +80,7 @@ def judge_table(
         else:
             break
     comparison = comparison or compare_estimators(summary, table, step, minutes)
-    return Judgement(summary, comparison, tuple(leaks), tuple(_warnings(summary, comparison, leaks, table, things)))
+    return Judgement(summary, comparison, tuple(leaks), tuple(_warnings(summary, comparison, leaks, table, things, order)))
 
 # %% ../../nbs/project/03_judgement.ipynb #2b48a6f0
 def _things_of(table: pd.DataFrame, target: str, time: str | None, index: str | None, keep: Sequence[str], group: Sequence[str] | None) -> Things | None:
@@ -114,7 +120,7 @@ def _without(summary: TableSummary, leak: Leak, names: list[str]) -> TableSummar
     return replace(summary, columns=tuple(columns))
 
 # %% ../../nbs/project/03_judgement.ipynb #78eca26d
-def _warnings(summary: TableSummary, comparison: BaselineComparison, leaks: list[Leak], table: pd.DataFrame, things: Things | None) -> Iterator[str]:
+def _warnings(summary: TableSummary, comparison: BaselineComparison, leaks: list[Leak], table: pd.DataFrame, things: Things | None, order: TimeOrder | None) -> Iterator[str]:
     "Yield sentences about leaks, scores that are too good or not good enough, and the order of the rows."
     target = repr(summary.target.name)
     used = {c.name for c in summary.used}
@@ -142,6 +148,8 @@ def _warnings(summary: TableSummary, comparison: BaselineComparison, leaks: list
             f" What predicts it was left out: {', '.join(map(repr, alone))}." if alone else ""
         )
     yield from _about_things(summary, things)
+    if order:
+        yield f"{order.words}: the model is evaluated on the newest, as in use (time={order.column!r}); --no-time splits at random."
     yield from _order_of_time(summary, table)
 
 # %% ../../nbs/project/03_judgement.ipynb #f2fd1c31
@@ -177,6 +185,13 @@ def _order_of_time(summary: TableSummary, table: pd.DataFrame) -> Iterator[str]:
     "Yield a hint where the rows are in the order of a time, and are not split by it."
     if summary.time is not None:
         return
+    named = [summary.target.name, *(c.name for c in summary.used)]
+    rows = sample_rows(table, summary.target, len(table))[named]
+    if alike := wandering_columns(rows, named[0], summary.named("number", "whole number")):
+        yield (
+            f"Rows beside each other in the file are alike in {named[0]!r} and in {', '.join(map(repr, alike[1:4]))}: if they come from a log, a "
+            "random split tests on rows between those trained on, which flatters the model. Add the time as a column, and say --time."
+        )
     for column in summary.used:
         if column.kind == "time":
             values = dates_of(table[column.name].dropna(), column.format)

@@ -147,6 +147,7 @@ def new_project(
     keep: Sequence[str] = (),  # columns to give to the model although they look like a leak or an id; the target: its words for missing are labels
     minutes: float = TRIAL_MINUTES,  # that the trials of estimators may take
     group: Sequence[str] | None = None,  # columns; rows that agree in all of them stay on one side of a split; None: as the rows show
+    find_time: bool = True,  # whether to look for the order of time where none is named
 ) -> NewProject:
     "Make a project for a table."
     folder = Path(folder).resolve()
@@ -164,7 +165,7 @@ def new_project(
             raise SpecError(f"Which column is to be predicted? Say --target with one of {names}.")
         bar.reset(total=len(table.frame.columns) + TYPICAL_KINDS)
         kept = [name for name in keep if name != target]
-        judged = judge_table(table.frame, target, time, index, kept, minutes, lambda step: _advance(bar, step), group)
+        judged = judge_table(table.frame, target, time, index, kept, minutes, lambda step: _advance(bar, step), group, find_time)
         summary, comparison = judged.summary, judged.comparison
         bar.total = bar.n + 1
         source = replace(table.source, warnings=tuple(spelling_warnings(table.frame, summary)))

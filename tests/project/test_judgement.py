@@ -122,9 +122,31 @@ def test_rows_in_the_order_of_a_date_get_a_hint():
     days = pd.date_range("2024-01-01", periods=200).strftime("%Y-%m-%d")
     table = pd.DataFrame({"day": days, "x": rng.normal(size=200)})
     table["y"] = table["x"] + rng.normal(size=200)
-    assert any("in the order of 'day': --time 'day'" in w for w in judge_table(table, "y", minutes=FAST).warnings)
-    shuffled = table.sample(frac=1, random_state=0)
-    assert not any("--time" in w for w in judge_table(shuffled, "y", minutes=FAST).warnings)
+    for rows, words in (
+        (table, "in the order of 'day'"),
+        (table.sample(frac=1, random_state=0), "one each step of 'day'"),
+    ):
+        judged = judge_table(rows, "y", minutes=FAST)
+        assert judged.summary.time == "day"
+        assert any(words in w and "--no-time splits at random" in w for w in judged.warnings)
+    judged = judge_table(table, "y", minutes=FAST, find_time=False)
+    assert judged.summary.time is None
+    assert any("in the order of 'day': --time 'day'" in w for w in judged.warnings)
+    some = table.sample(frac=0.4, random_state=0)
+    assert judge_table(some, "y", minutes=FAST).summary.time is None
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_rows_like_their_neighbours_have_a_warning_where_the_file_shows_it(shuffled):
+    walks = np.cumsum(np.random.default_rng(0).normal(size=(300, 3)), axis=0)
+    table = pd.DataFrame(walks, columns=["x", "z", "y"])
+    table = table.sample(frac=1, random_state=0) if shuffled else table
+    alike = [
+        w for w in judge_table(table, "y", minutes=FAST).warnings if "Rows beside each other in the file are alike" in w
+    ]
+    assert len(alike) == (not shuffled)
+    by_x = judge_table(table.sort_values("x"), "y", minutes=FAST).warnings
+    assert not [w for w in by_x if "Rows beside each other" in w]
 
 
 @pytest.mark.slow
