@@ -7,7 +7,7 @@ __all__ = ['MIN_TIMES', 'MIN_REGULAR_SHARE', 'NEWEST', 'EARLY', 'MIN_CLASS_ROWS'
            'wandering_columns']
 
 # %% ../../nbs/data/06_time_order.ipynb #7d534c2a
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from ..data.dates import dates_of
-from ..data.explore import TableSummary, describe_target, explore, sample_rows, usable_rows
+from ..data.explore import TableSummary, describe_target, explore, sample_rows, univariate_score, usable_rows
 from ..data.groups import group_keys
-from ..data.leaks import LEAK_ROWS, Leak, find_leak
+from ..data.leaks import LEAK_ROWS, Leak, find_leak, telling_word
 from ..data.things import Things, find_things
 from ..data.time_order import TimeOrder, find_time_order, wandering_columns
 from ..errors import DataError, known_names
@@ -133,7 +133,8 @@ def _warnings(summary: TableSummary, comparison: BaselineComparison, leaks: list
             else f"known only afterwards? {', '.join(map(repr, still))} {'stay' if still[1:] else 'stays'} in the model: take what is not known "
             "when a prediction is made out of the schema and the lists."
         )
-    yield from _ahead(summary)
+    yield from _ahead(summary, table)
+    yield from _telling_words(summary, table)
     share = reached_share(comparison)
     if share >= NEARLY_PERFECT:
         best = sorted(summary.used, key=lambda c: -(1 if c.kind == "text" else c.univariate_score or 0))[:3]
@@ -153,7 +154,7 @@ def _warnings(summary: TableSummary, comparison: BaselineComparison, leaks: list
     yield from _order_of_time(summary, table)
 
 # %% ../../nbs/project/03_judgement.ipynb #f2fd1c31
-def _ahead(summary: TableSummary) -> Iterator[str]:
+def _ahead(summary: TableSummary, table: pd.DataFrame) -> Iterator[str]:
     "Yield a warning about a column that explains far more than every other one."
     ranked = sorted((c for c in summary.used if c.univariate_score is not None), key=lambda c: -(c.univariate_score or 0))
     if not ranked:
@@ -161,11 +162,30 @@ def _ahead(summary: TableSummary) -> Iterator[str]:
     first, second = ranked[0].univariate_score or 0.0, (ranked[1].univariate_score or 0.0) if len(ranked) > 1 else 0.0
     if first < 0.6 or first - second < 0.3:
         return
-    strength = "nearly perfectly" if first >= 0.95 else "very well" if first >= 0.8 else "well"
+    rows = sample_rows(table, summary.target, LEAK_ROWS)
+    present, target = rows[ranked[0].name].notna(), rows[summary.target.name]
+    by_presence = present.nunique() > 1 and univariate_score(present, target, summary.target.task) >= 0.8 * first
     yield (
-        f"Alone, {ranked[0].name!r} predicts {summary.target.name!r} {strength} (univariate score {first:.2f}, the next one "
-        f"{second:.2f}): is it known when a prediction is made?"
+        f"Alone, {ranked[0].name!r} predicts {summary.target.name!r} {_strength(first)} (univariate score {first:.2f}, the next one "
+        f"{second:.2f}){', by whether it has a value at all' * by_presence}: is it known when a prediction is made?"
     )
+
+
+def _strength(score: float) -> str:
+    "Return a univariate score in words."
+    return "nearly perfectly" if score >= 0.95 else "very well" if score >= 0.8 else "well"
+
+
+def _telling_words(summary: TableSummary, table: pd.DataFrame) -> Iterator[str]:
+    "Yield a warning about a text of which one word says what is to be predicted."
+    for name in summary.named("text"):
+        rows = sample_rows(table, summary.target, LEAK_ROWS)
+        word, score = telling_word(rows[name], rows[summary.target.name], summary.target.task)
+        if score >= 0.6:
+            yield (
+                f"Alone, the word {word!r} in {name!r} predicts {summary.target.name!r} {_strength(score)} (score {score:.2f}): is the text "
+                "written before the outcome is known?"
+            )
 
 # %% ../../nbs/project/03_judgement.ipynb #1c795f65
 def _about_things(summary: TableSummary, things: Things | None) -> Iterator[str]:

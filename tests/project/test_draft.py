@@ -36,6 +36,27 @@ def drafted(table: pd.DataFrame, target: str, kind: EstimatorKind, time: str | N
     return spec_of(draft_notebook("m", TableSource("read()", (), "words"), summary, comparison), table)
 
 
+@pytest.mark.parametrize("group", [["customer"], ["age", "size"]])
+def test_drafted_notebook_runs_with_rows_of_one_thing(group):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"customer": rng.integers(0, 30, 120), "age": rng.integers(20, 60, 120).astype(float)})
+    table = table.assign(size=rng.normal(size=120), y=rng.integers(0, 2, 120))
+    summary = explore(table, "y", group=group)
+    comparison = BaselineComparison((0.1, 0.1), {EstimatorKind.LINEAR: (0.9, 0.9)}, len(table))
+    script = draft_notebook("m", TableSource("read()", (), "words"), summary, comparison)
+    assert f"Rows that agree in `{'`, `'.join(group)}` are of one thing" in script
+    module = types.ModuleType("m")
+    module.__dict__["read"] = lambda: table
+    cells = [
+        cell for cell in script.split("\n\n# %%") if not cell.lstrip().startswith("[markdown]") and "plot" not in cell
+    ]
+    exec("\n\n".join(cells), module.__dict__)
+    spec = module.__dict__["spec"]
+    assert list(spec.group) == group
+    assert "customer" in (spec.ignored if group == ["customer"] else spec.inputs)
+    assert len(module.__dict__["training"].scores) == 3
+
+
 def spec_of(script: str, table: pd.DataFrame):
     """The spec that the exported cells of a drafted notebook make."""
     cells = [cell for cell in script.split("\n\n# %%") if cell.lstrip().startswith("#| export")]

@@ -2,15 +2,24 @@
 
 from datetime import UTC, datetime
 
+import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 import pytest
 
 from mlops_nb.data.dialect import Dialect
 from mlops_nb.data.tables import dialect_of, validate
+from mlops_nb.errors import DataError
 from mlops_nb.model.signature import make_signature
 from mlops_nb.monitor.prediction_log import LoggedPrediction
-from mlops_nb.retrain.dataset import labelled_rows, reference_of, save_table
+from mlops_nb.retrain.dataset import (
+    LabelledRows,
+    join_rows,
+    labelled_rows,
+    reference_of,
+    save_table,
+    without_known_things,
+)
 from mlops_nb.spec import ModelSpec
 from mlops_nb.store.artifacts import FolderStore
 
@@ -59,3 +68,33 @@ def test_texts_of_a_retrained_version_are_read_as_those_of_the_version_before(tm
     table, _ = reference_of(spec, {"data": {"sha256": sha256}, "signature": {"dialect": written}}, artifacts)
     assert table["x"].tolist() == [0.5, 1.5]
     assert dialect_of(table.assign(note="a"))["dialect"] == written
+
+
+def rows_of(table: pd.DataFrame) -> LabelledRows:
+    now = datetime.now(UTC)
+    return LabelledRows(table, [f"{i}" for i in range(len(table))], [now] * len(table), {})
+
+
+def test_retraining_tests_on_no_thing_that_it_trains_on():
+    schema = pa.DataFrameSchema({"born": pa.Column(int), "y": pa.Column(int)})
+    spec = ModelSpec("toy", lambda: None, "y", schema, make_estimator=None, group="born")
+    reference = pd.DataFrame({"born": [1950, 1950, 1960], "y": [0, 0, 1]})
+    training, holdout = (rows_of(pd.DataFrame({"born": born, "y": 1})) for born in ([1970], [1960, 1970, 1980]))
+    assert without_known_things(spec, reference, training, holdout).table["born"].tolist() == [1980]
+    with pytest.raises(DataError, match="All 1 rows to evaluate on agree in 'born' with rows that are trained on"):
+        without_known_things(spec, reference, training, training)
+
+
+def test_retraining_keeps_the_column_of_things_that_is_no_input(tmp_path):
+    schema = pa.DataFrameSchema({"x": pa.Column(float), "y": pa.Column(int)})
+    table = pd.DataFrame({"x": [0.5, 1.5], "y": [0, 1], "customer": ["a", "a"], "other": [1, 2]})
+    spec = ModelSpec(
+        "toy", lambda: table, "y", schema, make_estimator=None, group="customer", ignored=["customer", "other"]
+    )
+    artifacts = FolderStore(tmp_path)
+    reference, sha256 = reference_of(spec, {"data": {"sha256": save_table(table, artifacts).sha256}}, artifacts)
+    assert list(reference) == ["x", "y", "customer"]
+    logged = rows_of(pd.DataFrame({"x": [2.5], "y": [1]}))
+    assert len(without_known_things(spec, reference, logged, logged)) == 1  # of which customer they are is not logged
+    joined = join_rows(reference, sha256, 1, logged, logged)
+    assert joined["customer"].replace({np.nan: None}).tolist() == ["a", "a", None]
