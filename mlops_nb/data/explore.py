@@ -222,8 +222,8 @@ def explore(
             column = replace(describe_column(rows[name]), exclusion_reason="it is the index")
         elif name == time:
             column = _time_column(rows[name])
-        elif (name,) == tuple(group) and name not in keep:
-            column = replace(describe_column(rows[name]), exclusion_reason=GROUP_REASON)
+        elif (name,) == tuple(group) and name not in keep and (named := describe_column(rows[name])).kind != "text":
+            column = replace(named, exclusion_reason=GROUP_REASON)
         else:
             column = _with_score(describe_column(rows[name]), sample, goal, groups)
             column = _with_lag(column, rows, goal, time)
