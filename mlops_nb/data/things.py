@@ -15,6 +15,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from .column_summary import describe_column
 from .counters import has_id_name
 from .explore import TargetSummary
 from .groups import group_keys
@@ -146,7 +147,7 @@ def _is_word(column: pd.Series) -> bool:
 # %% ../../nbs/data/06_things.ipynb #622d9e0d
 def _by_equal_rows(rows: pd.DataFrame, names: Sequence[str], target: TargetSummary) -> Things | None:
     "Return all columns if rows are equal in them more often than by chance."
-    varied = [name for name in names if 1 < rows[name].nunique(dropna=False) < len(rows)]
+    varied = [name for name in names if rows[name].nunique(dropna=False) > 1 and not _numbers_rows(rows[name])]
     if not varied:
         return None
     for names in (varied, [*varied, target.name]):
@@ -155,3 +156,8 @@ def _by_equal_rows(rows: pd.DataFrame, names: Sequence[str], target: TargetSumma
         if repeated >= MIN_REPEATED_SHARE and repeated > MIN_EXCESS * by_chance and len(rows) <= MAX_MEAN_ROWS * count:
             return Things(tuple(varied), f"{repeated:.1%} of the rows are equal to an earlier one")
     return None
+
+
+def _numbers_rows(column: pd.Series) -> bool:
+    "Whether a column is an id that each row has one of."
+    return column.is_unique and bool(describe_column(column).exclusion_reason)

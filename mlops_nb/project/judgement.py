@@ -197,7 +197,7 @@ def _about_things(summary: TableSummary, things: Things | None) -> Iterator[str]
         yield f"{found}: with --time, rows of one are trained on and tested on, which flatters the model if they do not come again in use."
         return
     one = f"one {things.columns[0]!r}" if things.is_named else "one thing"
-    given = " The model does not get it; if the same ones come again in use, say --keep with its name." if things.columns[0] not in {c.name for c in summary.used} else ""
+    given = " The model does not get it; if the same ones come again in use, say --keep with its name." if things.is_named and things.columns[0] not in {c.name for c in summary.used} else ""
     yield f"{found}. Rows of {one} stay on one side of every split, or they would flatter the model; --no-group splits them.{given}"
 
 # %% ../../nbs/project/03_judgement.ipynb #9147d938
