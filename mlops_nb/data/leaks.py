@@ -258,4 +258,4 @@ def telling_word(
         each = [(y == label).to_numpy() for label in y.unique()]
         scores = np.max([np.abs(np.asarray(has[mask].mean(axis=0) - has[~mask].mean(axis=0)).ravel()) for mask in each], axis=0)
     best = int(scores.argmax())
-    return str(names[best]), float(scores[best])
+    return str(names[best]), min(1.0, float(scores[best]))
