@@ -386,7 +386,6 @@ def test_codes_are_those_of_the_table_that_load_returns(tmp_path):
     assert "codes" not in dialect_of(cut)[DIALECT]
 
 
-
 def test_times_that_nanoseconds_cannot_count_are_taken_as_requests_take_them():
     schema = pa.DataFrameSchema({"until": pa.Column(DateTime(), nullable=True)}, coerce=True)
     texts = ["9999-12-31", "2024-05-31", None, "1500-03-01"]
