@@ -39,8 +39,11 @@ def whole_way(seed: int, minutes: float) -> dict:
             )
             if done.returncode:
                 return result | {"stopped": f"{command[1]}: {(done.stdout + done.stderr).strip().splitlines()[-1]}"}
-        with serving(folder / name, f"{name}.model") as port:
-            answers = [*ask(port, rows, typed_rows(folder / name, name))]
+        try:
+            with serving(folder / name, f"{name}.model") as port:
+                answers = [*ask(port, rows, typed_rows(folder / name, name))]
+        except RuntimeError as e:
+            return result | {"stopped": str(e)}
         shown = next((a for a in answers if isinstance(a, str)), "")
         if shown:
             return result | {"stopped": shown}
@@ -57,10 +60,10 @@ def serving(project: Path, spec: str) -> Iterator[int]:
     with (project / "service.log").open("w") as log:
         service = subprocess.Popen(command, cwd=project, env=environment(project), stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 300
         while _send(port, "GET", "/health/ready")[0] != 200:
             if service.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit((project / "service.log").read_text()[-2000:])
+                raise RuntimeError(f"no service: {(project / 'service.log').read_text()[-300:]}")
             time.sleep(0.1)
         yield port
     finally:
