@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ForwardRef
 import numpy as np
 import pandas as pd
 
+from ..data.groups import row_groups
 from ..data.tables import recent_rows, row_weights
 from ..errors import TrainingError
 from .anomaly import truth_of
@@ -81,7 +82,7 @@ def _out_of_fold(
         return None, "there are no out-of-fold predictions without cross-validation (folds: 0)"
     if seconds > MAX_SECONDS:
         return None, f"the folds are not fitted again after a training of {seconds:,.0f} seconds"
-    asked = training["params"], folds, training["seed"], row_weights(train), training["threshold"]
+    asked = training["params"], folds, training["seed"], row_weights(train), training["threshold"], row_groups(spec, train)
     try:
         models = fit_folds(spec, input_frame(spec, train), truth_of(spec, train), *asked)
     except TrainingError as e:

@@ -562,11 +562,12 @@ def fit_folds(
     seed: int = 0,
     weights: "np.ndarray | None" = None,  # `(n_rows,)` what each row counts
     threshold: float | None = None,  # that `fit` gave or chose
+    groups: "np.ndarray | None" = None,  # as for `fit`
 ) -> list[tuple[BaseEstimator, np.ndarray]]:  # each with the numbers of the rows that it has not seen
     "Fit the estimator of each fold of the cross-validation."
     y = target_values(spec, y)
     labels = {str(label): label for label in pd.unique(np.ravel(y)).tolist()} if spec.task == "classification" else {}
-    spec, params, splits = replace(spec, threshold=threshold), _with_typed_keys(params, labels), _splits(spec, X, y, folds, seed)
+    spec, params, splits = replace(spec, threshold=threshold), _with_typed_keys(params, labels), _splits(spec, X, y, folds, seed, groups)
     jobs = [(spec, X.iloc[rows], y.iloc[rows], params, seed, None if weights is None else np.asarray(weights)[rows]) for rows, _ in splits]
     fitted = _side_by_side(_fit, jobs)
     return [(_decided(spec, estimator), held_out) for (estimator, _), (_, held_out) in zip(fitted, splits, strict=True)]

@@ -145,3 +145,14 @@ def test_fold_without_a_class_is_no_reference():
 def test_spec_that_mutes_its_predictions_needs_no_reference():
     spec = replace(specs()["labels"], drift={"prediction": None})
     assert choose_reference(spec, TWO, None, pd.DataFrame(), 3, {}) == (None, "")
+
+
+def test_rows_of_one_thing_are_held_out_together():
+    spec = replace(specs()["labels"], group="thing", ignored=["thing"])
+    rows = spec.load().assign(thing=np.arange(400) // 4)
+    asked = {"params": {}, "seed": 0, "seconds": 1, "threshold": None, "asked": {"folds": 4}}
+    estimator = LogisticRegression().fit(rows[["x", "z"]], rows["y"])
+    found, sentence = choose_reference(spec, signature_of(spec, estimator), estimator, rows, 40, asked)
+    assert "are used as the reference instead" in sentence
+    things = found.rows["thing"].to_numpy()
+    assert (things[1:] != things[:-1]).sum() == 99, "each thing is in one piece"
