@@ -19,7 +19,7 @@ from benchmarks.peers import ENVIRONMENTS, PACKAGES, _environment
 from mlops_nb.model.profile import profile_numbers
 from mlops_nb.monitor.false_alerts import measure_newest, spend_budget
 
-PACKAGES |= {"evidently": ["evidently", "pandas<3"], "nannyml": ["nannyml"], "alibi": ["alibi-detect"]}
+PACKAGES |= {"evidently": ["evidently", "pandas<3"], "nannyml": ["nannyml", "statsmodels"], "alibi": ["alibi-detect"]}
 COLUMNS, REFERENCE, ROWS, HEALTHY, SEEDS = 20, 5000, 1000, 40, 5
 SIZES = (50, 75, 100, 150, 200, 300, 400, 600, 800)  # rows of the new world, the only ones of their window
 RUN = """
