@@ -8,6 +8,7 @@ __all__ = ['MIN_ROWS', 'MIN_CLASS_ROWS', 'MAX_CLASSES', 'GROUP_REASON', 'LEAK_SC
            'explore', 'sample_rows', 'usable_rows']
 
 # %% ../../nbs/data/04_explore.ipynb #00000003
+# more than 300 lines: what is found of the target and of each column is decided in the order in which it is shown
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
