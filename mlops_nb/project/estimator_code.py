@@ -270,7 +270,8 @@ def candidate_kinds(
             special += [kind.LOG_LINEAR, kind.LOG_TREES, *[kind.LOG_CURVES] * bool(numbers), *[kind.LOG_FOREST] * (kind.FOREST in forests)]
     if target.scorer == "balanced_accuracy":
         special += [kind.BALANCED_LINEAR, kind.BALANCED_TREES]
-    return [kinds[0], *special, *kinds[1:]]
+    first = kinds.index(kind.STEADY_TREES) + 1 if kind.STEADY_TREES in kinds else 1  # what suits most tables, should the time end there
+    return [*kinds[:first], *special, *kinds[first:]]
 
 
 def _forests(summary: TableSummary) -> list[EstimatorKind]:
