@@ -25,14 +25,14 @@ HOT_DAYS = 12.0  # °C that a heat wave adds
 def simulate(
     n: int = 5000,  # How many hours of pumps
     seed: int = 0,
-    heat_wave: bool = False,  # All of them run hotter, and harder
+    heat_wave: bool = False,  # All of them run hotter, and harder, and twice as many fail
 ) -> pd.DataFrame:
     "Draw sensor means, each with whether an inspection found a fault."
     rng = np.random.default_rng(seed)
     kind = rng.choice(list(KINDS), n, p=[0.5, 0.3, 0.2])
     size = pd.Series(kind).map(KINDS).to_numpy()
     load = rng.beta(4, 2, n) if not heat_wave else rng.beta(9, 1.5, n)
-    fault = rng.uniform(size=n) < FAULT_RATE
+    fault = rng.uniform(size=n) < FAULT_RATE * (1 + heat_wave)
     cause = np.where(fault, rng.integers(1, 4, n), 0)  # 1: a worn bearing, 2: a blocked filter, 3: a leak
     table = pd.DataFrame({"kind": kind, "load": load})
     table["flow"] = 20 * load * (1 + rng.normal(0, 0.05, n)) * np.where(cause == 2, 0.3, 1)
