@@ -151,11 +151,16 @@ class InputParser:
 
 # %% ../../nbs/model/01_parser.ipynb #80dd848d
 def _without_blanks(row, known: set[str]):
-    "Return a row whose unknown names have lost the blanks around: they are no part of a name, in a header neither."
+    """Return a row whose unknown names have lost the blanks around: they are no part of a name, in a header neither.
+
+    Columns without a name are left out where the model leaves out such columns.
+    """
     if not isinstance(row, dict):
         return row
     names = {name: name if name in known else name.strip() for name in row}
-    return {names[name]: value for name, value in row.items()} if len({*names.values()}) == len(names) else row
+    if any(name.startswith("Unnamed: ") for name in known):
+        names = {name: plain for name, plain in names.items() if plain}
+    return {plain: row[name] for name, plain in names.items()} if len({*names.values()}) == len(names) else row
 
 # %% ../../nbs/model/01_parser.ipynb #00000006
 MAX_SINGLE_CHECKS = 32  # rows up to which values are tested one by one

@@ -1,6 +1,7 @@
 """Requests to columns: whatever comes, a table or an InputError."""
 
 import math
+from dataclasses import replace
 from datetime import UTC
 from decimal import Decimal
 
@@ -218,6 +219,14 @@ def test_blanks_around_the_names_of_a_row_are_no_part_of_them():
             parser.parse([row])
     with pytest.raises(InputError, match="Row 1 is 5"):
         parser.parse([{" a": 1, "b": 2}, 5])
+
+
+def test_columns_without_a_name_may_come_as_clients_name_them():
+    parser = InputParser(replace(MATRIX, ignored=("Unnamed: 3", "Unnamed: 4")))
+    for unnamed in ({"Unnamed: 3": "x"}, {"": "x"}, {" ": "x", "  ": None}):
+        assert parser.parse([{"a": 1, "b": 2, "c": 3} | unnamed]).tolist() == [[1, 2, 3]]
+    with pytest.raises(InputError, match="unknown column ''"):
+        InputParser(MATRIX).parse([{"a": 1, "b": 2, "c": 3, "": "x"}])
 
 
 def test_signature_survives_json():
