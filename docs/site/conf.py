@@ -33,7 +33,6 @@ root_doc = "docs/index"
 include_patterns = ["docs/**.md", "docs/**.rst", "docs/gallery/**.ipynb", "nbs/**.ipynb", "*.md"]
 exclude_patterns = ["docs/site/**", "README.md", "**/.ipynb_checkpoints/**"]
 templates_path = [str(HERE / "templates")]
-suppress_warnings = ["toc.empty_glob"]  # a site without the gallery
 
 # Names of Python in docstrings stand between single backticks
 default_role = "code"

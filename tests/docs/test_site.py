@@ -35,9 +35,11 @@ def test_site_is_built_without_a_warning(tmp_path):
     if find_spec("sphinx") is None:
         assert "REQUIRE_SERVICES" not in os.environ
         pytest.skip("Sphinx is not installed: make site")
-    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", "-c", "docs/site"]
+    command = [sys.executable, "-m", "sphinx", "--quiet", "-c", "docs/site"]
     command += ["-d", tmp_path / "doctrees", "-D", "nb_execution_mode=off", ".", tmp_path / "site"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    warnings = [line for line in done.stderr.splitlines() if line.strip() and "'gallery/" not in line]
+    assert warnings == [], "all but the gallery, which `make site` builds first"
     page = (tmp_path / "site" / "docs" / "api" / "mlops_nb.model.train.html").read_text()
     assert "spec.make_estimator" in page, "the comments of parameters are lists"

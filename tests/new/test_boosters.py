@@ -37,7 +37,7 @@ def towns(n: int = 300, seed: int = 0) -> pd.DataFrame:
 def only(monkeypatch, *libraries: str):
     """Try these libraries, on two folds."""
     splits = baseline._splits
-    monkeypatch.setattr(baseline, "_splits", lambda summary, y: splits(summary, y)[:2])
+    monkeypatch.setattr(baseline, "_splits", lambda *given: splits(*given)[:2])
     monkeypatch.setattr(estimator_code, "_is_installed", lambda library: library in libraries)
 
 

@@ -96,7 +96,7 @@ def attack(schema) -> tuple[Counter, Counter]:
     return statuses, looked
 
 
-def check_coverage(schema, statuses: Counter, looked: Counter):
+def check_coverage(schema, statuses: Counter, looked: Counter, least: int):
     """Was enough asked on every route, and did the checks look? The description itself is where it all begins."""
     assert sum(statuses.values()) >= 2000
     left_out = ("/openapi.json", "/admin/", "/v2/repository/")
@@ -105,12 +105,12 @@ def check_coverage(schema, statuses: Counter, looked: Counter):
     assert min(looked[check] for check in CHECKS) >= 1000, looked
     for operation in POSTS:
         answered = sum(n for (asked, status), n in statuses.items() if asked == operation and status < 300)
-        assert min(answered, statuses[operation, 400]) >= 20, (operation, answered)
+        assert min(answered, statuses[operation, 400]) >= least, (operation, answered)
 
 
-@pytest.mark.parametrize("examples", [30, pytest.param(150, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(("examples", "least"), [(30, 10), pytest.param(150, 20, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("kind", [pytest.param("numbers", marks=pytest.mark.soak), "mixed"])
-def test_what_the_description_allows_is_answered_and_what_it_forbids_is_refused(homes, kind, examples, tmp_path):
+def test_what_the_description_allows_is_answered_and_what_it_forbids_is_refused(homes, kind, examples, least, tmp_path):
     shutil.copytree(homes[kind], tmp_path / "home")
     home = {"MLOPS_HOME": str(tmp_path / "home"), "MLOPS_MODEL": "toy"}
     app = create_app(Settings.read(home | {"MLOPS_ACCESS_LOG": "false"}))
@@ -118,7 +118,7 @@ def test_what_the_description_allows_is_answered_and_what_it_forbids_is_refused(
     schema = schemathesis.openapi.from_wsgi("/openapi.json", app, config=config(examples))
     statuses, looked = attack(schema)
     app.stop()
-    check_coverage(schema, statuses, looked)
+    check_coverage(schema, statuses, looked, least)
 
 
 @pytest.mark.soak
@@ -131,6 +131,6 @@ def test_the_same_over_http_with_keys(settings, tmp_path):
         statuses, looked = attack(schema)
     finally:
         log = service.stop()
-    check_coverage(schema, statuses, looked)
+    check_coverage(schema, statuses, looked, least)
     assert "Traceback" not in log
     assert KEY not in log
