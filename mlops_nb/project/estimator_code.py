@@ -279,6 +279,6 @@ def _forests(summary: TableSummary) -> list[EstimatorKind]:
     kind, rows = EstimatorKind, summary.rows
     if len(summary.target.classes) > 2:
         return [kind.SPLITS_FOREST, kind.FOREST, kind.SMOOTH_FOREST]
-    few = [kind.SMOOTH_FOREST, *[kind.FOREST] * (summary.target.task == "regression")] if rows <= MAX_FOREST_ROWS else []
     is_rare = summary.target.scorer == "average_precision"
+    few = [kind.SMOOTH_FOREST, *[kind.FOREST] * (summary.target.task == "regression" or is_rare)] if rows <= MAX_FOREST_ROWS else []
     return [*[kind.SPLITS_FOREST] * (is_rare and rows <= MAX_RARE_FOREST_ROWS), *few]
