@@ -40,7 +40,7 @@ optional: site-packages
 EXECUTE := cache
 site: site-packages ## build the documentation site into build/site, offline
 	@python docs/site/gallery.py
-	@sphinx-build --quiet --fail-on-warning --keep-going -j auto -c docs/site -D nb_execution_mode=$(EXECUTE) . build/site
+	@sphinx-build --quiet --fail-on-warning --keep-going -c docs/site -D nb_execution_mode=$(EXECUTE) . build/site
 	@echo 'build/site/index.html'
 
 wheel: .venv/installed ## build the wheel of the framework into dist/
