@@ -61,11 +61,12 @@ def judge_table(
 ) -> Judgement:
     "Summarize a table, leave out what leaks, and compare estimators on the rest."
     things, order = _things_of(table, target, time, index, keep, group), None
-    if not time and not things and find_time:
+    grouped = things.columns if things and not things.comes_again else ()
+    if not time and not grouped and find_time:
         goal = describe_target(table, target)
         order = find_time_order(usable_rows(table, goal), goal, [index] if index else [])
         time = order.column if order else None
-    summary = explore(table, target, time, index, step, keep, things.columns if things and not time else ())
+    summary = explore(table, target, time, index, step, keep, () if time else grouped)
     leaks: list[Leak] = []
     comparison = None  # leaks by arithmetic are left out before anything is tried
     while len(leaks) < MAX_LEAKS:
@@ -193,6 +194,9 @@ def _about_things(summary: TableSummary, things: Things | None) -> Iterator[str]
     if things is None:
         return
     found = things.words[0].upper() + things.words[1:]
+    if things.comes_again:
+        yield f"{found}. They are taken to come again in use; if new ones come, say --group {things.columns[0]!r}, or the score flatters the model."
+        return
     if summary.time:
         yield f"{found}: with --time, rows of one are trained on and tested on, which flatters the model if they do not come again in use."
         return

@@ -1,0 +1,26 @@
+"""Rows of one thing: a customer who is new in use is kept apart, a store that comes again is not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlops_nb.data.explore import describe_target
+from mlops_nb.data.things import find_things
+
+
+def table(name: str, things: int, rows: int) -> pd.DataFrame:
+    """Things of so many rows, with a label and a size of their own."""
+    rng = np.random.default_rng(0)
+    which = np.repeat(np.arange(things), rows)
+    label, size, make = rng.integers(0, 2, things), rng.normal(size=things), rng.integers(0, 6, things)
+    found = pd.DataFrame({name: [f"{name}{i:03}" for i in which], "size": size[which], "make": make[which]})
+    return found.assign(speed=rng.normal(size=len(which)), y=label[which])
+
+
+@pytest.mark.parametrize("name", ["customer_id", "model"])
+@pytest.mark.parametrize(("things", "rows"), [(100, 4), (40, 20)])
+def test_what_has_many_rows_each_comes_again(name, things, rows):
+    rows_of_things = table(name, things, rows)
+    found = find_things(rows_of_things, describe_target(rows_of_things, "y"))
+    assert found.columns == (name,)
+    assert found.comes_again == (rows > 10)
