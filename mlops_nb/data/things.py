@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MIN_THINGS', 'MIN_SHARED_ROWS', 'MAX_MEAN_ROWS', 'MAX_ROWS_OF_NEW', 'MIN_REPEATED_SHARE', 'MIN_AGREEMENT',
-           'MIN_KINSHIP', 'MAX_COMPARED_ROWS', 'MIN_EXCESS', 'MAX_PAIRED_COLUMNS', 'Things', 'find_things']
+           'MIN_KINSHIP', 'MIN_SAME_TARGET', 'MAX_COMPARED_ROWS', 'MIN_EXCESS', 'MAX_PAIRED_COLUMNS', 'Things',
+           'find_things']
 
 # %% ../../nbs/data/06_things.ipynb #85198226
 import math
@@ -28,6 +29,7 @@ MAX_ROWS_OF_NEW = 10  # from which the same ones are taken to come again in use,
 MIN_REPEATED_SHARE = 0.01  # of rows that are equal to an earlier one
 MIN_AGREEMENT = 0.95  # share of the neighbours in groups that have the same value of a column
 MIN_KINSHIP = 0.5  # of the target among rows of one thing, if they agree in two further columns: 0 is chance, 1 always the same
+MIN_SAME_TARGET = 0.9  # of the target, if a text names things: below, such as prices of a model of cars, it is an input
 MAX_COMPARED_ROWS = 200_000
 
 
@@ -124,10 +126,11 @@ def _by_content(rows: pd.DataFrame, names: Sequence[str], target: TargetSummary)
         same = [name for name in names if name not in key and chance[name] < 0.7 and pairs.agreement(codes[name]) >= MIN_AGREEMENT]
         if len(key) + len(same) < (2 if kinship >= 0.9 else 3):
             continue
-        alone = len(key) == 1 and _is_word(rows[key[0]]) and all(pairs.agreement(codes[name]) == 1 for name in same)
+        is_word = len(key) == 1 and _is_word(rows[key[0]])
+        alone = is_word and kinship >= MIN_SAME_TARGET and all(pairs.agreement(codes[name]) == 1 for name in same)
         has, agree = " and ".join(map(repr, key)), f" also agree in {', '.join(map(repr, same[:3]))} and" if same else " also agree"
         words = f"rows with the same {has}{agree} in the target ({pairs.things:,} groups of {pairs.size:.1f} rows)"
-        return Things(key if alone else (*key, *same), words, alone and pairs.size > MAX_ROWS_OF_NEW)
+        return Things(key if alone else (*key, *same), words, is_word and pairs.size > MAX_ROWS_OF_NEW)
     return None
 
 

@@ -24,3 +24,10 @@ def test_what_has_many_rows_each_comes_again(name, things, rows):
     found = find_things(rows_of_things, describe_target(rows_of_things, "y"))
     assert found.columns == (name,)
     assert found.comes_again == (rows > 10)
+
+
+def test_text_whose_rows_differ_in_the_target_stays_an_input():
+    cars = table("model", 100, 4)
+    cars["y"] = cars["size"] + np.random.default_rng(1).normal(0, 0.5, len(cars))
+    found = find_things(cars, describe_target(cars, "y"))
+    assert {"model", "make"} <= set(found.columns) and not found.is_named
