@@ -553,7 +553,7 @@ def _remarks(counts: pd.Series, found: NumberFormat) -> Iterator[str]:
         if sign in _PERCENT and (is_bare := ~texts.str.contains(sign, regex=False)).any():
             yield f"{_rows_of(counts, is_bare)} without {sign}, such as `{texts[is_bare].iloc[0].strip()}`, as they are"
     if {1} < {*found.multipliers.values()} and (base := next((unit for unit, factor in found.multipliers.items() if factor == 1), "")):
-        yield f"all are in {base}"
+        yield f"all are read in {base}"
 
 
 def _rows_of(counts: pd.Series, chosen: pd.Series) -> str:

@@ -64,7 +64,7 @@ def _by_name(rows: pd.DataFrame, names: Sequence[str], target: TargetSummary) ->
     found = []
     for name in names:
         pairs = _Pairs(pd.factorize(rows[name])[0])
-        if has_id_name(name) and pairs.are_things and not pd.api.types.is_float_dtype(rows[name].dropna().infer_objects()):
+        if has_id_name(name) and pairs.are_things and not _has_fractions(rows[name]):
             found.append((pairs.kinship(rows[target.name]), name, pairs))
     if not found:
         return None
@@ -72,6 +72,12 @@ def _by_name(rows: pd.DataFrame, names: Sequence[str], target: TargetSummary) ->
     return Things((name,), f"{name!r} names something with several rows ({pairs.size:.1f} each where it has more than one)", pairs.size > MAX_ROWS_OF_NEW)
 
 # %% ../../nbs/data/06_things.ipynb #69d652c6
+def _has_fractions(column: pd.Series) -> bool:
+    "Whether a column holds numbers that are not whole; ids of which some are missing are floats, too."
+    present = column.dropna().infer_objects()
+    return pd.api.types.is_float_dtype(present) and bool((present % 1 != 0).any())
+
+
 class _Pairs:
     "Neighbours among rows that are sorted by a column and share its value."
 

@@ -7,7 +7,6 @@ __all__ = ['MAX_PLOTS', 'MAX_FOLDED_PLOTS', 'Draft', 'draft_notebook']
 
 # %% ../../nbs/project/06_draft.ipynb #00000003
 # more than 300 lines: a notebook is drafted cell after cell, in the order in which it is read
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import pandas as pd
 
 from ..data.column_summary import SAMPLE_ROWS
 from ..data.explore import TableSummary
+from ..data.time_order import BIRTH
 from .baseline import BaselineComparison
 from .estimator_code import column_lists, estimator_code
 from .spec_code import RANGE_MARGIN_FRACTION, gates_code, schema_code, slices_code, threshold_code
@@ -305,13 +305,12 @@ def _list_of(names: tuple[str, ...]) -> str:
     return ", ".join(f"`{name}`" for name in names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-_BIRTH = re.compile(r"birth|born|dob|geb(oren|urt)|naissance|nacimiento|nascita|nascimento", re.I)
 
 
 def _moving_columns(summary: TableSummary) -> list[str]:
     "Return the inputs that always move, as the time of an order and a counter do; dates of birth and years hardly do."
     numbers = [c for c in summary.used if c.grows and not (c.low is not None and c.high is not None and 1800 <= c.low <= c.high <= 2100)]
-    moving = {c.name for c in [*numbers, *(c for c in summary.used if c.kind == "time" and not _BIRTH.search(c.name))]}
+    moving = {c.name for c in [*numbers, *(c for c in summary.used if c.kind == "time" and not BIRTH.search(c.name))]}
     return [c.name for c in summary.used if c.name in moving]
 
 

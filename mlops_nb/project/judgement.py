@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from ..data.counters import has_id_name
 from ..data.dates import dates_of
 from ..data.explore import TableSummary, describe_target, explore, sample_rows, univariate_score, usable_rows
 from ..data.groups import group_keys
 from ..data.leaks import LEAK_ROWS, Leak, find_leak, telling_word
 from ..data.things import Things, find_things
-from ..data.time_order import TimeOrder, find_time_order, wandering_columns
+from ..data.time_order import BIRTH, TimeOrder, find_time_order, wandering_columns
 from ..errors import DataError, known_names
 from .baseline import TRIAL_MINUTES, BaselineComparison, compare_estimators
 
@@ -217,6 +218,8 @@ def _order_of_time(summary: TableSummary, table: pd.DataFrame) -> Iterator[str]:
             "random split tests on rows between those trained on, which flatters the model. Add the time as a column, and say --time."
         )
     for column in summary.used:
+        if BIRTH.search(column.name) or has_id_name(column.name) or table[column.name].isna().any():
+            continue
         if column.kind == "time":
             values = dates_of(table[column.name].dropna(), column.format)
         elif column.grows:

@@ -6,6 +6,7 @@ import pytest
 
 from mlops_nb.data.explore import describe_target
 from mlops_nb.data.things import find_things
+from mlops_nb.data.time_order import find_time_order
 
 
 def table(name: str, things: int, rows: int) -> pd.DataFrame:
@@ -30,4 +31,22 @@ def test_text_whose_rows_differ_in_the_target_stays_an_input():
     cars = table("model", 100, 4)
     cars["y"] = cars["size"] + np.random.default_rng(1).normal(0, 0.5, len(cars))
     found = find_things(cars, describe_target(cars, "y"))
-    assert {"model", "make"} <= set(found.columns) and not found.is_named
+    assert {"model", "make"} <= set(found.columns)
+    assert not found.is_named
+
+
+def test_whole_numbers_of_which_one_is_missing_name_things():
+    rows = table("customer_id", 100, 4)
+    rows["customer_id"] = rows["customer_id"].str[-3:].astype(float)
+    rows.loc[0, "customer_id"] = np.nan
+    assert find_things(rows, describe_target(rows, "y")).columns == ("customer_id",)
+    rows["customer_id"] += 0.5
+    assert find_things(rows, describe_target(rows, "y")).columns != ("customer_id",)
+
+
+def test_date_of_birth_is_no_order_of_time():
+    rows = table("customer_id", 100, 4)
+    rows["date_of_birth"] = pd.date_range("1950-01-01", periods=len(rows)).strftime("%Y-%m-%d")
+    goal = describe_target(rows, "y")
+    assert find_time_order(rows, goal) is None
+    assert find_time_order(rows.rename(columns={"date_of_birth": "sold_on"}), goal).column == "sold_on"

@@ -40,7 +40,7 @@ NUMBERS = {
     "one comma": ("{:.1f}", ["3,5"], "6 values with the other mark, such as `3,5`, too"),
     "unclear comma": ("{:.1f}", ["3,5", "1,234"], "3 values `1,234` became missing"),
     "limits": ("{:.1f}", ["<0.5", "≥ 100"], "as their limit"),
-    "two units": ("{:.1f} kg", ["750 g"], "all are in "),
+    "two units": ("{:.1f} kg", ["750 g"], "all are read in "),
     "some with percent": ("{:.0f}", ["26%"], "without %, such as "),
     "no cents": ("{:.2f}", ["5.-"], "is read as"),
     "minus sign": ("{:.1f}", ["\u22125.5", "\u20137.5"], "is read as"),
