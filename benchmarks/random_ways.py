@@ -9,7 +9,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +17,7 @@ import pandas as pd
 
 from benchmarks.measure import BIN, environment
 from benchmarks.service import free_port
+from tests.factories import send
 from tests.new.random_tables import random_table
 
 
@@ -61,7 +61,7 @@ def serving(project: Path, spec: str) -> Iterator[int]:
         service = subprocess.Popen(command, cwd=project, env=environment(project), stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 300
-        while _send(port, "GET", "/health/ready")[0] != 200:
+        while send(port, "GET", "/health/ready")[0] != 200:
             if service.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"no service: {(project / 'service.log').read_text()[-300:]}")
             time.sleep(0.1)
@@ -92,22 +92,10 @@ def ask(port: int, rows: list[dict], typed: dict[str, dict]) -> Iterator[dict[in
     for numbers, features in ((range(len(rows)), rows), (map(int, typed), [*typed.values()])):
         bodies.append(("/predict", "application/json", json.dumps({"features": features}), "prediction", numbers))
     for path, kind, body, key, numbers in bodies:
-        status, answer = _send(port, "POST", path, body.encode(), {"Content-Type": kind})
+        status, answer = send(port, "POST", path, body.encode(), {"Content-Type": kind}, timeout=120)
         if status != 200:
             yield f"{path} as {kind}: {answer[:300].decode(errors='replace')}"
             continue
         values = json.loads(answer)[key]
         values = [round(v, 9) if isinstance(v, float) and np.isfinite(v) else v for v in values]
         yield dict(zip(numbers, values, strict=True))
-
-
-def _send(port: int, method: str, path: str, body: bytes | None = None, headers: dict | None = None):
-    connection = HTTPConnection("127.0.0.1", port, timeout=120)
-    try:
-        connection.request(method, path, body, headers or {})
-        response = connection.getresponse()
-        return response.status, response.read()
-    except OSError:
-        return 0, b""
-    finally:
-        connection.close()

@@ -188,6 +188,19 @@ def wait_for(condition, seconds: float = 20):
         time.sleep(0.01)
 
 
+def send(port: int, method: str, path: str, body: str | bytes | None = None, headers=None, timeout: float = 30):
+    """Status and body of a response of a service on this machine; 0 and nothing where it does not answer."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        return response.status, response.read()
+    except OSError:
+        return 0, b""
+    finally:
+        connection.close()
+
+
 def logged(app, roles=("production", "canary")):
     """What is in the log, after all that was spooled was shipped."""
     log = app.extensions["log"]

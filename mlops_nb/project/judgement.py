@@ -15,7 +15,15 @@ import pandas as pd
 
 from ..data.counters import has_id_name
 from ..data.dates import dates_of
-from ..data.explore import TableSummary, describe_target, explore, sample_rows, univariate_score, usable_rows
+from mlops_nb.data.explore import (
+    TableSummary,
+    TargetSummary,
+    describe_target,
+    explore,
+    sample_rows,
+    univariate_score,
+    usable_rows,
+)
 from ..data.groups import group_keys
 from ..data.leaks import LEAK_ROWS, Leak, find_leak, telling_word
 from ..data.things import Things, find_things
@@ -61,11 +69,12 @@ def judge_table(
     find_time: bool = True,  # whether to look for the order of time where none is named
 ) -> Judgement:
     "Summarize a table, leave out what leaks, and compare estimators on the rest."
-    things, order = _things_of(table, target, time, index, keep, group), None
+    goal = describe_target(table, target)
+    rows = usable_rows(table, goal)
+    things, order = _things_of(rows, goal, time, index, keep, group), None
     grouped = things.columns if things and not things.comes_again else ()
     if not time and not grouped and find_time:
-        goal = describe_target(table, target)
-        order = find_time_order(usable_rows(table, goal), goal, [index] if index else [])
+        order = find_time_order(rows, goal, [index] if index else [])
         time = order.column if order else None
     summary = explore(table, target, time, index, step, keep, () if time else grouped)
     leaks: list[Leak] = []
@@ -85,19 +94,18 @@ def judge_table(
     return Judgement(summary, comparison, tuple(leaks), tuple(_warnings(summary, comparison, leaks, table, things, order)))
 
 # %% ../../nbs/project/03_judgement.ipynb #2b48a6f0
-def _things_of(table: pd.DataFrame, target: str, time: str | None, index: str | None, keep: Sequence[str], group: Sequence[str] | None) -> Things | None:
-    "Return the columns by which rows are of one thing: those that a person names, else what the rows show."
-    goal = describe_target(table, target)
+def _things_of(rows: pd.DataFrame, goal: TargetSummary, time: str | None, index: str | None, keep: Sequence[str], group: Sequence[str] | None) -> Things | None:
+    "Return the columns by which usable rows are of one thing: those that a person names, else what the rows show."
     if group is None:
-        return find_things(usable_rows(table, goal), goal, [*keep, *filter(None, (time, index))])
+        return find_things(rows, goal, [*keep, *filter(None, (time, index))])
     if not group:
         return None
     if time:
         raise DataError(f"The rows cannot be split by {time!r} and by {group[0]!r}: say either --time or --group.")
     for name in group:
-        if name not in table or name == target:
-            raise DataError(f"There is no column {name!r} beside the target. {known_names(name, table.columns.drop(target))}")
-    if (count := len(np.unique(group_keys(usable_rows(table, goal), group)))) < MIN_GROUPS:
+        if name not in rows or name == goal.name:
+            raise DataError(f"There is no column {name!r} beside the target. {known_names(name, rows.columns.drop(goal.name))}")
+    if (count := len(np.unique(group_keys(rows, group)))) < MIN_GROUPS:
         raise DataError(f"The rows are of {count} thing(s) by {' and '.join(map(repr, group))}: a split by group needs at least {MIN_GROUPS}.")
     return Things(tuple(group), f"{' and '.join(map(repr, group))} names what a row is of")
 

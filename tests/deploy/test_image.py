@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from functools import cache, partial
-from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from mlops_nb.settings import Settings
 from mlops_nb.spec import load_spec
 from mlops_nb.store.registry import Registry
 from tests.deploy.dockerfile import ROOT, Machine, Stages
-from tests.factories import free_port, wait_for
+from tests.factories import free_port, send, wait_for
 from tests.pipeline.conftest import copy_project
 
 KEY = "the-key-of-the-test"
@@ -105,18 +104,9 @@ class Running:
 
     def ask(self, method: str, path: str, body=None) -> tuple[int, bytes]:
         assert self.process.poll() is None, self.log.read_text()
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            content = None if body is None else json.dumps(body)
-            connection.request(
-                method, path, content, {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
-            )
-            response = connection.getresponse()
-            return response.status, response.read()
-        except OSError:
-            return 0, b""
-        finally:
-            connection.close()
+        content = None if body is None else json.dumps(body)
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
+        return send(self.port, method, path, content, headers)
 
     def ready(self) -> "Running":
         wait_for(lambda: self.ask("GET", "/health/ready")[0] == 200, 90)

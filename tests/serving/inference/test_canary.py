@@ -285,12 +285,18 @@ def test_canary_that_is_as_good_goes_on(few, client, registry):
     assert ready["rolled_back"] is None
 
 
-def test_evidence_of_all_workers_counts_together(few, client, registry, monkeypatch):
+def fail_in_two_workers(few, client, monkeypatch, requests: int):
+    """Send requests to a worker and to another one, whose canaries raise; the application of the other."""
     other = create_app(few.settings)
     live_model(other).refresh()
     for live, its_client in ((few, client), (live_model(other), other.test_client())):
         monkeypatch.setattr(live.state.trial.canary, "predict", lambda rows: 1 / 0)
-        traffic(its_client, 15)
+        traffic(its_client, requests)
+    return other
+
+
+def test_evidence_of_all_workers_counts_together(few, client, registry, monkeypatch):
+    other = fail_in_two_workers(few, client, monkeypatch, 15)
     few.refresh()
     assert few.state.trial is not None, "15 of its own are not enough, and nothing of the other is known"
     live_model(other).refresh()
@@ -329,11 +335,7 @@ def test_without_the_database_a_worker_judges_by_its_own_counts(few, client, mon
 
 @pytest.mark.slow
 def test_of_two_workers_one_rolls_back_and_both_say_why(few, client, registry, monkeypatch):
-    other = create_app(few.settings)
-    live_model(other).refresh()
-    for live, its_client in ((few, client), (live_model(other), other.test_client())):
-        monkeypatch.setattr(live.state.trial.canary, "predict", lambda rows: 1 / 0)
-        traffic(its_client, 30)
+    other = fail_in_two_workers(few, client, monkeypatch, 30)
     few.refresh()
     live_model(other).refresh()
     assert [m.action for m in registry.history("toy", "canary")] == ["promote", "clear"]
