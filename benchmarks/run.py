@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
-ALL = ("command_line", "builds", "drift", "batch", "scale", "service", "batching", "many_models")
+ALL = ("command_line", "builds", "drift", "batch", "scale", "service", "sustained", "batching", "many_models")
 
 
 def main(names: list[str]):

@@ -1,8 +1,10 @@
-"""The whole service, everything on, against a no-op Flask route and against the textbook's app on the same Gunicorn.
+"""The whole service, everything on, against a no-op Flask route and the textbook's app, both on Gunicorn's own gthread.
 
-Gunicorn with 2 workers, 8 keep-alive connections, one row a request, from wrk (https://github.com/wg/wrk; Debian:
-apt-get install wrk). Servers take turns, two seconds each, so that the ratio holds when the speed of the machine
-drifts, and nobody's turn begins before the last server rests: what it still does would cost the next one.
+2 workers, keep-alive connections, one row a request, from wrk (https://github.com/wg/wrk; Debian: apt-get install wrk).
+Each request has an X-Request-ID and a traceparent of its own, as behind a proxy or with tracing; the figure of a direct
+client, which sends the same head again and again, stands beside it. Servers take turns, two seconds each, so that the
+ratio holds when the speed of the machine drifts, and nobody's turn begins before the last server rests: what it still
+does would cost the next one.
 """
 
 import re
@@ -29,6 +31,10 @@ from mlops_nb.settings import Settings
 from mlops_nb.store.registry import Registry
 
 SERVERS = {"ours": "serve.wsgi:app", "no-op": "benchmarks.noop:app", "textbook": "benchmarks.textbook:app"}
+CONNECTIONS = (64, 256, 1000)  # beside 8
+LATENCY_LIMIT = 1.5  # of the 99th percentile, against that of no-op
+STARVED_LIMIT = 0.9  # of the requests/s, against those of no-op
+BUSY_PROCESSES = 6  # beside a starved service
 ARROW = "application/vnd.apache.arrow.stream"
 
 
@@ -45,24 +51,68 @@ def measure(rounds: int = 12) -> Iterator[dict]:
 
 
 def onerow(kind: str, home: Path, rounds: int) -> Iterator[dict]:
-    """Requests a second and latency."""
-    body = write_requests(home / "post.lua", [{"features": [row]} for row in sent(home)])
+    """Requests a second, latency, processor time and memory."""
+    bodies = [{"features": [row]} for row in sent(home)]
+    body = write_requests(home / "post.lua", bodies)
+    write_requests(home / "traced.lua", bodies, is_traced=True)
     with ExitStack() as stack:
         servers = {name: stack.enter_context(running(app, home, body)) for name, app in SERVERS.items()}
         for server in servers.values():
             turn(*server, home)
-        turns = [{name: turn(*server, home) for name, server in servers.items()} for _ in range(rounds)]
+        before = cpu_seconds(servers["ours"][1])
+        turns = _turns(servers, home, rounds, script="traced.lua")
+        cpu = (cpu_seconds(servers["ours"][1]) - before) / sum(turn["ours"][0] * TURN_SECONDS for turn in turns)
+        yield from _compared(f"{kind}, one row", turns, dict(zip(("no-op", "textbook"), LIMITS[kind], strict=True)))
+        for i, percentile in ((1, "p50"), (2, "p99")):
+            yield _latency(f"{kind}, {percentile}", turns, i)
+        yield row(f"{kind}, CPU a request", cpu * 1e6, "us", "-", None)
         workers = psutil.Process(servers["ours"][1].pid).children()
         memory = [worker.memory_full_info().uss / 2**20 for worker in workers]
+        yield row(f"{kind}, memory a worker", median(memory), "MiB", "-", None)
+        yield from _compared(f"{kind}, the same head", _turns(servers, home, rounds), {"no-op": "-", "textbook": "-"})
+        if kind != "logistic":
+            return
+        for n in CONNECTIONS:
+            turns = _turns(servers, home, rounds // 2, script="traced.lua", connections=n)
+            yield from _compared(f"{kind}, {n:,} connections", turns, {"no-op": "-"})
+            yield _latency(f"{kind}, {n:,} connections, p99", turns, 2)
+        with starved():
+            turns = _turns(servers, home, rounds // 2, script="traced.lua")
+        yield from _compared(
+            f"{kind}, {BUSY_PROCESSES} busy processes", turns, {"no-op": STARVED_LIMIT, "textbook": "-"}
+        )
+
+
+def _turns(servers: dict, home: Path, rounds: int, **how) -> list[dict]:
+    return [{name: turn(*server, home, **how) for name, server in servers.items()} for _ in range(rounds)]
+
+
+def _compared(what: str, turns: list[dict], limits: dict) -> Iterator[dict]:
+    """Requests a second against each peer."""
     rate = {name: median([turn[name][0] for turn in turns]) for name in SERVERS}
-    for name, limit in zip(("no-op", "textbook"), LIMITS[kind], strict=True):
-        ratio = median([turn["ours"][0] / turn[name][0] for turn in turns])
-        against = f"{name} {rate[name]:,.0f}, at least {limit} x"
-        yield row(f"{kind}, one row", rate["ours"], "requests/s", against, ratio)
-    for i, percentile in ((1, "p50"), (2, "p99")):
-        ours, peer = (median([turn[name][i] for turn in turns]) for name in ("ours", "no-op"))
-        yield row(f"{kind}, {percentile}", ours, "ms", f"no-op {peer:.2f}", ours / peer)
-    yield row(f"{kind}, memory a worker", median(memory), "MiB", "-", None)
+    for name, limit in limits.items():
+        against = f"{name} {rate[name]:,.0f}" + ("" if limit == "-" else f", at least {limit} x")
+        yield row(
+            what, rate["ours"], "requests/s", against, median([turn["ours"][0] / turn[name][0] for turn in turns])
+        )
+
+
+def _latency(what: str, turns: list[dict], i: int) -> dict:
+    ours, peer = (median([turn[name][i] for turn in turns]) for name in ("ours", "no-op"))
+    limit = f", at most {LATENCY_LIMIT} x" if i == 2 else ""
+    return row(what, ours, "ms", f"no-op {peer:.2f}{limit}", ours / peer)
+
+
+@contextmanager
+def starved() -> Iterator[None]:
+    """Processes that compute all the time beside the service."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(BUSY_PROCESSES)]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
 
 
 def many_rows(kind: str, home: Path, rounds: int = 15) -> Iterator[dict]:
@@ -125,7 +175,10 @@ def running(app: str, home: Path, body: str, **more: str):
     port = free_port()
     own = environment(home, **{"MLOPS_PORT": str(port), "MLOPS_MODEL": "bench", "MLOPS_HOME": str(home)} | more)
     own["PYTHONPATH"] = f"{home}:{ROOT}"
-    command = [sys.executable, "-m", "gunicorn", "-c", "serve/gunicorn.conf.py", app]
+    options = ["-c", "serve/gunicorn.conf.py"]
+    if app != SERVERS["ours"]:
+        options = ["--bind", f"127.0.0.1:{port}", "--workers", "2", "--worker-class", "gthread", "--threads", "8"]
+    command = [sys.executable, "-m", "gunicorn", *options, app]
     server = subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait(port, body)
@@ -160,9 +213,12 @@ def wait(port: int, body: str, path: str = "/predict", times: int = 20):
     raise SystemExit("the server did not answer within 120 s")
 
 
-def turn(port: int, server: subprocess.Popen, home: Path) -> tuple[float, float, float]:
+TURN_SECONDS = 2  # of a server
+
+
+def turn(port: int, server: subprocess.Popen, home: Path, **how) -> tuple[float, float, float]:
     """What `load` measures; then wait until the server has nothing left to do."""
-    measured = load(port, home, seconds=2)
+    measured = load(port, home, seconds=TURN_SECONDS, **how)
     while True:
         before = cpu_seconds(server)
         time.sleep(0.2)
@@ -181,10 +237,14 @@ def sent(home: Path) -> list[list]:
     return orjson.loads((home / "rows.json").read_bytes())[:100]
 
 
-def write_requests(file: Path, bodies: Sequence[dict]) -> str:
-    """What wrk sends, one after the other and from the beginning again; the first of it."""
+def write_requests(file: Path, bodies: Sequence[dict], *, is_traced: bool = False) -> str:
+    """Write what wrk sends, one after the other and from the beginning again; return the first of it.
+
+    With `is_traced` each request has an X-Request-ID and a traceparent that never come again.
+    """
     written = [orjson.dumps(body).decode() for body in bodies]
-    file.write_text(_SCRIPT.replace("BODIES", ",\n".join(f"[==[{body}]==]" for body in written)))
+    script = _SCRIPT + (_TRACED if is_traced else _SAME)
+    file.write_text(script.replace("BODIES", ",\n".join(f"[==[{body}]==]" for body in written)))
     return written[0]
 
 
@@ -193,7 +253,9 @@ local bodies, requests, n = {
 BODIES
 }, {}, 0
 wrk.headers["Content-Type"] = "application/json"
+"""
 
+_SAME = """
 function init()
   for i, body in ipairs(bodies) do requests[i] = wrk.format("POST", nil, nil, body) end
 end
@@ -201,6 +263,31 @@ end
 function request()
   n = n % #requests + 1
   return requests[n]
+end
+"""
+
+_TRACED = """
+local first = {}
+
+function init()
+  math.randomseed(os.time())
+  for i = 1, 4 do first[i] = math.random(0, 2 ^ 31) end
+  wrk.headers["X-Request-ID"] = "@"
+  wrk.headers["traceparent"] = "@"
+  for i, body in ipairs(bodies) do
+    local whole, parts = wrk.format("POST", nil, nil, body), {}
+    for part in (whole .. "@"):gmatch("([^@]*)@") do table.insert(parts, part) end
+    requests[i] = parts
+  end
+end
+
+function request()
+  n = n + 1
+  local parts = requests[n % #requests + 1]
+  local id = string.format("%08x%08x%08x%08x", first[1], first[2], first[3], n)
+  local trace = "00-" .. id .. string.format("-%08x%08x-01", first[4], n)
+  local by_name = parts[1]:lower():sub(-14) == "x-request-id: "
+  return parts[1] .. (by_name and id or trace) .. parts[2] .. (by_name and trace or id) .. parts[3]
 end
 """
 
