@@ -13,6 +13,7 @@ from mmap import mmap
 from gunicorn.workers.gthread import TConn
 
 MAX_WORKERS = 256  # of one service, those that are stopping included
+BALANCE_SHARE = 8  # workers are balanced where none has more than this part more connections than another
 _FREE = -1
 _LOADING, _READY, _RETIRED, _ENDING = range(4)  # states of a worker
 _SERVING = (_READY, _RETIRED)
@@ -45,11 +46,12 @@ class ConnectionCounter:
     def count(self, n: int):
         self._counts[self._index] = n
 
-    def is_least(self) -> bool:
-        """Whether no other worker, of those that are ready if this one is, has fewer connections."""
+    def surplus(self) -> int:
+        """Return how many connections this worker has beyond its part, of those that are ready if this one is."""
         own, is_ready = self.count, self.is_ready
         others = zip(self._counts, self._states, strict=True)
-        return not any(_FREE < n < own and (state in _SERVING or not is_ready) for n, state in others)
+        least = min((n for n, state in others if n > _FREE and (state in _SERVING or not is_ready)), default=own)
+        return own - least - least // BALANCE_SHARE
 
     @property
     def is_ready(self) -> bool:

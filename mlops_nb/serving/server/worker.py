@@ -7,13 +7,14 @@ one, for too long.
 
 Waking a thread and hearing from it costs more than many a model. So the main loop itself handles what the application
 says runs inline, without Gunicorn's parser and response where the head of the request is in the cache. Because it is
-busy meanwhile, a new connection goes to the worker with the fewest. A worker without a model accepts none while another
-has one.
+busy meanwhile, a new connection goes to a worker with few. A worker without a model accepts none while another has
+one.
 
 The module is longer than 300 lines because it is one state machine: each method moves a connection from one state to
 the next (accepted, received, dispatched, responded, lingering, closed) and shares the tables of `__init__`.
 """
 
+import math
 import os
 import resource
 import select
@@ -35,7 +36,7 @@ from mlops_nb.serving.http.claim import ClaimExpiredError, ResponseClaim
 from mlops_nb.serving.http.early_response import EarlyResponse, parse_request_head
 from mlops_nb.serving.http.periodic import log_exception
 from mlops_nb.serving.http.request_id import make_id
-from mlops_nb.serving.server.connections import ConnectionCounter, IdleConnections
+from mlops_nb.serving.server.connections import BALANCE_SHARE, ConnectionCounter, IdleConnections
 from mlops_nb.serving.server.head_cache import HeadCache
 from mlops_nb.serving.server.request_buffer import MAX_READ_BYTES, RequestBuffer
 from mlops_nb.serving.server.sockets import BufferedSocket, CallQueue
@@ -43,6 +44,7 @@ from mlops_nb.settings import Settings
 
 CHECK_SECONDS = 0.1  # between two checks of the deadlines
 YIELD_SECONDS = 0.005  # in which a worker with fewer connections may accept a new one
+MAX_YIELDS = 4  # times that, where it has many fewer
 ACCEPT_BACKOFF_SECONDS = 1.0  # in which other workers accept what this one cannot
 MIN_BYTES_PER_SECOND = 64 * 2**10  # at which a client, in either direction, has more time than the limit
 SMALL_REQUEST_BYTES = 64 * 2**10  # up to which a request is always held in memory
@@ -97,6 +99,7 @@ class BoundedThreadWorker(ThreadWorker):
         # Gunicorn would end the worker after so many requests, before another is ready
         self._retire_after, self.max_requests = self.max_requests, sys.maxsize
         self._accept_again_at = 0.0  # until when new connections are left to other workers
+        self._yielded_until = -math.inf  # the same, where that is because they have fewer
 
     @property
     def nr_conns(self) -> int:
@@ -146,14 +149,27 @@ class BoundedThreadWorker(ThreadWorker):
     # accepted: a client connects
 
     def accept(self, listener: socket.socket):
-        """Accept a connection, or leave it to a worker with fewer; if that does not come, accept all for a while."""
+        """Accept what has connected, or leave it to a worker with fewer; if that does not come, accept a part of it.
+
+        All at a time: between two calls of this the main loop runs the requests of every connection.
+        """
         now = time.monotonic()
         if self.alive and not self._serves():
             self._pause_accepting(now + CHECK_SECONDS)
-        elif self.alive and now > self._accept_again_at + YIELD_SECONDS and not self.connections.is_least():
-            self._pause_accepting(now + YIELD_SECONDS)
-        elif not self._accept_one(listener):
-            self._pause_accepting(now + ACCEPT_BACKOFF_SECONDS)
+            return
+        has_yielded = now <= self._yielded_until + CHECK_SECONDS
+        beyond = max(1, self.nr_conns // BALANCE_SHARE) if has_yielded else 0  # connections to accept all the same
+        self._yielded_until = -math.inf
+        while self.nr_conns < self.worker_connections and _is_waiting([listener]):
+            surplus = self.connections.surplus() if self.alive else 0
+            if surplus > 0 and not beyond:
+                self._yielded_until = now + YIELD_SECONDS * min(surplus, MAX_YIELDS)
+                self._pause_accepting(self._yielded_until)
+                return
+            beyond -= surplus > 0
+            if not self._accept_one(listener):
+                self._pause_accepting(now + ACCEPT_BACKOFF_SECONDS)
+                return
 
     def _serves(self) -> bool:
         """Whether this worker has a model, or no other has one, nor the service that this one will replace."""

@@ -1,6 +1,7 @@
 """New connections go to the worker that has the fewest, and to another when that does not come for them."""
 
 import errno
+import math
 import os
 import socket
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from mlops_nb.serving.server.connections import MAX_WORKERS, ConnectionCounter
-from mlops_nb.serving.server.worker import ACCEPT_BACKOFF_SECONDS, YIELD_SECONDS, BoundedThreadWorker
+from mlops_nb.serving.server.worker import ACCEPT_BACKOFF_SECONDS, MAX_YIELDS, YIELD_SECONDS, BoundedThreadWorker
 from tests.factories import wait_for
 
 
@@ -33,26 +34,26 @@ def make():
 
 def test_worker_knows_whether_another_has_fewer(make):
     mine, other, third = make(2), make(2), make(3)
-    assert mine.is_least()
-    assert other.is_least()
-    assert not third.is_least()
+    assert mine.surplus() <= 0
+    assert other.surplus() <= 0
+    assert third.surplus() > 0
     other.count -= 1
-    assert not mine.is_least()
-    assert other.is_least()
+    assert mine.surplus() > 0
+    assert other.surplus() <= 0
     other.release()
-    assert mine.is_least(), "one that is gone takes none"
-    assert not make(4).is_least()
-    assert mine.is_least()
+    assert mine.surplus() <= 0, "one that is gone takes none"
+    assert make(4).surplus() > 0
+    assert mine.surplus() <= 0
 
 
 def test_worker_that_is_not_ready_is_waited_for_by_no_other_that_is(make):
     ready, other = make(2), make(0)
     other.end()
     assert (other.is_ready, other.is_retired) == (False, True)
-    assert ready.is_least()
+    assert ready.surplus() <= 0
     assert ready.is_any_ready()
     ready.end()
-    assert not ready.is_least(), "two that are not ready share what comes"
+    assert ready.surplus() > 0, "two that are not ready share what comes"
     assert not ready.is_any_ready()
     other.retire()
     assert (other.is_ready, other.is_retired) == (True, True), "it serves until another does"
@@ -69,55 +70,87 @@ def test_count_of_a_forked_worker_is_seen_by_the_others(make):
         other.count = 1
         os._exit(0)
     os.waitpid(pid, 0)
-    assert not mine.is_least()
+    assert mine.surplus() > 0
 
 
 def test_places_of_workers_that_are_gone_are_used_again(make):
     for _ in range(2 * MAX_WORKERS):
         make().release()
-    assert make().is_least()
+    assert make().surplus() <= 0
 
 
 @pytest.fixture
 def worker(make, monkeypatch):
-    """A worker's door, with a clock of our own."""
-    clock, told = SimpleNamespace(now=100.0), []
+    """A worker's door, with a clock of our own and so many clients that have connected."""
+    clock, door = SimpleNamespace(now=100.0), SimpleNamespace(clients=1, accepted=0)
     monkeypatch.setattr("mlops_nb.serving.server.worker.time.monotonic", lambda: clock.now)
-    monkeypatch.setattr("gunicorn.workers.gthread.ThreadWorker.accept", lambda self, listener: told.append("accepts"))
+    monkeypatch.setattr("mlops_nb.serving.server.worker._is_waiting", lambda listeners: door.clients > 0)
+
+    def accept(self, listener):
+        door.clients, door.accepted = door.clients - 1, door.accepted + 1
+        self.connections.count += 1
+
+    monkeypatch.setattr("gunicorn.workers.gthread.ThreadWorker.accept", accept)
     worker = BoundedThreadWorker.__new__(BoundedThreadWorker)
     worker.connections, worker.alive, worker.sockets, worker._accept_again_at = make(1), True, [], 0.0
-    worker._accepting, worker.nr, worker._retire_after = True, 0, 10
-    return SimpleNamespace(door=worker, clock=clock, told=told)
+    worker._accepting, worker.nr, worker._retire_after, worker._yielded_until = True, 0, 10, -math.inf
+    worker.worker_connections = 1000
+    return SimpleNamespace(door=worker, clock=clock, told=door)
 
 
-def test_worker_with_more_leaves_a_connection_to_others_for_a_moment_and_then_takes_all_that_come(worker, make):
+def test_worker_with_more_leaves_connections_to_others_for_a_moment_and_then_takes_some(worker, make):
     door, other = worker.door, make(0)
+    worker.told.clients = 3
     door.accept(None)
-    assert worker.told == []
+    assert worker.told.accepted == 0
     assert not door._accepting
     door.set_accept_enabled(True)
     assert not door._accepting, "not at once"
     worker.clock.now += YIELD_SECONDS
     door.set_accept_enabled(True)
     door.accept(None)
-    door.accept(None)
-    assert door._accepting, "nobody came for them"
-    assert worker.told == ["accepts"] * 2, "nobody came for them"
-    worker.clock.now += 3 * YIELD_SECONDS
-    door.accept(None)
-    assert len(worker.told) == 2, "others have their chance again"
-    worker.clock.now += 3 * YIELD_SECONDS
-    other.count = 1
+    assert worker.told.accepted == 1, "nobody came for it"
+    assert not door._accepting, "others have their chance again"
+    worker.clock.now += MAX_YIELDS * YIELD_SECONDS
+    other.count = 4
     door.set_accept_enabled(True)
     door.accept(None)
-    assert len(worker.told) == 3, "no other has fewer"
+    assert worker.told.accepted == 3, "no other has fewer"
+
+
+def test_worker_takes_all_that_have_connected_while_it_has_not_many_more(worker, make):
+    worker.door.connections.count, worker.told.clients = 80, 300
+    other = make(80)
+    worker.door.accept(None)
+    assert worker.told.accepted == 11, "an eighth more than the other, and one to notice it"
+    worker.clock.now += MAX_YIELDS * YIELD_SECONDS
+    worker.door.set_accept_enabled(True)
+    other.count = 500
+    worker.door.accept(None)
+    assert worker.told.clients == 0
+
+
+def test_worker_beside_one_that_does_not_come_takes_ever_more(worker, make):
+    make(0)
+    worker.told.clients = 1000
+    while worker.told.clients > 500:
+        worker.door.accept(None)
+        worker.clock.now += MAX_YIELDS * YIELD_SECONDS
+        worker.door.set_accept_enabled(True)
+    assert worker.clock.now < 101, "500 within a second"
+
+
+def test_worker_takes_no_more_connections_than_it_may_have(worker):
+    worker.door.worker_connections, worker.told.clients = 4, 10
+    worker.door.accept(None)
+    assert worker.told.accepted == 3
 
 
 def test_worker_that_ends_takes_what_has_connected(worker, make):
     make(0)
     worker.door.alive = False
     worker.door.accept(None)
-    assert worker.told == ["accepts"]
+    assert worker.told.accepted == 1
 
 
 def test_worker_that_is_told_to_end_while_it_looks_who_has_fewer_ends_once(worker, monkeypatch):
@@ -125,11 +158,11 @@ def test_worker_that_is_told_to_end_while_it_looks_who_has_fewer_ends_once(worke
         worker.door.sockets, worker.door.waits = [listener], {}
         worker.door.poller = SimpleNamespace(unregister=lambda listener: None)
 
-        def is_least():
+        def surplus():
             worker.door.alive = False  # what the handler of SIGTERM does
-            return False
+            return 1
 
-        monkeypatch.setattr(worker.door.connections, "is_least", is_least)
+        monkeypatch.setattr(worker.door.connections, "surplus", surplus)
         worker.door.accept(listener)
         worker.door.set_accept_enabled(False)
         assert listener.fileno() < 0
@@ -138,13 +171,13 @@ def test_worker_that_is_told_to_end_while_it_looks_who_has_fewer_ends_once(worke
 
 def test_worker_without_files_leaves_connections_to_others_for_a_while(worker, monkeypatch):
     def accept(self, listener):
-        worker.told.append("tries")
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr("gunicorn.workers.gthread.ThreadWorker.accept", accept)
-    worker.door.log = SimpleNamespace(error=lambda *result: worker.told.append(result[-1]))
+    logged = []
+    worker.door.log = SimpleNamespace(error=lambda *result: logged.append(result[-1]))
     worker.door.accept(None)
-    assert worker.told == ["tries", "Too many open files"]
+    assert logged == ["Too many open files"]
     assert not worker.door._accepting
     worker.clock.now += ACCEPT_BACKOFF_SECONDS
     worker.door.set_accept_enabled(True)
