@@ -8,6 +8,7 @@ __all__ = ['Reproduction', 'reproduce', 'Explanation', 'explain', 'find_predicti
 
 # %% ../../nbs/audit/00_explain.ipynb #00000002
 # more than 300 lines: an explanation is collected, computed again and shown, and each part reads the same fields
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,7 @@ from ..model.contributions import Contribution, measure_contributions
 from ..model.engine import TOLERANCE, compare
 from ..model.predictor import Predictor
 from ..model.signature import Predictions
-from ..monitor.log_records import SERVICE_ID, find_id_problem
+from ..monitor.log_records import SERVICE_ID, TRACE_ID, find_id_problem, read_trace_id
 from ..monitor.prediction_log import LoggedPrediction, PredictionLog
 from ..settings import Settings, split_names
 from ..spec import ModelSpec
@@ -175,7 +176,7 @@ def _format_explanation(explanation: Explanation) -> str:
 
 # %% ../../nbs/audit/00_explain.ipynb #0000000e
 def explain(
-    id: str,  # That came with the response
+    id: str,  # That came with the response, or a trace id, or the `traceparent` with it
     settings: Settings | None = None,  # From the environment by default
 ) -> Explanation:
     "Collect everything behind one prediction."
@@ -201,11 +202,13 @@ def explain(
 
 # %% ../../nbs/audit/00_explain.ipynb #197acef6
 def find_prediction(
-    id: str,  # That came with the response
+    id: str,  # That came with the response, or a trace id, or the `traceparent` with it
     settings: Settings,  # Where log and spool are
 ) -> LoggedPrediction:
     "Return a logged prediction; a `NotFoundError` tells why there is none."
     with closing(PredictionLog.open(settings)) as log:
+        if trace_id := id if TRACE_ID.fullmatch(id) else read_trace_id(id):
+            return _find_in_trace(log, trace_id, settings)
         try:
             return log.get(id)
         except NotFoundError as e:
@@ -220,10 +223,8 @@ def _why_absent(id: str, settings: Settings) -> str | None:
     "Return what is known about a prediction that is not in the log."
     key = id.rpartition("-")[0]
     begins = (f'["{id}"'.encode(), f'{{"id":"{key}"'.encode())  # line of a row, or of a request with many
-    for path in sorted(Path(settings.spool).glob("*.jsonl")) if key else ():
-        with path.open("rb") as lines:
-            if any(line.startswith(begins) for line in lines):
-                return f"it is still in {settings.spool}. A running service ships it; start one: mlops-nb serve."
+    if key and _is_spooled(lambda line: line.startswith(begins), settings):
+        return _SPOOLED.format(settings.spool)
     try:
         at = datetime.fromtimestamp(int(key[:12], 16) / 1000, UTC)  # a service begins its keys with the time
     except (ValueError, OverflowError, OSError):
@@ -231,6 +232,34 @@ def _why_absent(id: str, settings: Settings) -> str | None:
     if SERVICE_ID.fullmatch(id) and at < datetime.now(UTC) - timedelta(days=settings.log_days):
         return f"it is of {at:%Y-%m-%d}, and what is older than {settings.log_days:g} days is deleted (MLOPS_LOG_DAYS)."
     return None
+
+# %% ../../nbs/audit/00_explain.ipynb #ac2f4c6b
+def _find_in_trace(log: PredictionLog, trace_id: str, settings: Settings) -> LoggedPrediction:
+    "Return the one prediction that clients received in a trace."
+    found = [row for row in log.of_trace(trace_id) if row.role != "shadow"]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = ", ".join(f"{row.id} ({row.name} {row.version})" for row in found[:5]) + (", ..." if len(found) > 5 else "")
+        raise InputError(f"The trace {trace_id} has {len(found)} logged predictions: {ids}. Explain one of them by its id.")
+    if _is_spooled(lambda line: trace_id.encode() in line, settings):
+        raise NotFoundError(f"The prediction of the trace {trace_id} is not in the log: {_SPOOLED.format(settings.spool)}")
+    raise NotFoundError(
+        f"No logged prediction belongs to the trace {trace_id}. Its requests may have come without a valid traceparent, be "
+        "older than MLOPS_LOG_DAYS, or never have been logged (MLOPS_LOG_SHARE)."
+    )
+
+# %% ../../nbs/audit/00_explain.ipynb #36142c09
+_SPOOLED = "it is still in {}. A running service ships it; start one: mlops-nb serve."
+
+
+def _is_spooled(matches: Callable[[bytes], bool], settings: Settings) -> bool:
+    "Whether a line matches that is not shipped to the database yet."
+    for path in sorted(Path(settings.spool).glob("*.jsonl")):
+        with path.open("rb") as lines:
+            if any(map(matches, lines)):
+                return True
+    return False
 
 # %% ../../nbs/audit/00_explain.ipynb #0e0f0a01
 def spec_of(

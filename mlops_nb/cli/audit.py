@@ -91,7 +91,7 @@ def _print_replay(found: "ReplayReport") -> None:
 @click.argument("id")
 @json_option
 def explain_prediction(id, as_json):
-    "Explain the prediction ID: input, version, gates, data, code, contributions; and compute it again."
+    "Explain a prediction by its ID or its trace: input, version, gates, data, code, contributions; and compute it again."
     from mlops_nb.audit.explain import explain
 
     found = explain(id)
@@ -105,7 +105,7 @@ def explain_prediction(id, as_json):
         for sentence in found.missing:
             click.echo(sentence, err=True)
     if not found.reproduced:
-        click.echo(f"Error: {id} is {found.verdict}.", err=True)
+        click.echo(f"Error: {found.logged.id} is {found.verdict}.", err=True)
         sys.exit(1)
 
 # %% ../../nbs/cli/02_audit.ipynb #b97c4d74
@@ -121,6 +121,7 @@ def _explanation_fields(found: "Explanation") -> dict[str, Any]:
         "version": logged.version,
         "role": logged.role,
         "at": logged.at,
+        "trace_id": logged.trace_id,
         "latency_ms": logged.latency_ms,
         "input": logged.inputs,
         "prediction": logged.prediction,

@@ -59,6 +59,7 @@ class LoggedPrediction:
     prediction: Any  # a label or a number
     probability: list[float] | None  # in the order of the classes
     label: Any = None  # true value; None: not known yet
+    trace_id: str | None = None  # of the request; None: it came without a valid `traceparent`
 
 # %% ../../nbs/monitor/00_prediction_log.ipynb #00000008
 class PredictionLog:
@@ -148,6 +149,18 @@ class PredictionLog:
         if row is None:
             raise _not_found(id, first)
         return _logged(row)
+
+    def of_trace(
+        self,
+        trace_id: str,  # 32 hexadecimal digits
+        last: int = 100,  # only the newest rows
+    ) -> list[LoggedPrediction]:
+        "Return the predictions of the requests of a trace, oldest first; none for a trace that is not in the log."
+        query = _JOINED.where(predictions.c.trace_id == trace_id)
+        query = query.order_by(predictions.c.at.desc(), predictions.c.id.desc()).limit(last)
+        with reading(self.engine) as connection:
+            found = connection.execute(query).mappings().all()
+        return [_logged(row) for row in found[::-1]]
 
     def has_labels(
         self,

@@ -11,10 +11,11 @@ from werkzeug.routing import BaseConverter
 
 from mlops_nb.serving.http.auth import ApiKeys
 from mlops_nb.serving.http.claim import claim_response
+from mlops_nb.serving.http.early_response import RequestHead
 from mlops_nb.serving.http.errors import JSON, register_error_handlers
 from mlops_nb.serving.http.periodic import log_exception
 from mlops_nb.serving.http.query import QueryCheck
-from mlops_nb.serving.http.request_id import make_id
+from mlops_nb.serving.http.request_id import make_id, trace_id_of
 from mlops_nb.serving.http.sites import SiteCheck
 from mlops_nb.serving.inference.live_model import LiveModel
 from mlops_nb.serving.inference.models import ServedModels
@@ -190,7 +191,8 @@ class Service(Flask):
         seconds = time.monotonic() - environ["serving.started"]
         path, route, model = environ["PATH_INFO"], environ["serving.route"], environ["serving.model"]
         result = environ["serving.result"]
-        self._record(RequestRecord(request_id, "POST", path, route, "200", seconds, size, result, model))
+        trace_id = trace_id_of(environ)
+        self._record(RequestRecord(request_id, "POST", path, route, "200", seconds, size, trace_id, result, model))
         return [("Content-Type", JSON), ("Content-Length", str(size)), ("X-Request-ID", request_id)], content
 
     # every request
@@ -241,20 +243,23 @@ class Service(Flask):
                 status=status[:3],
                 seconds=seconds,
                 size=None if size is None else int(size),
+                trace_id=trace_id_of(environ),
                 result=environ.get("serving.result"),
                 model=environ.get("serving.model") or self._model_of(request.view_args),
             )
         )
 
-    def record_refused(self, *, request_id: str, method: str, path: str, status: str, seconds: float, size: int):
-        """Record a request that the server responded to itself; method and path may be incomplete."""
+    def record_refused(self, head: RequestHead, status: str, seconds: float, size: int):
+        """Record a request that the server responded to itself; its head may be incomplete."""
+        method, path = head.method, head.path
         try:
             rule, view_args = self._urls.match(path, method, return_rule=True)
         except HTTPException:
             route = model = None
         else:
             route, model = rule.rule, self._model_of(view_args)
-        self._record(RequestRecord(request_id, method, path, route, status, seconds, size, None, model))
+        request_id = head.request_id or make_id()
+        self._record(RequestRecord(request_id, method, path, route, status, seconds, size, head.trace_id, None, model))
 
     def _model_of(self, view_args: Mapping | None) -> str | None:
         """Return the name of the model that a path names, or of the service's first; None where it is not known."""

@@ -79,8 +79,17 @@ predictions = sa.Table(
     sa.Column("inputs", sa.JSON, nullable=False),  # object from column to value
     sa.Column("prediction", sa.JSON, nullable=False),  # label or number
     sa.Column("probability", sa.JSON(none_as_null=True)),  # list in the order of the classes
+    sa.Column("trace_id", sa.String(32)),  # of the request's `traceparent`; missing: it had none
     sa.Index("ix_predictions_name_at", "name", "at"),
     sa.Index("ix_predictions_name_version_at", "name", "version", "at"),  # for a new version among millions of rows
+)
+
+# rows without a trace are not in the index, so they cost nothing
+sa.Index(
+    "ix_predictions_trace_id",
+    predictions.c.trace_id,
+    sqlite_where=predictions.c.trace_id.is_not(None),
+    postgresql_where=predictions.c.trace_id.is_not(None),
 )
 
 labels = sa.Table(

@@ -2,13 +2,26 @@
 
 import re
 from http import HTTPStatus
+from typing import NamedTuple
 
 import orjson
+
+from mlops_nb.monitor.log_records import read_trace_id
 
 TOO_LARGE = "The body is larger than {:g} MiB, the limit (MLOPS_MAX_BODY_MB). Send fewer rows at a time."
 
 _MAX_SEARCHED_BYTES = 2**16  # of an incomplete request, in which its path and id are looked for
 _find_request_id = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._:-]{1,128})[ \t]*\r\n", re.IGNORECASE).search
+_find_traceparents = re.compile(rb"\r\ntraceparent:[ \t]*([!-~]+)[ \t]*(?=\r\n)", re.IGNORECASE).findall
+
+
+class RequestHead(NamedTuple):
+    """The beginning of a request, as far as it arrived."""
+
+    request_id: str | None
+    method: str
+    path: str
+    trace_id: str | None = None
 
 
 class EarlyResponse(Exception):  # noqa: N818 (a response, raised where no application can return one)
@@ -36,10 +49,12 @@ class EarlyResponse(Exception):  # noqa: N818 (a response, raised where no appli
         return "\r\n".join([*head, "\r\n"]).encode() + body, len(body)
 
 
-def parse_request_head(data: bytes | bytearray) -> tuple[str, str, str | None]:
-    """Return method, path and id of a request that was not parsed, as far as it has them."""
+def parse_request_head(data: bytes | bytearray) -> RequestHead:
+    """Return ids, method and path of a request that was not parsed, as far as it has them."""
     head = bytes(data[:_MAX_SEARCHED_BYTES]).partition(b"\r\n\r\n")[0] + b"\r\n"
     words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
     given = _find_request_id(head)
     path = words[1].partition("?")[0] if len(words) > 1 else ""
-    return words[0], path, given and given[1].decode()
+    traces = _find_traceparents(head)
+    trace_id = read_trace_id(traces[0].decode()) if len(traces) == 1 else None
+    return RequestHead(given[1].decode() if given else None, words[0], path, trace_id)

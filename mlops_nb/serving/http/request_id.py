@@ -1,9 +1,11 @@
-"""The ids of requests, and of their predictions: an id of a request and of a model is the key in the prediction log."""
+"""The ids of requests, of their predictions and of their traces: an id of a request and of a model is the key in the prediction log."""
 
 import random
 import time
 from functools import lru_cache
 from hashlib import blake2b
+
+from mlops_nb.monitor.log_records import read_trace_id
 
 TAG_LENGTH = 8  # hexadecimal digits; one pair of models in four billion shares a tag
 
@@ -16,6 +18,12 @@ def make_id() -> str:
 def make_key(model: str, n_rows: int) -> str:
     """Return a unique key for the predictions of a request, which sorts by time and ends with the model's tag and the number of rows."""
     return f"{make_id()}{tag_of(model)}{n_rows:x}"
+
+
+def trace_id_of(environ: dict) -> str | None:
+    """Return the id of the trace of a request; None: it came without a valid `traceparent`."""
+    traceparent = environ.get("HTTP_TRACEPARENT")
+    return None if traceparent is None else read_trace_id(traceparent)
 
 
 @lru_cache(1024)

@@ -15,6 +15,7 @@ from mlops_nb.model.signature import Predictions
 from mlops_nb.model.columns import InvalidRowsError, Table, describe_value
 from mlops_nb.serving.http.errors import RequestError
 from mlops_nb.serving.http.claim import claim_response
+from mlops_nb.serving.http.request_id import trace_id_of
 from mlops_nb.spec import ALARM
 
 if TYPE_CHECKING:
@@ -80,11 +81,12 @@ def run_inference(
         result = state.trial.infer(rows, probability, environ.get("HTTP_X_CANARY_KEY"), interval)
     claim_response(environ)  # only what gets this response may be in the log
     environ["serving.result"] = result
-    key = extensions["log"].record(result, time.perf_counter() - begin)
+    trace_id = trace_id_of(environ)
+    key = extensions["log"].record(result, time.perf_counter() - begin, trace_id=trace_id)
     if key is not None:
         result.ids = [f"{key}-{row}" for row in range(len(result.predictions.prediction))]
         if state.shadow is not None:
-            live.shadow.offer(state.shadow, rows, len(result.ids), key)
+            live.shadow.offer(state.shadow, rows, len(result.ids), key, trace_id)
     return result
 
 

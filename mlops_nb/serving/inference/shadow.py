@@ -17,7 +17,7 @@ class Shadow:
 
     def __init__(
         self,
-        record: Callable,  # `PredictionLogger.record`: given the result, its seconds and its key
+        record: Callable,  # `PredictionLogger.record`: given the result, its seconds, its key and its trace
     ):
         self.record = record
         self.counts = {"answered": 0, "failed": 0, "dropped": 0}
@@ -25,13 +25,13 @@ class Shadow:
         self._thread: threading.Thread | None = None
         self._lock, self._stop = threading.Lock(), threading.Event()
 
-    def offer(self, predictor: Predictor, rows, n: int, key: str):
+    def offer(self, predictor: Predictor, rows, n: int, key: str, trace_id: str | None = None):
         """Queue `n` rows for the shadow; this never blocks."""
         if self._queue.qsize() >= MAX_WAITING_REQUESTS or n > MAX_ROWS:
             with self._lock:
                 self.counts["dropped"] += 1
             return
-        self._queue.put((predictor, rows, key))
+        self._queue.put((predictor, rows, key, trace_id))
         if self._thread is None:
             self._start()
 
@@ -57,11 +57,11 @@ class Shadow:
         item = self._queue.get()
         if self._stop.is_set():
             return False
-        predictor, rows, key = item
+        predictor, rows, key, trace_id = item
         begin = time.perf_counter()
         try:
             result = InferenceResult.from_rows(predictor, rows, "shadow")
-            self.record(result, time.perf_counter() - begin, f"{key}-shadow")
+            self.record(result, time.perf_counter() - begin, f"{key}-shadow", trace_id)
             self.counts["answered"] += 1
         except Exception:  # whatever a shadow raises is counted, and harms no request
             self.counts["failed"] += 1

@@ -33,9 +33,9 @@ from gunicorn.util import http_date
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from mlops_nb.serving.http.claim import ClaimExpiredError, ResponseClaim
-from mlops_nb.serving.http.early_response import EarlyResponse, parse_request_head
+from mlops_nb.serving.http.early_response import EarlyResponse, RequestHead, parse_request_head
 from mlops_nb.serving.http.periodic import log_exception
-from mlops_nb.serving.http.request_id import make_id
+from mlops_nb.serving.http.request_id import make_id, trace_id_of
 from mlops_nb.serving.server.connections import BALANCE_SHARE, ConnectionCounter, IdleConnections
 from mlops_nb.serving.server.head_cache import HeadCache
 from mlops_nb.serving.server.request_buffer import MAX_READ_BYTES, RequestBuffer
@@ -348,8 +348,8 @@ class BoundedThreadWorker(ThreadWorker):
             response = EarlyResponse(500, "The service failed on this request; its log says why.", "internal_error")
         if client.claim is not None:
             client.claim.claim()
-            target = ("", "", None) if req is None else (req.method, req.path, None)
-            client.sendall(self._render(response, target, client.claim.queued_at))
+            head = RequestHead(None, "", "") if req is None else RequestHead(None, req.method, req.path)
+            client.sendall(self._render(response, head, client.claim.queued_at))
 
     def _return_to_loop(self, conn: TConn, claim: ResponseClaim, future: Future):
         """Give a connection back to the main loop when its call ended or was cancelled; in either thread."""
@@ -410,30 +410,24 @@ class BoundedThreadWorker(ThreadWorker):
         """Respond in place of a thread, and end the connection."""
         self._leave_idle(conn)
         if environ:
-            target = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["serving.id"]
+            words = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+            head = RequestHead(environ["serving.id"], *words, trace_id_of(environ))
         else:
-            target = parse_request_head(conn.parser.unreader.data)
+            head = parse_request_head(conn.parser.unreader.data)
         conn.sock = BufferedSocket(conn.sock)  # a thread that has the old one writes nowhere
-        conn.sock.sendall(self._render(response, target, since))
+        conn.sock.sendall(self._render(response, head, since))
         conn.parser.unreader = None
         self.large.pop(conn, None)
         self._send(conn, partial(self._linger, conn))
 
-    def _render(self, response: EarlyResponse, target: tuple[str, str, str | None], since: float) -> bytes:
-        """Return the bytes of an early response to (method, path, id), and have it counted and logged."""
-        method, path, request_id = target
-        request_id = request_id or make_id()
-        content, size = response.render(path, request_id)
+    def _render(self, response: EarlyResponse, head: RequestHead, since: float) -> bytes:
+        """Return the bytes of an early response to a request, and have it counted and logged."""
+        request_id = head.request_id or make_id()
+        content, size = response.render(head.path, request_id)
         record = getattr(self.wsgi, "record_refused", None)  # another application may have none
         if record is not None:
-            record(
-                request_id=request_id,
-                method=method,
-                path=path,
-                status=str(int(response.status)),
-                seconds=time.monotonic() - since,
-                size=size,
-            )
+            seconds = time.monotonic() - since
+            record(head._replace(request_id=request_id), str(int(response.status)), seconds, size)
         return content
 
     def _leave_idle(self, conn: TConn):

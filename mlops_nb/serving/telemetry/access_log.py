@@ -84,6 +84,8 @@ def _render(at: float, fields: tuple, model: tuple | None) -> bytes:
         "ms": int(record.seconds * 1_000_000) / 1000,
         "bytes": record.size,
     }
+    if record.trace_id is not None:
+        line["trace_id"] = record.trace_id
     if record.route is None:
         line["path"] = record.path[:100]
     if model is not None:

@@ -4,6 +4,7 @@ import random
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -80,6 +81,7 @@ class PredictionLogger:
         result: InferenceResult,
         seconds: float,  # from the request to its response
         key: str | None = None,  # a new one by default
+        trace_id: str | None = None,  # of the request
     ) -> str | None:  # the key; row i has the id `{key}-{i}`. None: it is not in the log
         """Record the predictions of a request, before its response is sent."""
         share = self.settings.log_share
@@ -104,6 +106,7 @@ class PredictionLogger:
             rows=rows,
             prediction=predictions.prediction.tolist(),
             probability=cast(Any, predictions.probability),  # an array, which `_written` makes a list
+            trace_id=trace_id,
         )
         if not self._spool.append(_written(entry)):
             self.dropped += 1
@@ -232,19 +235,18 @@ def _written(entry: PredictionRecord) -> bytes:
         entry.probability = probability
         if probability is not None:  # of several outputs an object a row
             entry.probability = probability.tolist() if probability.dtype == object else probability.astype(np.float64)
-        if not isinstance(rows, np.ndarray):
-            return orjson.dumps(entry, _plain, _LINE)
-        floats, entry.rows = b64encode(np.ascontiguousarray(rows).data), None  # type: ignore[assignment]
-        return orjson.dumps(entry, _plain, _LINE).replace(
-            _NO_ROWS, b'"rows":"%b"' % floats, 1
-        )  # base64 needs no escapes
+        names = _FIELDS if entry.trace_id else _FIELDS[:-1]  # without one the line is as earlier releases wrote it
+        values = {name: getattr(entry, name) for name in names}
+        if isinstance(rows, np.ndarray):
+            values["rows"] = b64encode(np.ascontiguousarray(rows).data).decode()
+        return orjson.dumps(values, _plain, _LINE)
     entry.probability = None if probability is None else probability.tolist()
     if isinstance(rows, np.ndarray):
         entry.rows = rows.tolist()
     return b"".join(lines_of(entry))
 
 
-_NO_ROWS = b'"rows":null'
+_FIELDS = [field.name for field in fields(PredictionRecord)]  # the trace id is the last
 
 
 def _plain(array: np.ndarray) -> list:

@@ -15,5 +15,6 @@ class RequestRecord(NamedTuple):
     status: str  # "200"
     seconds: float  # from the request's arrival to its response
     size: int | None  # bytes of the response's body, where known
+    trace_id: str | None = None  # None: it came without a valid `traceparent`
     result: InferenceResult | None = None  # of the model, if it was asked
     model: str | None = None  # name of the model that the request was for, where known
