@@ -9,6 +9,7 @@ __all__ = ['COMMANDS', 'main']
 import click
 
 from .audit import explain_prediction, reproduce
+from .cleanup import collect_garbage
 from .models import models
 from .monitor import incidents, investigate, monitor
 from .output import CommandGroup
@@ -29,7 +30,7 @@ def main(debug: bool) -> None:
 
 COMMANDS = [
     *(check, doctor, new, serve, predict, upgrade),
-    *(models, runs, explain_prediction, reproduce),
+    *(models, runs, collect_garbage, explain_prediction, reproduce),
     *(incidents, investigate, monitor, retrain, watch),
     *(play_demo, traffic),
 ]

@@ -17,7 +17,8 @@ import click
 from .output import Group, json_option, print_fields, print_json, print_table
 
 if TYPE_CHECKING:
-    from mlops_nb.store.registry import AliasChange, Registry, Version
+    from mlops_nb.store.registry import AliasChange, Version
+    from mlops_nb.store.versions import VersionSummary
 
 # %% ../../nbs/cli/01_models.ipynb #6c899ba8
 @contextmanager
@@ -34,7 +35,7 @@ def open_registry() -> Iterator:  # Of a `Registry`
 
 @click.group(cls=Group)
 def models() -> None:
-    "Manage versions of models: list, show, diff, replay, promote, rollback, clear, history."
+    "Manage versions of models: list, show, diff, replay, promote, rollback, clear, history, delete."
 
 # %% ../../nbs/cli/01_models.ipynb #d3e4758d
 @models.command("list")
@@ -44,26 +45,23 @@ def list_models(name, as_json):
     "List all models, or all versions of NAME."
     with open_registry() as registry:
         if name is None:
-            rows = [_model_row(registry, n) for n in registry.names()]
+            aliases = registry.all_aliases()
+            rows = [_model_row(name, n, aliases.get(name, {})) for name, n in registry.counts().items()]
             columns = ["name", "versions", "staging", "production", "canary", "shadow"]
         else:
-            rows = [_version_row(v) for v in registry.versions(name) or [registry.get(name, 1)]]
+            rows = [_version_row(v) for v in registry.summaries(name) or [registry.get(name, 1)]]
             columns = ["version", "aliases", "gates", "metric", "value", "created", "run"]
         lost = None if rows else registry.describe_loss()
     empty = "No model is registered yet: run ploomber build." if lost is None else f"No model is registered. {lost}"
     print_json(rows) if as_json else print_table(rows, columns, empty)
 
 # %% ../../nbs/cli/01_models.ipynb #6b269c3e
-def _model_row(registry: "Registry", name: str) -> dict[str, Any]:
-    versions = registry.versions(name)
-    version_of = {alias: v.version for v in versions for alias in v.aliases}
-    aliases = {alias: version_of.get(alias) for alias in ("staging", "production", "canary", "shadow")}
-    return {"name": name, "versions": len(versions), **aliases}
+def _model_row(name: str, n_versions: int, aliases: dict[str, int]) -> dict[str, Any]:
+    return {"name": name, "versions": n_versions} | {a: aliases.get(a) for a in ("staging", "production", "canary", "shadow")}
 
 
-def _version_row(version: "Version") -> dict[str, Any]:
-    evaluation = version.manifest.get("evaluation") or {}
-    metric, value = next(iter(evaluation.get("metrics", {}).items()), (None, None))
+def _version_row(version: "Version | VersionSummary") -> dict[str, Any]:
+    metric, value = next(iter(version.metrics.items()), (None, None))
     return {
         "version": version.version,
         "aliases": list(version.aliases),

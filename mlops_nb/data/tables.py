@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -527,6 +528,8 @@ def snapshot(
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
+    with suppress(OSError):  # of another user
+        os.utime(path)  # used now: cleaning up leaves it
     return Snapshot(sha256, path, len(table), tuple(map(str, table.columns)))
 
 

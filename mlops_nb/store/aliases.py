@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ANY_VERSION', 'AliasChange', 'read_aliases', 'read_all_aliases', 'read_version_of', 'read_changes', 'rollback_target',
-           'rollback_targets', 'since_last', 'lock_model', 'describe_version', 'move_alias']
+           'rollback_targets', 'since_last', 'lock_model', 'describe_version', 'move_alias', 'current_person']
 
 # %% ../../nbs/store/06_aliases.ipynb #a11a0003
 import getpass
@@ -20,6 +20,7 @@ from sqlalchemy.engine import Connection, Row
 
 from ..errors import ConflictError, NotFoundError, RegistryError, known_names
 from .database import in_utc
+from .deletions import check_not_deleted
 from .schema import aliases, history, models
 
 # %% ../../nbs/store/06_aliases.ipynb #a11a0005
@@ -179,8 +180,10 @@ def move_alias(
         raise NotFoundError(f"{alias!r} of {name!r} points to no version. {known}")
     if version == now:
         return changes[-1]
+    if version is not None:
+        check_not_deleted(connection, name, version)
     _point(connection, name, alias, now, version)
-    return _record(connection, name, AliasChange(0, alias, action, now, version, actor or _person(), reason, datetime.now(UTC)))
+    return _record(connection, name, AliasChange(0, alias, action, now, version, actor or current_person(), reason, datetime.now(UTC)))
 
 # %% ../../nbs/store/06_aliases.ipynb #a11a000c
 def _point(connection: Connection, name: str, alias: str, now: int | None, version: int | None):
@@ -204,7 +207,7 @@ def _record(connection: Connection, name: str, change: AliasChange) -> AliasChan
     return replace(change, id=inserted[0])
 
 
-def _person() -> str:
+def current_person() -> str:
     "Return the name of the current user; a container may have none."
     try:
         return getpass.getuser()

@@ -12,6 +12,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urlsplit
@@ -99,6 +100,24 @@ class FolderStore:
         path = self.snapshots / f"{sha256}.parquet"
         return str(path) if path.is_file() else None
 
+    def remove(self, location: str):
+        "Remove a bundle; one rename, so that no half of it is ever there."
+        path = self.folder / location
+        with suppress(FileNotFoundError):  # it is gone
+            path.rename(path.with_name(f".{uuid.uuid4().hex}.deleted"))
+        for removed in path.parent.glob(".*.deleted"):  # those of killed processes, too
+            with suppress(FileNotFoundError):  # another process removes it
+                shutil.rmtree(removed)
+
+    def remove_snapshot(self, sha256: str):
+        "Remove a snapshot, if it is there."
+        (self.snapshots / f"{sha256}.parquet").unlink(missing_ok=True)
+
+    def written(self) -> dict[str, datetime | None]:
+        "Return the SHA-256 of all snapshots with the time when each was used last by a build."
+        found = self.snapshots.glob("*.parquet")
+        return {path.stem: datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in found}
+
 # %% ../../nbs/store/02_artifacts.ipynb #00000008
 def _verified(snapshot: Path) -> Path:
     "Return a snapshot's file if its content has the hash of its name."
@@ -173,6 +192,20 @@ class RemoteStore:
         "Return the address of a snapshot, or None if it is gone."
         name = f"data/{sha256}.parquet"
         return f"{self.files.url}/{name}" if self.files.exists(name) else None
+
+    def remove(self, location: str):
+        "Remove a bundle, its manifest first: without one it does not exist."
+        self.files.remove_folder(location, "manifest.json")
+
+    def remove_snapshot(self, sha256: str):
+        "Remove a snapshot from the store, if it is there; its local copy is removed when it is not used any more."
+        with suppress(FileNotFoundError):
+            self.files.remove(f"data/{sha256}.parquet")
+
+    def written(self) -> dict[str, datetime | None]:
+        "Return the SHA-256 of all snapshots with the time when each was uploaded last; None: the store does not know."
+        found = self.files.written("data")
+        return {name.removesuffix(".parquet"): at for name, at in found.items() if name.endswith(".parquet")}
 
     def try_out(self):
         "Write, read and remove a file; raise an `ArtifactError` about what fails."

@@ -33,8 +33,9 @@ from mlops_nb.store.aliases import (
     since_last,
 )
 from .database import reading, writing
+from .deletions import DeletedError
 from .version_store import VersionStore
-from .versions import Version, failed_gates, read_versions
+from .versions import Version, failed_gates, find_version
 
 # %% ../../nbs/store/08_registry.ipynb #74d0a70d
 class AliasReader(VersionStore):
@@ -95,7 +96,7 @@ class Registry(AliasReader):
         import pandas as pd
 
         columns = ("name", "version", "aliases", "gates_passed", "run_id", "created_at")
-        found = [version for name in self.names() for version in self.versions(name)]
+        found = [version for name in self.names() for version in self.summaries(name)]
         rows = [{c: getattr(v, c) for c in columns} | {"aliases": ", ".join(v.aliases)} for v in found]
         return format_html(pd.DataFrame(rows, columns=columns), index=False)
 
@@ -164,7 +165,7 @@ def _servable(registry: AliasReader, name: str, alias: str, nearest: bool) -> in
     for version in earlier:
         try:
             registry.verify(registry.get(name, version))
-        except BundleError as e:
+        except (BundleError, DeletedError) as e:
             problem = problem or str(e)
             continue
         if problem is None or nearest:
@@ -212,12 +213,12 @@ def _checked_reason(registry: AliasReader, connection: Connection, found: Versio
     "Lock the model; raise a `RegistryError` for a canary or shadow unlike production, else return the reason and what clients see."
     lock_model(connection, found.name)
     now = read_version_of(connection, found.name, "production")
-    known = {v.version: v for v in read_versions(connection, found.name, registry.artifacts.local_path)}
-    if now not in known:
+    if now is None:
         return reason
+    production = find_version(connection, found.name, now, registry.artifacts.local_path)
     if alias in ("canary", "shadow"):
-        check_beside(known[now], found, alias)
-    changes = describe_changes(known[now], found) if alias == "production" else ""
+        check_beside(production, found, alias)
+    changes = describe_changes(production, found) if alias == "production" else ""
     return "; ".join(filter(None, (reason, changes)))
 
 # %% ../../nbs/store/08_registry.ipynb #47a787fe

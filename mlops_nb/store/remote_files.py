@@ -8,8 +8,9 @@ __all__ = ['Files', 'check_url']
 # %% ../../nbs/store/01_remote_files.ipynb #4f000003
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,31 @@ class Files:
             files, root = self._opened
             files.rm_file(f"{root}/{name}")
 
+    def remove_folder(
+        self,
+        name: str,  # below the URL
+        first: str,  # name of the file that is removed before the others, if it is there
+    ):
+        "Remove the files of a folder; it may be gone, or half removed."
+        with _artifact_errors(self.url):
+            files, root = self._opened
+            found = files.find(f"{root}/{name}")
+            for path in sorted(found, key=lambda path: path.rsplit("/", 1)[-1] != first):
+                files.rm_file(path)
+
+    def written(
+        self,
+        name: str,  # of a folder below the URL
+    ) -> dict[str, datetime | None]:  # file name to the time when it was written; None: the store does not know
+        "Return the files of a folder; none where it does not exist."
+        with _artifact_errors(self.url):
+            files, root = self._opened
+            try:
+                found = files.ls(f"{root}/{name}", detail=True)
+            except FileNotFoundError:
+                return {}
+        return {one["name"].rsplit("/", 1)[-1]: _written(one) for one in found if one["type"] == "file"}
+
     @cached_property
     def _opened(self) -> tuple[Any, str]:  # fsspec's file system, and the root inside it
         return _open(self.url)
@@ -91,6 +117,14 @@ def _open(url: str) -> tuple[Any, str]:
     if hasattr(files, "retries"):  # s3fs's own, beside botocore's
         files.retries = 2
     return files, root.rstrip("/")
+
+# %% ../../nbs/store/01_remote_files.ipynb #aa61c5b2
+def _written(entry: Mapping[str, Any]) -> datetime | None:
+    "Return when a file was written, by the name that its file system has for that."
+    found = next((entry[key] for key in ("LastModified", "last_modified", "updated", "created", "mtime") if entry.get(key)), None)
+    if isinstance(found, int | float):
+        return datetime.fromtimestamp(found, UTC)
+    return found.astimezone(UTC) if isinstance(found, datetime) else None
 
 # %% ../../nbs/store/01_remote_files.ipynb #4f000004
 def check_url(

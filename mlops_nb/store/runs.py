@@ -9,8 +9,10 @@ __all__ = ['PACKAGES', 'RUN_ID_VARIABLE', 'BUILD_PID_VARIABLE', 'package_version
 # %% ../../nbs/store/05_runs.ipynb #00000002
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -219,6 +221,18 @@ class RunStore:
             problem = f"{len(found)} runs begin with {run_id!r}" if found else f"There is no run {run_id!r}"
             raise NotFoundError(f"{problem}. {known_names(run_id, found or ids[:5])}")
         return Run(Path(self.folder) / found[0])
+
+    def remove(
+        self,
+        run_id: str,
+    ):
+        "Remove a run; one rename, so that no half of it is ever listed."
+        removed = Path(self.folder) / ".deleted"
+        removed.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # it is gone
+            (Path(self.folder) / run_id).rename(removed / run_id)
+        with suppress(FileNotFoundError):  # another process removes it
+            shutil.rmtree(removed)  # those of killed processes, too
 
     def close_interrupted(
         self,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from ..errors import BundleError, NotFoundError, known_names
 from ..model.bundle import Bundle
@@ -21,8 +21,18 @@ from ..spec import check_name
 from .aliases import lock_model
 from .artifacts import FolderStore, RemoteStore, open_artifacts
 from .database import open_database, reading, writing
-from .schema import models
-from .versions import Version, find_version, insert_version, read_versions
+from .schema import models, versions
+from mlops_nb.store.versions import (
+    Version,
+    VersionSummary,
+    count_versions,
+    find_version,
+    has_versions,
+    insert_version,
+    newest_number,
+    read_summaries,
+    read_versions,
+)
 
 # %% ../../nbs/store/07_version_store.ipynb #b81477db
 class VersionReader:
@@ -59,10 +69,29 @@ class VersionReader:
     def versions(
         self,
         name: str,
+        numbers: Iterable[int] | None = None,  # only these
+        identity: str | None = None,  # only versions of the same model
     ) -> list[Version]:
-        "Return all versions of a model, oldest first; none for a name that was never registered."
+        "Return the versions of a model, oldest first; none for a name that was never registered."
+        conditions = [] if numbers is None else [versions.c.version.in_(list(numbers))]
+        conditions += [] if identity is None else [versions.c.identity == identity]
         with reading(self.engine) as connection:
-            return read_versions(connection, name, self.artifacts.local_path)
+            return read_versions(connection, name, self.artifacts.local_path, *conditions)
+
+    def summaries(
+        self,
+        name: str,
+        last: int | None = None,  # only those with an alias, and so many of the newest
+    ) -> list[VersionSummary]:
+        "Return what a list shows of the versions of a model, oldest first, however many there are."
+        with reading(self.engine) as connection:
+            return read_summaries(connection, name, last)
+
+    def counts(self) -> dict[str, int]:  # name to number of versions
+        "Return the names of all models with the number of their versions."
+        with reading(self.engine) as connection:
+            counts = count_versions(connection)
+            return {name: counts.get(name, 0) for name in connection.execute(sa.select(models.c.name).order_by(models.c.name)).scalars()}
 
     def get(
         self,
@@ -70,11 +99,11 @@ class VersionReader:
         version: int | str,  # a number or an alias
     ) -> Version:
         "Return one version."
-        known = self.versions(name)
-        if not known:
-            lost = self.describe_loss()
-            raise NotFoundError(f"No model {name!r} is registered. {lost or known_names(name, self.names())}")
-        return find_version(known, version)
+        with reading(self.engine) as connection:
+            if has_versions(connection, name):
+                return find_version(connection, name, version, self.artifacts.local_path)
+        lost = self.describe_loss()
+        raise NotFoundError(f"No model {name!r} is registered. {lost or known_names(name, self.names())}")
 
     def describe_loss(self) -> str | None:
         "Return a sentence about a registry without models whose artifact store has bundles; None: nothing was lost."
@@ -90,10 +119,9 @@ _LOST = (
 )
 
 # %% ../../nbs/store/07_version_store.ipynb #00000008
-def _find_same(artifacts: FolderStore | RemoteStore, bundle: Bundle, known: Sequence[Version]) -> Version | None:
-    "Return the newest version of the same model whose bundle is intact."
-    same = (v for v in reversed(known) if v.identity == bundle.identity)
-    return next((v for v in same if _is_stored(artifacts, v)), None)
+def _find_same(artifacts: FolderStore | RemoteStore, known: Sequence[Version]) -> Version | None:
+    "Return the newest of the versions of the same model whose bundle is intact."
+    return next((v for v in reversed(known) if _is_stored(artifacts, v)), None)
 
 
 def _is_stored(artifacts: FolderStore | RemoteStore, version: Version) -> bool:
@@ -116,18 +144,23 @@ class VersionStore(VersionReader):
         "Register a bundle as the next version; the same model again is the version it already has, if that is intact."
         name = check_name(bundle.name)
         Predictor.load(bundle.path, trusted=self.trusted).close()  # as a service would
-        if found := _find_same(self.artifacts, bundle, self.versions(name)):
+        with reading(self.engine) as connection:
+            found = _find_same(self.artifacts, self._like(connection, bundle))
+        if found:
             return found, False
         with self.artifacts.staged(bundle) as publish, writing(self.engine) as connection:
             lock_model(connection, name, create=True)
-            known = read_versions(connection, name, self.artifacts.local_path)
-            if found := _find_same(self.artifacts, bundle, known):
+            if found := _find_same(self.artifacts, self._like(connection, bundle)):
                 return found, False
-            number = max((v.version for v in known), default=0) + 1
+            number = newest_number(connection, name) + 1
             location = self.artifacts.location(bundle, number)
             insert_version(connection, bundle, number, location, run_id)
             publish(location)
         return self.get(name, number), True
+
+    def _like(self, connection: Connection, bundle: Bundle) -> list[Version]:
+        "Return the versions of the same model, by their index."
+        return read_versions(connection, bundle.name, self.artifacts.local_path, versions.c.identity == bundle.identity)
 
     def fetch(
         self,

@@ -277,7 +277,9 @@ class LiveModel:
 
         Canary and shadow are loaded after it, so that they never delay it.
         """
-        found = {v.version: v for v in registry.versions(self.name)}
+        candidates = self._candidates(registry, aliases)
+        roles = [aliases[role] for role in ("canary", "shadow") if role in aliases]
+        found = {v.version: v for v in registry.versions(self.name, [*candidates, *roles])}
         loads: dict[int, LoadResult] = {}
 
         def load(version: int) -> Predictor | None:
@@ -287,7 +289,7 @@ class LiveModel:
             return loads[version].predictor
 
         kept = None if self.state.from_cache else self.state.production
-        production = next(filter(None, map(load, self._candidates(registry, aliases))), kept)
+        production = next(filter(None, map(load, filter(found.__contains__, candidates))), kept)  # others were deleted
         before = self.state
         if production is not before.production:
             self.state = ServingState(production, aliases=aliases, refused=_refused(loads), problem=None)

@@ -75,7 +75,7 @@ def test_trace_that_is_not_shipped_has_several_predictions_or_none_says_so(app, 
     logged(app)
     with pytest.raises(InputError, match=rf"2 logged predictions: {first} \(toy 1\), {second} \(toy 1\)\. Explain one"):
         explain(TRACEPARENT, settings)
-    with pytest.raises(NotFoundError, match="No logged prediction belongs to the trace f{32}.*valid traceparent"):
+    with pytest.raises(NotFoundError, match=r"No logged prediction belongs to the trace f{32}.*valid traceparent"):
         explain("f" * 32, settings)
 
 
