@@ -45,7 +45,7 @@ def list_runs(model, as_json):
 
 def _aliases_of_runs() -> dict[str, list[str]]:
     with open_registry() as registry:
-        versions = [v for name in registry.names() for v in registry.versions(name)]
+        versions = [v for name in registry.names() for v in registry.summaries(name)]
     return {v.run_id: list(v.aliases) for v in versions if v.run_id}
 
 

@@ -27,7 +27,7 @@ from .alerts import Alert, list_alerts
 from .health_report import latest_health
 from .incidents import list_incidents, timeline
 from ..spec import ALARM, ALARM_RATE, INTERVAL_METRICS
-from ..store.aliases import since_last
+from ..store.aliases import rollback_target, since_last
 from ..store.database import reading
 from ..store.decisions import list_decisions
 from ..store.registry import Registry
@@ -374,15 +374,17 @@ def version_overview(
     dict
 ):  # current, since, manifest of what is in production (None without); earlier, to roll back to; versions; history
     "Return the versions of a model and the changes of its aliases."
-    found, moves = registry.versions(name), registry.history(name)
-    now = next((v for v in found if "production" in v.aliases), None)
+    found, moves = registry.summaries(name, last), registry.history(name)
     shown = sorted(found, key=lambda v: (bool(v.aliases), v.version), reverse=True)[:last]
+    read = registry.versions(name, [v.version for v in shown])
+    now = next((v for v in read if "production" in v.aliases), None)
+    in_production = [move for move in moves if move.alias == "production"]
     return {
         "current": now and now.version,
-        "previous_version": registry.previous_version(name),
-        "since": since_last([move for move in moves if move.alias == "production"]),
+        "previous_version": rollback_target(in_production),
+        "since": since_last(in_production),
         "manifest": now and now.manifest,
-        "versions": [_version(v) for v in sorted(shown, key=lambda v: -v.version)],
+        "versions": [_version(v) for v in read[::-1]],
         "history": [{key: getattr(m, key) for key in _MOVED} for m in moves[::-1][:last]],
     }
 

@@ -27,7 +27,7 @@ def versions_table(
 ) -> pd.DataFrame:
     "Return the versions of a model, oldest first."
     columns = ["version", "aliases", "gates_passed", "run_id", "created_at"]
-    versions = registry.versions(name) or [registry.get(name, 1)]  # which raises the error of an unknown name
+    versions = registry.summaries(name) or [registry.get(name, 1)]  # which raises the error of an unknown name
     rows = [{c: getattr(v, c) for c in columns} | {"aliases": ", ".join(v.aliases)} for v in versions]
     return pd.DataFrame(rows, columns=columns)
 

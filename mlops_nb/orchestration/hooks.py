@@ -92,7 +92,7 @@ def _is_registered(settings: Settings, name: str, identity: str) -> bool:
 
     registry = Registry.open(settings)
     try:
-        locations = [v.location for v in registry.versions(name) if v.identity == identity]
+        locations = [v.location for v in registry.versions(name, identity=identity)]
         return any(registry.artifacts.exists(location) for location in locations)
     finally:
         registry.close()

@@ -98,7 +98,7 @@ def check_model(settings: Settings) -> CheckResult:
     engine = _existing_database(settings)
     registry = None if engine is None else Registry(engine, open_artifacts(settings))
     try:
-        if registry is None or not registry.versions(name):
+        if registry is None or not registry.counts().get(name):
             return CheckResult("model", None, f"no version of {name!r} is registered yet", "make serve")
         return _check_production(registry, name, settings)
     finally:
