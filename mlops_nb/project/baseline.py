@@ -163,13 +163,15 @@ def _sample_groups(summary: TableSummary, table: pd.DataFrame) -> np.ndarray | N
 def _typed_sample(summary: TableSummary, table: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     "Return columns and target of a sample, in the order of time if there is one."
     rows = sample_rows(table, summary.target, _sample_size(summary))
+    typed = {}  # set at once: each table in between would be a copy of all columns
     for column in summary.columns:
         if column.kind == "time":
-            rows = with_columns(rows, {column.name: dates_of(rows[column.name], column.format)})
+            typed[column.name] = dates_of(rows[column.name], column.format)
         elif column.kind in ("boolean", "number", "whole number"):
-            rows = with_columns(rows, {column.name: rows[column.name].astype("float64")})
+            typed[column.name] = rows[column.name].astype("float64")
         elif column.kind in ("category", "text"):
-            rows = with_columns(rows, {column.name: rows[column.name].astype("str")})
+            typed[column.name] = rows[column.name].astype("str")
+    rows = with_columns(rows, typed)
     if summary.time:
         rows = rows.sort_values(summary.time, kind="stable")
     y = rows[summary.target.name]
