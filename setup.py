@@ -4,7 +4,7 @@ import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 from setuptools.command.build_py import build_py
 
 root = Path(__file__).parent
@@ -12,6 +12,12 @@ config = ConfigParser(delimiters=["="])
 config.read(root / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 package = cfg["lib_path"]
+
+
+class DistributionWithFiles(Distribution):
+    """Installs `data_files` with an editable install, too: setuptools asks for them by this name."""
+
+    has_data = Distribution.has_data_files
 
 
 class BuildWithTemplate(build_py):
@@ -31,6 +37,13 @@ class BuildWithTemplate(build_py):
                 shutil.copy2(source, place)
 
 
+def data_files() -> list[tuple[str, list[str]]]:
+    """Return the files for Jupyter, by their folder in an environment."""
+    folder = Path(cfg["jupyter_files"]) if "jupyter_files" in cfg else None
+    files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder else []
+    return [(str(p.parent.relative_to(folder)), [str(p)]) for p in files]
+
+
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
@@ -44,11 +57,13 @@ setup(
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[package, f"{package}.*"], exclude=[f"{package}.template*"]),
     package_data={package: ["**/static/**/*", "**/templates/*.html", "**/*.txt", "py.typed"]},
+    data_files=data_files(),
     install_requires=cfg["requirements"].split(),
     extras_require={k.removesuffix("_requirements"): v.split() for k, v in cfg.items() if k.endswith("_requirements")},
     entry_points={
         "console_scripts": cfg.get("console_scripts", "").split(),
         "nbdev": [f"{package}={package}._modidx:d"],
     },
+    distclass=DistributionWithFiles,
     cmdclass={"build_py": BuildWithTemplate},
 )
