@@ -15,12 +15,14 @@ import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any, ForwardRef
 
+from .display import format_facts, format_object, format_rows
 from .errors import MlopsError, SpecError, known_names
 from .settings import Settings, split_names
 
@@ -376,7 +378,7 @@ def _check_threshold(spec: "ModelSpec"):
         object.__setattr__(spec, "threshold", float(threshold))  # of NumPy too: the manifest has it
 
 # %% ../nbs/02_spec.ipynb #0000000a
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ModelSpec:
     "Specification of one model, from its data to its gates; immutable, and nothing runs when it is made."
 
@@ -459,6 +461,47 @@ class ModelSpec:
         "Columns that the model is given, in order: the schema's, without targets and (by default) time."
         other = {*self.targets} if self.time_is_input else {*self.targets, self.time}
         return [c for c in self.schema.columns if c not in other]
+
+    def __repr__(self) -> str:
+        predicted = " and ".join(self.targets) or "anomalies"
+        return f"ModelSpec({self.name!r}: {predicted} by {self.task} from {len(self.inputs)} inputs, decided by {self.scorer})"
+
+    def _repr_html_(self) -> str:
+        return _format_spec(self)
+
+# %% ../nbs/02_spec.ipynb #d431d8db
+def _format_spec(spec: ModelSpec) -> str:
+    "Return a spec as HTML."
+    split = f"the newest by {spec.time}" if spec.time else f"{', '.join(spec.group)} together" if spec.group else "at random"
+    functions = {"data": spec.load, "estimator": spec.make_estimator}
+    facts = {
+        "predicts": ", ".join(spec.targets) or "anomalies, without labels",
+        "inputs": f"{len(spec.inputs)}: {', '.join(spec.inputs[:_MOST_INPUTS])}{', …' if len(spec.inputs) > _MOST_INPUTS else ''}",
+        "decided by": spec.scorer,
+        "also measured": ", ".join(spec.metrics) or None,
+        "test rows": split,
+        **{name: getattr(f, "__qualname__", f if isinstance(f, str) else type(f).__name__) for name, f in functions.items()},
+        "slices": ", ".join(spec.slices) or None,
+        "scenarios": ", ".join(spec.scenarios) or None,
+    }
+    about = {"": f"<p>{escape(spec.description)}</p>" if spec.description else None, "Facts": format_facts(facts)}
+    return format_object(f"Model {spec.name}", about | {"Gates": format_rows(_gates_of(spec), ["gate", "metric", "limit"])}, spec.task)
+
+
+_MOST_INPUTS = 12  # whose names are shown
+
+
+def _gates_of(spec: ModelSpec) -> list[tuple[str, str, object]]:
+    "Return the gates of a spec, each with its metric and its limit."
+    gates = spec.gates
+    rows: list[tuple[str, str, object]] = [("at least", metric, least) for metric, least in gates.minimum.items()]
+    if spec.scorer != ALARM_RATE:
+        rows.append(("above the baseline by more than", spec.scorer, gates.over_baseline))
+        rows.append(("below production by at most", spec.scorer, gates.tolerance))
+    rows += [("share of alarms", ALARM_RATE, f"{gates.alarm_rate[0]} to {gates.alarm_rate[1]}")] if gates.alarm_rate else []
+    rows += [("in every slice at least" if not isinstance(v, Mapping) else f"slice {k}", k if not isinstance(v, Mapping) else ", ".join(v), v if not isinstance(v, Mapping) else ", ".join(map(str, v.values()))) for k, v in gates.slices.items()]
+    rows += [(f"between groups of {c} at most", m, v) for c, limits in gates.groups.items() for m, v in limits.items()]
+    return rows + [("replay", name, limit) for name, limit in gates.replay.items()]
 
 # %% ../nbs/02_spec.ipynb #0000000f
 def import_from(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ForwardRef
 import numpy as np
 import pandas as pd
 
-from ..display import format_html, format_number
+from ..display import format_facts, format_html, format_number, format_object
 from ..errors import ArtifactError, InputError, MlopsError, NotFoundError, SpecError
 from ..model.contributions import Contribution, measure_contributions
 from ..model.engine import TOLERANCE, compare
@@ -169,10 +169,13 @@ def _format_explanation(explanation: Explanation) -> str:
     shown = {"prediction": logged.prediction, "probability": logged.probability, "label": logged.label}
     shown |= {"at": logged.at, "model": logged.name, "version": logged.version, "role": logged.role}
     shown |= {"computed again": explanation.verdict, **{k: v for k, v in explanation.metadata.items() if v}}
-    table = pd.Series({k: str(v) for k, v in shown.items() if v is not None}, name=logged.id).to_frame()
     contributions = pd.DataFrame(explanation.contributions, columns=["column", "value", "effect", "error"])
-    missing = format_html(pd.DataFrame({"missing": explanation.missing}), index=False) if explanation.missing else ""
-    return format_html(table) + format_html(contributions, index=False) + missing
+    parts = {
+        "": format_facts({k: None if v is None else str(v) for k, v in shown.items()}),
+        "Effects of its columns": format_html(contributions, index=False) if len(contributions) else None,
+        "What is missing": format_html(pd.DataFrame({"": explanation.missing}), index=False) if explanation.missing else None,
+    }
+    return format_object(f"Prediction {logged.id}", parts)
 
 # %% ../../nbs/audit/00_explain.ipynb #0000000e
 def explain(

@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..display import format_facts, format_object
 from ..errors import NotFoundError, ReproductionError
 from ..model.bundle import Bundle, check_hashes, read_manifest
 from ..settings import Settings
@@ -148,12 +149,34 @@ class Provenance:
         "Python, packages and machine that it was made with."
         return environment_of(self.bundle.manifest)
 
+    def _repr_html_(self) -> str:
+        return _format_provenance(self)
+
 
 def environment_of(
     manifest: Mapping,  # Of a bundle
 ) -> dict:
     "Return what a bundle was made with: Python, packages and machine."
     return {key: manifest[key] for key in ("python", "packages", "machine") if manifest.get(key)}
+
+# %% ../../nbs/audit/04_provenance.ipynb #b0ef4244
+def _format_provenance(provenance: Provenance) -> str:
+    "Return the lineage of a version as HTML."
+    made, version = provenance.environment, provenance.version
+    facts = {
+        "spec": provenance.spec,
+        "commit": provenance.commit[:12],
+        "uncommitted": provenance.patch,
+        "data": provenance.snapshot.stem[:12],
+        "test rows": provenance.holdout and provenance.holdout.stem[:12],
+        "parameters": ", ".join(f"{k}={v}" for k, v in provenance.params.items() if v is not None) or None,
+        "run": version.run_id,
+        "python": made.get("python"),
+        "packages": ", ".join(f"{name} {number}" for name, number in (made.get("packages") or {}).items()) or None,
+        "machine": ", ".join(f"{k} {v}" for k, v in (made.get("machine") or {}).items()) or None,
+        "notes": " ".join(provenance.notes) or None,
+    }
+    return format_object(f"Provenance of {version.name} version {version.version}", {"": format_facts(facts)})
 
 # %% ../../nbs/audit/04_provenance.ipynb #2e1f0a37
 def find_provenance(

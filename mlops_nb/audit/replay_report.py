@@ -13,7 +13,7 @@ from datetime import datetime
 
 import pandas as pd
 
-from ..display import format_html
+from ..display import format_facts, format_html, format_object, format_rows, format_status
 from ..model.evaluate import nulls
 from ..model.gates import GateResult
 
@@ -105,13 +105,23 @@ def _shares(report: ReplayReport) -> dict[str, float]:
 # %% ../../nbs/audit/01_replay_report.ipynb #ac511a99
 def _format_report(report: ReplayReport) -> str:
     "Return a report as HTML."
-    fields = ("champion", "since", "until", "rows", "changed_predictions", "change_threshold", "labelled")
-    shown = {name: getattr(report, name) for name in fields if getattr(report, name) is not None}
-    shown |= report.shares | {f"latency_ms, {k}": round(v, 4) for k, v in report.latency_ms.items()}
-    head = pd.Series(shown, name=f"{report.name} {report.version}", dtype=object).to_frame()
-    counts = {"changed predictions": report.changes, "refused": report.refused}
-    tables = [head, *(pd.Series(count, name=name).to_frame() for name, count in counts.items() if count)]
-    tables += [report.slice_table().round(4), report.table().round(4)]
-    tables += [pd.DataFrame(report.gates)] if report.limits else []
-    tables += [pd.DataFrame({"notes": report.notes})] if report.notes else []
-    return "".join(map(format_html, tables))
+    facts = {
+        "rows": f"{report.rows:,}, {report.since:%Y-%m-%d %H:%M} to {report.until:%Y-%m-%d %H:%M} UTC",
+        "changed predictions": f"{report.changed_predictions:,} ({report.shares['changed_predictions']:.2%})",
+        "change above": report.change_threshold,
+        "refused": f"{sum(report.refused.values()):,} ({report.shares['refused_rows']:.2%})",
+        "labelled": report.labelled,
+        "latency of one row": " and ".join(f"{ms:.3g} ms ({which})" for which, ms in report.latency_ms.items()),
+    }
+    gates = [(format_status(g.passed), g.metric.replace("_", " "), g.value, g.required) for g in report.gates]
+    parts = {
+        "": format_facts(facts),
+        "Limits": format_rows(gates, ["", "figure", "value", "at most"]) if gates else None,
+        "Changes": format_rows(report.changes.items(), ["from and to", "rows"]) if report.changes else None,
+        "Refused": format_rows(report.refused.items(), ["reason", "rows"]) if report.refused else None,
+        "Metrics": format_html(report.table()) if report.metrics else None,
+        "Slices": format_html(report.slice_table()),
+        "Not compared": format_rows([(note,) for note in report.notes]) if report.notes else None,
+    }
+    outcome = format_status(report.passed) if gates else "no limits"
+    return format_object(f"{report.name} version {report.version} on the rows of version {report.champion}", parts, outcome)

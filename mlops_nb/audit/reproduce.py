@@ -19,7 +19,7 @@ from .explain import spec_of
 from .provenance import Provenance, environment_of, find_provenance, version_label, work_tree
 from .rebuild import install_packages, other_packages, rebuild
 from ..data.tables import read_table
-from ..display import format_html
+from ..display import format_html, format_object, format_status
 from ..errors import MlopsError, ReproductionError
 from ..model.bundle import GOLDEN_ROWS, Bundle, read_manifest
 from ..settings import Settings, split_names
@@ -57,9 +57,9 @@ class ReproductionReport:
 
     def _repr_html_(self) -> str:
         rows = [{"subject": d.subject, "difference": d.summary} for d in self.differences]
-        head = f"<p><b>{self.name} version {self.version}: {self.verdict}</b></p>"
-        table = "" if self.identical else format_html(pd.DataFrame(rows), index=False)
-        return head + table + (self.environment._repr_html_() if self.environment else "")
+        parts: dict[str, str | None] = {"Differences": None if self.identical else format_html(pd.DataFrame(rows), index=False)}
+        parts["Environment"] = self.environment._repr_html_() if self.environment else None
+        return format_object(f"{self.name} version {self.version}", parts, format_status(self.identical, self.verdict))
 
 # %% ../../nbs/audit/07_reproduce.ipynb #eda772da
 def reproduce_version(

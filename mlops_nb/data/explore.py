@@ -22,7 +22,7 @@ from .column_summary import SAMPLE_ROWS, ColumnSummary, describe_column
 from .dates import dates_of
 from .groups import group_keys, group_splits
 from .lags import lag_of
-from ..display import format_html
+from ..display import format_html, format_object
 from ..errors import DataError, known_names
 
 # %% ../../nbs/data/04_explore.ipynb #0000000e
@@ -197,7 +197,7 @@ class TableSummary:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("column")
 
     def _repr_html_(self) -> str:
-        return format_html(self.table())
+        return format_object(f"Columns beside {self.target.name}", {"": format_html(self.table())}, f"{self.rows:,} rows")
 
 # %% ../../nbs/data/04_explore.ipynb #c4983102
 def explore(

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, ForwardRef
 import numpy as np
 import pandas as pd
 
-from ..display import format_html
+from ..display import format_object
 from ..errors import BundleError, MlopsError
+from .bundle_display import manifest_facts, manifest_metrics, signature_table
 from mlops_nb.model.bundle_files import (
     DOMAIN,
     GOLDEN,
@@ -111,15 +112,8 @@ class Bundle:
         return read_json(self.path / "profile.json", PROFILE)
 
     def _repr_html_(self) -> str:
-        shown = {
-            k: self.manifest.get(k) for k in ("name", "engine", "params", "seed", "data", "code", "run_id", "created")
-        }
-        metadata = pd.Series({k: str(v) for k, v in shown.items() if v is not None}, name="bundle").to_frame()
-        inputs = pd.DataFrame(self.manifest["signature"]["inputs"]).fillna("")
-        metrics = pd.Series(
-            (self.manifest.get("evaluation") or {}).get("metrics", {}), name="metric", dtype=float
-        ).to_frame()
-        return format_html(metadata) + format_html(metrics) + format_html(inputs, index=False)
+        parts = {"": manifest_facts(self.manifest), "Metrics": manifest_metrics(self.manifest), "Inputs": signature_table(self.signature)}
+        return format_object(f"Bundle of {self.name}", parts, self.engine, self.identity[:12])
 
     @property
     def digest(self) -> str:

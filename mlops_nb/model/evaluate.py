@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 
 from ..data.groups import row_groups
-from ..display import format_html
+from ..display import Html, format_bar, format_html, format_object, format_rows, format_status
 from ..errors import GateError
 from .champion import ChampionComparison
 from .fairness import fairness_gates, group_metrics
 from .gates import WITHOUT_CHAMPION, GateResult, check_gates
 from .interval import Interval, measure_interval
 from .jackknife import compare_champion
-from .metrics import find_undefined, get_metric
+from .metrics import display_name, display_value, find_undefined, get_metric
 from mlops_nb.model.scoring import (
     baseline,
     default_metrics,
@@ -86,9 +86,7 @@ class Evaluation:
         return table if any(g.subject or g.low is not None or g.note for g in self.gates) else table.iloc[:, :5]
 
     def _repr_html_(self) -> str:
-        gates, groups = format_html(self.gate_table(), index=False), self.group_table()
-        tables = format_html(self.table()) + gates + format_html(self.slice_table())
-        return tables if groups.empty else tables + format_html(groups)
+        return _format_evaluation(self)
 
     def to_dict(self) -> dict:
         "Return plain JSON values; a metric that is not defined is null."
@@ -102,6 +100,31 @@ class Evaluation:
         if found is not None and found["difference"] is None:  # JSON has no NaN
             found = {**found, "difference": math.nan}
         return cls(**values, gates=gates, comparison=None if found is None else ChampionComparison(**found))
+
+# %% ../../nbs/model/03_evaluate.ipynb #60c9b8bd
+def _format_evaluation(evaluation: Evaluation) -> str:
+    "Return an evaluation as HTML."
+    gates = [(format_status(g.passed), g.gate, g.subject, display_name(g.metric), g.value, g.required, g.note) for g in evaluation.gates]
+    columns, metrics = evaluation.table(), list(evaluation.metrics)
+    rows = [(display_name(m), *(display_value(m, v) for v in columns.loc[m])) for m in metrics]
+    parts = {
+        "Gates": format_rows(gates, ["", "gate", "of", "metric", "value", "required", ""]) if gates else None,
+        "Metrics": format_rows(rows, ["metric", *columns.columns]),
+        "Slices": _format_slices(evaluation.slices),
+        "Groups": None if (groups := evaluation.group_table()).empty else format_html(groups),
+    }
+    first = next(iter(rows), None)
+    notes = () if first is None else (Html(f"{first[0]} <b>{first[1]:.4g}</b>"),) if first[1] is not None else ()
+    return format_object("Evaluation", parts, format_status(evaluation.passed), *notes)
+
+
+def _format_slices(slices: Mapping[str, Mapping[str, float]]) -> Html:
+    "Return the metrics of slices as a table, with a bar of the first one."
+    names = list(dict.fromkeys(name for row in slices.values() for name in row))
+    values = {s: [display_value(n, row.get(n)) for n in names[1:]] for s, row in slices.items()}
+    top = max((abs(v[0]) for v in values.values() if v and v[0] is not None and math.isfinite(v[0])), default=0) or 1
+    rows = [(s, row.get("rows"), format_bar(abs(v[0]) / top if v and v[0] else 0), *v) for (s, row), v in zip(slices.items(), values.values(), strict=True)]
+    return format_rows([(s, int(n or 0), bar, *v) for s, n, bar, *v in rows], ["slice", "rows", "", *map(display_name, names[1:])])
 
 # %% ../../nbs/model/03_evaluate.ipynb #e6950d15
 def nulls(value):

@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
+from ..display import format_object
 from ..errors import BundleError, MlopsError
 from .bundle import Bundle, load_engine, load_estimator
+from .bundle_display import manifest_facts, manifest_metrics, signature_table
 from .columns import InvalidRowsError, Table, to_table
 from .domain import count_rows, take_rows
 from .engine import SklearnEngine
@@ -45,6 +47,15 @@ class Predictor:
         "Load and verify a bundle; raise a `BundleError` that names what is wrong with it."
         bundle, loaded = load_engine(path, digest, trusted, engine)
         return cls(bundle, loaded, version)
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.name!r}{'' if self.version is None else f', version {self.version}'}, {self.bundle.engine})"
+
+    def _repr_html_(self) -> str:
+        version = "" if self.version is None else f" version {self.version}"
+        parts = {"": manifest_facts(self.bundle.manifest), "Metrics": manifest_metrics(self.bundle.manifest)}
+        parts["A row has"] = signature_table(self.signature)
+        return format_object(f"Predictor of {self.name}{version}", parts, f"verified, served by {self.bundle.engine}")
 
     @property
     def name(self) -> str:

@@ -8,12 +8,13 @@ __all__ = ['ColumnDrift', 'DriftReport']
 # %% ../../nbs/monitor/01_drift_report.ipynb #d1f00003
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, ForwardRef
 
 import numpy as np
 import pandas as pd
 
-from ..display import format_html
+from ..display import Html, format_bar, format_distributions, format_object, format_rows, format_status
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,9 +79,7 @@ class DriftReport:
         return pd.DataFrame([_row_of(c) for c in columns], pd.Index([c.name for c in columns], name="column"))
 
     def _repr_html_(self) -> str:
-        summary = {True: f"{len(self.drifting)} of {len(self.columns)} drifted", False: "no drift", None: "inconclusive"}
-        table = format_html(self.table())
-        return f"<p>{self.rows:,} rows: {summary[self.drifted]}</p>{table}"
+        return _format_drift(self)
 
     def to_dict(self) -> dict:
         "Return the report as plain JSON values."
@@ -99,6 +98,44 @@ class DriftReport:
     ) -> Figure:
         "Plot reference and window over each other."
         return _plot(self, names, most)
+
+# %% ../../nbs/monitor/01_drift_report.ipynb #0d8f2635
+_MOST_OPEN, _MOST_BARS = 12, 24  # columns without drift that are not folded; bars of a column
+
+
+def _format_drift(report: DriftReport) -> str:
+    "Return a report as HTML."
+    summary = {True: f"{len(report.drifting)} of {len(report.columns)} drifted", False: "no drift", None: "inconclusive"}
+    order = {True: 0, None: 1, False: 2}
+    columns = sorted(report.columns, key=lambda c: (order[c.drifted], -(c.effect or 0)))
+    calm = [c for c in columns if c.drifted is False]
+    if len(calm) <= _MOST_OPEN:
+        calm = []
+    parts: dict[str, str | None] = {"": _format_columns([c for c in columns if c not in calm])}
+    folded = f"<details><summary>{len(calm)} columns without drift</summary>{_format_columns(calm)}</details>"
+    parts["calm"] = folded if calm else None
+    status = format_status(None if report.drifted is None else not report.drifted, summary[report.drifted])
+    return format_object("Drift", {"": "".join(filter(None, parts.values()))}, status, f"{report.rows:,} rows")
+
+
+def _format_columns(columns: Sequence[ColumnDrift]) -> Html:
+    words = {True: (False, "drifted"), False: (True, "no drift"), None: (None, "inconclusive")}
+    rows = [
+        (format_status(*words[c.drifted]), c.name, c.role, c.effect, format_bar(c.effect), _bars_of(c), c.p_corrected, c.reason)
+        for c in columns
+    ]
+    return format_rows(rows, ["", "column", "role", "effect", "", "reference, window", "p (corrected)", "reason"])
+
+
+def _bars_of(c: ColumnDrift) -> Html | None:
+    "Draw the distributions of one column, of many categories those with most rows."
+    if not c.histogram:
+        return None
+    was, now = c.histogram["reference"], c.histogram["window"]
+    edges = c.histogram.get("edges")
+    names = [f"{a:.4g} to {b:.4g}" for a, b in pairwise(edges)] if edges else list(map(str, c.histogram["names"]))
+    shown = sorted(sorted(range(len(was)), key=lambda i: -max(was[i], now[i]))[:_MOST_BARS])
+    return format_distributions([was[i] for i in shown], [now[i] for i in shown], [names[i] for i in shown])
 
 # %% ../../nbs/monitor/01_drift_report.ipynb #d1f00005
 def _row_of(c: ColumnDrift) -> dict:

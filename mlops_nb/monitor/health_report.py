@@ -15,6 +15,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy import Engine
 
+from ..display import format_facts, format_object, format_rows, format_status
 from .alerts import Finding
 from .checks import Traffic
 from .drift_report import DriftReport
@@ -67,13 +68,29 @@ class HealthReport:
         return json.loads(json.dumps(values, default=str))
 
     def _repr_html_(self) -> str:
-        items = "".join(f"<li>{f.text}</li>" for f in self.findings) + "".join(
-            f"<li><i>{c}</i></li>" for c in [*self.inconclusive, *self.permanent]
-        )
-        items += "".join(f"<li>{text}</li>" for text in [*self.notes, *(f"{e.metric}: {e.reason}" for e in self.estimates)])
-        items += f"<li>{JOINT_SUBJECT}: {self.joint_drift.reason}</li>" if self.joint_drift else ""
-        tables = [part._repr_html_() for part in (self.cause, self.performance, self.drift) if part is not None]
-        return f"<b>{self.name} version {self.version}: {self.status}</b><ul>{items}</ul>{''.join(tables)}"
+        return _format_health(self)
+
+# %% ../../nbs/monitor/04_health_report.ipynb #bc1c6600
+def _format_health(report: HealthReport) -> str:
+    "Return a report as HTML."
+    span = f", {report.since:%Y-%m-%d %H:%M} to {report.until:%Y-%m-%d %H:%M} UTC" if report.since and report.until else ""
+    traffic, latency = report.traffic, ", ".join(f"{name} {ms:.3g} ms" for name, ms in report.latency.items())
+    requests = f"{traffic.requests:,}, {traffic.refused:,} refused, {traffic.failed:,} failed" if traffic and traffic.requests is not None else None
+    facts = {"latency": latency or None, "requests": requests} | {e.metric: f"{e.reason}, estimated" for e in report.estimates}
+    facts |= {JOINT_SUBJECT: report.joint_drift.reason} if report.joint_drift else {}
+    sentences = {"inconclusive": report.inconclusive, "not monitored": report.permanent, "note": report.notes}
+    findings = [(f.kind, f.subject, f.text) for f in report.findings]
+    told = [(kind, text) for kind, texts in sentences.items() for text in texts]
+    parts = {
+        "What is wrong": format_rows(findings, ["check", "of", "what was found"]) if findings else None,
+        "": format_facts(facts) if any(facts.values()) else None,
+        "What is not known": format_rows(told) if told else None,
+        "Why": report.cause._repr_html_() if report.cause else None,
+        "Performance": report.performance._repr_html_() if report.performance else None,
+        "Drift": report.drift._repr_html_() if report.drift.columns else None,
+    }
+    status = format_status({"alert": False, "healthy": True}.get(report.status), report.status)
+    return format_object(f"{report.name} version {report.version}", parts, status, f"{report.rows:,} rows{span}")
 
 # %% ../../nbs/monitor/04_health_report.ipynb #4ea10007
 def figures_of(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ForwardRef
 import numpy as np
 import pandas as pd
 
-from ..display import format_html, format_interval, format_number
+from ..display import format_interval, format_number, format_object, format_rows, format_status
 from ..errors import DataError
 from ..model.anomaly import RANKING_METRICS
 from ..model.interval import Interval, measure_interval
@@ -55,6 +55,12 @@ class MetricResult:
 COVERAGE = "interval_coverage"  # metric of the interval of a model, if it has one
 
 
+def _is_good(r: MetricResult) -> bool | None:
+    "Whether a metric is as it should be; None: inconclusive."
+    told = [below for below in (r.below_gate, r.below_release) if below is not None]
+    return not any(told) if told else None
+
+
 @dataclass(frozen=True)
 class Performance:
     "Metrics of the labelled rows of a window."
@@ -78,7 +84,12 @@ class Performance:
         return pd.DataFrame([asdict(r) for r in self.results]).drop(columns="measurement").set_index(["slice", "metric"])
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.rows:,} labelled rows</p>" + format_html(self.table())
+        rows = [
+            (r.slice, r.metric, r.rows, r.value, r.low, r.high, r.gate, r.release, format_status(_is_good(r)) if r.slice == "all" else "", r.reason)
+            for r in self.results
+        ]
+        header = ["rows of", "metric", "rows", "value", "from", "to", "gate", "at release", "", "reason"]
+        return format_object("", {"": f"<p>{self.rows:,} labelled rows</p>{format_rows(rows, header)}"})
 
     def to_dict(self) -> dict:
         "Return plain JSON values."

@@ -18,7 +18,7 @@ from math import factorial
 import numpy as np
 import pandas as pd
 
-from ..display import format_html, format_number
+from ..display import format_html, format_number, format_object
 from ..model.metrics import display_name
 from ..model.profile import is_text, name_of, split_words, to_days
 from ..model.scoring import score
@@ -335,7 +335,7 @@ class RootCause:
 
         table = pd.DataFrame([asdict(c) for c in self.columns])
         lines = "".join(f"<li>{escape(s)}</li>" for s in [*self.sentences(), *map(str, self.segments)])
-        return f"<ul>{lines}</ul>" + (format_html(table, index=False) if len(table) else "")
+        return format_object("", {"": f"<ul>{lines}</ul>" + (format_html(table, index=False) if len(table) else "")})
 
     def sentences(self) -> list[str]:
         "Return the cause in sentences, the most important first."
