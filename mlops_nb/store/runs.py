@@ -125,6 +125,17 @@ def _metrics_of(record: Mapping) -> list[tuple[str, float | None]]:
     return [(display_name(m), display_value(m, v)) for m, v in (record.get("metrics") or {}).items()]
 
 
+def _format_gates(record: Mapping) -> Html | None:
+    from mlops_nb.model.metrics import display_name, display_value
+
+    gates = record.get("gates") or []
+    rows = [
+        (format_status(g["passed"]), g["gate"], g.get("subject", ""), display_name(g["metric"]), *(display_value(g["metric"], g[k]) for k in ("value", "required")))
+        for g in gates
+    ]
+    return format_rows(rows, ["", "gate", "of", "metric", "value", "required"]) if gates else None
+
+
 def _format_state(record: Mapping) -> Html:
     return format_status(_STATES.get(record["state"]), record["state"])
 
@@ -147,7 +158,7 @@ def _format_run(record: Mapping) -> str:
         "took": _seconds(record),
     }
     metrics, seconds = _metrics_of(record), record.get("task_seconds") or {}
-    parts = {"": format_facts(facts), "Metrics": format_rows(metrics, ["metric", "value"]) if metrics else None}
+    parts = {"": format_facts(facts), "Gates": _format_gates(record), "Metrics": format_rows(metrics, ["metric", "value"]) if metrics else None}
     parts["Tasks"] = format_rows([(t, f"{s:.1f} s") for t, s in seconds.items()], ["task", "took"]) if seconds else None
     return format_object(f"Run of {record.get('model') or 'no model yet'}", parts, _format_state(record), short_run(record["id"]))
 
