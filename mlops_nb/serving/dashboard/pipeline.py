@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlencode
 
-from flask import Blueprint, Response, current_app, render_template, request, url_for
+from flask import Blueprint, Response, current_app, render_template, request
 
 from mlops_nb.display import format_number
 from mlops_nb.model.metrics import display_name, display_value
@@ -249,14 +250,20 @@ def show() -> Response:
 
 def _link(**changes) -> str:
     """Return the address of the page with some of its query changed; None takes a part out."""
-    return url_for("pipeline.show", **{k: v for k, v in {**request.args, **changes}.items() if v is not None})
+    return _address("pipeline", **{**request.args, **changes})
+
+
+def _address(path: str, **query) -> str:
+    """Return an address beside the page, as a proxy may serve it below a path of its own."""
+    given = {k: v for k, v in query.items() if v is not None}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 def _notebook_url(run: str, task: str) -> str | None:
     """Return the address of an executed notebook for ten minutes; None where the run has none."""
     if not (_page().runs.folder / run / "notebooks" / f"{task}.ipynb").is_file():
         return None
-    return url_for("pipeline.notebook", run=run, task=task, ticket=_page().tickets.issue(f"{run}/{task}"))
+    return _address("pipeline/notebook", run=run, task=task, ticket=_page().tickets.issue(f"{run}/{task}"))
 
 
 @routes.get("/pipeline/notebook")

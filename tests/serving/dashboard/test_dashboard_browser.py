@@ -27,7 +27,7 @@ def open_page(browser):
     """Opens pages; afterwards no page may have asked another host, or have had anything to complain about."""
     contexts, asked, problems = [], [], []
 
-    def make(url: str, path: str = "/", **options) -> Page:
+    def make(url: str, path: str = "/", prepare=None, **options) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         page = context.new_page()
         page.set_default_timeout(PATIENCE)
@@ -37,6 +37,8 @@ def open_page(browser):
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("dialog", lambda dialog: problems.append(f"dialog: {dialog.message}") or dialog.dismiss())
         contexts.append(context)
+        if prepare is not None:
+            prepare(page)
         page.goto(f"{url}{path}")
         return page
 
@@ -284,6 +286,29 @@ def test_words_of_strangers_are_shown_and_not_obeyed(open_page, url, registry):
     expect(page.locator("#predictions .u-label").nth(1)).to_have_text(HOSTILE)
     assert page.locator("img").count() == 0
     assert page.locator("script").count() == 3
+
+
+def test_pages_work_below_the_path_of_a_proxy(open_page, url):
+    prefix = "/user/ada/proxy/5000"  # which the proxy takes away
+    page = open_page(f"{url}{prefix}", prepare=lambda page: page.route(
+        f"{url}{prefix}/**", lambda route: route.continue_(url=route.request.url.replace(prefix, "", 1))
+    ))  # fmt: skip
+    expect(page.locator("#updated")).to_contain_text("Updated at")
+    page.get_by_role("link", name="7 days").click()
+    expect(page.locator("#requests small")).to_have_text("in 2 hours")
+    page.get_by_role("button", name="Promote").click()
+    page.keyboard.type("better")
+    page.locator("dialog").get_by_role("button", name="Promote").click()
+    expect(page.locator("#history tbody tr").first).to_contain_text("better")
+    page.get_by_role("link", name="Pipeline").click()
+    expect(page.locator("#updated")).to_contain_text("Updated at")
+    page.locator(".pipeline.desk a[aria-label^='serve']").click()
+    expect(page.locator("#detail h2")).to_have_text("serve")
+    page.get_by_role("link", name="Dashboard").click()
+    page.get_by_role("link", name="Try the service").click()
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#status")).to_contain_text("200 in")
+    assert page.url == f"{url}{prefix}/docs"
 
 
 @pytest.mark.soak

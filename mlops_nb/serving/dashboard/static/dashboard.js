@@ -180,12 +180,12 @@ async function refresh() {
   const mine = ++turn;
   try {
     const asked = {headers: headers(), cache: "no-store"};
-    const answer = await fetch(`/dashboard/data.json?hours=${hours}${which && `&${which}`}`, asked);
+    const answer = await fetch(`dashboard/data.json?hours=${hours}${which && `&${which}`}`, asked);
     const data = await answer.json();
     if (mine !== turn) return; // something else was asked for meanwhile
     if (answer.status === 401 || answer.status === 403) { forget(); lock(data.error); return; }
     if (!answer.ok) throw new Error(data.error);
-    const page = await read(`/?hours=${hours}${which && `&${which}`}`);
+    const page = await read(`./?hours=${hours}${which && `&${which}`}`);
     if (mine !== turn) return;
     shown = data;
     get("locked").hidden = true;
@@ -225,7 +225,7 @@ async function confirmMove() {
   const body = {expected: move.expected, reason, ...(move.action === "promote" && {version: move.version})};
   let failed = null;
   try {
-    const answer = await fetch(`/admin/${move.action}${which && `?${which}`}`, {
+    const answer = await fetch(`admin/${move.action}${which && `?${which}`}`, {
       method: "POST", headers: {"Content-Type": "application/json", "X-Dashboard": "move", ...headers()}, body: JSON.stringify(body),
     });
     if (!answer.ok) failed = (await answer.json()).error;
@@ -245,7 +245,7 @@ document.addEventListener("click", event => {
     hours = link.dataset.hours;
     for (const other of document.querySelectorAll("a[data-hours]")) other.toggleAttribute("aria-current", other === link);
     link.setAttribute("aria-current", "true");
-    history.replaceState(null, "", `/?hours=${hours}${which && `&${which}`}`);
+    history.replaceState(null, "", `./?hours=${hours}${which && `&${which}`}`);
     keepUp();
   }
 });

@@ -66,7 +66,7 @@ function parameters() {
 async function run(event) {
   event.preventDefault();
   get("confirm").disabled = true;
-  const error = await send("/pipeline/commands", {kind: "build", parameters: parameters()});
+  const error = await send("pipeline/commands", {kind: "build", parameters: parameters()});
   get("confirm").disabled = false;
   get("build-failed").textContent = error || "";
   get("build-failed").hidden = !error;
@@ -98,7 +98,7 @@ document.addEventListener("click", async event => {
   if (button.dataset.command || button.dataset.stop) {
     button.disabled = true;
     const {command, stop} = button.dataset;
-    const error = command ? await send("/pipeline/commands", {kind: command}) : await send("/pipeline/commands/stop", {id: stop});
+    const error = command ? await send("pipeline/commands", {kind: command}) : await send("pipeline/commands/stop", {id: stop});
     button.disabled = false;
     await keepUp();
     if (error) trouble(error);

@@ -19,7 +19,7 @@ function headers() {
 }
 
 async function show() {
-  const answer = await fetch("/openapi.json", {headers: headers()});
+  const answer = await fetch("openapi.json", {headers: headers()});
   const spec = await answer.json();
   get("locked").hidden = answer.status !== 401 && answer.status !== 403;
   if (!answer.ok) { get("description").textContent = spec.error; return; }
@@ -39,7 +39,7 @@ async function show() {
 
 async function send() {
   const started = performance.now();
-  const answer = await fetch("/predict", {
+  const answer = await fetch("predict", {
     method: "POST", headers: {"Content-Type": "application/json", ...headers()}, body: get("body").value,
   });
   const content = await answer.text();
