@@ -62,6 +62,7 @@ setup(
     extras_require={k.removesuffix("_requirements"): v.split() for k, v in cfg.items() if k.endswith("_requirements")},
     entry_points={
         "console_scripts": cfg.get("console_scripts", "").split(),
+        "jupyter_serverproxy_servers": cfg.get("jupyter_tabs", "").split(),
         "nbdev": [f"{package}={package}._modidx:d"],
     },
     distclass=DistributionWithFiles,

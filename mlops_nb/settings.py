@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALL_MODELS', 'find_project', 'template_folder', 'setting', 'Settings', 'split_names', 'split_keys', 'split_hosts',
-           'split_models', 'is_loopback', 'require_keys', 'settings_table']
+           'split_ancestors', 'split_models', 'is_loopback', 'require_keys', 'settings_table']
 
 # %% ../nbs/01_settings.ipynb #00000002
 import os
@@ -133,6 +133,11 @@ class Settings:
         "Comma-separated names at which the service is reached, and of other sites whose pages may send requests. Default: any name "
         "with keys or `MLOPS_ALLOW_ANONYMOUS=true`, else `localhost`; an IP address is always accepted",
     )
+    frame_ancestors: str = setting(
+        "",
+        "Comma-separated sites whose pages may show those of the service in a frame, such as `https://hub.example.org`; `self` for "
+        "those of its own site, which JupyterLab behind a proxy is. Default: none",
+    )
     access_log: bool = setting(True, "Write one JSON line a request to stdout")
     trusted_types: str = setting(
         "",
@@ -158,6 +163,7 @@ class Settings:
         for name in ("api_keys", "admin_keys"):
             split_keys(values.get(name, ""), f"MLOPS_{name.upper()}")
         split_hosts(values.get("allowed_hosts", ""))
+        split_ancestors(values.get("frame_ancestors", ""))
         if split_models(values.get("models", "")) and values.get("model"):
             raise SettingsError("MLOPS_MODEL and MLOPS_MODELS are both set; a service has one model or several. Unset one of them.")
         return cls(**values)._with_places()
@@ -240,6 +246,20 @@ def split_hosts(
 
 
 _is_host = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?").fullmatch
+
+# %% ../nbs/01_settings.ipynb #0dc918fd
+def split_ancestors(
+    text: str,  # Comma-separated
+) -> list[str]:  # As in a Content-Security-Policy
+    "Split MLOPS_FRAME_ANCESTORS into sites."
+    sites = split_names(text)
+    for site in sites:
+        if site != "self" and not _is_site(site):
+            raise SettingsError(f"MLOPS_FRAME_ANCESTORS takes self and sites such as https://hub.example.org; got {site[:80]!r}.")
+    return ["'self'" if site == "self" else site for site in sites]
+
+
+_is_site = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?").fullmatch
 
 # %% ../nbs/01_settings.ipynb #220fd94c
 ALL_MODELS = "*"  # in place of names

@@ -17,6 +17,7 @@ from mlops_nb.serving.http.periodic import log_exception
 from mlops_nb.serving.http.query import QueryCheck
 from mlops_nb.serving.http.request_id import make_id, trace_id_of
 from mlops_nb.serving.http.sites import SiteCheck
+from mlops_nb.serving.http.static import allow_frames
 from mlops_nb.serving.inference.live_model import LiveModel
 from mlops_nb.serving.inference.models import ServedModels
 from mlops_nb.serving.protocols.fast_path import MODEL_ROUTE, ROUTE, FastPath
@@ -26,7 +27,7 @@ from mlops_nb.serving.telemetry.metrics import Metrics
 from mlops_nb.serving.telemetry.prediction_logger import PredictionLogger
 from mlops_nb.serving.telemetry.request_counts import RequestCounters
 from mlops_nb.serving.telemetry.request_record import RequestRecord
-from mlops_nb.settings import Settings
+from mlops_nb.settings import Settings, split_ancestors
 
 ENDPOINT = "predict.predict"  # of the route that the fast path stands for
 # parts with a thread of their own, in the order in which they start; they stop in the opposite order
@@ -105,6 +106,8 @@ class Service(Flask):
         self.before_request(sites.check)
         self.before_request(keys.check)
         self.before_request(query.check)
+        if settings.frame_ancestors:
+            self.after_request(allow_frames(split_ancestors(settings.frame_ancestors)))
         self._own_hooks = {None: [_reject_double_slash, sites.check, keys.check, query.check]}
         self._fast_path = FastPath(self.extensions, keys, sites, max_body_bytes)
         register_error_handlers(self)
