@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WINDOWS', 'MAX_PREDICTIONS', 'ROLES', 'MAX_CLASSES', 'MIN_LABELS', 'MAX_LABELS', 'MAX_AGE', 'MAX_INCIDENTS',
            'TimeBuckets', 'traffic', 'prediction_series', 'quality', 'health_summary', 'recent_incidents',
-           'checked_metrics', 'version_overview', 'recent_decisions']
+           'event_marks', 'checked_metrics', 'version_overview', 'recent_decisions']
 
 # %% ../../nbs/monitor/06_timeseries.ipynb #00000002
 # more than 300 lines: one function for each chart of the dashboard, all on the same time buckets
@@ -303,7 +303,7 @@ def _summary(alert: Alert) -> dict:
     return {key: getattr(alert, key) for key in _OF_ALERT} | window
 
 
-_OF_ALERT = ("kind", "subject", "version", "size", "text", "opened_at", "since", "command")
+_OF_ALERT = ("id", "incident", "kind", "subject", "version", "size", "text", "opened_at", "since", "command")
 _TIMES = ("at", "since", "until", "labelled_since", "labelled_until")
 MAX_AGE = timedelta(hours=24)  # of a check that shows how a model is now
 
@@ -329,6 +329,27 @@ def recent_incidents(
         | {"cause": one.cause.sentences() if one.cause else [], "events": [asdict(e) for e in timeline(engine, one, checks=0)]}
         for one in found
     ]
+
+# %% ../../nbs/monitor/06_timeseries.ipynb #91f79e94
+def event_marks(
+    history: Sequence[Mapping],  # Of `version_overview`
+    found: Sequence[Mapping],  # Of `recent_incidents`
+) -> list[dict]:  # {at, kind, text, target} each, oldest first; kind: promotion, rollback, incident or recovery
+    "Return what charts over time mark: moves of production, and the begin and end of incidents."
+    moves = [m for m in history if m["alias"] == "production" and m["to_version"]]
+    marks = [_mark(m["at"], _MOVES.get(m["action"], "promotion"), f"version {m['to_version']} in production, by {m['actor']}", "history") for m in moves]
+    for one in found:
+        target = f"incident-{one['id']}"
+        marks.append(_mark(one["opened_at"], "incident", f"incident {one['id']}: {one['title']}", target))
+        marks += [_mark(one["closed_at"], "recovery", f"incident {one['id']} is over", target)] if one["closed_at"] else []
+    return sorted(marks, key=lambda mark: mark["at"])
+
+
+_MOVES = {"rollback": "rollback"}
+
+
+def _mark(at: datetime, kind: str, text: str, target: str) -> dict:
+    return {"at": at.timestamp(), "kind": kind, "text": text, "target": target}
 
 # %% ../../nbs/monitor/06_timeseries.ipynb #737f3e3f
 def checked_metrics(

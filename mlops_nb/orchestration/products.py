@@ -36,13 +36,16 @@ def _results(products: Path) -> dict:
         metadata["fold_scores"] = training.get("scores")
     if "evaluation" in records:
         metadata |= {key: records["evaluation"][key] for key in ("metrics", "baseline", "gates", "passed")}
+        metadata["slices"] = records["evaluation"].get("slices")
+    if "curves" in records:  # a project of an earlier release has none
+        metadata["curves"] = records["curves"]
     return metadata | records.get("registration", {})
 
 # %% ../../nbs/orchestration/01_products.ipynb #632fb5ad
 _RESULTS = {  # keys of the metadata, by the task that finds them
     "ingest": ("data",),
     "train": ("estimator_params", "training_seconds", "fold_scores"),
-    "evaluate": ("metrics", "baseline", "gates", "passed"),
+    "evaluate": ("metrics", "baseline", "gates", "passed", "slices", "curves"),
     "package": ("engine", "identity", "drift_reference"),
     "register": ("version", "aliases", "promoted", "reason"),
 }

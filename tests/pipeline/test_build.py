@@ -384,7 +384,7 @@ def test_each_notebook_runs_with_papermill_alone(built, name):
 PRODUCTS = {
     "ingest": {"dataset": "dataset.json", "train": "train.parquet", "test": "test.parquet"},
     "train": {"model": "model.skops", "training": "training.json"},
-    "evaluate": {"evaluation": "evaluation.json", "plots": "evaluation.png"},
+    "evaluate": {"evaluation": "evaluation.json", "plots": "evaluation.png", "curves": "curves.json"},
     "package": {"bundle": "bundle"},
     "register": {"registration": "registration.json"},
 }

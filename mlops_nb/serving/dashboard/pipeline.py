@@ -1,8 +1,9 @@
 """GET /pipeline: the way from the source to production and back, as it happens, and buttons that make it happen."""
 
+# more than 300 lines: one page with its commands; what it draws is in pipeline_graph
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -18,9 +19,9 @@ from mlops_nb.errors import MlopsError, NotFoundError, PipelineError
 from mlops_nb.orchestration.background import BackgroundCommands, last_lines
 from mlops_nb.orchestration.build import build_command
 from mlops_nb.orchestration.parameters import TASKS, parameter_fields, read_parameters
-from mlops_nb.orchestration.run_stages import Stage, compare_metrics, run_stages
-from mlops_nb.serving.dashboard.pipeline_graph import draw_metric, draw_tall, draw_wide
-from mlops_nb.serving.dashboard.views import as_page, format_ago, format_at, refuse_other_sites
+from mlops_nb.orchestration.run_stages import Stage, compare_metrics, compare_slices, run_stages
+from mlops_nb.serving.dashboard.pipeline_graph import draw_curves, draw_metric, draw_tall, draw_wide
+from mlops_nb.serving.dashboard.views import as_page, format_ago, format_at, format_count, refuse_other_sites
 from mlops_nb.serving.http.body import read_object, reject_unknown_keys
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.moves import DASHBOARD_DATA
@@ -60,12 +61,14 @@ class PipelinePage:
     def view(self, live: LiveModel, query: Mapping) -> dict:
         """Return all that the page shows, as plain values."""
         production = current_app.extensions["dashboard"].of(live).view(HOURS)
-        records, commands = self.runs.list(live.name), self.commands.records(live.name)
+        commands = self.commands.records(live.name)
+        records = _with_commands(self.runs.list(live.name), commands)
         record = next((r for r in records if r["id"] == query.get("run")), records[0] if records else None)
         running = {c["kind"]: c for c in commands if c["state"] == "running"}
         stages = [*run_stages(record or _NO_RUN), *_loop_stages(production, running)]
         chosen = query.get("stage") if query.get("stage") in {s.name for s in stages} else None
         metrics = (production["figures"] or {}).get("quality", {}).get("metrics", [])
+        marks = (production["figures"] or {}).get("marks", [])
         return {
             "model": live.name,
             "now": datetime.now(UTC),
@@ -74,14 +77,14 @@ class PipelinePage:
             "run": record,
             "stages": stages,
             "drawings": [draw_wide(stages), draw_tall(stages)],
-            "charts": [chart for m in metrics if m["gate"] is not None and (chart := draw_metric(m))][:2],
+            "charts": [chart for m in metrics if m["gate"] is not None and (chart := draw_metric(m, marks))][:2],
             "stage": next((s for s in stages if s.name == chosen), None),
             "log": self._log(record, commands),
             "runs": _sorted(records, query)[:MAX_RUNS],
             "compared": self._compare(query.get("compare", "")),
             "running": running,
             "latest": commands[0] if commands else None,
-            "scenarios": ["good", *(record or {}).get("scenarios", [])],
+            "scenarios": [*dict.fromkeys(["good", *(record or {}).get("scenarios", [])])],
         }
 
     def _log(self, record: Mapping | None, commands: list[dict]) -> list[str]:
@@ -103,7 +106,9 @@ class PipelinePage:
         with suppress(NotFoundError):
             records = [self.runs.get(i).record for i in ids]
             differences = self.runs.compare(*ids)
-            return {"runs": records, "metrics": compare_metrics(records), "differences": differences}
+            slices, curves = compare_slices(records), draw_curves(records)
+            metrics = compare_metrics(records)
+            return {"runs": records, "metrics": metrics, "slices": slices, "curves": curves, "differences": differences}
         return None
 
     def start(self, live: LiveModel, kind: str, parameters: Mapping) -> dict:
@@ -150,6 +155,22 @@ class PipelinePage:
         return registry.get(live.name, "production").manifest["code"]["spec"]
 
 
+def _with_commands(records: list[dict], commands: Sequence[Mapping]) -> list[dict]:
+    """Return the records of runs, newest first, with the builds that ended before their record began."""
+    known = {r["id"] for r in records}
+    found = [_unrecorded(c) for c in commands if c["kind"] == "build" and c["run"] not in known]
+    return sorted([*records, *found], key=lambda r: r["id"], reverse=True)
+
+
+def _unrecorded(command: Mapping) -> dict:
+    """Return what is known of a build whose record did not begin: it starts, it was cancelled, or it failed."""
+    state = {"running": "starting", "stopped": "interrupted", "failed": "failed"}.get(command["state"], "interrupted")
+    error = {"interrupted": "Cancelled before its first task.", "failed": command.get("error") or _SEE_LINES}.get(state)
+    known = {"id": command["run"], "model": command["model"], "started": command["started"]}
+    return {**known, "state": state, "error": error, "is_recorded": False}
+
+
+_SEE_LINES = "It failed before its first task; see the last lines that it printed."
 _NO_RUN = {"id": None, "state": "new"}
 
 
@@ -171,7 +192,8 @@ def _loop_stages(production: Mapping, running: Mapping) -> list[Stage]:
     )
     check, alerts = figures["health"], figures["alerts"]
     state = _MONITOR_STATES.get(check["status"], "unknown") if check else "bad" if alerts else "waiting"
-    watched = [("last check", format_ago(check["at"]) + " ago")] if check else []
+    ago = format_ago(check["at"]) if check else ""
+    watched = [("checked", "just now" if ago.startswith("less") else f"{ago} ago")] if check else []
     decided = figures["decisions"][-1] if figures["decisions"] else None
     last = [("decision", decided["action"]), ("at", format_at(decided["at"])[5:16])] if decided else []
     return [
@@ -201,13 +223,15 @@ _RETRAIN_STATES = {
 
 def _sorted(records: list[dict], query: Mapping) -> list[dict]:
     """Return the runs of a state in an order, both as the query names them."""
-    state, key = query.get("state"), query.get("sort", "started")
+    state, key, is_up = query.get("state"), query.get("sort", "started"), query.get("order") == "up"
     kept = [r for r in records if state in (None, "", r["state"])]
     if key not in SORTED_BY[1:]:
-        return kept
+        return kept[::-1] if is_up else kept
     found = [(_first_metric(r) if key == "metric" else r.get(key), r) for r in kept]
     known = [(value, r) for value, r in found if value is not None]
-    return [r for _, r in sorted(known, key=lambda pair: -pair[0])] + [r for value, r in found if value is None]
+    return [r for _, r in sorted(known, key=lambda pair: pair[0], reverse=not is_up)] + [
+        r for value, r in found if value is None
+    ]
 
 
 def _first_metric(record: Mapping) -> float | None:
@@ -234,7 +258,15 @@ def show() -> Response:
     is_admin = allowed and keys.is_allowed("/pipeline/commands", request.environ)
     can_act = is_admin and page.can_build
     fields = parameter_fields(page.settings.home) if can_act else []
-    context = {"view": view, "can_act": can_act, "can_build": page.can_build, "fields": fields, "number": format_number}
+    several = not current_app.extensions["models"].is_single
+    context = {
+        "view": view,
+        "several": several,
+        "can_act": can_act,
+        "can_build": page.can_build,
+        "fields": fields,
+        "number": format_number,
+    }
     context |= {
         "ago": format_ago,
         "at": format_at,
@@ -243,9 +275,16 @@ def show() -> Response:
         "sorted_by": SORTED_BY,
         "named": display_name,
         "shown": display_value,
+        "counted": format_count,
+        "clock": _format_clock,
     }
     context |= {"is_admin": is_admin, "notebook": _notebook_url}  # a notebook shows rows of the data
     return as_page(render_template("pipeline.html", **context), frames=True)
+
+
+def _format_clock(second: float) -> str:
+    """Return the time of a second since 1970, UTC."""
+    return f"{datetime.fromtimestamp(second, UTC):%H:%M}"
 
 
 def _link(**changes) -> str:

@@ -80,13 +80,16 @@ class Chart(NamedTuple):
     gate: float | None
     low: float
     high: float
+    begin: float  # seconds since 1970
+    end: float
+    marks: list[tuple[float, str, str]]  # x, kind and what a pointer shows
 
 
 CHART_WIDTH, CHART_HEIGHT = 600, 160
 
 
-def draw_metric(metric: Mapping) -> Chart | None:
-    """Return the chart of a metric as `monitor.timeseries.quality` has it; None without a label."""
+def draw_metric(metric: Mapping, marks: Sequence[Mapping] = ()) -> Chart | None:
+    """Return the chart of a metric and of marks as `monitor.timeseries` has them; None without a label."""
     series = [s for s in metric["series"] if any(v is not None for v in s["values"])]
     if not series:
         return None
@@ -105,4 +108,63 @@ def draw_metric(metric: Mapping) -> Chart | None:
         found = [(*place(t, v), f"{v:.4g}") for t, v in zip(s["at"], s["values"], strict=True) if v is not None]
         lines.append(Line(f"version {s['version']}", " ".join(f"{x},{y}" for x, y, _ in found), found))
     gate = metric["gate"]
-    return Chart(metric["name"], lines, None if gate is None else place(begin, gate)[1], gate, low, high)
+    shown = [(place(m["at"], low)[0], m["kind"], m["text"]) for m in marks if begin <= m["at"] <= end]
+    gate_y = None if gate is None else place(begin, gate)[1]
+    return Chart(metric["name"], lines, gate_y, gate, low, high, begin, end, shown)
+
+
+class Overlay(NamedTuple):
+    """Curves of one name of several runs, drawn over each other."""
+
+    name: str
+    x: str
+    y: str
+    lines: list[Line]
+    ideal: str  # points of the diagonal; empty without one
+    limits: tuple[float, float, float, float]  # x from and to, y from and to
+
+
+CURVE_WIDTH, CURVE_HEIGHT = 340, 240
+
+
+def draw_curves(records: Sequence[Mapping]) -> list[Overlay]:
+    """Return the curves that runs have, those of one name over each other, and the scores of their folds."""
+    by_name: dict[str, list[tuple[int, Mapping]]] = {}
+    for i, record in enumerate(records):
+        for curve in [*(record.get("curves") or []), *_fold_curve(record)]:
+            by_name.setdefault(curve["name"], []).append((i, curve))
+    return [_overlay([(i, c) for i, c in found if c["points"]]) for found in by_name.values() if found[0][1]["points"]]
+
+
+def _fold_curve(record: Mapping) -> list[dict]:
+    scores = [[i, v] for i, v in enumerate(record.get("fold_scores") or [], 1) if v is not None]
+    return (
+        [{"name": "Scores of the folds", "x": "fold", "y": "score", "points": scores, "ideal": False}] if scores else []
+    )
+
+
+def _overlay(found: Sequence[tuple[int, Mapping]]) -> Overlay:
+    """Return the drawing of curves of one name, each with the number of its run."""
+    points, first = [p for _, curve in found for p in curve["points"]], found[0][1]
+    left, right = min(x for x, _ in points), max(x for x, _ in points)
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    if first["ideal"]:
+        low, high = min(left, low), max(right, high)
+        left, right = low, high
+    elif low == high:
+        low, high = low - 0.5, high + 0.5
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = (x - left) / ((right - left) or 1), (y - low) / ((high - low) or 1)
+        return round(CURVE_WIDTH * across, 1), round(CURVE_HEIGHT * (1 - up), 1)
+
+    lines = []
+    for i, curve in found:
+        dots = [(*place(x, y), f"{x:.4g}, {y:.4g}") for x, y in curve["points"]]
+        few = dots if len(dots) <= _DOTTED else []
+        lines.append(Line(str(i), " ".join(f"{x},{y}" for x, y, _ in dots), few))
+    ideal = f"0,{CURVE_HEIGHT} {CURVE_WIDTH},0" if first["ideal"] else ""
+    return Overlay(first["name"], first["x"], first["y"], lines, ideal, (left, right, low, high))
+
+
+_DOTTED = 12  # points of a curve that are drawn as dots at most

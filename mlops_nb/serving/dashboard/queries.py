@@ -17,6 +17,7 @@ from mlops_nb.errors import MlopsError
 from mlops_nb.monitor.timeseries import (
     TimeBuckets,
     checked_metrics,
+    event_marks,
     recent_decisions,
     recent_incidents,
     health_summary,
@@ -26,7 +27,7 @@ from mlops_nb.monitor.timeseries import (
     traffic,
 )
 from mlops_nb.store.registry import Registry
-from mlops_nb.store.schema import alerts
+from mlops_nb.store.schema import alerts, health
 from mlops_nb.settings import Settings
 from mlops_nb.serving.http.periodic import PeriodicThread
 from mlops_nb.serving.http.probes import HEALTH_ROUTES
@@ -111,6 +112,7 @@ class DashboardQueries:
         manifest = found.pop("manifest")
         task = manifest["signature"]["task"] if manifest else "classification"
         current = found["current"]
+        incidents = recent_incidents(engine, name)
         health, alerts = health_summary(engine, name, current, found["since"])
         if health and manifest:
             health["metrics"] = checked_metrics(health, manifest)
@@ -123,23 +125,31 @@ class DashboardQueries:
             "quality": quality(engine, name, span, manifest, current) if manifest else _NO_QUALITY,
             "health": health,
             "alerts": alerts,
-            "incidents": recent_incidents(engine, name),
+            "incidents": incidents,
+            "marks": event_marks(found["history"], incidents),
             "decisions": recent_decisions(engine, name),
         }
 
 
+class ModelState(NamedTuple):
+    """Open alerts of a model, and its last check."""
+
+    alerts: int
+    check: dict | None  # version, at, status
+
+
 class AlertQueries:
-    """The number of open alerts of each model."""
+    """The open alerts and the last check of each model."""
 
     def __init__(self, settings: Settings):
         self._url = settings.database_url
         self._engine: Engine | None = None
         self._lock = threading.Lock()
         self._until = 0.0  # when to read again, `time.monotonic()`
-        self._read: tuple[dict[str, int] | None, str | None] = None, None
+        self._read: tuple[dict[str, ModelState] | None, str | None] = None, None
 
-    def read(self) -> tuple[dict[str, int] | None, str | None]:
-        """Return the numbers, None where the database is unavailable, and why; those of the last second will do."""
+    def read(self) -> tuple[dict[str, ModelState] | None, str | None]:
+        """Return the states, None where the database is unavailable, and why; those of the last second will do."""
         with self._lock:
             if time.monotonic() >= self._until:
                 self._read = self._query()
@@ -151,7 +161,7 @@ class AlertQueries:
         if self._engine is not None:
             self._engine.dispose()
 
-    def _query(self) -> tuple[dict[str, int] | None, str | None]:
+    def _query(self) -> tuple[dict[str, ModelState] | None, str | None]:
         try:
             if self._engine is None:
                 self._engine = _connect(self._url)
@@ -160,8 +170,14 @@ class AlertQueries:
                 .where(alerts.c.closed_at.is_(None))
                 .group_by(alerts.c.name)
             )
+            newest = sa.select(health.c.name, sa.func.max(health.c.id).label("id")).group_by(health.c.name).subquery()
+            checks = sa.select(health.c.name, health.c.version, health.c.at, health.c.status).join(
+                newest, health.c.id == newest.c.id
+            )
             with reading(self._engine) as connection:
-                return {row.name: row.n for row in connection.execute(query)}, None
+                opened = {row.name: row.n for row in connection.execute(query)}
+                checked = {row["name"]: dict(row) for row in connection.execute(checks).mappings()}
+            return {n: ModelState(opened.get(n, 0), checked.get(n)) for n in {*opened, *checked}}, None
         except (SQLAlchemyError, OSError, MlopsError) as e:
             return None, f"The database does not answer ({type(e).__name__})."
 
@@ -257,8 +273,8 @@ class ErrorHistory:
 
 
 def _is_own(route: str) -> bool:
-    """Whether a route is the dashboard's or the pipeline page's."""
-    return route == "/" or route.startswith(("/dashboard/", "/pipeline"))
+    """Whether a route is of a page for people."""
+    return route == "/" or route.startswith(("/dashboard/", "/pipeline", "/docs"))
 
 
 def _by_route(rows: list[tuple[str, str, int]]) -> list[dict]:

@@ -1,9 +1,11 @@
 """GET /: the dashboard, its data as JSON, and promotion and rollback."""
 
+# more than 300 lines: the pages of one model and of several, their data, and the moves that they make
 import threading
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlencode
 
 from flask import Blueprint, Response, current_app, render_template, request
 from flask.blueprints import BlueprintSetupState
@@ -17,9 +19,11 @@ from mlops_nb.settings import Settings
 from mlops_nb.serving.http.auth import ForbiddenError
 from mlops_nb.serving.http.moves import CSRF_HEADER, DASHBOARD_DATA, DEFAULT_HOURS, MAX_REASON_LENGTH
 from mlops_nb.serving.http.static import SECURITY_HEADERS, send_static
+from mlops_nb.serving.http.tickets import Tickets
 from mlops_nb.serving.http.errors import RequestError, to_json
-from mlops_nb.serving.dashboard.queries import AlertQueries, DashboardQueries, ErrorHistory
+from mlops_nb.serving.dashboard.queries import AlertQueries, DashboardQueries, ErrorHistory, ModelState
 from mlops_nb.serving.dashboard.histogram import draw
+from mlops_nb.serving.dashboard.model_card import render_card
 from mlops_nb.serving.inference.live_model import LiveModel
 from mlops_nb.serving.inference.models import ServedModels, model_of_query
 from mlops_nb.serving.telemetry.metrics import Metrics
@@ -81,7 +85,7 @@ class Dashboards:
     """The dashboards of one application: one a model, and the index of several."""
 
     def __init__(self, settings: Settings, models: ServedModels, metrics: Metrics):
-        self.settings, self.models = settings, models
+        self.settings, self.models, self.tickets = settings, models, Tickets(settings)
         self.failures = ErrorHistory(metrics.requests_by_model, metrics.health_routes)
         self._index = AlertQueries(settings)
         self._by_name: dict[str, Dashboard] = {}
@@ -114,7 +118,7 @@ class Dashboards:
 
     def index(self) -> dict:
         """Return all that the page of several models shows, as plain values."""
-        alerts, problem = self._index.read()
+        states, problem = self._index.read()
         found = []
         for live in list(self.models.by_name.values()):
             by_route, (client, server), _ = self.failures.count(live.name)
@@ -128,9 +132,13 @@ class Dashboards:
                 "requests": sum(route["requests"] for route in by_route),
                 "client": client,
                 "server": server,
-                "alerts": None if alerts is None else alerts.get(live.name, 0),
+                "alerts": None if states is None else states.get(live.name, _NO_STATE).alerts,
+                "check": None if states is None else states.get(live.name, _NO_STATE).check,
             })  # fmt: skip
         return {"models": sorted(found, key=lambda m: m["name"]), "problem": problem, "now": datetime.now(UTC)}
+
+
+_NO_STATE = ModelState(0, None)
 
 
 @routes.record_once
@@ -154,7 +162,8 @@ def page() -> Response:
     if several and model is None:
         allowed = keys.is_allowed(DASHBOARD_DATA, environ)
         view = current_app.extensions["dashboard"].index() if allowed else None
-        return as_page(render_template("models.html", view=view, number=format_number, at=format_at))
+        more = {"counted": format_count, "pipeline": "pipeline" in current_app.blueprints}
+        return as_page(render_template("models.html", view=view, number=format_number, at=format_at, **more))
     hours = _HOURS.get(request.args.get("hours", ""), DEFAULT_HOURS)
     allowed = keys.is_allowed(DASHBOARD_DATA, environ)
     view = _dashboard().view(hours) if allowed else None
@@ -168,9 +177,34 @@ def page() -> Response:
         "ago": format_ago,
         "at": format_at,
     }
-    context |= {"period": _period, "several": several, "model": model}
-    context["pipeline"] = "pipeline" in current_app.blueprints
+    context |= {"period": _period, "several": several, "model": model, "counted": format_count}
+    context |= {"pipeline": "pipeline" in current_app.blueprints, "card_url": _card_url, "has_run": _has_run}
     return as_page(render_template("dashboard.html", **context, number=format_number))
+
+
+def _card_url(version: int) -> str:
+    """Return the address of the model card of a version, for ten minutes."""
+    board, live = current_app.extensions["dashboard"], model_of_query()
+    query = {} if board.models.is_single else {"model": live.name}
+    query |= {"version": str(version), "ticket": board.tickets.issue(f"card/{live.name}/{version}")}
+    return f"dashboard/card?{urlencode(query)}"
+
+
+def _has_run(run: str | None) -> bool:
+    """Whether the record of a run is here, which the page of the pipeline shows."""
+    page = current_app.extensions.get("pipeline")
+    return bool(run) and page is not None and (page.runs.folder / run / "run.json").is_file()
+
+
+@routes.get("/dashboard/card")
+def card() -> Response:
+    """Return the model card of a version as a page."""
+    live, version, board = model_of_query(), request.args.get("version", ""), current_app.extensions["dashboard"]
+    board.tickets.require(f"card/{live.name}/{version}", request.args.get("ticket", ""))
+    registry = board.of(live).figures.registry
+    text = render_card(registry.fetch(registry.get(live.name, int(version))))
+    model = None if board.models.is_single else live.name
+    return as_page(render_template("card.html", card=text, name=live.name, version=version, model=model))
 
 
 def as_page(text: str, frames: bool = False) -> Response:
@@ -264,6 +298,11 @@ def _period(since: datetime, until: datetime) -> str:
         return f"{since:%Y-%m-%d %H:%M}"
     end = f"{until:%H:%M}" if since.date() == until.date() else f"{until:%Y-%m-%d %H:%M}"
     return f"{since:%Y-%m-%d %H:%M} to {end}"
+
+
+def format_count(n: float, noun: str, plural: str = "") -> str:
+    """Return a number with its noun."""
+    return f"{format_number(n)} {noun if n == 1 else plural or f'{noun}s'}"
 
 
 def format_ago(value: datetime) -> str:

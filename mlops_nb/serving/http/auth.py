@@ -24,6 +24,7 @@ LEVELS = {
         "/dashboard/icon.svg",
         "/dashboard/uplot.css",
         "/dashboard/uplot.js",
+        "/dashboard/card",  # opened by a ticket
         "/pipeline",
         "/pipeline/pipeline.css",
         "/pipeline/pipeline.js",

@@ -17,8 +17,8 @@ class Tickets:
         self._secret = sha256(f"ticket\n{settings.admin_keys}\n{settings.api_keys}".encode()).digest()
 
     def issue(self, subject: str) -> str:
-        """Return a ticket that opens a subject for ten minutes."""
-        until = int(time.time()) + LIFETIME_SECONDS
+        """Return a ticket that opens a subject for ten minutes; those of one minute are equal, so that a page stays as it is."""
+        until = (int(time.time()) // 60 + 1) * 60 + LIFETIME_SECONDS
         return f"{until}.{self._sign(subject, until)}"
 
     def require(self, subject: str, ticket: str):

@@ -60,7 +60,45 @@ def openapi() -> Response:
         description = describe_all(models)
         _add_model_parameter(description["paths"], [*models.by_name], models.first is None)
     description["paths"] = {path: of for path, of in description["paths"].items() if _is_served(path, of)}
+    description["tags"] = [{"name": name} for name in GROUPS]
+    for path, methods in description["paths"].items():
+        for operation in methods.values():
+            operation["tags"] = [_group_of(path)]
     return to_json(_with_keys(description) if current_app.extensions["keys"].has_any else description)
+
+
+GROUPS = ("Predict", "Labels", "Models", "Health and metrics", "Administration")  # of routes, as a page shows them
+
+
+def _group_of(path: str) -> str:
+    """Return the group of a route."""
+    if path.endswith(("/predict", ":predict", "/infer", "/invocations")):
+        return "Predict"
+    if path.endswith("/feedback"):
+        return "Labels"
+    if path.startswith(("/admin/", "/v2/repository/", "/dashboard/")):
+        return "Administration"
+    if path.endswith(("/health", "/live", "/ready", "/ping", "/metrics", "/version", "/openapi.json")):
+        return "Health and metrics"
+    return "Models"
+
+
+def _add_examples(description: dict, name: str, predictor: Predictor):
+    """Give bodies of predictions and labels an example that the service accepts."""
+    row = description["components"]["examples"]["row"]["value"]
+    if not row:
+        return
+    bodies: dict[str, dict] = {
+        "/predict": {"features": [row]},
+        f"/models/{name}/predict": {"features": [row]},
+        "/invocations": {"dataframe_records": [row]},
+        f"/v1/models/{name}:predict": {"instances": [row]},
+    }
+    label = predictor.bundle.golden()["prediction"][0]
+    if predictor.signature.task != "anomaly":
+        bodies |= {key: {"id": f"{'0' * 28}-0", "label": label} for key in ("/feedback", f"/models/{name}/feedback")}
+    for path, body in bodies.items():
+        description["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"] = body
 
 
 def _add_model_parameter(paths: dict, names: list[str], required: bool):
@@ -128,8 +166,13 @@ def describe(name: str, predictor: Predictor) -> dict:
         holder["content"][ARROW] = {"schema": {"type": "string", "format": "binary"}}
     invocations = _post("Predict by MLflow's protocol", invocation, named_predictions)
     invocations["post"]["requestBody"]["content"][CSV] = {"schema": {"type": "string", "minLength": 1}}
-    feedback = _post("Record true labels", labels, object_of({"accepted": {"type": "integer"}}), 202)
-    return {
+    feedback = _post(
+        "Record true labels of predictions, by the ids of their responses",
+        labels,
+        object_of({"accepted": {"type": "integer"}}),
+        202,
+    )
+    description = {
         "openapi": "3.1.0",
         "info": {
             "title": f"{name}, version {predictor.version}",
@@ -169,6 +212,8 @@ def describe(name: str, predictor: Predictor) -> dict:
             "examples": {"row": {"value": _example(predictor)}},
         },
     }
+    _add_examples(description, name, predictor)
+    return description
 
 
 def describe_all(models: ServedModels) -> dict:

@@ -316,7 +316,19 @@ def test_words_of_strangers_are_never_markup(app, client, registry):
     text = page(client)
     assert text.count("&lt;script&gt;alert(1)") >= 9
     seen = tags(text)
-    assert {tag for tag, _ in seen} - before <= {"ul", "ol", "li", "svg", "rect", "div", "details", "summary"}
+    assert {tag for tag, _ in seen} - before <= {
+        "ul",
+        "ol",
+        "li",
+        "dl",
+        "dt",
+        "dd",
+        "svg",
+        "rect",
+        "div",
+        "details",
+        "summary",
+    }
     assert "img" not in {tag for tag, _ in seen}
     assert sum(tag == "script" for tag, _ in seen) == 3
     assert not any(a.startswith("on") for _, names in seen for a in names)

@@ -157,6 +157,16 @@ def test_charts_follow_the_size_of_the_window_the_theme_and_the_time_that_is_ask
     page = open_page(url)
     canvas = page.locator("#requests canvas")
     before = canvas.bounding_box()["width"]
+    for figure in ("requests", "latency", "predictions", "quality-accuracy"):
+        expect(page.locator(f"#{figure} small")).to_contain_text("last 24 hours")
+        expect(page.locator(f"#{figure} .mark")).to_have_text(["!", "P"])
+        assert "–" not in page.locator(f"#{figure} .u-legend").inner_text(), "a legend at rest has values"
+    assert "in production, by" in page.locator("#requests .mark").last.get_attribute("title")
+    to_do = page.locator("#alerts .todo")
+    expect(to_do).to_contain_text('drift={"b": None, "a": None}')
+    expect(to_do).to_contain_text("mlops-nb incidents show 2")
+    to_do.locator("button.copy").first.click()
+    expect(to_do.locator("button.copy").first).to_have_text("Copied")
     page.set_viewport_size({"width": 700, "height": 900})
     wait_for(lambda: canvas.bounding_box()["width"] > before + 40)
     page.set_viewport_size({"width": 360, "height": 900})
@@ -165,11 +175,11 @@ def test_charts_follow_the_size_of_the_window_the_theme_and_the_time_that_is_ask
     page.emulate_media(color_scheme="dark")
     expect(page.locator(".plot > .uplot")).to_have_count(5)
     page.get_by_role("link", name="7 days").click()
-    expect(page.locator("#requests small")).to_have_text("in 2 hours")
+    expect(page.locator("#requests small")).to_have_text("last 7 days, in 2 hours")
     expect(page.locator(TILE.format("Requests"))).to_have_text("600")
     assert page.url.endswith("?hours=168")
     page.reload()
-    expect(page.locator("#requests small")).to_have_text("in 2 hours")
+    expect(page.locator("#requests small")).to_have_text("last 7 days, in 2 hours")
     expect(page.get_by_role("link", name="7 days")).to_have_attribute("aria-current", "true")
 
 
@@ -188,6 +198,7 @@ def test_numbers_update_by_themselves(open_page, url, service):
     assert time.time() - begins < 20 * 60, "the charts of a young model begin where its rows do"
     expect(page.locator("#errors canvas")).to_be_visible()
     expect(page.locator("#routes")).to_contain_text("400: 1")
+    expect(page.locator("#tiles")).to_contain_text("1 client error (4xx)")
     service.call("POST", "/feedback", {"labels": [{"id": key, "label": int(i > 0)} for i, key in enumerate(ids)]})
     caption = "version 1: 0.8571 on 7 labelled rows of the last hour"
     expect(page.locator("#quality-accuracy small")).to_contain_text(caption)
@@ -290,12 +301,18 @@ def test_words_of_strangers_are_shown_and_not_obeyed(open_page, url, registry):
 
 def test_pages_work_below_the_path_of_a_proxy(open_page, url):
     prefix = "/user/ada/proxy/5000"  # which the proxy takes away
-    page = open_page(f"{url}{prefix}", prepare=lambda page: page.route(
+    page = open_page(f"{url}{prefix}", prepare=lambda page: page.context.route(
         f"{url}{prefix}/**", lambda route: route.continue_(url=route.request.url.replace(prefix, "", 1))
     ))  # fmt: skip
     expect(page.locator("#updated")).to_contain_text("Updated at")
     page.get_by_role("link", name="7 days").click()
-    expect(page.locator("#requests small")).to_have_text("in 2 hours")
+    expect(page.locator("#requests small")).to_have_text("last 7 days, in 2 hours")
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="model card").first.click()
+    expect(opened.value.locator("h1")).to_have_text("toy")
+    opened.value.get_by_role("link", name="Dashboard").click()
+    expect(opened.value.locator("#title")).to_have_text("toy")
+    opened.value.close()
     page.get_by_role("button", name="Promote").click()
     page.keyboard.type("better")
     page.locator("dialog").get_by_role("button", name="Promote").click()
@@ -307,7 +324,7 @@ def test_pages_work_below_the_path_of_a_proxy(open_page, url):
     page.get_by_role("link", name="Dashboard").click()
     page.get_by_role("link", name="Try the service").click()
     page.get_by_role("button", name="Send").click()
-    expect(page.locator("#status")).to_contain_text("200 in")
+    expect(page.locator("output").first).to_contain_text("200 in")
     assert page.url == f"{url}{prefix}/docs"
 
 

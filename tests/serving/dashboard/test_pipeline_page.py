@@ -1,5 +1,6 @@
 """The page of the pipeline: true states, no markup of strangers, commands with an admin key alone."""
 
+import json
 import re
 from pathlib import Path
 
@@ -87,8 +88,51 @@ def test_runs_are_filtered_sorted_and_compared(client, add_run):
     assert [i[:8] for i in ids.findall(page(client))] == ["20260503", "20260502", "20260501"]
     assert [i[:8] for i in ids.findall(page(client, "?state=failed"))] == ["20260503"]
     assert [i[:8] for i in ids.findall(page(client, "?sort=seconds"))] == ["20260501", "20260502", "20260503"]
+    assert [i[:8] for i in ids.findall(page(client, "?sort=seconds&order=up"))] == ["20260502", "20260501", "20260503"]
+    assert [i[:8] for i in ids.findall(page(client, "?order=up"))] == ["20260501", "20260502", "20260503"]
     compared = page(client, "?compare=20260501-120000-000000,20260502-120000-000000").partition("Two runs compared")[2]
     assert re.search(r"log loss<td[^>]*>0.25<td[^>]*>0.5", compared)
+
+
+def test_curves_of_two_runs_are_over_each_other_and_slices_side_by_side(client, add_run):
+    roc = {"name": "ROC", "x": "false", "y": "true", "points": [[0.0, 0.0], [0.5, 0.9], [1.0, 1.0]], "ideal": True}
+    young = {"young": {"rows": 1, "neg_log_loss": -0.25}}
+    add_run("20260501-120000-000000", curves=[roc], slices=young, fold_scores=[0.5, 0.7])
+    add_run("20260502-120000-000000", curves=[roc | {"points": [[0.0, 0.0], [1.0, 1.0]]}, {**roc, "name": "Other"}])
+    add_run("20260503-120000-000000")
+    text = page(client, "?compare=20260501-120000-000000,20260502-120000-000000").partition("Two runs compared")[2]
+    drawn = dict(re.findall(r"<figcaption>(.*?) <small>.*?</figcaption>(.*?)</figure>", text, re.DOTALL))
+    assert {name: chart.count("<polyline") for name, chart in drawn.items()} == {
+        "ROC": 3,  # two runs and the diagonal
+        "Scores of the folds": 1,
+        "Other": 2,
+    }
+    assert 'points="0.0,240.0 170.0,24.0 340.0,0.0"' in drawn["ROC"]
+    assert re.search(r"young<td[^>]*>log loss 0.25 <small>1 row</small><td[^>]*>–", text)
+    none = page(client, "?compare=20260503-120000-000000,20260503-120000-000000")
+    assert "Neither run has curves" in none
+
+
+def test_build_that_ended_before_its_record_began_is_shown(client, settings):
+    folder = settings.home / "store" / "commands" / "20260501-120000-000000"
+    folder.mkdir(parents=True)
+    command = {
+        "id": folder.name,
+        "kind": "build",
+        "model": "toy",
+        "run": "20260501-120001-000000",
+        "command": "ploomber build",
+    }
+    command |= {"started": STARTED, "ended": STARTED, "stopped": True}
+    (folder / "command.json").write_text(json.dumps(command))
+    (folder / "output.log").write_text("reading pipeline.yaml\n")
+    text = page(client)
+    assert "Cancelled before its first task." in text
+    assert "reading pipeline.yaml" in text
+    assert "20260501-120001-000000" in page(client, "?state=interrupted")
+    assert "Cancelled" in page(client, "?run=20260501-120001-000000&stage=train")
+    (folder / "command.json").write_text(json.dumps(command | {"stopped": False, "exit_code": 1}))
+    assert "It failed before its first task" in page(client)
 
 
 # keys
@@ -191,6 +235,9 @@ def test_chart_of_a_metric_has_its_gate_and_a_line_a_version():
     (_, first, _), (_, second, _) = chart.lines[0].dots
     assert first < chart.gate_y < second, "a lower value is lower on the page"
     assert draw_metric({"name": "accuracy", "gate": 0.85, "series": series[1:]}) is None
+    marks = [{"at": at, "kind": "promotion", "text": f"at {at}"} for at in (5, 10, 20, 30)]
+    shown = draw_metric({"name": "accuracy", "gate": 0.85, "series": series[:1]}, marks).marks
+    assert [text for _, _, text in shown] == ["at 10", "at 20"]
 
 
 def test_page_lists_the_stages_that_a_pipeline_has():

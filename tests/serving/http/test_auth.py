@@ -179,7 +179,7 @@ def test_key_typed_into_the_page_opens_it(settings, tmp_path, browser):
         expect(page.locator("h1")).to_have_text("toy, version 1")
         expect(page.locator("#locked")).to_be_hidden()
         page.get_by_role("button", name="Send").click()
-        expect(page.locator("#status")).to_contain_text("200 in")
+        expect(page.locator("output").first).to_contain_text("200 in")
         page.close()
     finally:
         log = service.stop()

@@ -367,7 +367,7 @@ def test_pages_are_an_index_and_one_a_model(make, registry):
     client.post("/models/beta/predict", json={"features": [MIXED_ROW]})
     client.post("/models/gamma/predict", json={"features": [ROW]})
     text = client.get("/").get_data(as_text=True)
-    for words in ('<a href="/?model=alpha">', "not loaded", "failed", "No version of &#39;beta&#39; can be served"):
+    for words in ('<a href="./?model=alpha">', "not loaded", "failed", "No version of &#39;beta&#39; can be served"):
         assert words in text, words
     assert "<title>gamma</title>" in client.get("/?model=gamma").get_data(as_text=True)
     data = client.get("/dashboard/data.json?hours=1&model=gamma").get_json()

@@ -1,6 +1,8 @@
 """The description of the service is true: what it allows is answered, what it forbids is refused."""
 
 import math
+import re
+import subprocess
 import sys
 
 import pytest
@@ -13,6 +15,7 @@ from mlops_nb.model.signature import Input, Signature
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from serve.app import create_app
+from tests.serving.dashboard.test_dashboard_browser import CONTRAST
 
 profile.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=300)
 profile.load_profile("same")
@@ -206,24 +209,40 @@ def test_forms_of_mlflow_are_described_as_they_are_taken(mixed, spec, table, all
 
 
 @pytest.mark.slow
-def test_example_on_the_page_is_answered_in_a_real_browser(service, browser, tmp_path):
+def test_page_sends_the_example_of_each_prediction_route_and_its_code_runs(service, browser, tmp_path):
     from playwright.sync_api import expect
 
-    page = browser.new_page(viewport={"width": 1000, "height": 1200})
+    url = f"http://127.0.0.1:{service.port}"
+    page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
     asked, problems = [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.goto(f"http://127.0.0.1:{service.port}/docs")
+    page.goto(f"{url}/docs")
     expect(page.locator("h1")).to_have_text("toy, version 1")
-    assert '"features"' in page.locator("#body").input_value()
-    page.get_by_role("button", name="Send").click()
-    expect(page.locator("#status")).to_contain_text("200 in")
-    expect(page.locator("#answer")).to_contain_text('"prediction":[')
-    page.screenshot(path=tmp_path / "docs.png", full_page=True)
-    page.locator("#body").fill('{"features": [[1]]}')
-    page.get_by_role("button", name="Send").click()
-    expect(page.locator("#answer.failed")).to_contain_text("Row 0 has 1 values; the model takes 2")
-    assert all(url.startswith(f"http://127.0.0.1:{service.port}/") for url in asked)
+    routes = page.locator("details.operation[id^='post']", has_text=re.compile("Predict (rows|by)"))
+    assert routes.count() == 6, "two of our own, MLflow, KServe V1, two of Open Inference"
+    for place in range(routes.count()):
+        route = routes.nth(place)
+        if place:
+            route.locator("summary").first.click()
+        route.get_by_role("button", name="Send").click()
+        expect(route.locator("output")).to_contain_text("200 in")
+        expect(route.locator(".responses[open] .schema").first).to_contain_text(re.compile("prediction|outputs"))
+    first = routes.first
+    for language, command in (("curl", ["bash", "-c"]), ("Python", [sys.executable, "-c"])):
+        first.get_by_role("button", name=language, exact=True).click()
+        code = first.locator("pre").last.inner_text()
+        ended = subprocess.run([*command, code], capture_output=True, text=True, check=False, timeout=60)
+        assert "prediction" in ended.stdout, (code, ended.stderr)
+    first.get_by_role("button", name="JavaScript").click()
+    code = first.locator("pre").last.inner_text().replace("console.log(", "return (")
+    assert "prediction" in page.evaluate(f"async () => {{ {code} }}")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390, "nothing is wider than the screen"
+    assert page.evaluate(CONTRAST) == []
+    first.locator("textarea").fill('{"features": [[1]]}')
+    first.get_by_role("button", name="Send").click()
+    expect(first.locator(".answer.failed")).to_contain_text("Row 0 has 1 values; the model takes 2")
+    assert all(address.startswith(f"{url}/") for address in asked)
     assert [p for p in problems if "400" not in p and "favicon" not in p] == []
     page.close()

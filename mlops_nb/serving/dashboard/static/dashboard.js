@@ -13,6 +13,7 @@ const clock = d => `${two(d.getUTCHours())}:${two(d.getUTCMinutes())}`;
 const day = d => `${two(d.getUTCMonth() + 1)}-${two(d.getUTCDate())}`;
 const date = second => new Date(second * 1000);
 const number = v => (v == null ? "–" : Math.abs(v) >= 1000 ? Math.round(v).toLocaleString("en") : String(+v.toPrecision(4)));
+const count = (n, noun) => `${number(n)} ${noun}${n === 1 ? "" : "s"}`;
 const percent = v => (v == null ? "–" : `${+(100 * v).toFixed(1)} %`);
 
 // charts
@@ -26,17 +27,52 @@ function axisTime(_, splits) {
 function options(width, chart) {
   const {from, to, series, value, bars, bands, limits} = chart;
   const line = {stroke: color("soft"), grid: {stroke: color("line"), width: 1}, ticks: {stroke: color("line"), width: 1}, font: "12px system-ui"};
-  const drawn = series.map((s, i) => ({
-    label: s.label, stroke: color(s.color || `c${i % 7}`), width: s.thin ? 1 : 2, dash: s.dash, value: (_, v, __, place) => value(s.shown && place != null ? s.shown()[place] : v), spanGaps: Boolean(s.joined),
-    points: {show: !bars && !s.dash, size: 4}, ...(bars && {fill: color(s.color || `c${i}`), width: 0, paths: uPlot.paths.bars({size: [0.8, 40], align: 1})}),
-  }));
+  const drawn = series.map((s, i) => {
+    const stroke = color(s.color || `c${i % 7}`);
+    return {
+      label: s.label, stroke, width: s.thin ? 1 : 2, dash: s.dash, value: (u, v, at, place) => value(place == null ? atRest(s, u.data[at], bars) : s.shown ? s.shown()[place] : v), spanGaps: Boolean(s.joined),
+      points: bars || s.dash ? {show: false} : {show: true, size: s.thin ? 5 : 7, fill: stroke, filter: (u, at) => lonely(u.data[at], s.joined)},
+      ...(bars && {fill: stroke, width: 0, paths: uPlot.paths.bars({size: [0.8, 40], align: 1})}),
+    };
+  });
   return {
     width, height: HEIGHT, tzDate: t => uPlot.tzDate(date(t), "Etc/UTC"), cursor: {y: false, drag: {x: false, y: false}},
     scales: {x: {time: true, range: [from, to]}, y: {range: (_, low, high) => low == null ? [0, 1] : limits(low, high)}},
     axes: [{...line, values: axisTime, incrs: STEPS, space: 60}, {...line, size: 56, values: (_, splits) => splits.map(value)}],
-    series: [{label: "time", value: (_, t) => (t == null ? "–" : `${day(date(t))} ${clock(date(t))}`)}, ...drawn],
+    series: [{label: "time", value: (_, t) => (t == null ? (bars ? `the last ${LENGTHS[hours]}` : "latest") : `${day(date(t))} ${clock(date(t))}`)}, ...drawn],
+    hooks: {draw: [drawMarks]},
     ...(bands && {bands: [{series: bands, fill: color("band")}]}),
   };
+}
+
+function atRest(series, drawn, bars) { // what a legend shows while no pointer is on its chart: the sum of bars, the latest value of a line
+  const values = (series.shown ? series.shown() : drawn).filter(v => v != null);
+  return bars ? values.reduce((sum, v) => sum + v, 0) : values[values.length - 1];
+}
+
+function lonely(values, joined) { // points that no line would show
+  return [...values.keys()].filter(i => values[i] != null && (joined || (values[i - 1] == null && values[i + 1] == null)));
+}
+
+const SIGNS = {promotion: "P", rollback: "R", incident: "!", recovery: "✓"};
+
+function drawMarks(plot) {
+  for (const old of plot.over.querySelectorAll(".mark")) old.remove();
+  let before = -Infinity, level = 0;
+  for (const {at, kind, text, target} of shown?.figures?.marks || []) {
+    if (at < plot.scales.x.min || at > plot.scales.x.max) continue;
+    const place = plot.valToPos(at, "x"), mark = document.createElement("a");
+    level = place - before < 20 ? level + 1 : 0;
+    before = place;
+    mark.href = `#${target}`;
+    mark.className = `mark of-${kind}`;
+    mark.textContent = SIGNS[kind];
+    mark.title = `${day(date(at))} ${clock(date(at))}: ${text}`;
+    mark.setAttribute("aria-label", mark.title);
+    mark.style.left = `${place}px`;
+    mark.style.top = `${18 * level}px`;
+    plot.over.append(mark);
+  }
 }
 
 function fromZero(low, high) {
@@ -90,7 +126,7 @@ function beginning({rows}) { // Of a model that is younger than the span, the ti
 }
 
 function drawAll() {
-  const {figures, errors, bucket_seconds: size} = shown;
+  const {figures, errors, bucket_seconds: size} = shown, length = `last ${LENGTHS[hours]}`;
   const each = size < 60 ? `${size} seconds` : size < 3600 ? `${size / 60} minute${size > 60 ? "s" : ""}` : `${size / 3600} hours`;
   const begin = figures ? beginning(figures.traffic) : 0;
   const span = {at: errors.at, from: errors.at[begin], to: errors.at[errors.at.length - 1] + size};
@@ -98,20 +134,22 @@ function drawAll() {
   draw("errors", {...span, bars: true, hideZeros: true, value: number, limits: fromZero, series: [
     {label: "clients' (4xx)", color: "c4", values: both, shown: () => shown.errors.client}, {label: "the service's (5xx)", color: "bad", values: errors.server},
   ]});
-  caption("errors", `in ${each}, since the worker started`);
+  caption("errors", `${length}, in ${each}, since the worker started`);
   if (!figures) return;
   const {traffic, predictions} = figures;
   const within = {...span, at: traffic.at, from: traffic.at[begin], to: traffic.at[traffic.at.length - 1] + size};
   const cut = traffic.complete_since > traffic.at[0] ? `; complete since ${day(date(traffic.complete_since))} ${clock(date(traffic.complete_since))}` : "";
   draw("requests", {...within, bars: true, hideZeros: true, value: number, limits: fromZero, series: [{label: "requests", values: traffic.requests}]});
-  caption("requests", `in ${each}${cut}`);
+  caption("requests", `${length}, in ${each}${cut}`);
   draw("latency", {...within, value: number, limits: fromZero, series: [{label: "median", values: traffic.p50}, {label: "95th percentile", values: traffic.p95}]});
+  caption("latency", `${length}, milliseconds`);
   const names = {p10: "10th percentile", p50: "median", p90: "90th percentile"};
   const regression = predictions.task === "regression";
   const order = regression ? ["p90", "p50", "p10"] : Object.keys(predictions.series);
   draw("predictions", {...within, value: regression ? number : percent, limits: regression ? fromZero : () => [0, 1], bands: regression ? [1, 3] : null,
     series: order.map(label => ({label: regression ? names[label] : label, color: regression ? "c0" : undefined, thin: regression && label !== "p50", values: predictions.series[label]}))});
-  caption("predictions", regression ? "values" : "share of each class");
+  caption("predictions", `${length}, ${regression ? "values" : "share of each class"}`);
+  get("marks").hidden = !figures.marks.some(m => m.at > within.from);
   drawQuality(figures.quality, within);
 }
 
@@ -136,12 +174,12 @@ function drawQuality({version, metrics}, span) {
       get("quality").append(figure);
     }
     const gate = m.gate == null ? "no gate" : `gate: at ${m.lower_is_better ? "most" : "least"} ${number(m.gate)}`;
-    const measured = m.rows ? `${number(m.value)} on ${number(m.rows)} labelled rows` : "no labelled rows";
+    const measured = m.rows ? `${number(m.value)} on ${count(m.rows, "labelled row")}` : "no labelled rows";
     caption(id, `version ${version}: ${measured} of ${length}; ${gate}`);
     const at = [...new Set([span.from, ...m.series.flatMap(s => s.at.map(t => Math.max(t, span.from + 1))), span.to])].sort((a, b) => a - b);
     const series = m.series.map(s => ({label: `version ${s.version}`, color: s.version === version ? "c0" : OTHERS[s.version % OTHERS.length], thin: s.version !== version, joined: true, values: onAxis(at, s, span)}));
     if (m.gate != null) series.push({label: "gate", color: "bad", dash: [6, 4], values: at.map(() => m.gate)});
-    if (m.release != null) series.push({label: `version ${version} at release${m.release_rows ? `, ${number(m.release_rows)} test rows` : ""}`, color: "soft", dash: [2, 4], values: at.map(() => m.release)});
+    if (m.release != null) series.push({label: `version ${version} at release${m.release_rows ? `, ${count(m.release_rows, "test row")}` : ""}`, color: "soft", dash: [2, 4], values: at.map(() => m.release)});
     draw(id, {...span, at, value: number, series, limits: m.lower_is_better ? fromZero : near});
   }
 }

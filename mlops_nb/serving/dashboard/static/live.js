@@ -43,5 +43,17 @@ async function keepUp() {
   timer = setTimeout(keepUp, EVERY);
 }
 
+async function copy(button) { // the text before a button; without a secure context the clipboard takes a selection alone
+  const text = button.previousElementSibling;
+  try { await navigator.clipboard.writeText(text.textContent); } catch { getSelection().selectAllChildren(text); document.execCommand("copy"); }
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = "Copy"; }, 2000);
+}
+
+document.addEventListener("click", event => { const button = event.target.closest("button.copy"); if (button) copy(button); });
+document.addEventListener("click", event => { // a link to an incident opens it
+  const target = event.target.closest("a[href^='#']")?.getAttribute("href").slice(1);
+  if (target && get(target)?.tagName === "DETAILS") get(target).open = true;
+});
 get("locked").addEventListener("submit", event => { event.preventDefault(); key = get("key").value.trim(); keepUp(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden) keepUp(); });
