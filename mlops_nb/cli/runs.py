@@ -6,6 +6,7 @@
 __all__ = ['runs', 'list_runs', 'show_run', 'compare']
 
 # %% ../../nbs/cli/03_runs.ipynb #b7518af8
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,9 +60,16 @@ def _run_row(record: Mapping[str, Any], aliases: Mapping[str, list[str]]) -> dic
 @click.argument("run")
 @json_option
 def show_run(run, as_json):
-    "Show one RUN; the beginning of its id is enough."
+    "Show one RUN, and how to open its W&B copy; the beginning of its id is enough."
+    from mlops_nb.store.wandb import offline_folder
+
     found = _open_runs().get(run)
-    print_json(found.record) if as_json else print_fields(found.record | {"folder": str(found.folder)})
+    if as_json:
+        print_json(found.record)
+        return
+    print_fields(found.record | {"folder": str(found.folder)})
+    if copy := offline_folder(found):
+        click.echo(f"Open it offline: wandb leet {shlex.quote(str(copy))}\nUpload it: wandb login, then wandb sync {shlex.quote(str(copy))}")
 
 
 @runs.command()

@@ -27,7 +27,7 @@ from ..errors import PipelineError
 from .fingerprint import code_fingerprint, notebook_modules
 from .hook_errors import one_sentence
 from .parameters import ALIASES, TASKS, check_parameters, check_values
-from .products import copy_to_wandb, redact_notebooks, results_of, run_metadata
+from .products import copy_job_to_wandb, copy_to_wandb, redact_notebooks, results_of, run_metadata
 from ..settings import Settings, find_project
 from ..spec import import_from, load_spec
 from ..store.faults import describe_fault, describe_traceback, prepare_places
@@ -366,6 +366,8 @@ def on_finish_report(dag: "DAG"):
         text = report.read_text(encoding="utf-8").replace("<title>Notebook</title>", title)
         report.write_text(redact(text), encoding="utf-8")
         print(f"The report is {report}", file=sys.stderr)
+        if "job" in dag[name].product.to_json_serializable():
+            copy_job_to_wandb(Path(str(dag[name].product["job"])))
 
 
 def always_rerun() -> str:
