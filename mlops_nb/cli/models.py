@@ -163,6 +163,17 @@ def _print_change(name: str, change: "AliasChange", as_json: bool, reason: str, 
         click.echo(f"{change.alias} of {name}: {f'{before} ->' if moved else 'already at'} {after}")
     if moved and change.reason != reason:  # the registry adds what clients see
         click.echo(change.reason.removeprefix(f"{reason}; "), err=True)
+    if moved:
+        _move_in_wandb(name, change)
+
+
+def _move_in_wandb(name: str, change: "AliasChange") -> None:
+    from mlops_nb.settings import Settings
+    from mlops_nb.store.wandb_account import move_alias
+
+    project = Settings.read().wandb_project
+    if problem := move_alias(name, change.alias, change.to_version, change.from_version, project):
+        click.echo(f"The alias of the Artifact in W&B was not moved: {problem}", err=True)
 
 # %% ../../nbs/cli/01_models.ipynb #bc3bf5ff
 @models.command("history")

@@ -367,8 +367,12 @@ def _to_wandb(result: HealthReport, notified: Sequence[Alert], settings: Setting
         line: (f"{found[0].model}: {found[0].kind} of {', '.join(a.subject for a in found)}", found[0].change == "closed")
         for line, found in group_alerts(notified).items()
     }
-    where = settings.wandb_project, Path(settings.runs)
-    return log_health_to_wandb(result.name, result.version, figures_of(result), alerts, *where)
+    where, tables = (settings.wandb_project, Path(settings.runs)), {}
+    if result.drift.drifting or alerts:  # a table a check, whatever it found, would be thousands
+        drift = result.drift.to_dict()["columns"]
+        shown = ["name", "role", "kind", "drifted", "effect", "p_corrected", "reason"]
+        tables["drift"] = {"columns": shown, "data": [[column.get(name) for name in shown] for column in drift]}
+    return log_health_to_wandb(result.name, result.version, figures_of(result), alerts, *where, tables)
 
 # %% ../../nbs/monitor/05_health.ipynb #0847016d
 def _with_joint_drift(

@@ -334,7 +334,7 @@ def _params(dag: "DAG") -> dict:
     return params
 
 
-_NOT_OF_A_RUN = ("upstream", "product", "code", "store")  # parameters that Ploomber or a fingerprint gives
+_NOT_OF_A_RUN = ("upstream", "product", "code", "store", "sweep")  # parameters that Ploomber or a fingerprint gives
 
 
 def _folder(dag: "DAG") -> Path:

@@ -90,7 +90,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "holdout": _TEXT,
     "champion": _TEXT,
     "params": _MAPPING,
-    "search": _MAPPING,
+    "search": (f"{_MAPPING[0]}, or sweep", lambda value: value == "sweep" or _MAPPING[1](value)),
     "test_size": ("a number between 0 and 1", lambda value: _is_number(value, 0, 1)),
     "max_rejects": ("a number from 0 to 1", lambda value: value in (0, 1) or _is_number(value, 0, 1)),
     "seed": ("a whole number of at least 0", lambda value: _is_count(value, 0)),

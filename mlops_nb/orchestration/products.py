@@ -16,6 +16,7 @@ from ..store.artifacts import open_artifacts
 from ..store.privacy import redact
 from ..store.runs import Run, package_versions
 from ..store.wandb import RunContent, log_batch_to_wandb, log_to_wandb, wandb_mode
+from ..store.wandb_account import move_alias
 
 # %% ../../nbs/orchestration/01_products.ipynb #0000000f
 def run_metadata(
@@ -90,6 +91,8 @@ def copy_to_wandb(
     )
     if problem := log_to_wandb(run, settings.wandb_project, content):
         print(f"W&B could not be reached, the local record is complete: {problem}", file=sys.stderr)
+    elif "production" in aliases:
+        move_alias(record["model"], "production", record["version"], None, settings.wandb_project)
 
 
 def _read(path: Path) -> dict:

@@ -13,6 +13,9 @@ import pytest
 
 from mlops_nb.monitor.prediction_log import PredictionLog, PredictionRecord
 from mlops_nb.settings import Settings
+from mlops_nb.store.runs import Run
+from mlops_nb.store.wandb import offline_folder
+from tests.wandb_files import artifacts, records_of, table_of, updates
 
 pytestmark = pytest.mark.slow
 
@@ -308,17 +311,30 @@ def test_runs_and_versions_can_be_compared(built):
     assert built.json("models", "diff", "toy", "1", "2")["params.C"] == {"first": None, "second": 0.01}
 
 
-@pytest.mark.soak
-def test_each_build_is_one_offline_wandb_run(built):
-    built.build("--env--seed", "11", WANDB_MODE="offline")
-    run = built.json("runs", "list")[0]["id"]
-    logs = list((built.path / "store/runs/wandb").glob(f"offline-run-*-{run}/run-{run}.wandb"))
-    assert len(logs) == 1
-    assert logs[0].stat().st_size > 2_000
-    content = logs[0].read_bytes()
-    assert b"evaluation" in content
-    assert b"accuracy" in content
-    assert b"toy" in content
+@pytest.mark.slow
+def test_build_in_wandb_has_its_charts_tables_and_lineage_offline(built):
+    """All in one build: with a search, and a champion to compare with."""
+    built.build("--env--search", "{'C': [0.01, 1]}", WANDB_MODE="offline")
+    record = Run(built.path / "store/runs" / built.json("runs", "list")[0]["id"])
+    shown = built.run("mlops-nb", "runs", "show", record.id).stdout
+    folder = offline_folder(record)
+    assert f"wandb leet {folder}" in shown
+    assert f"wandb sync {folder}" in shown
+    records = records_of(record)
+    charts = {key.removeprefix("_wandb.visualize.") for key in updates(records, "config") if "visualize" in key}
+    assert charts == {"roc", "precision_recall", "calibration", "confusion"}
+    assert {row[0] for row in table_of(record, "metrics")["data"]} >= {"accuracy", "roc_auc"}
+    assert {"model", "baseline", "champion"} <= {*table_of(record, "metrics")["columns"]}
+    assert len(table_of(record, "search")["data"]) == 2
+    assert "accuracy" in {
+        row[table_of(record, "gates")["columns"].index("metric")] for row in table_of(record, "gates")["data"]
+    }
+    assert table_of(record, "slices")["data"][0][0] == "all"
+    found = artifacts(records)
+    snapshot = Path(found["toy-data"]["manifest"]["contents"][0]["local_path"])
+    assert snapshot.stem == record.record["data"]["sha256"], "the run uses the snapshot"
+    assert {f"version-{record.record['version']}", "staging"} <= {*found["toy"]["aliases"]}
+    assert {entry["path"] for entry in found["toy"]["manifest"]["contents"]} >= {"manifest.json", "model.skops"}
 
 
 @pytest.mark.nightly

@@ -1,12 +1,14 @@
 """What W&B gets, read back from its offline files with W&B's own reader."""
 
-import json
-import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from mlops_nb.errors import SettingsError
+from mlops_nb.errors import PipelineError, SettingsError
+from mlops_nb.orchestration import sweep
+from mlops_nb.store import wandb as wandb_module
+from mlops_nb.store import wandb_account
 from mlops_nb.store.git import GitState
 from mlops_nb.store.runs import Run
 from mlops_nb.store.wandb import (
@@ -14,53 +16,13 @@ from mlops_nb.store.wandb import (
     RunContent,
     account,
     log_batch_to_wandb,
+    log_health_to_wandb,
     log_to_wandb,
-    offline_folder,
 )
+from tests.wandb_files import artifacts, of_kind, records_of, table_of, updates
 
 CODE = GitState("abc", "main", True, "", ())
 CURVE = {"columns": ["class", "false positive rate", "true positive rate"], "data": [["1", 0.0, 0.0], ["1", 1.0, 1.0]]}
-
-
-def records_of(run: Run) -> list[dict]:
-    """The records of an offline run, one a line."""
-    from wandb.util import get_core_path
-
-    file = next(offline_folder(run).glob("*.wandb"))
-    command = [
-        get_core_path(),
-        "leet",
-        "inspect",
-        "--no-observability",
-        "--json",
-        "--run-file",
-        str(file),
-        str(file.parent),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def of_kind(records: list[dict], kind: str) -> list[dict]:
-    return [record[kind] for record in records if record["type"] == kind]
-
-
-def updates(records: list[dict], kind: str) -> dict:
-    """All updates of the config or of the summary, the last first."""
-    values: dict = {}
-    for record in of_kind(records, kind):
-        values |= record.get("update", {})
-    return values
-
-
-def artifacts(records: list[dict]) -> dict[str, dict]:
-    return {found["name"]: found for found in of_kind(records, "artifact")}
-
-
-def table_of(run: Run, name: str) -> dict:
-    """A table that an offline run has, by its key."""
-    file = next((offline_folder(run) / "files/media/table").glob(f"{name}_*.table.json"))
-    return json.loads(file.read_text())
 
 
 @pytest.fixture
@@ -147,3 +109,128 @@ def test_what_needs_an_account_says_so_without_one(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     with pytest.raises(SettingsError, match="A sweep needs W&B online, and it is offline"):
         account("A sweep")
+
+
+@pytest.mark.slow
+def test_monitoring_check_has_its_type_and_the_table_of_drift(run, monkeypatch):
+    """The run that a check continues online, written where it can be read."""
+    opened = wandb_module._wandb_run
+    monkeypatch.setattr(wandb_module, "wandb_mode", lambda: "online")
+
+    def offline(*given, **options):
+        monkeypatch.setattr(wandb_module, "wandb_mode", lambda: "offline")
+        return opened(*given, **options)
+
+    monkeypatch.setattr(wandb_module, "_wandb_run", offline)
+    drift = {"columns": ["name", "drifted"], "data": [["age", True], ["city", None]]}
+    where = "a-project", run.folder.parent
+    assert log_health_to_wandb("toy", 1, {"rows": 10}, {}, *where, {"drift": drift}) is None
+    check = Run(run.folder.parent / "monitor-toy-1")
+    records = records_of(check)
+    begun = of_kind(records, "run")[0]
+    assert (begun["run_group"], begun["job_type"]) == ("toy", "monitor")
+    assert table_of(check, "drift") == drift
+
+
+class RecordedArtifact:
+    """An Artifact as W&B's API gives it, with a record of what was asked of it."""
+
+    def __init__(self, name: str, aliases: list[str]):
+        self.name, self.aliases, self.saved, self.links = name, aliases, [], []
+
+    def save(self):
+        self.saved.append([*self.aliases])
+
+    def link(self, target: str, aliases: list[str]):
+        self.links.append((target, aliases))
+
+
+class RecordedAccount:
+    """W&B's module as far as an account is needed: an API, and an agent that tries two candidates."""
+
+    def __init__(self, *artifacts: RecordedArtifact):
+        self.artifacts, self.sweeps = {found.name: found for found in artifacts}, []
+
+    def Api(self):
+        return self
+
+    def artifact(self, name: str, type: str) -> RecordedArtifact:
+        assert type == "model"
+        return self.artifacts[name]
+
+    def sweep(self, config: dict, project: str) -> str:
+        self.sweeps.append((config, project))
+        return "sweep-1"
+
+    def agent(self, sweep: str, function, project: str, count: int):
+        import wandb
+
+        for value in (0.1, 10)[:count]:
+            self.run = wandb.init(mode="disabled", config={"C": value})
+            function()
+
+    def init(self, **options):
+        self.given = options
+        return self.run
+
+
+@pytest.fixture
+def recorded(monkeypatch) -> RecordedAccount:
+    first = RecordedArtifact("p/toy:version-1", ["version-1", "production"])
+    account = RecordedAccount(first, RecordedArtifact("p/toy:version-2", ["version-2", "latest"]))
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr(wandb_account, "account", lambda what: account)
+    return account
+
+
+def test_promotion_moves_the_alias_of_the_artifact_and_links_it_to_the_registry(recorded):
+    assert wandb_account.move_alias("toy", "production", 2, 1, "p") is None
+    moved = recorded.artifacts["p/toy:version-2"]
+    assert moved.saved == [["version-2", "latest", "production"]]
+    assert moved.links == [("wandb-registry-model/toy", ["production"])]
+    assert wandb_account.move_alias("toy", "staging", 1, 2, "p") is None
+    assert not recorded.artifacts["p/toy:version-1"].links, "production alone is linked"
+
+
+def test_alias_that_was_cleared_is_taken_from_the_artifact(recorded):
+    recorded.artifacts["p/toy:version-1"].aliases.append("canary")
+    assert wandb_account.move_alias("toy", "canary", None, 1, "p") is None
+    assert recorded.artifacts["p/toy:version-1"].saved == [["version-1", "production"]]
+
+
+def test_version_that_wandb_does_not_have_is_a_problem_and_no_error(recorded):
+    assert wandb_account.move_alias("toy", "production", 3, 2, "p") == "KeyError: 'p/toy:version-3'"
+
+
+@pytest.mark.slow
+def test_sweep_tries_what_wandb_chooses_and_trains_the_best(recorded, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLOPS_HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    (tmp_path / "sweep.yaml").write_text("method: random\nrun_cap: 2\nparameters:\n  C: {values: [0.1, 10]}\n")
+    monkeypatch.setattr(sweep, "find_project", lambda: tmp_path)
+    spec = SimpleNamespace(name="toy", scorer="accuracy")
+    scored = []
+    best, table = sweep.search_by_sweep(
+        spec, {"tol": 1}, lambda params: scored.append(params) or [params["C"], params["C"]]
+    )
+    assert scored == [{"tol": 1, "C": 0.1}, {"tol": 1, "C": 10}], "those of the build are in every candidate"
+    assert best == {"tol": 1, "C": 10}
+    assert table[["C", "mean", "rank"]].to_dict("list") == {"C": [10, 0.1], "mean": [10, 0.1], "rank": [1, 2]}
+    config, _ = recorded.sweeps[0]
+    assert config["metric"] == {"name": "accuracy", "goal": "maximize"}
+    assert (recorded.given["group"], recorded.given["job_type"]) == ("toy", "search")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "there is no sweep.yaml"),
+        ("parameters: {}", "must have method"),
+        ("method: bayes\nparameters: {C: {min: 0, max: 1}}", "give run_cap"),
+    ],
+)
+def test_sweep_that_cannot_work_is_refused_before_the_build(tmp_path, text, problem):
+    if text:
+        (tmp_path / "sweep.yaml").write_text(text)
+    with pytest.raises(PipelineError, match=problem):
+        sweep.read_sweep(tmp_path)
