@@ -85,6 +85,24 @@ def measure_maturity(
     now: datetime,
 ) -> Maturity:
     "Return the age from which the labels of rows are complete, where early labels are not like late ones."
+    outputs = dict.fromkeys(name for label in rows["label"] if isinstance(label, dict) for name in label)
+    if not outputs:
+        return _of_output(rows, now, DIFFERENT_LEVEL)
+    found = [_of_output(_part(rows, name), now, DIFFERENT_LEVEL / len(outputs), f" of {name}") for name in outputs]
+    return max(found, key=lambda one: (not one.known, one.age))
+
+
+def _part(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    "Return rows with the label and the prediction of one output."
+    parts = {
+        column: rows[column].map(lambda value: value.get(name) if isinstance(value, dict) else None).astype(object)
+        for column in ("label", "prediction")
+    }
+    return rows.assign(label_at=rows["label_at"].where(parts["label"].notna()), **parts)
+
+
+def _of_output(rows: pd.DataFrame, now: datetime, level: float, whose: str = "") -> Maturity:
+    "Return the age from which the labels of one output are complete."
     ages = (now - rows["at"]).dt.total_seconds().to_numpy() / DAY
     if len(rows) < MIN_LABELS or not rows["label_at"].notna().any():
         return Maturity()
@@ -96,13 +114,13 @@ def measure_maturity(
     if missing := _missing_class(rows, groups, come):
         return Maturity(
             known=False,
-            reason=f"no label {missing!r} has come yet, though it was predicted: such labels may still be on their way (label_days of the "
+            reason=f"no label {missing!r}{whose} has come yet, though it was predicted: such labels may still be on their way (label_days of the "
             "spec says from which age rows are complete)",
         )
-    if len(names) < 2 or min(_differ(delays, groups == name) for name in names) * len(names) > DIFFERENT_LEVEL:
+    if len(names) < 2 or min(_differ(delays, groups == name) for name in names) * len(names) > level:
         return Maturity()
     last, name = max((delay_quantile(delays[groups == name], ages[groups == name]), name) for name in names)
-    which = f"{MATURE_SHARE:.0%} of the labels {name!r} come within {_days(last)}, and others earlier"
+    which = f"{MATURE_SHARE:.0%} of the labels {name!r}{whose} come within {_days(last)}, and others earlier"
     if last > KNOWN_SHARE * follow_up:
         return Maturity(timedelta(days=last), False, f"{which}, or later: the log is {_days(follow_up)} old")
     return Maturity(timedelta(days=last), reason=which)

@@ -12,10 +12,18 @@ from mlops_nb.errors import SpecError
 from mlops_nb.model.bundle import write_bundle
 from mlops_nb.model.signature import Input, Signature
 from mlops_nb.monitor.health import monitor
-from mlops_nb.monitor.maturity import MATURE_SHARE, Maturity, delay_quantile, measure_maturity
+from mlops_nb.monitor.maturity import (
+    MATURE_SHARE,
+    Maturity,
+    delay_quantile,
+    maturity_of,
+    measure_maturity,
+    read_label_times,
+)
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
 from mlops_nb.settings import Settings
 from mlops_nb.spec import Gates, ModelSpec
+from mlops_nb.store.database import open_database
 from mlops_nb.store.registry import Registry
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -102,8 +110,58 @@ def test_objects_without_labels_and_few_rows_do_not_wait():
     now = BEGIN + timedelta(days=30)
     assert measure_maturity(rows.head(3), now) == Maturity()
     assert measure_maturity(rows.assign(label_at=pd.NaT, label=None), now) == Maturity()
-    objects = rows["label"].map(lambda v: {"late": v}, na_action="ignore")
-    assert measure_maturity(rows.assign(label=objects, prediction=[{"late": "no"}] * len(rows)), now) == Maturity()
+    lists = rows["label"].map(lambda v: [v], na_action="ignore")
+    assert measure_maturity(rows.assign(label=lists, prediction=[["no"]] * len(rows)), now) == Maturity()
+
+
+@pytest.mark.parametrize(
+    ("day", "reason"),
+    [
+        (5, "no label 'yes' of lost has come yet"),
+        (
+            11,
+            "95% of the labels 'yes' of lost come within 10 days, and others earlier, or later: the log is 11 days old",
+        ),
+        (30, "95% of the labels 'yes' of lost come within 10 days, and others earlier"),
+    ],
+)
+def test_rows_of_several_outputs_wait_for_the_output_whose_labels_are_late(day, reason):
+    rng = np.random.default_rng(0)
+    rows = log_of(day, {"no": 1, "yes": 10})
+
+    def both(value):
+        return {"days": float(rng.normal()), "lost": value} if isinstance(value, str) else value
+
+    rows = rows.assign(label=rows["label"].map(both), prediction=rows["prediction"].map(both))
+    found = measure_maturity(rows, BEGIN + timedelta(days=day))
+    assert found.reason.startswith(reason)
+    assert found.known == (day == 30)
+
+
+def test_rows_of_several_outputs_whose_labels_come_alike_do_not_wait():
+    rows = log_of(30, {"no": 1, "yes": 1})
+    rows = rows.assign(label=rows["label"].map(lambda v: {"lost": v, "again": v}, na_action="ignore"))
+    rows["prediction"] = rows["prediction"].map(lambda v: {"lost": v, "again": v})
+    assert measure_maturity(rows, BEGIN + timedelta(days=30)) == Maturity()
+
+
+def test_maturity_of_a_log_of_several_outputs_is_read_from_either_database(database_url):
+    engine, rng = open_database(database_url), np.random.default_rng(0)
+    log, now = PredictionLog(engine), BEGIN + timedelta(days=30)
+    for day in range(30):
+        late = rng.random(60) < 0.5
+        told = [{"lost": "yes" if slow else "no", "days": float(slow)} for slow in late]
+        at = (BEGIN + timedelta(days=day, hours=12)).timestamp()
+        log.add([PredictionRecord(f"d{day}", at, "late", 1, "production", 0.4, ["a"], [[0.0]] * 60, told)])
+        come = ((i, at + 86_400 * (10 if told[i]["lost"] == "yes" else 1)) for i in range(60))
+        log.add([LabelRecord(f"d{day}-{i}", told[i], when) for i, when in come if when <= now.timestamp()])
+    rows = read_label_times(log, "late", now, ["production"])
+    assert len(rows) == 1800
+    assert 1200 < rows["label_at"].notna().sum() < 1600  # of the last ten days only the early ones
+    found = maturity_of(log, "late", now, ["production"])
+    assert (found.known, found.age) == (True, timedelta(days=10))
+    assert maturity_of(log, "late", BEGIN - timedelta(days=1), ["production"]) == Maturity()
+    engine.dispose()
 
 
 @pytest.mark.parametrize("days", [-1, "10d", True])
