@@ -21,6 +21,7 @@ ERRORS = {
     "Laplace": lambda rng, n: rng.laplace(size=n),
     "Student, 5 df": lambda rng, n: rng.standard_t(5, n),
     "log-normal, 0.7": lambda rng, n: rng.lognormal(0, 0.7, n),
+    "log-normal, 1": lambda rng, n: rng.lognormal(0, 1, n),
     "Student, 3 df": lambda rng, n: rng.standard_t(3, n),
 }
 
@@ -83,7 +84,7 @@ def rows_of_table(trials: int) -> Iterator[str]:
                 yield f"| {metric} | {apart} apart | {positive + negative:,} | {positive} | {holds} | |"
     for metric in ("neg_mean_absolute_error", "neg_root_mean_squared_error", "r2"):
         for errors in ERRORS:
-            for rows in (60, 200, 1000):
+            for rows in (100, 300, 1000):
                 held, said = coverage_of_errors(metric, errors, rows, trials if rows < 1000 else trials // 2)
                 yield f"| {metric} | {errors} | {rows:,} | | {held:.1%} | {said:.0%} |"
 

@@ -33,6 +33,7 @@ from mlops_nb.model.scoring import (
     truth_of,
 )
 from .signature import Predictions, join_outputs
+from .tails import find_heavy_tail
 from ..spec import ALARM_RATE, INTERVAL_METRICS, ModelSpec, split_metric
 
 # %% ../../nbs/model/03_evaluate.ipynb #00000016
@@ -159,6 +160,12 @@ def _check_classes(spec: ModelSpec, classes: Sequence | None, champion: Predicti
             f"{spec.scorer!r} cannot compare them. {WITHOUT_CHAMPION}"
         )
 
+# %% ../../nbs/model/03_evaluate.ipynb #7a120002
+def _with_tails(gates: Sequence[GateResult], predictions: Predictions, y: Sequence) -> list[GateResult]:
+    "Add to gates of an error how few rows make up half of it, where these decide it."
+    found = {g.metric: find_heavy_tail(predictions, np.asarray(y), g.metric) for g in gates}
+    return [replace(g, note="; ".join(filter(None, (g.note, found[g.metric])))) for g in gates]
+
 # %% ../../nbs/model/03_evaluate.ipynb #6271e90a
 def evaluate(
     spec: ModelSpec,
@@ -186,7 +193,7 @@ def evaluate(
     if champion is not None and spec.scorer != ALARM_RATE:
         comparison = compare_champion([predictions], [champion], [np.asarray(y)], spec.scorer, things=row_groups(spec, X))
     metrics |= {} if interval is None else _interval_metrics(spec, interval, y, predictions)
-    gates = check_gates(spec, metrics, dummy, champion_metrics, comparison) + fairness_gates(spec, X, y, predictions)
+    gates = _with_tails(check_gates(spec, metrics, dummy, champion_metrics, comparison), predictions, y) + fairness_gates(spec, X, y, predictions)
     groups = group_metrics(spec, X, y, predictions)
     return Evaluation(metrics, dummy, champion_metrics, champion_version, slices, gates, groups, comparison)
 

@@ -32,13 +32,13 @@ class GateResult:
     note: str = ""  # What the value was measured on
 
     def __str__(self):
-        if self.subject or self.low is not None or self.note:
+        if self.subject or self.low is not None:
             return self._describe_interval()
         relation = {"baseline": "more than", "replay": "at most", "maximum": "at most"}.get(self.gate, "at least")
         outcome, value = "passed" if self.passed else "FAILED", f"{self.value:.6g},"
         if not math.isfinite(self.value):
             value = "is not known, the log has no rows for it;"
-        return f"{outcome}: {self.gate} {self.metric} {value} required {relation} {self.required:.6g}"
+        return f"{outcome}: {self.gate} {self.metric} {value} required {relation} {self.required:.6g}" + (f"; {self.note}" if self.note else "")
 
     def _describe_interval(self) -> str:
         outcome = ("passed" if self.passed else "FAILED") + (" (inconclusive)" if self.inconclusive else "")

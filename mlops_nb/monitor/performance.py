@@ -117,7 +117,8 @@ def _result_from(values: Mapping) -> MetricResult:
     "Return a result from stored values; releases before had no measurement."
     found = values.get("measurement")
     if found is not None:
-        found = Measurement(**{**found, "strata": tuple(map(tuple, found["strata"])), "sizes": found["sizes"] and tuple(found["sizes"])})
+        tuples = {"strata": tuple(map(tuple, found["strata"])), "sizes": found["sizes"] and tuple(found["sizes"]), "upper": tuple(found.get("upper", ()))}
+        found = Measurement(**{**found, **tuples})
     return MetricResult(**{**values, "measurement": found})
 
 # %% ../../nbs/monitor/03_performance.ipynb #db55872e

@@ -235,3 +235,11 @@ def test_metric_that_an_estimator_has_no_probabilities_for_is_refused_before_it_
     with pytest.raises(GateError, match="'neg_log_loss' needs predict_proba, which LinearSVC does not have"):
         fit(model, pd.DataFrame({"x": P}), pd.Series(Y))
     assert fit(replace(model, scorer="roc_auc"), pd.DataFrame({"x": P}), pd.Series(Y)).scores["score"].min() > 0.5
+
+
+def test_gate_of_an_error_that_a_few_rows_decide_says_how_few():
+    y, regression = np.random.default_rng(0).normal(size=200), spec(task="regression", scorer="neg_mean_squared_error")
+    rows = pd.DataFrame({"x": y})
+    usual, far = (evaluate(regression, rows, y, y, Predictions(y + e)) for e in (0.1, np.append(np.full(199, 0.1), 5)))
+    assert [gate.note for gate in usual.gates] == [""]
+    assert str(far.gates[0]).endswith("; 1 of the 200 rows make half of the squared error")
