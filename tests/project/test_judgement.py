@@ -113,7 +113,7 @@ def test_gate_of_a_series_whose_past_says_nothing_of_its_future_can_be_passed():
     gates = eval(gates_code(summary, comparison), {"Gates": Gates})
     assert comparison.baseline_score < -1
     assert 0 < gates.minimum["r2"] < 1
-    assert gates.tolerance <= 0.2
+    assert gates.tolerance == "1%"
 
 
 @pytest.mark.slow
