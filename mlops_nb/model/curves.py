@@ -30,11 +30,12 @@ def evaluation_curves(
     y: "Sequence | pd.DataFrame",  # Their truth; of several outputs a column each
     predictions: Predictions,  # Of the same rows
 ) -> dict[str, dict[str, Any]]:  # Name, of several outputs with that of the output, to the `columns` and the `data` of a table
-    "Return ROC, precision-recall and calibration curves, the confusion matrix and the worst mistakes, as far as the task has them."
+    "Return the curves that the task has, the confusion matrix of labels, and the worst mistakes."
     tables: dict[str, dict[str, Any]] = {}
     for output, part in predictions.parts.items():
         truth = np.asarray(truth_of(part, pd.DataFrame(y)[output]) if output else y)
-        found = _scored(truth, part) if spec.task == "anomaly" else _classified(truth, part) if part.classes is not None else {}
+        draw = _scored if spec.task == "anomaly" else _classified if part.classes is not None else _fitted
+        found = draw(truth, part)
         if spec.task != "anomaly":
             found["mistakes"] = _mistakes(X.drop(columns=spec.targets, errors="ignore"), truth, part)
         tables |= {f"{name} of {output}" if output else name: _plain(table) for name, table in found.items() if len(table)}
@@ -98,6 +99,15 @@ def _calibration(name: str, truth: np.ndarray, probability: np.ndarray) -> pd.Da
     parts = np.array_split(np.argsort(probability, kind="stable"), min(CALIBRATION_BINS, len(truth)))
     points = [(name, probability[rows].mean(), truth[rows].mean(), len(rows)) for rows in parts]
     return pd.DataFrame(points, columns=["class", "predicted", "observed", "rows"])
+
+# %% ../../nbs/model/04_curves.ipynb #13568576
+def _fitted(truth: np.ndarray, part: Predictions) -> dict[str, pd.DataFrame]:
+    "Return the mean truth beside the mean prediction, and how large the errors are, of a regression."
+    truth, predicted = truth.astype(float), np.asarray(part.prediction, dtype=float)
+    bins = np.array_split(np.argsort(predicted, kind="stable"), min(CALIBRATION_BINS, len(truth)))
+    points = [(predicted[rows].mean(), truth[rows].mean(), len(rows)) for rows in bins]
+    errors = pd.DataFrame({"absolute error": np.sort(np.abs(truth - predicted)), "share of rows": np.arange(1, len(truth) + 1) / len(truth)})
+    return {"fit": pd.DataFrame(points, columns=["predicted", "observed", "rows"]), "errors": _thinned(errors)}
 
 # %% ../../nbs/model/04_curves.ipynb #dece2955
 def _mistakes(X: pd.DataFrame, truth: np.ndarray, part: Predictions) -> pd.DataFrame:  # At most `MOST_MISTAKES` rows, the worst first

@@ -40,7 +40,7 @@ def _results(products: Path) -> dict:
         metadata |= {key: records["evaluation"][key] for key in ("metrics", "baseline", "gates", "passed")}
         metadata["slices"] = records["evaluation"].get("slices")
     if "curves" in records:  # a project of an earlier release has none
-        metadata["curves"] = records["curves"]
+        metadata["curves"] = {name: table for name, table in records["curves"].items() if not name.startswith("mistakes")}  # rows of the data
     return metadata | records.get("registration", {})
 
 # %% ../../nbs/orchestration/01_products.ipynb #632fb5ad

@@ -1,6 +1,6 @@
 """Drawing of the pipeline: where each stage and each arrow stands, wide for a desk and tall for a phone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mlops_nb.orchestration.run_stages import Stage
@@ -131,9 +131,35 @@ def draw_curves(records: Sequence[Mapping]) -> list[Overlay]:
     """Return the curves that runs have, those of one name over each other, and the scores of their folds."""
     by_name: dict[str, list[tuple[int, Mapping]]] = {}
     for i, record in enumerate(records):
-        for curve in [*(record.get("curves") or []), *_fold_curve(record)]:
+        for curve in [*_curves_of(record.get("curves") or {}), *_fold_curve(record)]:
             by_name.setdefault(curve["name"], []).append((i, curve))
-    return [_overlay([(i, c) for i, c in found if c["points"]]) for found in by_name.values() if found[0][1]["points"]]
+    return [_overlay(found) for found in by_name.values()]
+
+
+# table of `mlops_nb.model.curves` to a title, the columns of the axes, and whether the diagonal is perfect or chance
+_CURVES = {
+    "roc": ("ROC", "false positive rate", "true positive rate", True),
+    "precision_recall": ("Precision and recall", "recall", "precision", False),
+    "calibration": ("Calibration", "predicted", "observed", True),
+    "fit": ("Calibration", "predicted", "observed", True),
+    "errors": ("Errors", "absolute error", "share of rows", False),
+}
+
+
+def _curves_of(tables: Mapping[str, Mapping]) -> Iterator[dict]:
+    """Yield the curves of a run's tables, one a class."""
+    for table_name, table in tables.items():
+        kind, _, output = table_name.partition(" of ")
+        if kind not in _CURVES:
+            continue
+        title, x, y, ideal = _CURVES[kind]
+        rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+        classes = dict.fromkeys(row.get("class") for row in rows)
+        for label in classes:
+            name = " of ".join([title, *([str(label)] if len(classes) > 1 else [])]) + (f", {output}" if output else "")
+            points = [[row[x], row[y]] for row in rows if row.get("class") == label and None not in (row[x], row[y])]
+            if points:
+                yield {"name": name, "x": x, "y": y, "points": points, "ideal": ideal}
 
 
 def _fold_curve(record: Mapping) -> list[dict]:

@@ -95,17 +95,19 @@ def test_runs_are_filtered_sorted_and_compared(client, add_run):
 
 
 def test_curves_of_two_runs_are_over_each_other_and_slices_side_by_side(client, add_run):
-    roc = {"name": "ROC", "x": "false", "y": "true", "points": [[0.0, 0.0], [0.5, 0.9], [1.0, 1.0]], "ideal": True}
+    columns = ["class", "false positive rate", "true positive rate"]
+    roc = {"columns": columns, "data": [["yes", 0.0, 0.0], ["yes", 0.5, 0.9], ["yes", 1.0, 1.0]]}
+    chance = {"columns": columns, "data": [["yes", 0.0, 0.0], ["yes", 1.0, 1.0]]}
     young = {"young": {"rows": 1, "neg_log_loss": -0.25}}
-    add_run("20260501-120000-000000", curves=[roc], slices=young, fold_scores=[0.5, 0.7])
-    add_run("20260502-120000-000000", curves=[roc | {"points": [[0.0, 0.0], [1.0, 1.0]]}, {**roc, "name": "Other"}])
+    add_run("20260501-120000-000000", curves={"roc": roc}, slices=young, fold_scores=[0.5, 0.7])
+    add_run("20260502-120000-000000", curves={"roc": chance, "roc of other": roc})
     add_run("20260503-120000-000000")
     text = page(client, "?compare=20260501-120000-000000,20260502-120000-000000").partition("Two runs compared")[2]
     drawn = dict(re.findall(r"<figcaption>(.*?) <small>.*?</figcaption>(.*?)</figure>", text, re.DOTALL))
     assert {name: chart.count("<polyline") for name, chart in drawn.items()} == {
         "ROC": 3,  # two runs and the diagonal
         "Scores of the folds": 1,
-        "Other": 2,
+        "ROC, other": 2,
     }
     assert 'points="0.0,240.0 170.0,24.0 340.0,0.0"' in drawn["ROC"]
     assert re.search(r"young<td[^>]*>log loss 0.25 <small>1 row</small><td[^>]*>–", text)
