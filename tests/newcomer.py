@@ -58,6 +58,22 @@ def drift_and_roll_back(page: Page):
     expect(page.locator("#history tbody tr").first).to_contain_text("a newcomer tries it")
 
 
+def build_in_lab(page: Page):
+    """The dashboard as a tab of JupyterLab, then a build and a promotion in a new notebook."""
+    page.locator(".jp-LauncherCard", has_text="Dashboard").click()
+    expect(page.frame_locator("iframe").locator("#head")).to_contain_text("predicts", timeout=BUILD_MS)
+    page.get_by_role("menuitem", name="File", exact=True).click()
+    page.get_by_text("New Launcher", exact=True).click()
+    page.locator(".jp-LauncherCard[data-category='Notebook']").first.click()
+    page.wait_for_function(
+        "() => jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=BUILD_MS
+    )
+    page.locator(".jp-Notebook .cm-content").first.click()
+    page.keyboard.insert_text("%load_ext mlops_nb\n%mlops build diagnosis --seed 3")
+    page.keyboard.press("Shift+Enter")
+    expect(page.locator(".jp-OutputArea-output", has_text="version 2").first).to_be_visible(timeout=BUILD_MS)
+
+
 def main(port: str, loop_port: str, lab_port: str):
     expect.set_options(timeout=30_000)
     with sync_playwright() as playwright:
@@ -66,6 +82,8 @@ def main(port: str, loop_port: str, lab_port: str):
             see_first_model(page)
         with step("drift, new version, rollback"), opened(browser, f"http://127.0.0.1:{loop_port}/pipeline") as page:
             drift_and_roll_back(page)
+        with step("JupyterLab: a card, a build"), opened(browser, f"http://127.0.0.1:{lab_port}/lab?reset") as page:
+            build_in_lab(page)
         browser.close()
 
 
