@@ -1,8 +1,8 @@
 """CPU seconds and peak memory as rows, columns, versions, logged rows, models and connections grow.
 
 `python -m benchmarks.growth` measures and writes docs/growth.md; names of axes measure those alone, `--most N` leaves
-larger sizes out, and what was not measured this time is taken from the figures of before. Each size has a process of its
-own. CPU seconds hold better than a clock when the machine does other work.
+larger sizes out, and what was not measured this time is taken from the figures of before. Each size has a process of
+its own. CPU seconds hold better than a clock when the machine does other work.
 """
 
 import argparse
@@ -142,6 +142,7 @@ def of_logged_rows(n: int, home: Path) -> Iterator[Task]:
     signature = Signature(tuple(map(Input, "abcd")), "classification", "y", (0, 1))
     manifest = {"signature": signature.to_dict(), "evaluation": {"metrics": {}, "gates": []}}
     id = log.read("toy", last=1).predictions.index[0]
+    quality(engine, "toy", TimeBuckets(1), manifest, 1)  # which imports the metrics
     yield "one prediction by its id", lambda: log.get(id)
     yield "predictions of a trace", lambda: log.of_trace("f" * 32)
     yield "newest 10,000 rows", lambda: log.read("toy", last=10_000)
@@ -336,8 +337,9 @@ def _shown_power(power: float | None) -> str:
 _HEAD = """\
 # Growth
 
-What a thing costs as its size grows. Made by `python -m benchmarks.growth`, which measures and writes this page. The machine had
-two cores and much other work, so figures are CPU seconds and the peak memory of the process, not times on a clock.
+What a thing costs as its size grows. Made by `python -m benchmarks.growth`, which measures and writes this page. The
+machine had two cores and much other work, so figures are CPU seconds and the peak memory of the process, not times on
+a clock.
 `power` is the power of the size with which the cost grew between the two largest sizes: 1 is proportional, 0 is
 independent, more than 1 is worse than proportional. A cost below 10 ms has none.
 """
