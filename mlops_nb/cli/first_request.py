@@ -70,5 +70,6 @@ def announce_first_request(
 def _announce(url: str, server: int):
     from mlops_nb.settings import Settings, split_keys
 
-    keys = split_keys(Settings.read().api_keys, "MLOPS_API_KEYS")  # not in an argument, which others can read
+    settings = Settings.read()
+    keys = split_keys(settings.api_keys or settings.admin_keys, "MLOPS_API_KEYS")  # not in an argument, which others can read
     print_first_request(url, keys[0] if keys else None, server)

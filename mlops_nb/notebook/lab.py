@@ -114,7 +114,7 @@ def _command(port: int) -> list[str]:
     return [*ending_with_parent(), program, "serve", *options, *_models_options()]
 
 # %% ../../nbs/notebook/02_lab.ipynb #f4f71dc5
-_START_SECONDS = 60.0  # for the service, on a machine that is busy
+_START_SECONDS = 120.0  # for the service, on a machine that is busy
 
 
 def _tab(title: str, icon: str, path: str) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _tab(title: str, icon: str, path: str) -> dict[str, Any]:
             "title": title,
             "icon_path": str(Path(__file__).parent / "static" / icon),
             "path_info": path,
-            "category": "MLOps",
+            "category": "Notebook",  # of others JupyterLab shows no icon
         },
     }
 

@@ -199,12 +199,14 @@ class MlopsMagics(Magics):
     def _promote(self, words: list[str]) -> Html:
         args = _PARSERS["promote"].parse_args(words)
         with closing(Registry.open()) as registry:
-            return _moved(args.name, registry.promote(args.name, args.version, args.alias, args.reason, force=args.force))
+            before = registry.version_of(args.name, args.alias)
+            change = registry.promote(args.name, args.version, args.alias, args.reason, force=args.force)
+            return _moved(args.name, change, change.to_version != before)
 
     def _rollback(self, words: list[str]) -> Html:
         args = _PARSERS["rollback"].parse_args(words)
         with closing(Registry.open()) as registry:
-            return _moved(args.name, registry.rollback(args.name, args.alias, args.reason, nearest=args.nearest))
+            return _moved(args.name, registry.rollback(args.name, args.alias, args.reason, nearest=args.nearest), True)
 
     def _monitor(self, words: list[str]) -> HealthReport:
         args = _PARSERS["monitor"].parse_args(words)
@@ -257,10 +259,10 @@ def _up_to(table: ProductionTable, last: int | None) -> str:
     return ", the newest; --last N reads more" if is_cut else ""
 
 
-def _moved(name: str, change: AliasChange) -> Html:
+def _moved(name: str, change: AliasChange, has_moved: bool) -> Html:
     "Return a sentence about an alias that was moved."
     before, after = (f"version {v}" if v else "no version" for v in (change.from_version, change.to_version))
-    moved = f"is moved from {before} to {after}" if before != after else f"is at {after} already"
+    moved = f"is moved from {before} to {after}" if has_moved else f"is at {after} already"
     return Html(f"{change.alias} of {name} {moved}; a running service follows within 2 s.")
 
 # %% ../../nbs/notebook/03_magics.ipynb #e833147f

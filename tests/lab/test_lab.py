@@ -15,6 +15,7 @@ from tests.pipeline.conftest import BIN, Project, copy_project
 
 pytestmark = pytest.mark.slow
 
+SCREENSHOTS = Path(os.environ.get('MLOPS_TEST_SCREENSHOTS', '/tmp/w/lab'))
 TIMEOUT_MS = 180_000  # for a kernel that starts on a busy machine
 
 
@@ -141,3 +142,20 @@ def test_notebook_of_a_model_runs_from_top_to_bottom_and_shows_plots(page, lab, 
     assert path.read_bytes() == before
     assert not [o for o in outputs(page) if o["output_type"] == "error" or o.get("name") == "stderr"]
     assert [o for o in outputs(page) if "text/html" in o.get("data", {})], "tables are shown as tables"
+
+
+def test_cards_and_menu_open_dashboard_and_pipeline_as_tabs(page, lab):
+    page.goto(f"{lab}/lab?reset")
+    page.locator(".jp-LauncherCard", has_text="Dashboard").click()
+    dashboard = page.frame_locator("iframe[src$='/mlops-nb/']")
+    expect(dashboard.get_by_role("heading", name="toy").first).to_be_visible(timeout=TIMEOUT_MS)
+    expect(dashboard.get_by_text("version 1").first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "dashboard.png")
+
+    page.get_by_role("menuitem", name="MLOps").click()
+    page.get_by_role("menuitem", name="Pipeline").click()
+    pipeline = page.frame_locator("iframe[src$='/mlops-nb/pipeline']")
+    expect(pipeline.get_by_text("register").first).to_be_visible()
+    expect(pipeline.get_by_role("button", name="Run pipeline").first).to_be_enabled()
+    page.screenshot(path=SCREENSHOTS / "pipeline.png")
+    assert len(page.locator("iframe.jp-IFrame, .jp-ServerProxy iframe").all()) == 2
