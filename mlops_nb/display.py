@@ -10,6 +10,7 @@ __all__ = ['STYLE', 'format_number', 'format_interval', 'format_duration', 'form
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from itertools import compress
 from typing import Any
 
 # %% ../nbs/04_display.ipynb #d29daae7
@@ -59,13 +60,13 @@ def format_clock(
 STYLE = """<style>
 .mlops-nb{font-size:13px;line-height:1.45;margin:2px 0 8px;max-width:100%;overflow-x:auto;--faint:color-mix(in srgb,currentColor 16%,transparent);
 --good:#2f9e58;--bad:#e0524a;--unknown:#b98a1c;--mark:#3f86d6}
-.mlops-nb .head{font-size:14px;margin:0 0 4px}.mlops-nb .head span{opacity:.7;margin-left:.6em}
+.mlops-nb .head{font-size:14px;margin:0 0 4px}.mlops-nb .head span{color:color-mix(in srgb,currentColor 70%,transparent);margin-left:.6em}
 .mlops-nb p{margin:3px 0}.mlops-nb .part{font-weight:600;opacity:.75;margin:8px 0 1px}
 .mlops-nb table{border-collapse:collapse;border:0;margin:2px 0 6px;table-layout:auto}
-.mlops-nb th,.mlops-nb td,.mlops-nb tr{text-align:left;padding:2px 14px 2px 0;border:0;background:none!important;font-weight:400;
-vertical-align:top;white-space:normal;max-width:44em;overflow-wrap:anywhere}
+.mlops-nb th,.mlops-nb td,.mlops-nb tr{text-align:left!important;padding:2px 14px 2px 0;border:0;background:none!important;font-weight:400;
+vertical-align:top;white-space:normal;max-width:44em;overflow-wrap:break-word}
 .mlops-nb thead th{opacity:.65;border-bottom:1px solid var(--faint)}.mlops-nb tbody tr+tr>*{border-top:1px solid var(--faint)}
-.mlops-nb .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}.mlops-nb b{font-weight:600}
+.mlops-nb .n{text-align:right!important;font-variant-numeric:tabular-nums;white-space:nowrap}.mlops-nb b{font-weight:600}
 .mlops-nb .good{color:var(--good)}.mlops-nb .bad{color:var(--bad)}.mlops-nb .unknown{color:var(--unknown)}
 .mlops-nb svg{display:block}.mlops-nb pre{margin:2px 0;padding:4px 8px;background:var(--faint);white-space:pre-wrap}
 </style>"""  # of all that objects show; written with each of them, because a notebook has no place for one
@@ -102,9 +103,13 @@ def _is_number(value: Any) -> bool:
 def format_rows(
     rows: Iterable[Sequence],
     header: Sequence[object] = (),  # names of the columns; none: the first of each row is its name
+    keep_empty: bool = False,  # show a column without any value, too
 ) -> Html:
     "Format rows as a table; columns of numbers are to the right."
     rows = [tuple(row) for row in rows]
+    if rows and not keep_empty:
+        kept = [any(value not in (None, "") for value in column) for column in zip(*rows, strict=True)]
+        rows, header = [tuple(compress(row, kept)) for row in rows], list(compress(header, kept))
     known = [[v for v in column if v is not None and v != ""] for column in zip(*rows, strict=True)]
     kinds = [' class="n"' if values and all(map(_is_number, values)) else "" for values in known]
     kinds = kinds or [""] * len(header)
@@ -125,7 +130,7 @@ def format_html(
     names = [name or "" for name in table.index.names] if index else []
     values = zip(*(table.iloc[:, n].tolist() for n in range(table.shape[1])), strict=True)
     rows = [(*level, *row) for level, row in zip(levels, values, strict=True)]
-    return format_rows(rows, [*names, *table.columns])
+    return format_rows(rows, [*names, *table.columns], keep_empty=True)
 
 # %% ../nbs/04_display.ipynb #7322e577
 def format_status(
@@ -153,7 +158,7 @@ def format_object(
 ) -> str:
     "Format an object as HTML: a heading and its parts."
     head = "".join(f"<span>{format_cell(note)}</span>" for note in notes)
-    shown = (f'<div class="part">{escape(name)}</div>{html}' if name else html for name, html in parts.items() if html)
+    shown = (f'<div class="part">{escape(name)}</div>{html}' if name.strip() else html for name, html in parts.items() if html)
     body = "".join(shown).replace(STYLE, "")  # a part may be an object of its own
     heading = f'<div class="head"><b>{escape(title)}</b>{head}</div>' if title else ""
     return f'{STYLE}<div class="mlops-nb">{heading}{body}</div>'

@@ -87,7 +87,7 @@ def _format_health(report: HealthReport) -> str:
         "What is not known": format_rows(told) if told else None,
         "Why": report.cause._repr_html_() if report.cause else None,
         "Performance": report.performance._repr_html_() if report.performance else None,
-        "Drift": report.drift._repr_html_() if report.drift.columns else None,
+        " ": report.drift._repr_html_() if report.drift.columns else None,
     }
     status = format_status({"alert": False, "healthy": True}.get(report.status), report.status)
     return format_object(f"{report.name} version {report.version}", parts, status, f"{report.rows:,} rows{span}")

@@ -7,6 +7,7 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -15,7 +16,6 @@ from tests.pipeline.conftest import BIN, Project, copy_project
 
 pytestmark = pytest.mark.slow
 
-SCREENSHOTS = Path(os.environ.get('MLOPS_TEST_SCREENSHOTS', '/tmp/w/lab'))
 TIMEOUT_MS = 180_000  # for a kernel that starts on a busy machine
 
 
@@ -144,18 +144,85 @@ def test_notebook_of_a_model_runs_from_top_to_bottom_and_shows_plots(page, lab, 
     assert [o for o in outputs(page) if "text/html" in o.get("data", {})], "tables are shown as tables"
 
 
-def test_cards_and_menu_open_dashboard_and_pipeline_as_tabs(page, lab):
+def test_cards_and_menu_open_dashboard_and_pipeline_as_tabs(page, lab, project):
     page.goto(f"{lab}/lab?reset")
     page.locator(".jp-LauncherCard", has_text="Dashboard").click()
     dashboard = page.frame_locator("iframe[src$='/mlops-nb/']")
     expect(dashboard.get_by_role("heading", name="toy").first).to_be_visible(timeout=TIMEOUT_MS)
     expect(dashboard.get_by_text("version 1").first).to_be_visible()
-    page.screenshot(path=SCREENSHOTS / "dashboard.png")
+    page.screenshot(path=project.path / "dashboard.png")
 
     page.get_by_role("menuitem", name="MLOps").click()
     page.get_by_role("menuitem", name="Pipeline").click()
     pipeline = page.frame_locator("iframe[src$='/mlops-nb/pipeline']")
     expect(pipeline.get_by_text("register").first).to_be_visible()
     expect(pipeline.get_by_role("button", name="Run pipeline").first).to_be_enabled()
-    page.screenshot(path=SCREENSHOTS / "pipeline.png")
+    page.screenshot(path=project.path / "pipeline.png")
     assert len(page.locator("iframe.jp-IFrame, .jp-ServerProxy iframe").all()) == 2
+
+
+SHOWN = """
+%load_ext mlops_nb
+%mlops models
+%mlops runs toy
+%mlops production toy --last 5
+production
+production.bundle
+load_spec("toy")
+Evaluation.from_dict(json.loads(Path("../products/toy/evaluation.json").read_text()))
+RunStore(Path("../store/runs")).get(run)
+measure_drift(production.bundle.profile(), pd.DataFrame({"x": [90.0 + i % 10 for i in range(500)]}))
+%mlops promote toy 99
+"""
+IMPORTS = """import json
+from pathlib import Path
+
+import pandas as pd
+
+from mlops_nb.model.evaluate import Evaluation
+from mlops_nb.monitor.drift import measure_drift
+from mlops_nb.spec import load_spec
+from mlops_nb.store.runs import RunStore
+
+run = RunStore(Path("../store/runs")).list()[0]["id"]"""
+# the least contrast of a text with what is behind it, as WCAG 2 measures it; of marks with a colour it is 3
+CONTRAST = """() => {
+    const parse = color => color.match(/[\\d.]+/g).map(Number);
+    const linear = c => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
+    const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+    const behind = light(parse(getComputedStyle(document.querySelector('.jp-Notebook')).backgroundColor));
+    const least = selector => Math.min(...[...document.querySelectorAll(selector)].map(e => {
+        const text = light(parse(getComputedStyle(e).color));
+        return (Math.max(text, behind) + 0.05) / (Math.min(text, behind) + 0.05);
+    }));
+    return [least('.mlops-nb td'), least('.mlops-nb .good, .mlops-nb .bad')];
+}"""
+
+
+def test_objects_are_small_and_readable_in_light_and_dark(page, lab, project):
+    cells = [nbformat.v4.new_code_cell(source) for source in [IMPORTS, *SHOWN.strip().splitlines()]]
+    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), project.path / "nbs/shown.ipynb"
+    )
+    open_notebook(page, lab, "nbs/shown.ipynb")
+    for number in range(len(cells)):  # the last one fails, so not all of them at once
+        page.evaluate(
+            "async n => { const w = jupyterapp.shell.currentWidget; w.content.activeCellIndex = n;"
+            " await jupyterapp.commands.execute('notebook:run-cell'); }",
+            number,
+        )
+    shown = outputs(page)
+    html = ["".join(o["data"]["text/html"]) for o in shown if "text/html" in o.get("data", {})]
+    assert len(html) == 9
+    assert max(map(len, html)) < 16_000
+    (error,) = (o for o in shown if o["output_type"] == "error")
+    assert len(error["traceback"]) == 1
+    assert "has no version" in error["traceback"][0]
+    for theme in ("Light", "Dark"):
+        page.evaluate(f"() => jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
+        page.wait_for_function(f"() => document.body.dataset.jpThemeName === 'JupyterLab {theme}'")
+        page.screenshot(path=project.path / f"shown-{theme}.png")
+        texts, marks = page.evaluate(CONTRAST)
+        assert texts > 4.5, theme
+        assert marks > 3, theme

@@ -5,6 +5,7 @@ import urllib.request
 
 import pytest
 from bs4 import BeautifulSoup
+from IPython.core.completer import provisionalcompleter
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
@@ -129,7 +130,8 @@ def test_errors_of_a_person_are_one_sentence(shell, built, capsys, line, error, 
 
 def test_names_aliases_and_parameters_are_completed(shell, built):
     def completed(line: str) -> list[str]:
-        return shell.complete(line.split(" ")[-1], line, len(line))[1]
+        with provisionalcompleter():  # what the tabulator key of JupyterLab asks
+            return [completion.text for completion in shell.Completer.completions(line, len(line))]
 
     assert "build" in completed("%mlops bu")
     assert "toy" in completed("%mlops build to")
