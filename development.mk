@@ -1,5 +1,5 @@
 # Targets of the framework itself, beside those that every project has
-.PHONY: bench bench-peers docs site site-packages wheel nightly notes publish release
+.PHONY: bench bench-peers docs screenshots site site-packages wheel nightly notes publish release
 FRAMEWORK := .
 WHEELS := dist
 TYPES := mypy
@@ -25,6 +25,9 @@ bench-peers: .venv/installed ## measure the service against MLflow, BentoML and 
 
 docs: .venv/installed ## write the pages of docs/ that are made from the code
 	@python docs/generate.py
+
+screenshots: .venv/installed ## play the demo and take the pictures of docs/pictures (needs chromium)
+	@python docs/screenshot.py
 
 docs/requirements.lock: settings.ini requirements.lock
 	@sed -n '/^site_requirements/,/^$$/s/^    //p' settings.ini | grep -v '^#' | \
