@@ -15,7 +15,7 @@ from mlops_nb.model.signature import Input, Signature
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from serve.app import create_app
-from tests.serving.dashboard.test_dashboard_browser import CONTRAST
+from tests.serving.dashboard.test_dashboard_browser import CONTRAST, PATIENCE
 
 profile.register_profile("same", derandomize=True, deadline=None, database=None, max_examples=300)
 profile.load_profile("same")
@@ -213,6 +213,7 @@ def test_page_sends_the_example_of_each_prediction_route_and_its_code_runs(servi
     from playwright.sync_api import expect
 
     url = f"http://127.0.0.1:{service.port}"
+    expect.set_options(timeout=PATIENCE)
     page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
     asked, problems = [], []
     page.on("request", lambda request: asked.append(request.url))
