@@ -24,7 +24,7 @@ VIEWS = {  # of each page: light, dark, and on a phone
     "dark": ({"width": 1280, "height": 960}, "dark"),
     "phone": ({"width": 390, "height": 844}, "light"),
 }
-COLORS = 64  # of a picture, so that it is small
+COLORS = 128  # of a picture, so that it is small
 
 
 def save(page: Page, path: Path):
@@ -77,7 +77,7 @@ def shoot_all(_report: DemoReport | None, url: str):
         "incident": ("?hours=0.25", "#quality canvas", "#incidents"),
         "pipeline": ("pipeline?stage=evaluate", "#updated:has-text('Updated at')", None),
         "comparison": (f"pipeline?compare={runs}", "#compared .curves svg", "#compared"),
-        "api": ("docs", "details[open] pre", None),
+        "api": ("docs", "details[open] .bar + pre", None),
     }
     shoot(url, pages)
     with all_models(settings.home) as several:

@@ -1,6 +1,6 @@
 "use strict";
 const EVERY = 5000; // Milliseconds between two looks
-const HEIGHT = 180;
+const HEIGHT = 196;
 const plots = new Map(); // Id of a figure to what is drawn there
 let hours = document.body.dataset.hours;
 const model = document.body.dataset.model; // Of several; empty where the service has one
@@ -36,7 +36,7 @@ function options(width, chart) {
     };
   });
   return {
-    width, height: HEIGHT, tzDate: t => uPlot.tzDate(date(t), "Etc/UTC"), cursor: {y: false, drag: {x: false, y: false}},
+    width, height: HEIGHT, padding: [22, null, null, null], tzDate: t => uPlot.tzDate(date(t), "Etc/UTC"), cursor: {y: false, drag: {x: false, y: false}},
     scales: {x: {time: true, range: [from, to]}, y: {range: (_, low, high) => low == null ? [0, 1] : limits(low, high)}},
     axes: [{...line, values: axisTime, incrs: STEPS, space: 60}, {...line, size: 56, values: (_, splits) => splits.map(value)}],
     series: [{label: "time", value: (_, t) => (t == null ? (bars ? `the last ${LENGTHS[hours]}` : "latest") : `${day(date(t))} ${clock(date(t))}`)}, ...drawn],
@@ -58,20 +58,21 @@ const SIGNS = {promotion: "P", rollback: "R", incident: "!", recovery: "✓"};
 
 function drawMarks(plot) {
   for (const old of plot.over.querySelectorAll(".mark")) old.remove();
-  let before = -Infinity, level = 0;
+  let before = -Infinity; // place of the last label; the next is beside it, above the plot, so that none hides a point
   for (const {at, kind, text, target} of shown?.figures?.marks || []) {
     if (at < plot.scales.x.min || at > plot.scales.x.max) continue;
     const place = plot.valToPos(at, "x"), mark = document.createElement("a");
-    level = place - before < 20 ? level + 1 : 0;
-    before = place;
+    const line = document.createElement("i");
+    before = Math.max(place, before + 20);
+    line.className = `mark line of-${kind}`;
+    line.style.left = `${place}px`;
     mark.href = `#${target}`;
     mark.className = `mark of-${kind}`;
     mark.textContent = SIGNS[kind];
     mark.title = `${day(date(at))} ${clock(date(at))}: ${text}`;
     mark.setAttribute("aria-label", mark.title);
-    mark.style.left = `${place}px`;
-    mark.style.top = `${18 * level}px`;
-    plot.over.append(mark);
+    mark.style.left = `${before}px`;
+    plot.over.append(line, mark);
   }
 }
 
