@@ -70,6 +70,7 @@ class Dashboard:
             "engine": predictor and predictor.engine.name,
             "output": predictor and predictor.signature.output,
             "task": predictor and predictor.signature.task,
+            "inputs": predictor and predictor.signature.names,
             "roles": state.roles,
             "problem": state.problem,
             "from_cache": state.from_cache,

@@ -234,6 +234,7 @@ def test_many_alerts_of_a_kind_are_one_line_the_worst_first_and_what_labels_say_
     shown = text.partition('id="alerts"')[2].partition("</section>")[0]
     assert "Drift of column 8, column 7, column 6, column 5 and 5 more" in shown
     assert shown.count("<details") == 1
+    assert "Mute" not in shown, "none of these is an input, so a spec could not mute it"
     places = [shown.index(words) for words in ("below the gate of 0.8", "Drift of", "says 8", "says 0")]
     assert places == sorted(places)
     assert text.index('id="tiles"') < text.index('id="alerts"') < text.index('id="quality-title"')
