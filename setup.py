@@ -56,7 +56,7 @@ setup(
     keywords=cfg["keywords"].split(),
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[package, f"{package}.*"], exclude=[f"{package}.template*"]),
-    package_data={package: ["**/static/**/*", "**/templates/*.html", "**/*.txt", "py.typed"]},
+    package_data={package: ["**/static/**/*", "**/templates/**/*", "**/*.txt", "py.typed"]},
     data_files=data_files(),
     install_requires=cfg["requirements"].split(),
     extras_require={k.removesuffix("_requirements"): v.split() for k, v in cfg.items() if k.endswith("_requirements")},

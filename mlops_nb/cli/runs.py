@@ -68,6 +68,8 @@ def show_run(run, as_json):
         print_json(found.record)
         return
     print_fields(found.record | {"folder": str(found.folder)})
+    if (report := found.folder / "report.html").is_file():
+        click.echo(f"Its report: {report}")
     if copy := offline_folder(found):
         click.echo(f"Open it offline: wandb leet {shlex.quote(str(copy))}\nUpload it: wandb login, then wandb sync {shlex.quote(str(copy))}")
 

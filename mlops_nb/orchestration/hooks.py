@@ -27,7 +27,14 @@ from ..errors import PipelineError
 from .fingerprint import code_fingerprint, notebook_modules
 from .hook_errors import one_sentence
 from .parameters import ALIASES, TASKS, check_parameters, check_values
-from .products import copy_job_to_wandb, copy_to_wandb, redact_notebooks, results_of, run_metadata
+from mlops_nb.orchestration.products import (
+    copy_job_to_wandb,
+    copy_to_wandb,
+    redact_notebooks,
+    results_of,
+    run_metadata,
+    write_report,
+)
 from ..settings import Settings, find_project
 from ..spec import import_from, load_spec
 from ..store.faults import describe_fault, describe_traceback, prepare_places
@@ -265,6 +272,7 @@ def on_finish(dag: "DAG", report):
     run.finish(seconds=round(sum(elapsed.values()), 3), task_seconds=elapsed, ran=ran, **metadata)
     redact_notebooks(products)
     run.save_notebooks(products / f"{name}.ipynb" for name in TASKS)
+    write_report(run, products)
     copy_to_wandb(run, products, metadata.get("aliases", []))
     print(f"Run {run.id}: {metadata.get('summary', 'finished')}", file=sys.stderr)
     if reference := metadata.get("drift_reference"):
@@ -362,9 +370,7 @@ def on_finish_report(dag: "DAG"):
     "Black out secrets in the reports, and print where they are."
     for name in dag:
         report = Path(str(dag[name].product["report"]))
-        title = f"<title>{dag[name].params['model']}</title>"
-        text = report.read_text(encoding="utf-8").replace("<title>Notebook</title>", title)
-        report.write_text(redact(text), encoding="utf-8")
+        report.write_text(redact(report.read_text(encoding="utf-8")), encoding="utf-8")
         print(f"The report is {report}", file=sys.stderr)
         if "job" in dag[name].product.to_json_serializable():
             copy_job_to_wandb(Path(str(dag[name].product["job"])))

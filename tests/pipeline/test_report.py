@@ -41,19 +41,75 @@ def build_report(project, *options: str):
     return done
 
 
-def test_report_is_one_page_with_its_plots_that_asks_no_other_host_and_is_made_anew(watched):
+def read_page(browser, place):
+    """A page as a person sees it, in several ways: its text in words, its charts, nothing from another host."""
+    asked, problems = [], []
+    page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme="dark")
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(place.as_uri())
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 24, 29)"
+    assert page.locator("canvas").count() == page.locator(".panel").count() > 0
+    assert not page.locator(".drawn img").first.is_visible(), "the chart stands in place of the picture"
+    text = page.locator("main").inner_text()
+    for code in ("neg_", "roc_auc", "True", "False", "import ", str(place.parents[2])):
+        assert code not in text, code
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.emulate_media(media="print")
+    assert page.locator(".drawn img").first.is_visible(), "the picture is printed"
+    assert not page.locator("canvas").first.is_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.pdf().startswith(b"%PDF")
+    page.close()
+    assert {url.partition(":")[0] for url in asked} == {"file"}
+    assert not problems
+    return text
+
+
+def check_evaluation(watched, browser):
+    """The evaluation of the build is such a page, too, in the record of its run."""
+    run = watched.json("runs", "list")[0]["id"]
+    place = watched.path / "store" / "runs" / run / "report.html"
+    assert place.read_bytes() == (watched.products / "report.html").read_bytes()
+    assert f"Its report: {place}" in watched.run("mlops-nb", "runs", "show", run).stdout
+    assert "<title>toy: ready for production</title>" in place.read_text()
+    shown = read_page(browser, place)
+    sentences = "On 20 rows that training has not seen, accuracy is ", "All 2 conditions for production hold."
+    for text in (*sentences, "Log loss (less is better)"):
+        assert text in shown, text
+    assert "at least 80.0\N{NO-BREAK SPACE}%" in shown
+    assert "predicted 1" in shown, "the confusion matrix"
+
+
+def test_reports_are_pages_in_words_with_their_windows_that_ask_no_other_host(watched, browser):
     output = build_report(watched, "--env--rows", "1000", "--env--engine", "papermill")
     place = watched.path / "products" / "monitor" / "toy" / "report.html"
     assert f"The report is {place}" in output.stderr
     page = place.read_text()
-    assert "<title>toy</title>" in page
+    assert "<title>toy version 1: alert</title>" in page
     assert page.count("data:image/png;base64") >= 5
     assert not re.findall(r'(?:src|href)="https?://[^"]*', page), "it opens without a network"
-    for text in ("alert</b>", "drift of x", "performance of accuracy", "below the gate of 0.8", "Inconclusive</"):
-        assert text in page, text
     assert "Traceback" not in page
     assert "Warning" not in page
-    assert "import json" not in page
+    shown = read_page(browser, place)
+    for text in (
+        "drift of x",
+        "performance of Accuracy",
+        "below the gate of 0.8",
+        "Inconclusive",
+        "worse than required",
+    ):
+        assert text in shown, text
+    for window in (
+        "Of the 1,000 rows of the window: ",
+        "rows whose label came in the window; predicted ",
+        "Of 1 check, ",
+    ):
+        assert window in shown, "which rows a figure is of"
+    assert "Of 2,000 rows, the newest of version 1: " in shown
+    check_evaluation(watched, browser)
     build_report(watched, "--env--rows", "1000", "--env--engine", "ploomber-engine")
     assert place.read_text() != page, "a look is never up to date"
 
