@@ -206,7 +206,7 @@ def plan_cleanup(
     return Cleanup(old, bundles, snapshots, old_runs, counts, notes)
 
 
-_COLUMNS = [versions.c[name] for name in ("name", "version", "run_id", "created_at")]
+_COLUMNS: list[sa.ColumnElement] = [versions.c[name] for name in ("name", "version", "run_id", "created_at")]
 _COLUMNS.append(versions.c.manifest["data"].label("data"))
 
 # %% ../../nbs/store/11_retention.ipynb #ea403c8d

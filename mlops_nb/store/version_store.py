@@ -73,7 +73,7 @@ class VersionReader:
         identity: str | None = None,  # only versions of the same model
     ) -> list[Version]:
         "Return the versions of a model, oldest first; none for a name that was never registered."
-        conditions = [] if numbers is None else [versions.c.version.in_(list(numbers))]
+        conditions: list[sa.ColumnElement[bool]] = [] if numbers is None else [versions.c.version.in_(list(numbers))]
         conditions += [] if identity is None else [versions.c.identity == identity]
         with reading(self.engine) as connection:
             return read_versions(connection, name, self.artifacts.local_path, *conditions)

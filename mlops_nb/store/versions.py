@@ -93,8 +93,9 @@ def read_summaries(
 ) -> list[VersionSummary]:
     "Return what a list shows of the versions that were not deleted, oldest first; of manifests the database returns the metrics alone."
     pointing = _pointing(connection, name)
-    columns = (versions.c[c] for c in ("version", "run_id", "gates_passed", "created_at"))
-    query = sa.select(*columns, versions.c.manifest[("evaluation", "metrics")]).where(versions.c.name == name, is_kept())
+    columns: list[sa.ColumnElement] = [versions.c[c] for c in ("version", "run_id", "gates_passed", "created_at")]
+    columns.append(versions.c.manifest[("evaluation", "metrics")])
+    query = sa.select(*columns).where(versions.c.name == name, is_kept())
     if last is not None:
         newest = sa.select(versions.c.version).where(versions.c.name == name, is_kept())
         newest = newest.order_by(versions.c.version.desc()).limit(last)
