@@ -100,7 +100,7 @@ class DriftReport:
         return _plot(self, names, most)
 
 # %% ../../nbs/monitor/01_drift_report.ipynb #0d8f2635
-_MOST_OPEN, _MOST_BARS = 12, 24  # columns without drift that are not folded; bars of a column
+_MOST_OPEN, _MOST_BARS, _MOST_PARTS = 12, 24, 12  # columns without drift that are not folded; categories and ranges that are drawn
 
 
 def _format_drift(report: DriftReport) -> str:
@@ -132,8 +132,12 @@ def _bars_of(c: ColumnDrift) -> Html | None:
     if not c.histogram:
         return None
     was, now = c.histogram["reference"], c.histogram["window"]
-    edges = c.histogram.get("edges")
-    names = [f"{a:.4g} to {b:.4g}" for a, b in pairwise(edges)] if edges else list(map(str, c.histogram["names"]))
+    if edges := c.histogram.get("edges"):
+        size = -(-len(was) // _MOST_PARTS)  # bins that are drawn as one
+        limits = [*edges[:-1:size], edges[-1]]
+        first, second = ([sum(shares[i : i + size]) for i in range(0, len(shares), size)] for shares in (was, now))
+        return format_distributions(first, second, [f"{a:.4g} to {b:.4g}" for a, b in pairwise(limits)])
+    names = list(map(str, c.histogram["names"]))
     shown = sorted(sorted(range(len(was)), key=lambda i: -max(was[i], now[i]))[:_MOST_BARS])
     return format_distributions([was[i] for i in shown], [now[i] for i in shown], [names[i] for i in shown])
 
