@@ -121,7 +121,8 @@ def shell(home, tmp_path, monkeypatch):
 def test_rows_of_production_are_its_test_set(shell, made):
     table = shell.run_line_magic("production", "diagnosis")
     rows, spec = made[1]["diagnosis"], load_spec("mlops_nb.examples.diagnosis")
-    assert type(table) is pd.DataFrame
+    assert isinstance(table, pd.DataFrame)
+    assert type(table.head()) is pd.DataFrame
     assert list(table.columns) == [*spec.inputs, spec.target, "prediction", "probability", "correct"]
     pd.testing.assert_frame_equal(table[[*spec.inputs, spec.target]], rows[[*spec.inputs, spec.target]])
     assert (table["correct"] == (table["prediction"] == rows[spec.target])).all()
@@ -144,7 +145,8 @@ def test_table_knows_model_version_and_run_and_last_rows_can_be_chosen(shell, ho
     all_rows = shell.run_line_magic("production", "diagnosis")
     assert shell.user_ns["t"].equals(all_rows.tail(4))
     run = RunStore(home / "store/runs").list("diagnosis")[-1]["id"]
-    assert shell.user_ns["head"].attrs == {"model": "diagnosis", "version": 1, "run": run, "rows": "test set"}
+    known = {"model": "diagnosis", "version": 1, "run": run, "rows": "test set"}
+    assert known.items() <= shell.user_ns["head"].attrs.items()
 
 
 def test_regression_split_by_time_has_errors_in_place_of_correct(shell, made):
@@ -315,7 +317,7 @@ def test_models_and_runs_are_shown_all_or_of_one_model(shell):
         assert "diagnosis" in shown._repr_html_()
         assert "tides" in shown._repr_html_()
     registry.close()
-    assert shell.run_line_magic("models", "diagnosis")["aliases"].tolist() == ["production", ""]
+    assert [v.aliases for v in shell.run_line_magic("models", "diagnosis")] == [("production",), ()]
     assert len(shell.run_line_magic("runs", "diagnosis")) == 2
 
 
