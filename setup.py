@@ -58,6 +58,7 @@ setup(
     packages=find_packages(include=[package, f"{package}.*"], exclude=[f"{package}.template*"]),
     package_data={package: ["**/static/**/*", "**/templates/**/*", "**/*.txt", "py.typed"]},
     data_files=data_files(),
+    exclude_package_data={package: ["**/jupyter/**/*"]},  # they are `data_files`
     install_requires=cfg["requirements"].split(),
     extras_require={k.removesuffix("_requirements"): v.split() for k, v in cfg.items() if k.endswith("_requirements")},
     entry_points={

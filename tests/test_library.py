@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from nbdev.showdoc import show_doc
 
+from mlops_nb import __version__
 from mlops_nb.project.notebook_cells import parse_cells
 from mlops_nb.project.template import template_files
 from mlops_nb.settings import Settings, settings_table
@@ -387,5 +388,7 @@ def test_wheel_holds_the_whole_library_and_nothing_else(tmp_path):
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         held = {n for n in wheel.namelist() if ".dist-info/" not in n and not n.endswith("/")}
     library = {str(p.relative_to(ROOT)) for p in ROOT.glob("mlops_nb/**/*") if p.is_file() and p.suffix != ".pyc"}
+    jupyter = {name for name in library if name.startswith("mlops_nb/notebook/jupyter/")}
+    data = {name.replace("mlops_nb/notebook/jupyter", f"mlops_nb-{__version__}.data/data") for name in jupyter}
     locks = {f"locks/{path.name}" for path in (ROOT / "locks").iterdir()}
-    assert held == library | {f"mlops_nb/template/{name}" for name in {*template_files(), *locks}}
+    assert held == library - jupyter | data | {f"mlops_nb/template/{name}" for name in {*template_files(), *locks}}
