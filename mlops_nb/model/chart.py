@@ -91,4 +91,4 @@ _CURVES = {  # name of a table to a title, and the columns of the axes
 def _series(label: str, rows: Sequence[Sequence], x: int, y: int) -> Series:
     "Return rows as a line; equal values of x are set apart, by too little to see, for a page keeps one value of each."
     rows = sorted(rows, key=lambda row: row[x]) if all(row[x] is not None for row in rows) else rows
-    return Series(str(label), [row[x] + i * 1e-9 for i, row in enumerate(rows)], [row[y] for row in rows])
+    return Series({"True": "yes", "False": "no"}.get(str(label), str(label)), [row[x] + i * 1e-9 for i, row in enumerate(rows)], [row[y] for row in rows])
