@@ -186,7 +186,7 @@ def plan_cleanup(
     "Return what is not needed any more; nothing is deleted."
     records = runs.list()
     with reading(registry.engine) as connection:
-        rows = connection.execute(sa.select(*_COLUMNS, is_kept().label("is_kept"))).all()
+        rows = connection.execute(_ROWS).all()
         uses = read_uses(connection)
         bundles = read_deletions(connection, deletions.c.removed_at.is_(None))
     there = [row for row in rows if row.is_kept]
@@ -206,8 +206,10 @@ def plan_cleanup(
     return Cleanup(old, bundles, snapshots, old_runs, counts, notes)
 
 
-_COLUMNS: list[sa.ColumnElement] = [versions.c[name] for name in ("name", "version", "run_id", "created_at")]
-_COLUMNS.append(versions.c.manifest["data"].label("data"))
+_V = versions.c
+_ROWS = sa.select(
+    _V.name, _V.version, _V.run_id, _V.created_at, _V.manifest["data"].label("data"), is_kept().label("is_kept")
+)
 
 # %% ../../nbs/store/11_retention.ipynb #ea403c8d
 def _is_young(record: Mapping, before: datetime) -> bool:

@@ -93,9 +93,9 @@ def read_summaries(
 ) -> list[VersionSummary]:
     "Return what a list shows of the versions that were not deleted, oldest first; of manifests the database returns the metrics alone."
     pointing = _pointing(connection, name)
-    columns: list[sa.ColumnElement] = [versions.c[c] for c in ("version", "run_id", "gates_passed", "created_at")]
-    columns.append(versions.c.manifest[("evaluation", "metrics")])
-    query = sa.select(*columns).where(versions.c.name == name, is_kept())
+    v = versions.c
+    query = sa.select(v.version, v.run_id, v.gates_passed, v.created_at, v.manifest[("evaluation", "metrics")])
+    query = query.where(v.name == name, is_kept())
     if last is not None:
         newest = sa.select(versions.c.version).where(versions.c.name == name, is_kept())
         newest = newest.order_by(versions.c.version.desc()).limit(last)
