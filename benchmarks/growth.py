@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -110,10 +111,12 @@ def of_versions(n: int, home: Path) -> Iterator[Task]:
     moved = {"name": "emails", "alias": "production", "action": "promote", "who": "ann", "why": "better", "at": now}
     with writing(registry.engine) as connection:
         connection.execute(sa.insert(models).values(name="emails", created_at=now))
-        for i in range(1, n + 1):
-            own = {"version": i, "identity": f"{i:064x}", "digest": f"{i:064x}", "location": f"bundles/emails/{i}"}
-            connection.execute(sa.insert(versions).values(common | own))
-            connection.execute(sa.insert(history).values(moved | {"from_version": i - 1 or None, "to_version": i}))
+        numbers = range(1, n + 1)
+        keys = [{"version": i, "identity": f"{i:064x}", "digest": f"{i:064x}"} for i in numbers]
+        rows = [common | key | {"location": f"bundles/emails/{key['version']}"} for key in keys]
+        connection.execute(sa.insert(versions), rows)
+        moves = [moved | {"from_version": i - 1 or None, "to_version": i} for i in numbers]
+        connection.execute(sa.insert(history), moves)
         connection.execute(sa.insert(aliases).values(name="emails", alias="production", version=n))
     yield "read one version", lambda: registry.get("emails", "production")
     yield "list all (models list)", lambda: registry.summaries("emails")
@@ -194,7 +197,7 @@ def of_connections(n: int, home: Path) -> Iterator[Task]:
     from benchmarks.service import SERVERS, running
 
     put_into_production("logistic", home)
-    with running(SERVERS["ours"], home, "", MLOPS_WORKERS="1", MLOPS_ACCESS_LOG="false") as (port, server):
+    with running(SERVERS["ours"], home, _BODY.decode(), MLOPS_WORKERS="1", MLOPS_ACCESS_LOG="false") as (port, server):
         worker = psutil.Process(server.pid).children()[0]
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(n)]
         _ask(clients, n)  # the first request of each connection
@@ -216,16 +219,18 @@ _REQUEST = (
 
 def _ask(clients: list[socket.socket], requests: int, at_once: int = 8):
     """Send requests on all connections in turn, a few at a time."""
-    sent, answered, waiting = 0, 0, selectors.DefaultSelector()
+    idle, waiting = deque(clients), selectors.DefaultSelector()
+    sent = answered = 0
     while answered < requests:
-        while sent < requests and sent - answered < at_once:
-            client = clients[sent % len(clients)]
+        while idle and sent < requests and sent - answered < at_once:
+            client = idle.popleft()
             client.sendall(_REQUEST % (len(_BODY), _BODY))
             waiting.register(client, selectors.EVENT_READ)
             sent += 1
         for key, _ in waiting.select(timeout=30):
             _expect(int(key.fileobj.recv(65_536)[9:12]))
             waiting.unregister(key.fileobj)
+            idle.append(key.fileobj)
             answered += 1
 
 
@@ -272,7 +277,6 @@ def _cpu_seconds() -> float:
 
 def measure(axes: list[str], most: int) -> dict[str, dict[str, dict[str, float]]]:
     """Return the figures of all axes: of those that are named anew, of the others as they were."""
-    found = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     for axis in axes:
         for n in (size for size in SIZES[axis] if size <= most):
             command = [sys.executable, "-m", "benchmarks.growth", "--one", axis, str(n)]
@@ -281,10 +285,15 @@ def measure(axes: list[str], most: int) -> dict[str, dict[str, dict[str, float]]
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise SystemExit(f"{axis} {n:,} failed:\n{done.stderr[-2000:]}")
+            found = _read()  # another process may have measured meanwhile
             found.setdefault(axis, {})[str(n)] = json.loads(done.stdout.splitlines()[-1])
             print(f"{axis} {n:,}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
             RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    return found
+    return _read()
+
+
+def _read() -> dict[str, dict[str, dict[str, float]]]:
+    return json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
 
 
 def page(found: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -347,9 +356,9 @@ _TAIL = """\
 ## Dask workers
 
 Measured with one and two ([scaling.md](scaling.md#speed)): two are 1.76 times as fast on a batch job and 1.77 times on
-a search. On paper, a chunk or a fit is a task of its own, and the scheduler takes about a millisecond a task. So with
-chunks of a second of work, a hundred workers keep it a tenth busy; a source that is read by one process, or a database
-that takes the rows, is the limit before.
+a search. More on paper: a chunk or a fit is a task of its own, which costs the scheduler up to about a millisecond by
+[Dask's documentation](https://docs.dask.org/en/stable/best-practices.html). So with chunks of a second of work, a
+hundred workers keep it a tenth busy; a source that one process reads, or a database that takes the rows, is the limit.
 """
 
 
