@@ -56,7 +56,7 @@ def check_drift(
             continue
         result.evaluated.append(("drift", subject))
         if c.drifted:
-            figures = {"effect": c.effect, "p": c.p_corrected, "role": c.role, "part": c.part}
+            figures = {"effect": c.effect, "interval": c.interval and [*c.interval], "p": c.p_corrected, "role": c.role, "part": c.part}
             result.findings.append(Finding("drift", subject, c.effect or 0.0, c.reason, figures))
     return result
 

@@ -49,7 +49,7 @@ def measure_drift(
         verdict = _verdict(compared, inconclusive, c, p_corrected, replace(limits, effect=e or effect))
         details = _details(p, compared, c, verdict.drifted)
         result = ColumnDrift(name, role, p["kind"], **verdict._asdict(), **details)
-        columns_drift.append(replace(result, part=c.part, effect=c.effect, relative_effect=c.relative_effect, p_value=p_value, p_corrected=p_corrected))
+        columns_drift.append(replace(result, part=c.part, effect=c.effect, interval=c.interval, relative_effect=c.relative_effect, p_value=p_value, p_corrected=p_corrected))
     return DriftReport(len(inputs), alpha, effect, columns_drift, level)
 
 # %% ../../nbs/monitor/02_drift.ipynb #af3d9f5c
@@ -131,7 +131,7 @@ def _correct(p_values: list[float], level: float | None) -> list[float]:
 def _verdict(compared, inconclusive, c: Comparison, p: float, limits: _Limits) -> _Verdict:
     "Return whether a column drifted, and the reason."
     if p <= limits.level and c.matters(limits.effect):
-        return _Verdict(True, f"{c.sentence} ({_shown(p)})")
+        return _Verdict(True, f"{c.sentence} (effect {c.effect:.1%}, {_between(c)}; {_shown(p)})")
     if inconclusive:
         return _Verdict(None, inconclusive)
     of_values = [o for o in compared if "psi" in o.statistics] or compared
@@ -142,13 +142,18 @@ def _verdict(compared, inconclusive, c: Comparison, p: float, limits: _Limits) -
     if p <= limits.alpha and c.matters(limits.effect):
         return _Verdict(False, f"differs, but no alert at {_shown(p)} of at most {limits.level:.2g}: {c.sentence}")
     if p <= limits.alpha:
-        return _Verdict(False, f"differs by {c.effect:.1%}, below the threshold of {limits.effect:.1%}: {c.sentence}")
-    return _Verdict(False, f"no more than chance: {_shown(p)}")
+        return _Verdict(False, f"differs by {c.effect:.1%}, {_between(c)}, below the threshold of {limits.effect:.1%}: {c.sentence}")
+    return _Verdict(False, f"no more than chance: {_shown(p)}, the effect is at most {c.interval[1]:.1%}")
 
 # %% ../../nbs/monitor/02_drift.ipynb #7d4c9d74
 def _shown(p: float) -> str:
     "Format a p-value; below the resolution of a float it is given as a bound."
     return f"p = {p:.2g}" if p >= BEYOND_DOUBT else "p < 1e-15"
+
+
+def _between(c: Comparison) -> str:
+    "Format the interval of an effect."
+    return f"between {c.interval[0]:.1%} and {c.interval[1]:.1%}"
 
 
 def _too_few(c: Comparison, required: float) -> str:

@@ -42,6 +42,7 @@ class ColumnDrift:
     unseen_share: float | None = None  # share of rows with such a category or value
     relative_effect: float | None = None  # half of Cohen's h of one share: larger than `effect` for rare values
     permanent: bool = False  # inconclusive in every window: the reference is too small
+    interval: tuple[float, float] | None = None  # of the effect, at 95 %; None: not tested, or a report of an older release
 
     def matters(
         self,
@@ -88,7 +89,7 @@ class DriftReport:
     @classmethod
     def from_dict(cls, d: Mapping) -> "DriftReport":
         "Return a report from the values of `to_dict`."
-        columns = [ColumnDrift(**c | {k: _tuple(c[k]) for k in ("missing", "unseen")}) for c in d["columns"]]
+        columns = [ColumnDrift(**c | {k: _tuple(c.get(k)) for k in ("missing", "unseen", "interval")}) for c in d["columns"]]
         return cls(d["rows"], d["alpha"], d["effect"], columns, d.get("level"))
 
     def plot(
@@ -148,6 +149,7 @@ def _row_of(c: ColumnDrift) -> dict:
         "role": c.role,
         "drifted": {True: "yes", False: "no", None: "inconclusive"}[c.drifted],
         "effect": c.effect,
+        "effect, 95 %": None if c.interval is None else f"{c.interval[0]:.3f} to {c.interval[1]:.3f}",
         "p (corrected)": c.p_corrected,
         "psi": max((v for k, v in (c.statistics or {}).items() if k.endswith("psi")), default=None),
         "missing": None if c.missing is None else c.missing[1],

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..model.profile import count_values, text_lengths, to_days
+from ..model.statistics import wilson_interval
 from .alerts import Finding
 from .checks import PartResult
 from .false_alerts import CLOSING_P_VALUE, CLOSING_SHARE, AlertBudget
@@ -43,6 +44,7 @@ class JointDrift:
     columns: Sequence[str] = ()  # without which the accuracy is lower, the most important first
     pairs: Sequence[Sequence[str]] = ()  # that tell the two apart better than each column alone
     budget: AlertBudget | None = None
+    interval: tuple[float, float] | None = None  # of the effect, at 95 %
 
     @property
     def effect(self) -> float:
@@ -55,7 +57,7 @@ class JointDrift:
         known = {f.name for f in fields(cls)}
         budget = AlertBudget(**d["budget"]) if d.get("budget") else None
         values = {k: v for k, v in d.items() if k in known} | {"at": in_utc(datetime.fromisoformat(d["at"])), "budget": budget}
-        return cls(**values | {"rows": tuple(d["rows"])})
+        return cls(**values | {"rows": tuple(d["rows"]), "interval": tuple(d["interval"]) if d.get("interval") else None})
 
 # %% ../../nbs/monitor/04_joint_drift.ipynb #e6cd7f33
 def not_tested(
@@ -116,6 +118,14 @@ def _accuracy(is_window: np.ndarray, predicted: np.ndarray) -> float:
     return float(predicted[is_window].mean() + (~predicted[~is_window]).mean()) / 2
 
 
+def _interval(is_window: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    "Return the interval of the effect, twice the balanced accuracy less one: that of the sum of two shares."
+    right, rows = np.array([[(predicted == side)[is_window == side].sum(), (is_window == side).sum()] for side in (False, True)]).T
+    shares, (low, high) = right / rows, wilson_interval(right, rows)
+    effect = shares.sum() - 1
+    return float(np.clip(effect - np.hypot(*(shares - low)), 0, 1)), float(np.clip(effect + np.hypot(*(high - shares)), 0, 1))
+
+
 def _p_value(is_window: np.ndarray, predicted: np.ndarray) -> float:
     "Return Fisher's exact one-sided p-value."
     from scipy import stats  # takes half a second, for which each worker of a service would wait
@@ -174,9 +184,10 @@ def measure_joint_drift(
     found = _out_of_fold(X, is_window)
     each = [(is_window[i], predicted) for _, i, predicted in found]
     accuracy, p = float(np.mean([_accuracy(*pair) for pair in each])), min(1.0, 2 * min(_p_value(*pair) for pair in each))
-    result = replace(untested, accuracy=accuracy, p_value=p, budget=budget, drifted=False)
+    interval = _interval(*(np.concatenate(parts) for parts in zip(*each, strict=True)))
+    result = replace(untested, accuracy=accuracy, p_value=p, budget=budget, drifted=False, interval=interval)
     level, least = (CLOSING_P_VALUE, CLOSING_SHARE * MIN_JOINT_EFFECT) if is_open else (budget.level, MIN_JOINT_EFFECT)
-    text = f"a classifier tells {accuracy:.0%} of the rows apart from those of the reference, 50% by chance (p = {p:.2g})"
+    text = f"a classifier tells {accuracy:.0%} of the rows apart from those of the reference, 50% by chance (effect {result.effect:.1%}, between {interval[0]:.1%} and {interval[1]:.1%}; p = {p:.2g})"
     if p > level or result.effect < least:
         return replace(result, reason=text)
     columns, pairs, words = _explain(X, is_window, found, [*profiles])
@@ -190,6 +201,6 @@ def check_joint_drift(
     "Return a finding if the columns together drifted."
     if joint is None or joint.drifted is None or joint.at != at:
         return PartResult()
-    figures = {"p": joint.p_value, "columns": [*joint.columns], "pairs": [[*pair] for pair in joint.pairs], "rows": joint.rows[1]}
+    figures = {"p": joint.p_value, "interval": joint.interval and [*joint.interval], "columns": [*joint.columns], "pairs": [[*pair] for pair in joint.pairs], "rows": joint.rows[1]}
     found = [Finding("drift", JOINT_SUBJECT, joint.effect, joint.reason, figures)] if joint.drifted else []
     return PartResult(found, [("drift", JOINT_SUBJECT)])

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlops_nb.model.profile import profile_numbers
+from mlops_nb.model.profile import profile_numbers, profile_values
 from mlops_nb.monitor.comparison import _name_number, compare_column
 
 NUMBERS = st.lists(
@@ -42,3 +43,35 @@ def _known(profile: dict, value: float) -> int:
     left = max((upto[i] for i, p in enumerate(points) if p < value), default=0)
     right = min((below[i] for i, p in enumerate(points) if p > value), default=profile["rows"])
     return right - left
+
+
+WORLDS = {  # column of the reference, column of the window, true effect
+    "yes": (lambda rng, n: rng.random(n) < 0.02, lambda rng, n: rng.random(n) < 0.06, 0.04),
+    "numbers": (lambda rng, n: rng.normal(size=n), lambda rng, n: rng.normal(0.5, 1, n), 0.1974),
+    "counts": (lambda rng, n: rng.poisson(1, n) * 1.0, lambda rng, n: rng.poisson(1, n) * 1.0, 0.0),
+    "names": (lambda rng, n: rng.choice(list("abcde"), n), lambda rng, n: rng.choice(list("bcde"), n), 0.2),
+}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_interval_of_an_effect_holds_the_truth(world):
+    reference, window, truth = WORLDS[world]
+    rng, held = np.random.default_rng(0), []
+    make = profile_values if world in ("yes", "names") else profile_numbers
+    for _ in range(60):
+        profile = make(np.asarray(reference(rng, 2000)))
+        values, *_ = compare_column(profile, pd.Series(window(rng, 400)))[0]
+        low, high = values.interval
+        assert 0 <= low <= values.effect + 1e-9
+        held.append(low - 1e-3 <= truth <= high)
+    assert np.mean(held) >= 0.9, np.mean(held)
+
+
+def test_interval_of_missing_values_and_of_one_value_is_that_of_their_shares():
+    profile = profile_numbers(np.random.default_rng(0).normal(size=5000))
+    column = (
+        pd.Series(np.random.default_rng(1).normal(size=500)).mask(np.arange(500) < 50).mask(np.arange(500) >= 450, 0.5)
+    )
+    found = {c.part: c.interval for c in compare_column(profile, column)[0]}
+    assert found["missing"] == pytest.approx((0.077, 0.129), abs=0.002)  # 50 of 500
+    assert found["one value"] == pytest.approx((0.075, 0.134), abs=0.005)  # 50 of 450, at most 1 % before
