@@ -37,7 +37,8 @@ def drifting(profile, rows, times, with_times=True):
     found, budget = [], spend_budget(1.0)
     for end in range(ROWS_A_DAY, len(rows) + 1, int(ROWS_A_DAY * (EVERY / timedelta(days=1)))):
         budget, day = spend_budget(1.0, EVERY, budget.left), slice(end - ROWS_A_DAY, end)
-        report = measure_newest(profile, rows[day], None, budget.level, None, None, times[day] if with_times else None)
+        level, known = budget.level_of("drift"), times[day] if with_times else None
+        report = measure_newest(profile, rows[day], None, level, None, None, known)
         found += [c.name for c in report.drifting]
     return found
 
