@@ -29,7 +29,9 @@ COLORS = 128  # of a picture, so that it is small
 
 def save(page: Page, path: Path):
     """Save what a page shows as a small PNG."""
-    picture = Image.open(io.BytesIO(page.screenshot()))
+    shown, content = page.viewport_size, page.evaluate("document.body.getBoundingClientRect().height")
+    clip = {"x": 0, "y": 0, "width": shown["width"], "height": min(shown["height"], content)}
+    picture = Image.open(io.BytesIO(page.screenshot(clip=clip)))
     picture.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
