@@ -32,7 +32,7 @@ class GateResult:
     note: str = ""  # What the value was measured on
 
     def __str__(self):
-        if self.subject or self.low is not None:
+        if self.subject or self.inconclusive or self.low is not None:
             return self._describe_interval()
         relation = {"baseline": "more than", "replay": "at most", "maximum": "at most"}.get(self.gate, "at least")
         outcome, value = "passed" if self.passed else "FAILED", f"{self.value:.6g},"

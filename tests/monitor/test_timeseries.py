@@ -198,5 +198,13 @@ def test_last_report_and_the_open_alerts_are_those_of_the_monitor(log):
     assert health_summary(log.engine, "toy", None)[0] is None
     (column,) = report["drift"]["columns"]
     assert (column["name"], column["histogram"]["labels"]) == ("c1", ["x", "y"])
-    known = {"kind": "drift", "subject": "age", "size": 1.0, "text": "age drifted", "opened_at": NOW}
+    known = {
+        "id": 1,
+        "incident": 1,
+        "kind": "drift",
+        "subject": "age",
+        "size": 1.0,
+        "text": "age drifted",
+        "opened_at": NOW,
+    }
     assert opened == [{**known, **dict.fromkeys(("version", "rows", "since", "until", "command"))}]

@@ -192,9 +192,9 @@ def test_request_is_named_before_the_main_loop_may_answer_it(client):
 def test_answer_that_is_recorded_is_sent(app, client, monkeypatch):
     claim, record = ResponseClaim(0), app.extensions["log"].record
 
-    def record_late(*given):
+    def record_late(*given, **named):
         assert not claim.expire()
-        return record(*given)
+        return record(*given, **named)
 
     monkeypatch.setattr(app.extensions["log"], "record", record_late)
     context = {"gunicorn.socket": SimpleNamespace(claim=claim)}

@@ -202,7 +202,7 @@ def test_values_of_each_version_have_buckets_of_their_own():
 
     metrics = Metrics()
     for result in (says(1, [10, 20]), says(2, [15, 25])):  # a worker that begins with 2 has no other buckets for it
-        metrics.record(RequestRecord("id", "POST", "/predict", "/predict", "200", 0.01, 10, result))
+        metrics.record(RequestRecord("id", "POST", "/predict", "/predict", "200", 0.01, 10, result=result))
         metrics.count()
     samples = [s.labels for f in metrics.registry.collect() for s in f.samples if s.name.endswith("value_bucket")]
     edges = {v: [s["le"] for s in samples if s["version"] == v] for v in "12"}
