@@ -41,6 +41,7 @@ HOURS = 1  # of production, in the figures of the loop
 RATE = 100  # rows a second of a scenario
 SCENARIO_ROWS = 2000
 CHECK_SECONDS = 10  # between two checks of a watch that the page starts
+BACKOFF = "30s"  # after a refused version: whoever watches the page sends rows by the thousand, not by the day
 MAX_RUNS = 50  # shown at most
 SORTED_BY = ("started", "seconds", "metric", "version")
 
@@ -118,7 +119,7 @@ class PipelinePage:
         if kind == "build":
             return self._build(live, parameters, environment)
         if kind == "watch":
-            words = [program, "watch", live.name, "--every", str(CHECK_SECONDS), "--rows", str(SCENARIO_ROWS)]
+            words = [program, "watch", live.name, "--every", str(CHECK_SECONDS), "--rows", str(SCENARIO_ROWS), "--backoff", BACKOFF]
             return self.commands.start(kind, live.name, words, environment)
         several = not current_app.extensions["models"].is_single
         url = f"http://127.0.0.1:{request.environ['SERVER_PORT']}" + (f"/models/{live.name}" if several else "")
