@@ -61,7 +61,7 @@ def drift_and_roll_back(page: Page):
 def build_in_lab(page: Page):
     """The dashboard as a tab of JupyterLab, then a build and a promotion in a new notebook."""
     page.locator(".jp-LauncherCard", has_text="Dashboard").click()
-    expect(page.frame_locator("iframe").locator("#head")).to_contain_text("predicts", timeout=BUILD_MS)
+    expect(page.frame_locator("iframe").locator("main")).to_contain_text("diagnosis", timeout=BUILD_MS)
     page.get_by_role("menuitem", name="File", exact=True).click()
     page.get_by_text("New Launcher", exact=True).click()
     page.locator(".jp-LauncherCard[data-category='Notebook']").first.click()
