@@ -132,6 +132,7 @@ def univariate_score(
     groups: np.ndarray | None = None,  # `(n_rows,)` numbers of things whose rows stay together; None: each row is of its own
 ) -> float:  # between 0, not at all, and 1, perfectly
     "Return how well one column predicts the target."
+    from sklearn import config_context
     from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
@@ -139,7 +140,8 @@ def univariate_score(
     scorer = "r2" if task == "regression" else "roc_auc" if target.nunique() == 2 else "roc_auc_ovr"
     cv = (KFold if task == "regression" else StratifiedKFold)(3, shuffle=True, random_state=0)
     cv = cv if groups is None else group_splits(cv, groups, None if task == "regression" else target)
-    with warnings.catch_warnings():
+    # of thousands of columns, the checks of parameters would take as long as the trees
+    with warnings.catch_warnings(), config_context(skip_parameter_validation=True):
         warnings.simplefilter("ignore")
         estimator = tree(min_samples_leaf=max(3, len(values) // 100), random_state=0)
         codes = column_codes(values)
