@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['Table', 'versions_table', 'runs_table', 'one_sentence', 'split_words', 'read_options', 'MlopsMagics', 'complete_line',
-           'add_completion']
+           'match_line', 'add_completion']
 
 # %% ../../nbs/notebook/03_magics.ipynb #00000002
+import re
 import shlex
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from functools import wraps
 from pathlib import Path
 
+from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import MagicArgumentParser
@@ -26,7 +28,6 @@ from .production import DEFAULT_LOGGED_ROWS, ProductionTable, production_table
 from .project_models import model_names, spec_of_name
 from .service_beside import start_service, stop_service
 from ..orchestration.parameters import ALIASES, parameter_fields, read_parameters
-from ..orchestration.products import copy_to_wandb
 from ..settings import Settings
 from ..spec import import_from
 from ..store.faults import describe_fault
@@ -96,20 +97,28 @@ _COMMANDS = {
 }
 
 
+class _Parser(MagicArgumentParser):
+    "Parser whose errors end with what can be written."
+
+    def error(self, message: str):
+        raise UsageError(f"{message[:1].upper()}{message[1:]}. Write {self.usage}")
+
+
 def _parser(command: str, *options: tuple[str, dict], needs_name: bool = True) -> MagicArgumentParser:
     "Return the parser of a command: the name of a model, then its options."
-    parser = MagicArgumentParser(prog=f"%mlops {command}", usage=f"%mlops {_COMMANDS[command]}")
-    parser.add_argument("name", nargs=None if needs_name else "?")
+    parser = _Parser(prog=f"%mlops {command}", usage=f"%mlops {_COMMANDS[command]}", add_help=False)
+    parser.add_argument("name", nargs=None if needs_name else "?", metavar="MODEL")
     for option, how in options:
         parser.add_argument(option, **how)
     return parser
 
 
+_HELP = "help", "--help", "-h"
 _FLAG, _TEXT, _NUMBER = {"action": "store_true"}, {"default": ""}, {"type": int}
 _ALIAS = ("--alias", {"default": "production"})
 _PARSERS = {
     "build": _parser("build"),
-    "promote": _parser("promote", ("version", {}), _ALIAS, ("--reason", _TEXT), ("--force", _FLAG)),
+    "promote": _parser("promote", ("version", {"metavar": "VERSION"}), _ALIAS, ("--reason", _TEXT), ("--force", _FLAG)),
     "rollback": _parser("rollback", _ALIAS, ("--reason", _TEXT), ("--nearest", _FLAG)),
     "monitor": _parser("monitor", ("--last", {}), ("--rows", _NUMBER), ("--why", _FLAG)),
     "models": _parser("models", needs_name=False),
@@ -138,7 +147,8 @@ def read_options(
     for word in rest:
         name, equals, value = word.partition("=")
         if not name.startswith("--") or len(name) < 3:
-            raise UsageError(f"A parameter is --name value, such as --seed 3; got {word!r}.")
+            quotes = " Quotes hold a value together: --params \"{'C': 1}\"." if given else ""
+            raise UsageError(f"A parameter is --name value, such as --seed 3; got {word!r}.{quotes}")
         value = value if equals else next(rest, "")
         if not value or value.startswith("--"):
             raise UsageError(f"The parameter {name} has no value: write {name} VALUE.")
@@ -157,12 +167,16 @@ class MlopsMagics(Magics):
     def mlops(self, line: str):
         "Build, promote, serve and monitor a model: `%mlops` alone lists the commands."
         command, _, rest = line.strip().partition(" ")
-        if not command:
+        if command in ("", *_HELP):
             print("\n".join(f"%mlops {usage}" for usage in _COMMANDS.values()))
             return None
         if command not in _COMMANDS:
             raise UsageError(f"There is no command {command!r}. {known_names(command, _COMMANDS)}")
-        return getattr(self, f"_{command}")(split_words(rest))
+        words = split_words(rest)
+        if not {*_HELP[1:]}.isdisjoint(words):
+            print(f"%mlops {_COMMANDS[command]}")
+            return None
+        return getattr(self, f"_{command}")(words)
 
     @line_magic
     @one_sentence
@@ -191,10 +205,7 @@ class MlopsMagics(Magics):
         spec = spec_of_name(args.name, settings)
         parameters = {"spec": spec, **read_parameters(read_options(options), settings.home)}
         shown = display(BuildProgress(args.name, {"id": "", "state": "new"}), display_id=True)
-        run = build_in_cell(args.name, parameters, settings, shown.update if shown else display)
-        record = run.record
-        copy_to_wandb(run, settings.home / record["products"], record.get("aliases") or [])
-        return run
+        return build_in_cell(args.name, parameters, settings, shown.update if shown else display)
 
     def _promote(self, words: list[str]) -> Html:
         args = _PARSERS["promote"].parse_args(words)
@@ -239,7 +250,7 @@ class MlopsMagics(Magics):
     def _serve(self, words: list[str]) -> Html:
         args, settings = _PARSERS["serve"].parse_args(words), Settings.read()
         if args.stop:
-            return Html(f"The service of {args.name} {'ends' if stop_service(args.name, settings) else 'does not run'}.")
+            return Html(f"The service of {args.name} {'has ended' if stop_service(args.name, settings) else 'does not run'}.")
         with closing(Registry.open(settings)) as registry:
             version = registry.get(args.name, "production").version
         url = start_service(args.name, args.port, settings)
@@ -269,8 +280,8 @@ def _moved(name: str, change: AliasChange, has_moved: bool) -> Html:
 def complete_line(
     line: str,  # up to the cursor
 ) -> list[str]:
-    "Return the words that can stand at the end of a line that begins with `%mlops` or a short form."
-    magic, *words = line.lstrip("%").split()
+    "Return the words that can stand at the end of a line whose magic is `%mlops` or a short form, also behind `run = `."
+    magic, *words = line.partition("%")[2].split()
     words = [magic, *words] if magic != "mlops" else words
     if not words or (len(words) == 1 and not line.endswith(" ") and magic == "mlops"):
         return list(_COMMANDS)
@@ -294,11 +305,29 @@ def _values_after(command: str, given: list[str], previous: str, settings: Setti
             return [*(str(v.version) for v in registry.versions(given[0])), *registry.aliases(given[0])]
     if command == "build":
         fields = {f"--{field.name}": field for field in parameter_fields(settings.home)}
-        return ["true", "false"] if previous in fields and fields[previous].kind == "boolean" else [o for o in fields if o not in given]
-    return [o for action in _PARSERS[command]._actions for o in action.option_strings if o not in given]
+        if previous in fields:
+            return ["true", "false"] if fields[previous].kind == "boolean" else []
+        return [o for o in fields if o not in given]
+    actions = {o: action for action in _PARSERS[command]._actions for o in action.option_strings}
+    if previous in actions and actions[previous].nargs != 0:  # a value of one's own
+        return []
+    return [o for o in actions if o not in given]
+
+# %% ../../nbs/notebook/03_magics.ipynb #24b2c129
+_MAGIC = re.compile(r"\s*(?:[\w.,\s]+=\s*)?%(?:mlops|production|models|runs)\s+(?:.*\s)?(\S*)$")
+
+
+@context_matcher()
+def match_line(context: CompletionContext) -> SimpleMatcherResult:
+    "Complete the last word of `%mlops` and its short forms, with nothing else beside."
+    line = context.text_until_cursor
+    found = _MAGIC.match(line)
+    if found is None:
+        return {"completions": []}
+    words = [w for w in complete_line(line) if w.startswith(found[1])]
+    return {"completions": [SimpleCompletion(w, type="magic") for w in words], "suppress": True, "matched_fragment": found[1], "ordered": True}
 
 
 def add_completion(shell):
     "Complete `%mlops` and its short forms in a shell."
-    for name in ("mlops", "production", "models", "runs"):
-        shell.set_hook("complete_command", lambda _self, event: complete_line(event.text_until_cursor), str_key=f"%{name}")
+    shell.Completer.custom_matchers.append(match_line)

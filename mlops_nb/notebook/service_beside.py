@@ -19,6 +19,7 @@ from ..settings import Settings
 
 # %% ../../nbs/notebook/01_service_beside.ipynb #b214008e
 _READY_SECONDS = 60  # for the service to load its model
+_END_SECONDS = 30  # for it to answer its last requests and end
 
 
 def free_port(
@@ -42,13 +43,15 @@ def start_service(
     settings: Settings,
 ) -> str:  # its URL
     "Serve a model beside this process and wait until it is ready; one that runs already is kept."
-    commands = BackgroundCommands(settings)
+    commands, wanted = BackgroundCommands(settings), port
     port = free_port(settings.port) if port is None else port
     words = [str(Path(sys.executable).parent / "mlops-nb"), "serve", "--model", name, "--port", str(port)]
     try:
         record = commands.start("serve", name, words, url=f"http://127.0.0.1:{port}")
     except AlreadyRunningError:
         record = next(r for r in commands.records(name) if r["kind"] == "serve" and r["state"] == "running")
+        if wanted is not None and record["url"] != f"http://127.0.0.1:{wanted}":
+            raise PipelineError(f"{name} is served at {record['url']} already: end that first, by %mlops serve {name} --stop.") from None
     until = time.monotonic() + _READY_SECONDS
     while not _is_ready(record["url"]):
         lines = commands.last_lines(record["id"], 3)
@@ -73,9 +76,12 @@ def stop_service(
     name: str,  # of the model
     settings: Settings,
 ) -> bool:  # whether there was one
-    "End the service of a model that a notebook started."
+    "End the service of a model that a notebook started, and wait for its end: the next one must not be taken for it."
     commands = BackgroundCommands(settings)
     running = [r["id"] for r in commands.records(name) if r["kind"] == "serve" and r["state"] == "running"]
     for id in running:
         commands.stop(id)
+    until = time.monotonic() + _END_SECONDS
+    while any(commands.get(id)["state"] == "running" for id in running) and time.monotonic() < until:
+        time.sleep(0.1)
     return bool(running)

@@ -69,6 +69,15 @@ def test_build_shows_a_line_for_each_task_and_then_gates_and_version(built):
     assert "version 1" in result
 
 
+def test_build_of_what_is_built_says_unchanged_and_returns_the_run_that_built_it(shell, built):
+    with capture_output() as captured:
+        again = shell.run_line_magic("mlops", "build toy --seed 3")
+    shown = text_of(captured.outputs[-1].data["text/html"])
+    assert again.id == built[0].id
+    assert shown.count("unchanged") == shown.count("✓") == 5
+    assert len(list(built[0].folder.parent.glob("*/build.log"))) == 1, "of what did not run nothing is left"
+
+
 def test_failed_build_shows_its_cell_and_links_the_executed_notebook(shell, project, built):
     with capture_output() as captured, pytest.raises(PipelineError) as e:
         shell.run_line_magic("mlops", "build toy --source no/such/table.csv")
@@ -104,8 +113,13 @@ def test_service_runs_beside_the_notebook_until_it_is_stopped(shell, built):
         with urllib.request.urlopen(f"{url}health/ready", timeout=10) as response:
             assert response.status == 200
         assert url in shell.run_line_magic("mlops", "serve toy"), "the same service"
+        with pytest.raises(PipelineError, match=r"is served at .* already: end that first"):
+            shell.run_line_magic("mlops", "serve toy --port 1")
     finally:
-        assert "ends" in shell.run_line_magic("mlops", "serve toy --stop")
+        assert "has ended" in shell.run_line_magic("mlops", "serve toy --stop")
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(f"{url}health/ready", timeout=10)
+    assert "does not run" in shell.run_line_magic("mlops", "serve toy --stop")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +131,16 @@ def test_service_runs_beside_the_notebook_until_it_is_stopped(shell, built):
         ("promote toy 9", NotFoundError, "'toy' has no version"),
         ("monitor tyo", NotFoundError, "Did you mean 'toy'?"),
         ("biuld toy", UsageError, "There is no command 'biuld'. Did you mean 'build'?"),
-        ("promote toy", UsageError, "version"),
+        (
+            "promote toy",
+            UsageError,
+            "The following arguments are required: VERSION. Write %mlops promote",
+        ),
+        ("build", UsageError, "are required: MODEL. Write %mlops build MODEL --seed 3"),
+        ("monitor toy --rows few", UsageError, "Argument --rows: invalid int value: 'few'. Write %mlops monitor"),
+        ('build toy --params {"C": 1}', UsageError, "Quotes hold a value together"),
+        ("build --help", None, "%mlops build MODEL --seed 3"),
+        ("help", None, "%mlops rollback MODEL"),
     ],
 )
 def test_errors_of_a_person_are_one_sentence(shell, built, capsys, line, error, sentence):
@@ -128,14 +151,18 @@ def test_errors_of_a_person_are_one_sentence(shell, built, capsys, line, error, 
     assert "File " not in seen
 
 
-def test_names_aliases_and_parameters_are_completed(shell, built):
+def test_names_aliases_and_parameters_are_completed_and_nothing_else(shell, built):
     def completed(line: str) -> list[str]:
         with provisionalcompleter():  # what the tabulator key of JupyterLab asks
-            return [completion.text for completion in shell.Completer.completions(line, len(line))]
+            return [line[: c.start] + c.text for c in shell.Completer.completions(line, len(line))]
 
-    assert "build" in completed("%mlops bu")
-    assert "toy" in completed("%mlops build to")
-    assert "--seed" in completed("%mlops build toy --s")
-    assert "production" in completed("%mlops promote toy pro")
-    assert "canary" in completed("%mlops promote toy 1 --alias ca")
-    assert "toy" in completed("%production t")
+    assert completed("%mlops bu") == ["%mlops build"]
+    assert completed("run = %mlops build to") == ["run = %mlops build toy"]
+    assert completed("%mlops build toy --se") == ["%mlops build toy --seed", "%mlops build toy --search"]
+    assert completed("%mlops build toy --auto_promote t") == ["%mlops build toy --auto_promote true"]
+    assert completed("%mlops promote toy pro") == ["%mlops promote toy production"]
+    assert completed("%mlops promote toy 1 --alias ca") == ["%mlops promote toy 1 --alias canary"]
+    assert completed("%production t") == ["%production toy"]
+    names = [line.removeprefix("%mlops build ") for line in completed("%mlops build ")]
+    assert "toy" in names
+    assert not {"and", "if", "print"} & set(names), "words of Python"
