@@ -140,7 +140,8 @@ def parameter_fields(
         docs[line.partition(":")[0].strip()] = " ".join(comment)
         comment = []
     values = {name: value for name, value in yaml.safe_load(text).items() if name not in ("spec", "products", "engine")}
-    return [ParameterField(name, _kind_of(name), _none_of(value), docs.get(name, "")) for name, value in values.items()]
+    shown = {name: re.sub(r'--env--\w+ "(.*?)"', r"\1", doc) for name, doc in docs.items()}  # a field takes the value alone
+    return [ParameterField(name, _kind_of(name), _none_of(value), shown.get(name, "")) for name, value in values.items()]
 
 
 def _none_of(value: object) -> object:

@@ -30,17 +30,17 @@ def project(tmp_path_factory) -> Project:
 
 @pytest.fixture(scope="module")
 def lab(project, tmp_path_factory) -> str:
-    """The address of `make lab`, on a port of its own and without a token."""
+    """The address of `make lab` as JupyterHub starts it: below a path, on a port of its own and without a token."""
     port, home = free_port(), tmp_path_factory.mktemp("home")
     options = ["--no-browser", "--allow-root", "--expose-app-in-browser", f"--ServerApp.port={port}"]
-    options += ["--IdentityProvider.token="]
+    options += ["--IdentityProvider.token=", "--ServerApp.base_url=/user/x/"]
     with (home / "log").open("w") as log:
         server = subprocess.Popen(
             [BIN / "jupyter", "lab", *options], cwd=project.path, env=project.environment(HOME=str(home)),
             stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
-    wait_for(lambda: _responds(f"http://127.0.0.1:{port}/api/status"), 60)
-    yield f"http://127.0.0.1:{port}"
+    wait_for(lambda: _responds(f"http://127.0.0.1:{port}/user/x/api/status"), 60)
+    yield f"http://127.0.0.1:{port}/user/x"
     os.killpg(server.pid, signal.SIGTERM)
     server.wait(timeout=30)
 
@@ -158,6 +158,14 @@ def test_cards_and_menu_open_dashboard_and_pipeline_as_tabs(page, lab, project):
     expect(pipeline.get_by_text("register").first).to_be_visible()
     expect(pipeline.get_by_role("button", name="Run pipeline").first).to_be_enabled()
     page.screenshot(path=project.path / "pipeline.png")
+    page.set_viewport_size({"width": 1400, "height": 700})
+    pipeline.get_by_role("button", name="Run pipeline").click()
+    expect(pipeline.get_by_role("dialog")).not_to_contain_text("--env--")
+    pipeline.get_by_label("seed", exact=True).fill("-3")
+    pipeline.get_by_label("seed", exact=True).press("Enter")
+    expect(pipeline.get_by_role("alert").filter(has_text="at least 0; got -3")).to_be_in_viewport(ratio=1)
+    expect(pipeline.get_by_role("button", name="Run", exact=True)).to_be_in_viewport(ratio=1)
+    pipeline.get_by_role("button", name="Cancel", exact=True).click()
     assert len(page.locator("iframe.jp-IFrame, .jp-ServerProxy iframe").all()) == 2
 
 
