@@ -36,7 +36,7 @@ def evaluation_curves(
         truth = np.asarray(truth_of(part, pd.DataFrame(y)[output]) if output else y)
         draw = _scored if spec.task == "anomaly" else _classified if part.classes is not None else _fitted
         found = draw(truth, part)
-        if spec.task != "anomaly":
+        if spec.task != "anomaly" or part.anomaly is not None:
             found["mistakes"] = _mistakes(X.drop(columns=spec.targets, errors="ignore"), truth, part)
         tables |= {f"{name} of {output}" if output else name: _plain(table) for name, table in found.items() if len(table)}
     return tables
@@ -112,8 +112,12 @@ def _fitted(truth: np.ndarray, part: Predictions) -> dict[str, pd.DataFrame]:
 # %% ../../nbs/model/04_curves.ipynb #dece2955
 def _mistakes(X: pd.DataFrame, truth: np.ndarray, part: Predictions) -> pd.DataFrame:  # At most `MOST_MISTAKES` rows, the worst first
     "Return wrongly predicted rows with their inputs."
-    prediction = np.asarray(part.prediction)
-    if part.classes is None:
+    prediction = np.asarray(part.prediction if part.anomaly is None else part.anomaly)
+    if part.anomaly is not None:
+        score, truth = np.asarray(part.prediction, dtype=float), truth.astype(float)
+        size, wrong, named = np.abs(score), ~np.isnan(truth) & (prediction != (truth == 1)), {"score": score}
+        truth, prediction = (np.where(flagged, "anomaly", "normal") for flagged in (truth == 1, prediction))
+    elif part.classes is None:
         size = np.abs(prediction.astype(float) - truth.astype(float))
         wrong, named = size > 0, {"error": size}
     elif part.probability is not None:
