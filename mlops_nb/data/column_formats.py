@@ -10,6 +10,7 @@ __all__ = ['MISSING_WORDS', 'MISSING_DATES', 'MULTIPLIERS', 'LIMITS', 'INVISIBLE
 # %% ../../nbs/data/02_column_formats.ipynb #75e14917
 # more than 300 lines: each kind of column (numbers, dates, times, spellings) is found, described and converted side by side
 import re
+import shlex
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -409,7 +410,7 @@ class LabelColumn:
     missing: tuple[tuple[str, int], ...]  # words, and how many rows have each
 
     def __str__(self) -> str:
-        return f"`{self.name}`{_became_missing(self.missing).replace(';', ':', 1)}, so these rows are left out; with --keep {self.name} each word is a class."
+        return f"`{self.name}`{_became_missing(self.missing).replace(';', ':', 1)}, so these rows are left out; with --keep {shlex.quote(self.name)} each word is a class."
 
 
 FoundColumn = NumberColumn | DateColumn | TimeColumn | DurationColumn | LabelColumn

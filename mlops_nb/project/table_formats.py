@@ -6,6 +6,7 @@
 __all__ = ['TableFormats', 'find_formats', 'spelling_warnings', 'missing_word_warnings', 'dialect_code', 'in_own_formats']
 
 # %% ../../nbs/project/05_table_formats.ipynb #0de7b315
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -52,7 +53,7 @@ def find_formats(
             raise DataError(f"There is no column {name!r} to merge. {known_names(name, table.columns)}")
         found = [] if name in dialect.numbers else spelling_groups(table[name])
         if not found:
-            raise DataError(f"Column {name!r} has no values that differ in case and blanks alone: leave out --merge {name}.")
+            raise DataError(f"Column {name!r} has no values that differ in case and blanks alone: leave out --merge {shlex.quote(name)}.")
         groups += found
     if not columns and not groups:
         return TableFormats(table)
@@ -68,7 +69,7 @@ def spelling_warnings(
     names = [c.name for c in summary.used if c.kind == "category"]
     names += [summary.target.name] if summary.target.task == "classification" else []
     found = {name: groups for name in names if (groups := spelling_groups(table[name]))}
-    return [f"`{name}`: {_listed(groups)}. `--merge {name}` makes one value of each group." for name, groups in found.items()]
+    return [f"`{name}`: {_listed(groups)}. `--merge {shlex.quote(name)}` makes one value of each group." for name, groups in found.items()]
 
 # %% ../../nbs/project/05_table_formats.ipynb #29f1c5e5
 def missing_word_warnings(
