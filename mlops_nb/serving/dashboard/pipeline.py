@@ -119,7 +119,17 @@ class PipelinePage:
         if kind == "build":
             return self._build(live, parameters, environment)
         if kind == "watch":
-            words = [program, "watch", live.name, "--every", str(CHECK_SECONDS), "--rows", str(SCENARIO_ROWS), "--backoff", BACKOFF]
+            words = [
+                program,
+                "watch",
+                live.name,
+                "--every",
+                str(CHECK_SECONDS),
+                "--rows",
+                str(SCENARIO_ROWS),
+                "--backoff",
+                BACKOFF,
+            ]
             return self.commands.start(kind, live.name, words, environment)
         several = not current_app.extensions["models"].is_single
         url = f"http://127.0.0.1:{request.environ['SERVER_PORT']}" + (f"/models/{live.name}" if several else "")
