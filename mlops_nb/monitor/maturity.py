@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MATURE_SHARE', 'KNOWN_SHARE', 'MIN_LABELS', 'DIFFERENT_LEVEL', 'EXPECTED_LABELS', 'COMPLETE_SHARE', 'MAX_CLASSES',
-           'DAY', 'LOOKED_BACK', 'SPANS', 'ROWS_OF_SPAN', 'delay_quantile', 'Maturity', 'measure_maturity',
-           'read_label_times', 'maturity_of']
+           'ROWS_OF_ONE_AGE', 'DAY', 'LOOKED_BACK', 'SPANS', 'ROWS_OF_SPAN', 'delay_quantile', 'Maturity',
+           'measure_maturity', 'read_label_times', 'maturity_of']
 
 # %% ../../nbs/monitor/03_maturity.ipynb #22e0c02d
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ import pandas as pd
 import sqlalchemy as sa
 
 from ..model.profile import name_of
-from ..model.statistics import kolmogorov_smirnov
 from .prediction_log import PredictionLog
+from .selection import blocks_of, compare_in_blocks
 from ..store.database import in_utc, reading
 from ..store.schema import labels, predictions
 
@@ -72,12 +72,7 @@ def _groups_of(values: Sequence) -> np.ndarray:  # of texts; empty: labels that 
 
 MAX_CLASSES = 20  # different labels, above which they are numbers
 
-
-def _differ(delays: np.ndarray, is_one: np.ndarray) -> float:
-    "Return the p-value of the test that two groups have the same delays."
-    points = np.unique(delays)
-    others, these = (np.searchsorted(np.sort(delays[mask]), points, "right") for mask in (~is_one, is_one))
-    return kolmogorov_smirnov(others, these, int((~is_one).sum()), int(is_one.sum()))[1]
+ROWS_OF_ONE_AGE = 20  # rows that follow each other, among which delays are compared
 
 # %% ../../nbs/monitor/03_maturity.ipynb #3c28aad1
 def measure_maturity(
@@ -110,6 +105,8 @@ def _of_output(rows: pd.DataFrame, now: datetime, level: float, whose: str = "")
     delays = np.maximum((rows["label_at"] - rows["at"]).dt.total_seconds().to_numpy() / DAY, 0.0)
     come = (delays <= np.minimum(follow_up, ages))  # NaN, without a label: False
     delays, ages, groups = delays[come], np.minimum(ages[come], follow_up), _groups_of(rows["label"][come].tolist())
+    order = np.argsort(-ages, kind="stable")
+    delays, ages, groups, blocks = delays[order], ages[order], groups[order], blocks_of(len(ages), ROWS_OF_ONE_AGE)
     names = [name for name, n in pd.Series(groups).value_counts().items() if n >= MIN_LABELS]
     if missing := _missing_class(rows, groups, come):
         return Maturity(
@@ -117,7 +114,7 @@ def _of_output(rows: pd.DataFrame, now: datetime, level: float, whose: str = "")
             reason=f"no label {missing!r}{whose} has come yet, though it was predicted: such labels may still be on their way (label_days of the "
             "spec says from which age rows are complete)",
         )
-    if len(names) < 2 or min(_differ(delays, groups == name) for name in names) * len(names) > level:
+    if len(names) < 2 or min(compare_in_blocks(delays, groups == name, blocks) for name in names) * len(names) > level:
         return Maturity()
     last, name = max((delay_quantile(delays[groups == name], ages[groups == name]), name) for name in names)
     which = f"{MATURE_SHARE:.0%} of the labels {name!r}{whose} come within {_days(last)}, and others earlier"

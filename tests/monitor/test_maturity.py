@@ -99,6 +99,18 @@ def test_numbers_of_which_the_large_ones_are_late_wait():
     assert found.age == timedelta(days=8)
 
 
+def test_class_that_became_frequent_is_not_taken_for_one_whose_labels_come_early():
+    """Its labels are of young rows, of which only short delays are seen."""
+    rng = np.random.default_rng(0)
+    rows = log_of(30, {"no": 1, "yes": 1})
+    ages = (BEGIN + timedelta(days=30) - rows["at"]).dt.total_seconds() / 86_400
+    rows["label"] = np.where(rng.uniform(size=len(rows)) < np.where(ages < 5, 0.8, 0.2), "yes", "no")
+    rows["label_at"] = rows["at"] + pd.to_timedelta(rng.exponential(4, len(rows)), unit="D")
+    come = rows["label_at"] <= BEGIN + timedelta(days=30)
+    rows[["label", "label_at"]] = rows[["label", "label_at"]].where(come)
+    assert measure_maturity(rows, BEGIN + timedelta(days=30)) == Maturity()
+
+
 def test_labels_of_a_month_that_come_at_once_do_not_wait():
     rows = log_of(30, {"no": 0, "yes": 0})
     rows["label_at"] = pd.Timestamp(BEGIN + timedelta(days=30))

@@ -88,6 +88,20 @@ def test_labels_of_rows_drawn_at_random_are_alike():
     assert find_selection(predictions, np.zeros(1000, dtype=bool)) == ""
 
 
+@pytest.mark.parametrize("ties", [False, True])
+def test_labels_that_are_late_while_predictions_drift_are_no_selection(ties):
+    called = 0
+    for seed in range(20):
+        rng, age = np.random.default_rng(seed), np.linspace(1, 0, 2000)
+        yes = 1 / (1 + np.exp(-rng.normal(size=2000) - 4 * (age < 0.3)))
+        yes = np.minimum(yes, 0.97) if ties else yes
+        predictions = Predictions((yes > 0.5).astype(int), np.column_stack([1 - yes, yes]), (0, 1))
+        late = rng.exponential(0.2, 2000) < age
+        called += bool(find_selection(predictions, late))
+        assert "of the same time" in find_selection(predictions, late & (yes > 0.5))
+    assert called <= 2
+
+
 def test_numbers_are_compared_too():
     numbers = Predictions(np.random.default_rng(0).normal(size=1000))
     assert "median" in find_selection(numbers, numbers.prediction > -0.5)
