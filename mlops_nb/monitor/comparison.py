@@ -297,8 +297,8 @@ def _compare_one_value(
     histogram: dict = {"names": [name, OTHER], **{k: [v, 1 - v] for k, v in shares.items()}, **kept}
     p = one_value_p_value(window, reference, n, m)
     relative = _half_of_h(shares["reference"], max(*shares.values()))
-    interval = _interval_of_shares(min(reference, n), window, n, m, gain=True)
-    return Comparison("one value", {"most gained": effect}, effect, p, (n, m), None, sentence, histogram, relative_effect=relative, interval=interval)
+    (low, _), (_, high) = (_interval_of_shares(k, window, n, m, gain=True) for k in (min(reference, n), 0 if bound else min(reference, n)))
+    return Comparison("one value", {"most gained": effect}, effect, p, (n, m), None, sentence, histogram, relative_effect=relative, interval=(low, high))
 
 # %% ../../nbs/monitor/01_comparison.ipynb #306bfb4b
 def _compare_one_name(profile: Mapping, known: Mapping[str, int], found: Mapping[str, int], m: int) -> Comparison:

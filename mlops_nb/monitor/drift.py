@@ -143,7 +143,7 @@ def _verdict(compared, inconclusive, c: Comparison, p: float, limits: _Limits) -
         return _Verdict(False, f"differs, but no alert at {_shown(p)} of at most {limits.level:.2g}: {c.sentence}")
     if p <= limits.alpha:
         return _Verdict(False, f"differs by {c.effect:.1%}, {_between(c)}, below the threshold of {limits.effect:.1%}: {c.sentence}")
-    return _Verdict(False, f"no more than chance: {_shown(p)}, the effect is at most {c.interval[1]:.1%}")
+    return _Verdict(False, f"no more than chance: {_shown(p)}, the effect is at most {max(o.interval[1] for o in compared):.1%}")
 
 # %% ../../nbs/monitor/02_drift.ipynb #7d4c9d74
 def _shown(p: float) -> str:

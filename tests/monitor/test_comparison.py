@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mlops_nb.model.profile import profile_numbers, profile_values
 from mlops_nb.monitor.comparison import _name_number, compare_column
+from mlops_nb.monitor.drift import measure_drift
 
 NUMBERS = st.lists(
     st.one_of(
@@ -74,4 +75,31 @@ def test_interval_of_missing_values_and_of_one_value_is_that_of_their_shares():
     )
     found = {c.part: c.interval for c in compare_column(profile, column)[0]}
     assert found["missing"] == pytest.approx((0.077, 0.129), abs=0.002)  # 50 of 500
-    assert found["one value"] == pytest.approx((0.075, 0.134), abs=0.005)  # 50 of 450, at most 1 % before
+    assert found["one value"] == pytest.approx((0.075, 0.143), abs=0.003)  # 50 of 450, none to 1 % before
+
+
+@pytest.mark.parametrize(("before", "now"), [(0.0, 0.05), (0.0, 0.02), (0.1, 0.15)])
+def test_interval_of_one_value_holds_its_gain_where_the_reference_bounds_its_rows(before, now):
+    rng = np.random.default_rng(0)
+
+    def zeros(share, n):
+        return np.where(rng.random(n) < share, 0.0, rng.normal(size=n))
+
+    held = []
+    for _ in range(60):
+        compared, _ = compare_column(profile_numbers(zeros(before, 2000)), pd.Series(zeros(now, 1000)))
+        (low, high) = next(c for c in compared if c.part == "one value").interval
+        held.append(low <= now - before <= high)
+    assert np.mean(held) >= 0.88
+
+
+def test_effect_of_ids_is_not_called_smaller_than_all_its_tests_allow():
+    ids = np.array([f"{i}" for i in range(2000)], dtype=object)
+    report = measure_drift(
+        {"inputs": {"id": profile_values(ids)}}, pd.DataFrame({"id": [f"x{i}" for i in range(1000)]})
+    )
+    (column,) = report.columns
+    compared, _ = compare_column(profile_values(ids), pd.Series([f"x{i}" for i in range(1000)]))
+    assert column.part == "one value"
+    assert f"at most {max(c.interval[1] for c in compared):.1%}" in column.reason
+    assert max(c.interval[1] for c in compared) > column.interval[1]
