@@ -49,7 +49,8 @@ def reasons_not_to_retrain(
     "Return why no new version is needed, one sentence a finding."
     if selection := selection_of(health):
         return [f"labels come for other rows than are predicted: {selection}; a model that learns from them would be one of these rows"]
-    stable, other = "but labels show that performance is as at release", "retraining does not mend that"
+    until = f" of rows until {health.labelled_until:%Y-%m-%d %H:%M} UTC" if health.labelled_until else ""
+    stable, other = f"but labels{until} show that performance is as at release", "retraining does not mend that"
     found = [
         f"{f.kind} of {f.subject}: {f.text}; {stable if f.kind in RETRAINABLE_KINDS else other}" for f in health.findings
     ]

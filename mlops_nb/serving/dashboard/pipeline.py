@@ -201,6 +201,7 @@ def _loop_stages(production: Mapping, running: Mapping) -> list[Stage]:
         if latency
         else ("requests", format_number(sum(figures["traffic"]["requests"])))
     )
+    served = "bad" if figures["versions"] else "waiting"  # without a version there is nothing to refuse
     check, alerts = figures["health"], figures["alerts"]
     state = _MONITOR_STATES.get(check["status"], "unknown") if check else "bad" if alerts else "waiting"
     ago = format_ago(check["at"]) if check else ""
@@ -208,7 +209,7 @@ def _loop_stages(production: Mapping, running: Mapping) -> list[Stage]:
     decided = figures["decisions"][-1] if figures["decisions"] else None
     last = [("decision", decided["action"]), ("at", format_at(decided["at"])[5:16])] if decided else []
     return [
-        Stage("serve", "good" if version else "bad", None, (("version", str(version or "none")), load)),
+        Stage("serve", "good" if version else served, None, (("version", str(version or "none")), load)),
         Stage(
             "monitor",
             "running" if "watch" in running and not check else state,

@@ -246,3 +246,10 @@ def test_page_lists_the_stages_that_a_pipeline_has():
     assert pipeline.TASKS == ("ingest", "train", "evaluate", "package", "register")
     declared = yaml.safe_load((Path(__file__).parents[3] / "pipeline.yaml").read_text())["tasks"]
     assert tuple(task["name"] for task in declared) == pipeline.TASKS
+
+
+@pytest.mark.parametrize(("versions", "state"), [([], "waiting"), ([{"version": 1}], "bad")])
+def test_model_without_a_version_is_waited_for_and_one_that_is_not_served_is_refused(versions, state):
+    figures = {"traffic": {"p95": [], "requests": []}, "health": None, "alerts": [], "decisions": []}
+    production = {"serving": {"version": None}, "figures": figures | {"versions": versions}}
+    assert pipeline._loop_stages(production, {})[0].state == state
