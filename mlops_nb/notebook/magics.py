@@ -7,6 +7,7 @@ __all__ = ['Table', 'versions_table', 'runs_table', 'one_sentence', 'split_words
            'match_line', 'add_completion']
 
 # %% ../../nbs/notebook/03_magics.ipynb #00000002
+# more than 300 lines: the magics of one loop, their arguments and the completion of these
 import re
 import shlex
 from collections.abc import Callable, Iterable
@@ -280,7 +281,7 @@ def _moved(name: str, change: AliasChange, has_moved: bool) -> Html:
 def complete_line(
     line: str,  # up to the cursor
 ) -> list[str]:
-    "Return the words that can stand at the end of a line whose magic is `%mlops` or a short form, also behind `run = `."
+    "Return the words that can stand at the end of a line whose magic is `%mlops` or a short form, also of an assignment."
     magic, *words = line.partition("%")[2].split()
     words = [magic, *words] if magic != "mlops" else words
     if not words or (len(words) == 1 and not line.endswith(" ") and magic == "mlops"):
