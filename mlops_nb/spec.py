@@ -499,7 +499,11 @@ def _gates_of(spec: ModelSpec) -> list[tuple[str, str, object]]:
         rows.append(("above the baseline by more than", spec.scorer, gates.over_baseline))
         rows.append(("below production by at most", spec.scorer, gates.tolerance))
     rows += [("share of alarms", ALARM_RATE, f"{gates.alarm_rate[0]} to {gates.alarm_rate[1]}")] if gates.alarm_rate else []
-    rows += [("in every slice at least" if not isinstance(v, Mapping) else f"slice {k}", k if not isinstance(v, Mapping) else ", ".join(v), v if not isinstance(v, Mapping) else ", ".join(map(str, v.values()))) for k, v in gates.slices.items()]
+    for name, least in gates.slices.items():  # a metric of every slice, or the metrics of one slice
+        if isinstance(least, Mapping):
+            rows.append((f"slice {name}", ", ".join(least), ", ".join(map(str, least.values()))))
+        else:
+            rows.append(("in every slice at least", name, least))
     rows += [(f"between groups of {c} at most", m, v) for c, limits in gates.groups.items() for m, v in limits.items()]
     return rows + [("replay", name, limit) for name, limit in gates.replay.items()]
 

@@ -94,20 +94,19 @@ def _thinned(curve: pd.DataFrame) -> pd.DataFrame:
     return curve.iloc[np.unique(np.linspace(0, len(curve) - 1, min(len(curve), MOST_POINTS)).astype(int))]
 
 
-def _calibration(name: str, truth: np.ndarray, probability: np.ndarray) -> pd.DataFrame:
-    "Return the mean probability and the share of the class, in bins of equally many rows."
-    parts = np.array_split(np.argsort(probability, kind="stable"), min(CALIBRATION_BINS, len(truth)))
-    points = [(name, probability[rows].mean(), truth[rows].mean(), len(rows)) for rows in parts]
+def _calibration(name: str, truth: np.ndarray, predicted: np.ndarray) -> pd.DataFrame:
+    "Return the mean prediction and the mean truth, the share of a class, in bins of equally many rows."
+    parts = np.array_split(np.argsort(predicted, kind="stable"), min(CALIBRATION_BINS, len(truth)))
+    points = [(name, predicted[rows].mean(), truth[rows].mean(), len(rows)) for rows in parts]
     return pd.DataFrame(points, columns=["class", "predicted", "observed", "rows"])
 
 # %% ../../nbs/model/04_curves.ipynb #13568576
 def _fitted(truth: np.ndarray, part: Predictions) -> dict[str, pd.DataFrame]:
     "Return the mean truth beside the mean prediction, and how large the errors are, of a regression."
     truth, predicted = truth.astype(float), np.asarray(part.prediction, dtype=float)
-    bins = np.array_split(np.argsort(predicted, kind="stable"), min(CALIBRATION_BINS, len(truth)))
-    points = [(predicted[rows].mean(), truth[rows].mean(), len(rows)) for rows in bins]
+    fit = _calibration("", truth, predicted).drop(columns="class")
     errors = pd.DataFrame({"absolute error": np.sort(np.abs(truth - predicted)), "share of rows": np.arange(1, len(truth) + 1) / len(truth)})
-    return {"fit": pd.DataFrame(points, columns=["predicted", "observed", "rows"]), "errors": _thinned(errors)}
+    return {"fit": fit, "errors": _thinned(errors)}
 
 # %% ../../nbs/model/04_curves.ipynb #dece2955
 def _mistakes(X: pd.DataFrame, truth: np.ndarray, part: Predictions) -> pd.DataFrame:  # At most `MOST_MISTAKES` rows, the worst first

@@ -112,11 +112,10 @@ def _format_drift(report: DriftReport) -> str:
     calm = [c for c in columns if c.drifted is False]
     if len(calm) <= _MOST_OPEN:
         calm = []
-    parts: dict[str, str | None] = {"": _format_columns([c for c in columns if c not in calm])}
-    folded = f"<details><summary>{len(calm)} columns without drift</summary>{_format_columns(calm)}</details>"
-    parts["calm"] = folded if calm else None
+    table = _format_columns([c for c in columns if c not in calm])
+    folded = f"<details><summary>{len(calm)} columns without drift</summary>{_format_columns(calm)}</details>" if calm else ""
     status = format_status(None if report.drifted is None else not report.drifted, summary[report.drifted])
-    return format_object("Drift", {"": "".join(filter(None, parts.values()))}, status, f"{report.rows:,} rows")
+    return format_object("Drift", {"": table + folded}, status, f"{report.rows:,} rows")
 
 
 def _format_columns(columns: Sequence[ColumnDrift]) -> Html:

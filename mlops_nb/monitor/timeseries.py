@@ -337,15 +337,12 @@ def event_marks(
 ) -> list[dict]:  # {at, kind, text, target} each, oldest first; kind: promotion, rollback, incident or recovery
     "Return what charts over time mark: moves of production, and the begin and end of incidents."
     moves = [m for m in history if m["alias"] == "production" and m["to_version"]]
-    marks = [_mark(m["at"], _MOVES.get(m["action"], "promotion"), f"version {m['to_version']} in production, by {m['actor']}", "history") for m in moves]
+    marks = [_mark(m["at"], "rollback" if m["action"] == "rollback" else "promotion", f"version {m['to_version']} in production, by {m['actor']}", "history") for m in moves]
     for one in found:
         target = f"incident-{one['id']}"
         marks.append(_mark(one["opened_at"], "incident", f"incident {one['id']}: {one['title']}", target))
         marks += [_mark(one["closed_at"], "recovery", f"incident {one['id']} is over", target)] if one["closed_at"] else []
     return sorted(marks, key=lambda mark: mark["at"])
-
-
-_MOVES = {"rollback": "rollback"}
 
 
 def _mark(at: datetime, kind: str, text: str, target: str) -> dict:

@@ -40,7 +40,7 @@ from .database import reading, writing
 from .deletions import DeletedError
 from .runs import short_run
 from .version_store import VersionStore
-from .versions import Version, failed_gates, find_version
+from .versions import Version, VersionSummary, failed_gates, find_version
 
 # %% ../../nbs/store/08_registry.ipynb #74d0a70d
 class AliasReader(VersionStore):
@@ -103,15 +103,15 @@ def deciding_metric(
 
 
 def format_versions(
-    versions: Sequence[Version],
+    versions: Sequence[Version | VersionSummary],
 ) -> Html:
     "Return versions as an HTML table."
     header = ("model", "version", "aliases", "metric", "value", "gates", "run", "made")
     return format_rows([_row_of(v) for v in versions], header)
 
 
-def _row_of(v: Version) -> tuple:
-    metric, value = deciding_metric(v.manifest) or ("", None)
+def _row_of(v: Version | VersionSummary) -> tuple:
+    metric, value = deciding_metric({"metrics": v.metrics}) or ("", None)
     aliases = Html(", ".join(f"<b>{alias}</b>" if alias == "production" else escape(alias) for alias in v.aliases))
     return v.name, v.version, aliases, metric, value, format_status(v.gates_passed), short_run(v.run_id), v.created_at
 
@@ -120,7 +120,7 @@ class Registry(AliasReader):
     "Versions and aliases of all models."
 
     def _repr_html_(self) -> str:
-        models = {name: self.versions(name) for name in self.names()}
+        models = {name: self.summaries(name) for name in self.names()}
         table = format_versions([version for versions in models.values() for version in versions])
         return format_object("Registry", {"": table}, f"{len(models)} models", f"{sum(map(len, models.values()))} versions")
 

@@ -23,7 +23,11 @@ def make_key(model: str, n_rows: int) -> str:
 def trace_id_of(environ: dict) -> str | None:
     """Return the id of the trace of a request; None: it came without a valid `traceparent`."""
     traceparent = environ.get("HTTP_TRACEPARENT")
-    return None if traceparent is None else read_trace_id(traceparent)
+    if traceparent is None:
+        return None
+    if "serving.trace_id" not in environ:  # the prediction log and the access log need it
+        environ["serving.trace_id"] = read_trace_id(traceparent)
+    return environ["serving.trace_id"]
 
 
 @lru_cache(1024)
