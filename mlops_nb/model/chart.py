@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ForwardRef
 
+from .curves import read_lines
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 else:
@@ -68,27 +70,23 @@ def curve_panels(
 ) -> list[Panel]:
     "Return ROC, precision-recall and calibration curves as panels."
     panels = []
-    for name, table in tables.items():
-        kind, _, of = name.partition(" of ")
-        if kind not in _CURVES:
+    for kind, output, x, _, lines in read_lines(tables):
+        if kind not in _TITLES:
             continue
-        title, x, y = _CURVES[kind]
-        place = {column: i for i, column in enumerate(table["columns"])}
-        classes = list(dict.fromkeys(row[place["class"]] for row in table["data"]))
-        series = [_series(label, [r for r in table["data"] if r[place["class"]] == label], place[x], place[y]) for label in classes]
+        series = [_series(label, points) for label, points in lines.items()]
         even = [Series("chance" if kind == "roc" else "perfect", [0, 1], [0, 1], "dashed")] if kind != "precision_recall" else []
-        panels.append(Panel(f"{title} of {of}" if of else title, [*series, *even], x))
+        panels.append(Panel(f"{_TITLES[kind]} of {output}" if output else _TITLES[kind], [*series, *even], x))
     return panels
 
 
-_CURVES = {  # name of a table to a title, and the columns of the axes
-    "roc": ("ROC: found, for a share of false alarms", "false positive rate", "true positive rate"),
-    "precision_recall": ("Precision, for a share that is found", "recall", "precision"),
-    "calibration": ("Calibration: observed share, for a predicted probability", "predicted", "observed"),
+_TITLES = {
+    "roc": "ROC: found, for a share of false alarms",
+    "precision_recall": "Precision, for a share that is found",
+    "calibration": "Calibration: observed share, for a predicted probability",
 }
 
 
-def _series(label: str, rows: Sequence[Sequence], x: int, y: int) -> Series:
-    "Return rows as a line; equal values of x are set apart, by too little to see, for a page keeps one value of each."
-    rows = sorted(rows, key=lambda row: row[x]) if all(row[x] is not None for row in rows) else rows
-    return Series({"True": "yes", "False": "no"}.get(str(label), str(label)), [row[x] + i * 1e-9 for i, row in enumerate(rows)], [row[y] for row in rows])
+def _series(label: str, points: Sequence[tuple[float, float]]) -> Series:
+    "Return points as a line; equal values of x are set apart, by too little to see, for a page keeps one value of each."
+    points = sorted(points, key=lambda point: point[0])
+    return Series({"True": "yes", "False": "no"}.get(str(label), str(label)), [x + i * 1e-9 for i, (x, _) in enumerate(points)], [y for _, y in points])

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from mlops_nb.model.curves import read_lines
 from mlops_nb.orchestration.run_stages import Stage
 import itertools
 
@@ -136,30 +137,28 @@ def draw_curves(records: Sequence[Mapping]) -> list[Overlay]:
     return [_overlay(found) for found in by_name.values()]
 
 
-# table of `mlops_nb.model.curves` to a title, the columns of the axes, and whether the diagonal is perfect or chance
-_CURVES = {
-    "roc": ("ROC", "false positive rate", "true positive rate", True),
-    "precision_recall": ("Precision and recall", "recall", "precision", False),
-    "calibration": ("Calibration", "predicted", "observed", True),
-    "fit": ("Calibration", "predicted", "observed", True),
-    "errors": ("Errors", "absolute error", "share of rows", False),
+_TITLES = {  # kind of a curve to its title, and whether the diagonal is perfect or chance
+    "roc": ("ROC", True),
+    "precision_recall": ("Precision and recall", False),
+    "calibration": ("Calibration", True),
+    "fit": ("Calibration", True),
+    "errors": ("Errors", False),
 }
 
 
 def _curves_of(tables: Mapping[str, Mapping]) -> Iterator[dict]:
     """Yield the curves of a run's tables, one a class."""
-    for table_name, table in tables.items():
-        kind, _, output = table_name.partition(" of ")
-        if kind not in _CURVES:
-            continue
-        title, x, y, ideal = _CURVES[kind]
-        rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-        classes = dict.fromkeys(row.get("class") for row in rows)
-        for label in classes:
-            name = " of ".join([title, *([str(label)] if len(classes) > 1 else [])]) + (f", {output}" if output else "")
-            points = [[row[x], row[y]] for row in rows if row.get("class") == label and None not in (row[x], row[y])]
-            if points:
-                yield {"name": name, "x": x, "y": y, "points": points, "ideal": ideal}
+    for kind, output, x, y, lines in read_lines(tables):
+        title, ideal = _TITLES[kind]
+        for label, points in lines.items():
+            name = f"{title} of {label}" if len(lines) > 1 else title
+            yield {
+                "name": f"{name}, {output}" if output else name,
+                "x": x,
+                "y": y,
+                "points": points,
+                "ideal": ideal,
+            }
 
 
 def _fold_curve(record: Mapping) -> list[dict]:
