@@ -146,13 +146,14 @@ def _seconds(record: Mapping) -> str | None:
 
 def _format_run(record: Mapping) -> str:
     "Return the record of a run as HTML."
-    code, data = record.get("code") or {}, record.get("data") or {}
+    from mlops_nb.model.bundle_display import describe_code, describe_data
+
     facts = {
         "error": record.get("error"),
         "version": record.get("version"),
         "result": record.get("reason"),
-        "data": " ".join(filter(None, (str(data.get("source") or ""), (data.get("sha256") or "")[:12]))) or None,
-        "code": f"{code['commit'][:12]}{', with uncommitted changes' if code.get('dirty') else ''}" if code.get("commit") else None,
+        "data": describe_data(record.get("data") or {}),
+        "code": describe_code(record.get("code") or {}),
         "parameters": ", ".join(f"{k}={v}" for k, v in (record.get("params") or {}).items() if v not in (None, "none")) or None,
         "started": record.get("started"),
         "took": _seconds(record),

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlencode
 
 from flask import Blueprint, Response, current_app, render_template, request
 
@@ -21,7 +20,14 @@ from mlops_nb.orchestration.build import build_command
 from mlops_nb.orchestration.parameters import TASKS, parameter_fields, read_parameters
 from mlops_nb.orchestration.run_stages import Stage, compare_metrics, compare_slices, run_stages
 from mlops_nb.serving.dashboard.pipeline_graph import draw_curves, draw_metric, draw_tall, draw_wide
-from mlops_nb.serving.dashboard.views import as_page, format_ago, format_at, format_count, refuse_other_sites
+from mlops_nb.serving.dashboard.views import (
+    address_of,
+    as_page,
+    format_ago,
+    format_at,
+    format_count,
+    refuse_other_sites,
+)
 from mlops_nb.serving.http.body import read_object, reject_unknown_keys
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.moves import DASHBOARD_DATA
@@ -301,20 +307,14 @@ def _format_clock(second: float) -> str:
 
 def _link(**changes) -> str:
     """Return the address of the page with some of its query changed; None takes a part out."""
-    return _address("pipeline", **{**request.args, **changes})
-
-
-def _address(path: str, **query) -> str:
-    """Return an address beside the page, as a proxy may serve it below a path of its own."""
-    given = {k: v for k, v in query.items() if v is not None}
-    return f"{path}?{urlencode(given)}" if given else path
+    return address_of("pipeline", **{**request.args, **changes})
 
 
 def _notebook_url(run: str, task: str) -> str | None:
     """Return the address of an executed notebook for ten minutes; None where the run has none."""
     if not (_page().runs.folder / run / "notebooks" / f"{task}.ipynb").is_file():
         return None
-    return _address("pipeline/notebook", run=run, task=task, ticket=_page().tickets.issue(f"{run}/{task}"))
+    return address_of("pipeline/notebook", run=run, task=task, ticket=_page().tickets.issue(f"{run}/{task}"))
 
 
 @routes.get("/pipeline/notebook")

@@ -186,9 +186,14 @@ def page() -> Response:
 def _card_url(version: int) -> str:
     """Return the address of the model card of a version, for ten minutes."""
     board, live = current_app.extensions["dashboard"], model_of_query()
-    query = {} if board.models.is_single else {"model": live.name}
-    query |= {"version": str(version), "ticket": board.tickets.issue(f"card/{live.name}/{version}")}
-    return f"dashboard/card?{urlencode(query)}"
+    model, ticket = None if board.models.is_single else live.name, board.tickets.issue(f"card/{live.name}/{version}")
+    return address_of("dashboard/card", model=model, version=version, ticket=ticket)
+
+
+def address_of(path: str, **query) -> str:
+    """Return an address beside the page, as a proxy may serve it below a path of its own; None is no part of it."""
+    given = {k: v for k, v in query.items() if v is not None}
+    return f"{path}?{urlencode(given)}" if given else path
 
 
 def _has_run(run: str | None) -> bool:
