@@ -16,25 +16,10 @@ SUPPORTED_MAJOR = 27
 IMPORTS = {
     "gunicorn": {"SERVER", "__version__"},
     "gunicorn.arbiter": {"Arbiter"},
+    "gunicorn.config": {"Config"},
     "gunicorn.errors": {"HaltServer"},
-    "gunicorn.http": {"errors"},
-    "gunicorn.http.unreader": {"Unreader"},
-    "gunicorn.util": {"http_date"},
+    "gunicorn.util": {"http_date", "split_request_uri", "unquote_to_wsgi_str"},
     "gunicorn.workers.gthread": {"PollableMethodQueue", "TConn", "ThreadWorker"},
-}
-
-# error classes of the parser, which become statuses of HTTP
-ERRORS = {
-    "ParseException",
-    "LimitRequestLine",
-    "LimitRequestHeaders",
-    "UnsupportedTransferCoding",
-    "ExpectationFailed",
-    "InvalidSchemeHeaders",
-    "ForbiddenProxyRequest",
-    "InvalidResponseHeader",
-    "InvalidResponseHeaderName",
-    "ConfigurationProblem",
 }
 
 # methods that are overridden or called, with the names of their parameters
@@ -67,7 +52,6 @@ SIGNATURES = {
         "set_accept_enabled": ("self", "enabled"),
         # called
         "get_thread_pool": ("self",),
-        "finish_request": ("self", "conn", "fs"),
     },
     "gunicorn.workers.gthread:TConn": {
         "__init__": ("self", "cfg", "sock", "client", "server"),
@@ -78,16 +62,10 @@ SIGNATURES = {
         "close": ("self",),  # overridden
         "defer": ("self", "callback", "args"),
     },
-    "gunicorn.http.unreader:Unreader": {
-        "chunk": ("self", "size_hint"),  # overridden
-        "take_buffered": ("self",),
-    },
-    "gunicorn.http.parser:RequestParser": {
-        "__init__": ("self", "cfg", "source", "source_addr"),
-        "finish_body": ("self", "deadline", "max_bytes"),
-    },
     "gunicorn.config:Setting": {"get": ("self",)},
     "gunicorn.util:http_date": {"__call__": ("timestamp",)},
+    "gunicorn.util:split_request_uri": {"__call__": ("uri",)},
+    "gunicorn.util:unquote_to_wsgi_str": {"__call__": ("string",)},
 }
 
 # attributes that are made in an `__init__`, or read by a method that is overridden
@@ -112,7 +90,6 @@ ATTRIBUTES = {
         "_accepting",
     },
     "gunicorn.workers.gthread:TConn": {"initialized", "parser", "sock"},
-    "gunicorn.http.parser:RequestParser": {"unreader"},
 }
 
 # what a project's gunicorn.conf.py gets, and what the worker reads of the configuration

@@ -2,8 +2,6 @@
 
 import re
 
-from gunicorn.http.unreader import Unreader
-
 from mlops_nb.serving.http.early_response import TOO_LARGE, EarlyResponse
 
 MAX_HEAD_BYTES = 64 * 2**10  # of a request before its body
@@ -16,20 +14,17 @@ _find_bare_lf = re.compile(rb"[^\r]\n").search
 _is_hex = re.compile(rb"[0-9a-fA-F]{1,16}").fullmatch
 
 
-class RequestBuffer(Unreader):
-    """The bytes of a connection's next request, from their arrival until Gunicorn's parser has read them.
+class RequestBuffer:
+    """The bytes of a connection's next request, from their arrival until they are parsed.
 
-    The main loop fills it without blocking. A thread gets the request when it is whole, and reads no more than that.
-    The buffer finds the end of a request and nothing else: the parser decides what the request means and whether it is
-    well-formed, so a request that cannot become valid counts as whole.
+    The main loop fills it without blocking. The buffer finds the end of a request and nothing else: the parser decides
+    what the request means and whether it is well-formed, so a request that cannot become valid counts as whole.
     """
 
     def __init__(self, client, max_body_mb: float):
-        super().__init__()
-        self._client = client  # not `sock`: Gunicorn would set a timeout on it before and after each request
+        self._client = client
         self._max_body_mb, self._max_body_bytes = max_body_mb, int(max_body_mb * 2**20)
         self.data: bytes | bytearray = b""
-        self._parsed_bytes = 0  # of `data`, that the parser has read
         self.since = 0.0  # when the first byte arrived, `time.monotonic()`
         self._begin()
 
@@ -38,8 +33,6 @@ class RequestBuffer(Unreader):
         self._searched = self._body = self._end = self._walked = 0
         self._chunk_bytes = 0  # sum of the chunks so far
         self._chunked = self.expects_continue = False
-
-    # in the main loop
 
     def fill(self, now: float) -> bool:
         """Read what has arrived; True when the request is whole.
@@ -85,7 +78,10 @@ class RequestBuffer(Unreader):
                 return self._is_malformed()
             self._body = self._end = self._walked = end + 4
             self._read_framing(bytes(data[: end + 2]).lower())
-        return self._walk_chunks() if self._chunked else len(data) >= self._end
+        if self._chunked:
+            self._end = self._walk_chunks()
+            return self._end > 0
+        return len(data) >= self._end
 
     def _is_malformed(self) -> bool:
         """Whether the head cannot become valid; raise `EarlyResponse` when it is too long."""
@@ -108,62 +104,44 @@ class RequestBuffer(Unreader):
                 self._end += int(length)
         self.expects_continue = b"\r\nexpect:" in head and b" http/1.0\r\n" not in head
 
-    def _walk_chunks(self) -> bool:
-        """Walk from chunk to chunk, on from where the last walk ended; True at the end of the body."""
+    def _walk_chunks(self) -> int:
+        """Walk from chunk to chunk, on from where the last walk ended, to the end of the body and return it; 0: it has not arrived."""
         data = self.data
         while self._walked < len(data):
             end = data.find(b"\r\n", self._walked, self._walked + MAX_CHUNK_LINE_BYTES)
             if end < 0:
-                return len(data) - self._walked >= MAX_CHUNK_LINE_BYTES
+                return len(data) if len(data) - self._walked >= MAX_CHUNK_LINE_BYTES else 0
             digits = bytes(data[self._walked : end]).partition(b";")[0].rstrip(b" \t")
             if not _is_hex(digits):
-                return True
+                return len(data)
             size = int(digits, 16)
             if size == 0:  # trailers follow, or nothing
-                return data.find(b"\r\n\r\n", end) >= 0 or len(data) - end > MAX_HEAD_BYTES
+                last = data.find(b"\r\n\r\n", end)
+                if last >= 0:
+                    return last + 4
+                return len(data) if len(data) - end > MAX_HEAD_BYTES else 0
             self._chunk_bytes += size
             if self._chunk_bytes > self._max_body_bytes:
                 raise self._too_large()
             if self._walked - self._body > MAX_HEAD_BYTES + 2 * self._chunk_bytes:  # more framing than content
                 raise EarlyResponse(400, "The chunks of the body are too small. Send larger ones, or a Content-Length.")
             self._walked = end + 2 + size + 2
-        return False
+        return 0
 
     def _too_large(self) -> EarlyResponse:
         return EarlyResponse(413, TOO_LARGE.format(self._max_body_mb))
 
-    def next_request(self, now: float) -> bool:
-        """Begin with the next request after a response; True when some of it is here already."""
-        rest = self.take_buffered() + self.data[self._parsed_bytes :]
-        self.data, self._parsed_bytes, self.since = rest, 0, now
-        self._begin()
-        return bool(rest)
-
     @property
-    def head(self) -> bytes:
-        """The head of a whole request."""
-        return bytes(self.data[: self._body])
-
-    @property
-    def body(self) -> bytes | None:
-        """The body of a whole request; None when it is chunked or another request follows it."""
-        return None if self._chunked or len(self.data) != self._end else bytes(self.data[self._body :])
+    def request(self) -> bytes | bytearray:
+        """A whole request; all of the buffer where no end of a head was found."""
+        return self.data if len(self.data) == self._end else self.data[: self._end or None]
 
     def clear(self):
-        """Remove the whole request, as the parser would by reading it."""
-        self.data = b""
+        """Remove the whole request, and keep what follows it."""
+        self.data = self.data[self._end :]
 
-    # in a thread, for the parser
-
-    def chunk(self, size_hint: int | None = None) -> bytes:
-        """Return the next bytes that the parser has not read."""
-        data, size = self.data, min(max(size_hint or 0, READ_BYTES), MAX_READ_BYTES)
-        if not self._parsed_bytes and len(data) <= size:
-            self.data = b""
-            return bytes(data)
-        with memoryview(data) as view:
-            part = bytes(view[self._parsed_bytes : self._parsed_bytes + size])
-        self._parsed_bytes += len(part)
-        if self._parsed_bytes >= len(data):
-            self.data, self._parsed_bytes = b"", 0
-        return part
+    def next_request(self, now: float) -> bool:
+        """Begin with the next request after a response; True when some of it is here already."""
+        self.since = now
+        self._begin()
+        return bool(self.data)

@@ -6,8 +6,8 @@ limit. The main loop also limits the threads: it responds with 503 to a request 
 one, for too long.
 
 Waking a thread and hearing from it costs more than many a model. So the main loop itself handles what the application
-says runs inline, without Gunicorn's parser and response where the head of the request is in the cache. Because it is
-busy meanwhile, a new connection goes to a worker with few. A worker without a model accepts none while another has
+says runs inline, without Gunicorn's response where the application has a fast one. Because it is busy meanwhile, a new
+connection goes to a worker with few. A worker without a model accepts none while another has
 one.
 
 The module is longer than 300 lines because it is one state machine: each method moves a connection from one state to
@@ -24,11 +24,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
-from io import BytesIO
 from selectors import EVENT_READ, EVENT_WRITE
 
 from gunicorn import SERVER
-from gunicorn.http import errors
 from gunicorn.util import http_date
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
@@ -37,8 +35,8 @@ from mlops_nb.serving.http.early_response import EarlyResponse, RequestHead, par
 from mlops_nb.serving.http.periodic import log_exception
 from mlops_nb.serving.http.request_id import make_id, trace_id_of
 from mlops_nb.serving.server.connections import BALANCE_SHARE, ConnectionCounter, IdleConnections
-from mlops_nb.serving.server.head_cache import HeadCache
 from mlops_nb.serving.server.request_buffer import MAX_READ_BYTES, RequestBuffer
+from mlops_nb.serving.server.request_parser import Request, RequestParser
 from mlops_nb.serving.server.sockets import BufferedSocket, CallQueue
 from mlops_nb.settings import Settings
 
@@ -58,20 +56,6 @@ SHARING_THREADS = 32  # for small requests, where they share calls of the model:
 _VITAL_PATHS = ("/health/", "/ping", "/v2/health/", "/metrics")
 _VITAL_REQUESTS = tuple(f"{method} {path}".encode() for method in ("GET", "HEAD") for path in _VITAL_PATHS)
 
-_STATUS_OF_ERROR = {
-    errors.LimitRequestLine: 414,
-    errors.LimitRequestHeaders: 431,
-    errors.UnsupportedTransferCoding: 501,
-    errors.ExpectationFailed: 417,
-    errors.InvalidSchemeHeaders: 403,
-    errors.ForbiddenProxyRequest: 403,
-}
-# errors of Gunicorn's parser class that are no fault of the client
-_APPLICATION_ERRORS = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName, errors.ConfigurationProblem)
-
-_KEEP_ALIVE: Future = Future()  # the result that tells Gunicorn to keep a connection
-_KEEP_ALIVE.set_result(True)
-
 
 class BoundedThreadWorker(ThreadWorker):
     """Gunicorn's threaded worker, with limits on the time and memory of clients and requests."""
@@ -90,7 +74,6 @@ class BoundedThreadWorker(ThreadWorker):
         self.settings = Settings.read()
         self.method_queue = CallQueue()
         self.keepalived_conns = IdleConnections()
-        self.heads = HeadCache()
         self.claims: dict[ResponseClaim, TConn] = {}  # requests that have a thread, or wait for one
         self.waits: dict[TConn, tuple[float, Callable]] = {}  # in the poller: deadline, and what to do then
         self.large: dict[TConn, int] = {}  # bytes of large requests in progress, and of responses not read
@@ -210,8 +193,8 @@ class BoundedThreadWorker(ThreadWorker):
             if not conn.initialized:
                 conn.sock = BufferedSocket(conn.sock)
                 conn.init()
-                conn.parser.unreader = RequestBuffer(conn.sock, self.settings.max_body_mb)
-            buffer = conn.parser.unreader
+                conn.parser = RequestParser(self.cfg, RequestBuffer(conn.sock, self.settings.max_body_mb))
+            buffer = conn.parser.buffer
             if buffer.is_whole() if is_buffered else buffer.fill(now):
                 # not inline where requests are pipelined: many of them would keep the other clients waiting
                 self._dispatch(conn, now, may_run_inline=not is_buffered)
@@ -224,7 +207,7 @@ class BoundedThreadWorker(ThreadWorker):
 
     def _await_more(self, conn: TConn, now: float):
         """Wait for the rest of a request."""
-        buffer = conn.parser.unreader
+        buffer = conn.parser.buffer
         size = len(buffer.data)
         if not size:
             seconds = self.settings.arrival_seconds if self.alive else LINGER_SECONDS
@@ -258,13 +241,13 @@ class BoundedThreadWorker(ThreadWorker):
     def _refuse_unfinished(self, conn: TConn):
         seconds = self.settings.arrival_seconds
         error = f"The request was not complete after {seconds:g} s (MLOPS_ARRIVAL_SECONDS). Send it faster."
-        self._refuse(conn, EarlyResponse(408, error), conn.parser.unreader.since)
+        self._refuse(conn, EarlyResponse(408, error), conn.parser.buffer.since)
 
     # dispatched: a request is handled inline or in a thread
 
     def _dispatch(self, conn: TConn, now: float, may_run_inline: bool):
         """Handle a whole request inline if the application says so, else queue it for a thread."""
-        data = conn.parser.unreader.data
+        data = conn.parser.buffer.data
         if len(data) > SMALL_REQUEST_BYTES:
             self._reserve(conn, len(data))
         conn.sock.claim = claim = ResponseClaim(now)
@@ -278,38 +261,33 @@ class BoundedThreadWorker(ThreadWorker):
 
     def _handle_inline(self, conn: TConn) -> bool:
         """Handle a request in the main loop; True when the connection may be used again."""
-        buffer = conn.parser.unreader
-        head, body = buffer.head, buffer.body
-        if body is not None and self._handle_cached_head(conn, head, body):
+        if self._respond_fast(conn):
             return True
         self._leave_idle(conn)
-        keep = self.handle(conn)
-        if keep and body is not None:
-            self.heads.add(head, conn.sock.claim.environ, len(body))
-        return keep
+        return self.handle(conn)
 
-    def _handle_cached_head(self, conn: TConn, head: bytes, body: bytes) -> bool:
-        """Handle a request without Gunicorn's parser and response; False when its head is not in the cache."""
+    def _respond_fast(self, conn: TConn) -> bool:
+        """Respond without Gunicorn's response; False where the connection ends or the application has no fast response."""
+        request = conn.parser.peek()
         others = len(self.keepalived_conns) - (conn in self.keepalived_conns)
-        if not self.alive or self.nr + 1 >= self._retire_after or others >= self.max_keepalived:  # it closes
+        closes = not self.alive or self.nr + 1 >= self._retire_after or others >= self.max_keepalived
+        if closes or request.should_close():
             return False
-        if (environ := self.heads.get(head, len(body))) is None:
-            return False
-        environ["wsgi.input"] = BytesIO(body)
         try:
-            response = self.wsgi.fast_response(environ)
+            response = self.wsgi.fast_response(request.cgi())
         except Exception:  # whatever it is: the usual way meets it again, and responds to it
-            return False
+            response = None
         if response is None:
+            request.body.seek(0)
             return False
+        next(conn.parser)
         self.nr += 1
-        conn.parser.unreader.clear()
         conn.sock.sendall(_render_ok(*response))
         conn.sock.flush()
         return True
 
     def _submit(self, conn: TConn, claim: ResponseClaim):
-        claim.pool = self._pool_of(conn.parser.unreader.data)
+        claim.pool = self._pool_of(conn.parser.buffer.data)
         claim.future = claim.pool.submit(self.handle, conn)
         claim.future.add_done_callback(partial(self._return_to_loop, conn, claim))
 
@@ -327,25 +305,27 @@ class BoundedThreadWorker(ThreadWorker):
         claim = client.claim
         claim.started_at = time.monotonic()
         try:
-            keep = super().handle(conn)
+            try:
+                conn.parser.peek()
+                keep = super().handle(conn)
+            except EarlyResponse as response:
+                head = parse_request_head(conn.parser.buffer.data)
+                client.sendall(self._render(response, head, claim.queued_at))
+                keep = False
             claim.claim()
             client.flush()
             return keep
         except (ClaimExpiredError, OSError):
             return False
 
-    def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:
-        """Whether the connection may be used again; the rest of the body is in memory, so nothing blocks."""
-        return bool(keepalive and conn.parser.finish_body())
+    def _keepalive_after(self, conn: TConn, keepalive: bool) -> bool:  # noqa: ARG002 (Gunicorn's signature)
+        """Whether the connection may be used again; a body that nobody read is in memory, and goes with its request."""
+        return keepalive
 
-    def handle_error(self, req, client: BufferedSocket, addr, exc: Exception):  # noqa: ARG002 (Gunicorn's signature)
-        """Respond to what the parser refuses, and to a failure of the application; in a thread."""
-        if isinstance(exc, errors.ParseException) and not isinstance(exc, _APPLICATION_ERRORS):
-            status = _STATUS_OF_ERROR.get(type(exc), 400)
-            response = EarlyResponse(status, f"The request is not valid HTTP: {exc}.")
-        else:
-            log_exception(exc)
-            response = EarlyResponse(500, "The service failed on this request; its log says why.", "internal_error")
+    def handle_error(self, req: Request | None, client: BufferedSocket, addr, exc: Exception):  # noqa: ARG002 (Gunicorn's signature)
+        """Respond to a failure of the application."""
+        log_exception(exc)
+        response = EarlyResponse(500, "The service failed on this request; its log says why.", "internal_error")
         if client.claim is not None:
             client.claim.claim()
             head = RequestHead(None, "", "") if req is None else RequestHead(None, req.method, req.path)
@@ -381,14 +361,22 @@ class BoundedThreadWorker(ThreadWorker):
         """Go on after a response: with the next request, or with the end of the connection."""
         if not keep:
             self._linger(conn)
-        elif conn.parser.unreader.next_request(time.monotonic()):
+        elif conn.parser.buffer.next_request(time.monotonic()):
             self.enqueue_req(conn, is_buffered=True)
         elif conn in self.keepalived_conns and self.alive:
             conn.set_timeout()
             self.keepalived_conns.renew(conn)
         else:
             self._leave_idle(conn)
-            self.finish_request(conn, _KEEP_ALIVE)
+            self._keep_idle(conn)
+
+    def _keep_idle(self, conn: TConn):
+        """Wait for the next request of a connection."""
+        conn.set_timeout()
+        if not self.alive:
+            conn.timeout = min(conn.timeout, time.monotonic() + LINGER_SECONDS)
+        self.keepalived_conns.append(conn)
+        self.poller.register(conn.sock, EVENT_READ, partial(self.on_client_socket_readable, conn))
 
     def _send(self, conn: TConn, then: Callable):
         """Send the rest of a response as the client reads it."""
@@ -413,10 +401,10 @@ class BoundedThreadWorker(ThreadWorker):
             words = environ["REQUEST_METHOD"], environ["PATH_INFO"]
             head = RequestHead(environ["serving.id"], *words, trace_id_of(environ))
         else:
-            head = parse_request_head(conn.parser.unreader.data)
+            head = parse_request_head(conn.parser.buffer.data)
         conn.sock = BufferedSocket(conn.sock)  # a thread that has the old one writes nowhere
         conn.sock.sendall(self._render(response, head, since))
-        conn.parser.unreader = None
+        conn.parser.buffer = None
         self.large.pop(conn, None)
         self._send(conn, partial(self._linger, conn))
 

@@ -13,12 +13,12 @@ import orjson
 import psutil
 import pytest
 from gunicorn.config import Config
-from gunicorn.http.parser import RequestParser
 
 from mlops_nb.monitor.prediction_log import PredictionLog
 from mlops_nb.serving.http.claim import ClaimExpiredError, ResponseClaim
 from mlops_nb.serving.http.early_response import EarlyResponse
 from mlops_nb.serving.server.request_buffer import RequestBuffer
+from mlops_nb.serving.server.request_parser import RequestParser
 from mlops_nb.serving.server.sockets import BufferedSocket
 from mlops_nb.settings import Settings
 from tests.factories import Service, logged, wait_for
@@ -51,9 +51,8 @@ class Pieces:
 
 
 def parsed(arrival: RequestBuffer) -> bytes:
-    """The body that Gunicorn's parser finds in what has arrived."""
-    parser = RequestParser(Config(), iter(()), ("127.0.0.1", 1))
-    parser.unreader = arrival
+    """The body that the parser finds in what has arrived."""
+    parser = RequestParser(Config(), arrival)
     return next(parser).body.read()
 
 

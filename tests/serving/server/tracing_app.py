@@ -16,7 +16,7 @@ def _respond_and_tell(environ):
 
 def _fast_response_and_tell(environ):
     response = _fast_response(environ)
-    return response and ([*response[0], ("X-Known", "1")], response[1])
+    return response and ([*response[0], ("X-Fast", "1")], response[1])
 
 
 app._fast_path.respond, app.fast_response = _respond_and_tell, _fast_response_and_tell
