@@ -15,19 +15,22 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ForwardRef
 
 import numpy as np
-import pandas as pd
-import pyarrow
-from pyarrow import compute
 
 from .archives import open_plain
-from .dates import english_months
 from .durations import DURATION_FORMS, read_minutes
 from .number_format import NumberFormat, check_marks, digits_pattern
 from .time_numbers import TIME_UNITS, time_texts
 from ..errors import DataError
+
+if TYPE_CHECKING:
+    from pandas import Series
+    from pyarrow import Array, ChunkedArray
+else:
+    Series = ForwardRef("pandas.Series")
+    Array, ChunkedArray = ForwardRef("pyarrow.Array"), ForwardRef("pyarrow.ChunkedArray")
 
 # %% ../../nbs/data/01_dialect.ipynb #0000000f
 NA_VALUES: tuple[str, ...] = (  # those of pandas
@@ -94,11 +97,14 @@ class Dialect:
 
     def read(
         self,
-        texts: pyarrow.Array | pyarrow.ChunkedArray,  # Of strings
+        texts: Array | ChunkedArray,  # Of strings
         kind: str,  # Of the column: "float", "int", "bool", "string" or "datetime"
         column: str = "",  # Its name
-    ) -> tuple[pyarrow.Array | pyarrow.ChunkedArray, np.ndarray]:  # Values; `(n_rows,)` which texts are values
+    ) -> tuple[Array | ChunkedArray, np.ndarray]:  # Values; `(n_rows,)` which texts are values
         "Read texts as the values of a column; one that is missing, or no value, is null."
+        import pyarrow
+        from pyarrow import compute
+
         if column in self.numbers and kind in ("float", "int"):
             return self.numbers[column].read(texts, self.missing)
         present = compute.if_else(compute.is_in(texts, self._missing), None, texts)
@@ -166,14 +172,18 @@ class Dialect:
                 seen[value] = spelling.get(spelling_key(value), value)
         return [seen[v] if type(v) is str else v for v in values]
 
-    def _floats(self, plain: pyarrow.Array | pyarrow.ChunkedArray) -> pyarrow.Array | pyarrow.ChunkedArray:
+    def _floats(self, plain: Array | ChunkedArray) -> Array | ChunkedArray:
         "Return the numbers of texts that are written as numbers."
+        from pyarrow import compute
+
         if self.thousands:
             plain = compute.replace_substring(plain, self.thousands, "")
         return compute.replace_substring(plain, self.decimal, ".").cast("float64")
 
     @cached_property
-    def _missing(self) -> pyarrow.Array:
+    def _missing(self) -> Array:
+        import pyarrow
+
         return pyarrow.array(self.missing, "string")
 
     @cached_property
@@ -230,8 +240,12 @@ _DATE = re.compile(r"\s*\d{4}([-/. ]?)\d{1,2}\1\d{1,2}")
 def read_times(
     texts: Collection,  # None is missing
     form: str | None = None,  # as in `strptime`, taken beside ISO 8601
-) -> pd.Series:  # in UTC; NaT where one is missing or no time
+) -> Series:  # in UTC; NaT where one is missing or no time
     "Read texts of dates and times; a year or a month alone is its first day, unless a format is declared."
+    import pandas as pd
+
+    from mlops_nb.data.dates import english_months
+
     texts = [text.strip() if type(text) is str else text for text in texts]
     values = pd.Series(texts, dtype=object)
     is_declared = bool(form and form != "ISO8601")
@@ -245,10 +259,10 @@ def read_times(
 
 # %% ../../nbs/data/01_dialect.ipynb #90fbcb47
 def read_time_numbers(
-    texts: pyarrow.Array | pyarrow.ChunkedArray,  # Of strings
+    texts: Array | ChunkedArray,  # Of strings
     dialect: Dialect,
     column: str,  # One of its `times`
-) -> pd.Series | None:  # In UTC, without a zone; None: a text is no time
+) -> Series | None:  # In UTC, without a zone; None: a text is no time
     "Read times that are numbers, among texts of dates and times."
     read, fits = dialect.read(texts, "datetime", column)
     times = read_times(read.to_pylist()).dt.tz_localize(None)
@@ -340,6 +354,8 @@ def _decode(beginning: bytes) -> tuple[str, str]:
 # %% ../../nbs/data/01_dialect.ipynb #da9e5c0c
 def _regularity(rows: list[list[str]]) -> tuple[float, int]:
     "Return the share of lines with the most frequent number of values, and that number; one value a line is no table."
+    import pandas as pd
+
     widths = pd.Series([len(row) for row in rows], dtype=int).value_counts()
     if widths.empty or widths.index[0] == 1:
         return 0.0, 1

@@ -10,12 +10,16 @@ import re
 from collections.abc import Sequence
 from datetime import time, timedelta
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, ForwardRef
 
 import numpy as np
-import pandas as pd
-import pyarrow
-from pyarrow import compute
+
+if TYPE_CHECKING:
+    from pandas import Series
+    from pyarrow import Array, ChunkedArray
+else:
+    Series = ForwardRef("pandas.Series")
+    Array, ChunkedArray = ForwardRef("pyarrow.Array"), ForwardRef("pyarrow.ChunkedArray")
 
 # %% ../../nbs/data/00_durations.ipynb #d6f7fa25
 DURATION_FORMS = {"H:M": "hours and minutes", "M:S": "minutes and seconds"}  # meaning of 5:30
@@ -81,10 +85,13 @@ def _of_units(text: str) -> float | None:
 
 # %% ../../nbs/data/00_durations.ipynb #56a1b5e1
 def read_minutes(
-    texts: pyarrow.Array | pyarrow.ChunkedArray,  # Of strings
+    texts: Array | ChunkedArray,  # Of strings
     form: str,  # One of `DURATION_FORMS`
-) -> tuple[pyarrow.Array | pyarrow.ChunkedArray, np.ndarray]:  # Floats; `(n_rows,)` which texts are durations or missing
+) -> tuple[Array | ChunkedArray, np.ndarray]:  # Floats; `(n_rows,)` which texts are durations or missing
     "Read texts as minutes; one that is missing, or no duration, is null."
+    import pyarrow
+    from pyarrow import compute
+
     different = compute.unique(texts)
     read = pyarrow.array([None if text is None else minutes_of(text, form) for text in different.to_pylist()], "float64")
     minutes = compute.take(read, compute.index_in(texts, different))
@@ -92,9 +99,11 @@ def read_minutes(
 
 
 def as_minutes(
-    values: pd.Series,  # Of the type timedelta, or objects
-) -> pd.Series | None:
+    values: Series,  # Of the type timedelta, or objects
+) -> Series | None:
     "Return durations and times of day that are objects as minutes; None: the values are something else."
+    import pandas as pd
+
     if pd.api.types.is_timedelta64_dtype(values):
         return values.dt.total_seconds() / 60
     if values.dtype != object or not {*map(type, values.dropna())} <= {time, timedelta} or not values.notna().any():

@@ -12,13 +12,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any, ForwardRef
 
 import numpy as np
-import pyarrow
-from pyarrow import compute
 
 from ..errors import DataError
+
+if TYPE_CHECKING:
+    from pyarrow import Array, ChunkedArray
+else:
+    Array, ChunkedArray = ForwardRef("pyarrow.Array"), ForwardRef("pyarrow.ChunkedArray")
 
 # %% ../../nbs/data/00_number_format.ipynb #42543abe
 DECIMAL_MARKS, THOUSANDS_MARKS = (".", ","), ("", ",", ".", "'", "\u2019", " ", "\u00a0", "\u202f", "\u2009")
@@ -67,10 +70,13 @@ class NumberFormat:
 
     def read(
         self,
-        texts: pyarrow.Array | pyarrow.ChunkedArray,  # Of strings
+        texts: Array | ChunkedArray,  # Of strings
         missing: Sequence[str] = ("",),  # Texts that stand for a missing value in any column
-    ) -> tuple[pyarrow.Array | pyarrow.ChunkedArray, np.ndarray]:  # Floats; `(n_rows,)` which texts are numbers or missing
+    ) -> tuple[Array | ChunkedArray, np.ndarray]:  # Floats; `(n_rows,)` which texts are numbers or missing
         "Read texts as numbers; one that is missing, or no number, is null."
+        import pyarrow
+        from pyarrow import compute
+
         plain = compute.utf8_trim_whitespace(texts)
         words = pyarrow.array(["", *missing, *self.missing], "string")
         absent = compute.is_in(plain, words)

@@ -8,11 +8,16 @@ __all__ = ['TIME_UNITS', 'MIN_TIMES', 'MIN_REGULAR_TIMES', 'MISSING_TIMES', 'fit
 
 # %% ../../nbs/data/00_time_numbers.ipynb #3cab1aea
 import re
+from typing import TYPE_CHECKING, ForwardRef
 
 import numpy as np
-import pandas as pd
-import pyarrow
-from pyarrow import compute
+
+if TYPE_CHECKING:
+    from pandas import Series
+    from pyarrow import Array, ChunkedArray
+else:
+    Series = ForwardRef("pandas.Series")
+    Array, ChunkedArray = ForwardRef("pyarrow.Array"), ForwardRef("pyarrow.ChunkedArray")
 
 # %% ../../nbs/data/00_time_numbers.ipynb #25edcc74
 TIME_UNITS = {"s": "seconds since 1970", "ms": "milliseconds since 1970", "YYYYMMDD": "days such as 20240131"}
@@ -30,9 +35,11 @@ _NAME_OF_TIME = re.compile(
 
 # %% ../../nbs/data/00_time_numbers.ipynb #d95f6079
 def fitting_unit(
-    numbers: pd.Series,  # of one column, none missing
+    numbers: Series,  # of one column, none missing
 ) -> str | None:  # one of `TIME_UNITS`; None: they cannot be times
     "Return the unit in which all numbers can be times, by their size alone."
+    import pandas as pd
+
     if numbers.nunique() < MIN_TIMES:
         return None
     low, high = float(numbers.min()), float(numbers.max())
@@ -44,7 +51,7 @@ def fitting_unit(
 
 
 def detect_time_unit(
-    numbers: pd.Series,  # of one column, none missing
+    numbers: Series,  # of one column, none missing
 ) -> str | None:  # one of `TIME_UNITS`
     "Return the unit of numbers that are times, by their values, the name of the column, or because they are whole minutes apart."
     unit = fitting_unit(numbers)
@@ -63,10 +70,13 @@ def has_name_of_time(
 
 # %% ../../nbs/data/00_time_numbers.ipynb #cb0a3ea9
 def time_texts(
-    texts: pyarrow.Array | pyarrow.ChunkedArray,  # Of strings
+    texts: Array | ChunkedArray,  # Of strings
     unit: str,  # One of `TIME_UNITS`
-) -> tuple[pyarrow.Array | pyarrow.ChunkedArray, np.ndarray]:  # Texts; `(n_rows,)` which numbers are times
+) -> tuple[Array | ChunkedArray, np.ndarray]:  # Texts; `(n_rows,)` which numbers are times
     "Return numbers among texts as times in ISO 8601, in UTC."
+    import pyarrow
+    from pyarrow import compute
+
     plain = compute.utf8_trim_whitespace(texts)
     if unit == "YYYYMMDD":
         days = compute.replace_substring_regex(plain, r"^(\d{4})(\d\d)(\d\d)(\.0*)?$", r"\1-\2-\3")

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ForwardRef
 
 import numpy as np
-import pandas as pd
 
 from ..display import format_object
 from ..errors import BundleError, MlopsError
@@ -36,19 +35,22 @@ from mlops_nb.model.bundle_files import (
     read_json,
 )
 from .columns import Table, to_table
-from .conversion import SEED, Conversion, convert
 from .domain import Domain, DomainTest
 from .engine import TOLERANCE, HybridEngine, OnnxEngine, SklearnEngine, compare, make_engine
 from .parser import InputParser
-from .profile import OutOfFold, make_profile, with_reference
-from .seasons import with_seasons
 from .signature import Predictions, Signature
 from .trusted_types import EXTRA_LIBRARIES, describe_refused, refused_types, write_estimator
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from sklearn.base import BaseEstimator
+
+    from mlops_nb.model.conversion import Conversion
+    from mlops_nb.model.profile import OutOfFold
 else:
+    DataFrame = ForwardRef("pandas.DataFrame")
     BaseEstimator = ForwardRef("sklearn.base.BaseEstimator")
+    Conversion, OutOfFold = ForwardRef("mlops_nb.model.conversion.Conversion"), ForwardRef("mlops_nb.model.profile.OutOfFold")
 
 # %% ../../nbs/model/09_bundle.ipynb #00000004
 FORMAT = 2  # version of the bundle's layout
@@ -132,8 +134,8 @@ def write_bundle(
     name: str,  # Of the model
     estimator: BaseEstimator,  # Fitted
     signature: Signature,
-    test: pd.DataFrame,  # Rows that training never saw, with their target if it is known
-    reference: pd.DataFrame,  # Rows for the profile
+    test: DataFrame,  # Rows that training never saw, with their target if it is known
+    reference: DataFrame,  # Rows for the profile
     metadata: Mapping,  # params, seed, data, code, python, packages, seconds, run_id, evaluation: see DESIGN
     card: str = "",  # model_card.md
     trusted_types: Sequence[str] = (),  # Own classes inside the estimator
@@ -141,6 +143,9 @@ def write_bundle(
     out_of_fold: OutOfFold | None = None,  # Reference of the predictions; None: the test rows
 ) -> Bundle:
     "Package a fitted estimator."
+    from mlops_nb.model.conversion import convert
+    from mlops_nb.model.profile import make_profile, with_reference
+
     path, table = Path(path), to_table(signature, test)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -182,8 +187,12 @@ def write_bundle(
     return Bundle(path, manifest)
 
 # %% ../../nbs/model/09_bundle.ipynb #36824fad
-def _with_seasons(profile: dict, reference: pd.DataFrame, test: pd.DataFrame, served: Predictions, time: str) -> dict:
+def _with_seasons(profile: dict, reference: DataFrame, test: DataFrame, served: Predictions, time: str) -> dict:
     "Add the counts of each season to a profile; of several outputs, to that of the inputs alone."
+    import pandas as pd
+
+    from mlops_nb.model.seasons import with_seasons
+
     inputs = {name: with_seasons(p, reference[name], reference[time]) for name, p in profile["inputs"].items()}
     if served.outputs is not None:
         return profile | {"inputs": inputs}
@@ -198,7 +207,7 @@ def _with_seasons(profile: dict, reference: pd.DataFrame, test: pd.DataFrame, se
 MAX_VERIFICATION_ROWS = 20_000  # of the reference, beside all test rows
 
 
-def _truth_of(signature: Signature, test: pd.DataFrame):
+def _truth_of(signature: Signature, test: DataFrame):
     "Return the targets of the test rows, None where they are not known."
     if not signature.outputs:
         return test.get(signature.output)
@@ -206,14 +215,20 @@ def _truth_of(signature: Signature, test: pd.DataFrame):
     return test[names] if set(names) <= set(test) else None
 
 
-def _verification_rows(signature: Signature, test: pd.DataFrame, reference: pd.DataFrame) -> Table:
+def _verification_rows(signature: Signature, test: DataFrame, reference: DataFrame) -> Table:
     "Return the rows that a graph is verified on, before others are made of them."
+    import pandas as pd
+
+    from mlops_nb.model.conversion import SEED
+
     some = reference.sample(min(len(reference), MAX_VERIFICATION_ROWS), random_state=SEED)
     return to_table(signature, pd.concat([test[signature.names], some[signature.names]]))
 
 # %% ../../nbs/model/09_bundle.ipynb #7a23be7c
 def _parity_of(conversion: Conversion) -> dict | None:
     "Return what was verified of a graph, for the manifest."
+    from mlops_nb.model.conversion import SEED
+
     if conversion.domain is None:
         return None
     metadata = {"probes": conversion.rows, "inside": conversion.inside, "seed": SEED, "tolerance": TOLERANCE}
@@ -254,7 +269,7 @@ def fsync_path(path: Path):
 # %% ../../nbs/model/09_bundle.ipynb #0000000d
 def make_golden(
     signature: Signature,
-    rows: pd.DataFrame,  # Some test rows
+    rows: DataFrame,  # Some test rows
     predictions: Predictions,  # For these rows, and maybe more after them
 ) -> dict:  # {"features": [[...]], "prediction": [...], "probability": [[...]] or None}
     "Return rows as a client would send them, with their predictions."
@@ -270,6 +285,8 @@ def make_golden(
 
 def _json_value(value):
     "Return a cell of a table as JSON; missing is null."
+    import pandas as pd
+
     if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and np.isnan(value)):
         return None
     if isinstance(value, pd.Timestamp):

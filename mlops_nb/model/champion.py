@@ -8,8 +8,6 @@ __all__ = ['GROUPS', 'ERROR_PROBABILITY', 'ChampionComparison', 'alpha_of_try']
 # %% ../../nbs/model/02_champion.ipynb #c4a3p002
 from dataclasses import dataclass
 
-from scipy import special
-
 # %% ../../nbs/model/02_champion.ipynb #c4a3p004
 GROUPS = 200  # of rows, each left out once by the jackknife
 
@@ -29,6 +27,8 @@ class ChampionComparison:
         alpha: float = 0.05,  # probability that the difference is outside, half of it on each side
     ) -> tuple[float, float] | None:
         "Return the interval of the difference; None without a standard error."
+        from scipy import special
+
         if self.error is None:
             return None
         half = float(special.stdtrit(min(self.rows, GROUPS) - 1, 1 - alpha / 2)) * self.error

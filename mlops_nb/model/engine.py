@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, ForwardRef
 import numpy as np
 
 from ..errors import BundleError
-from .anomaly import anomaly_scores
 from .columns import Table, to_frame
 from .domain import Domain, DomainTest, take_rows
-from .outputs import predict_one, predict_outputs
 from .signature import Predictions, Signature
 from ..onnx_session import open_session
 
@@ -40,6 +38,9 @@ class SklearnEngine:
 
     def predict(self, table: Table) -> Predictions:
         "Predict the rows of a table."
+        from mlops_nb.model.anomaly import anomaly_scores
+        from mlops_nb.model.outputs import predict_one, predict_outputs
+
         frame = to_frame(self.signature, table)
         if self.signature.outputs:
             return predict_outputs(self.estimator, frame, self.signature)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 from ..errors import GateError, known_names
 from .champion import ChampionComparison
-from .scoring import zero_if_undefined
 from ..spec import ALARM_RATE, ERROR_PREFIX, ModelSpec
 
 # %% ../../nbs/model/03_gates.ipynb #0000000b
@@ -125,6 +124,8 @@ def _alarm_gates(rate: float, least: float, most: float) -> list[GateResult]:
 
 def _value(metrics: Mapping[str, float], name: str, whose: str) -> float:
     "Return a metric; raise an error if it is absent or not finite."
+    from mlops_nb.model.scoring import zero_if_undefined
+
     if name not in metrics:
         raise GateError(f"A gate needs {name!r} of {whose}, which was not computed. {known_names(name, metrics)}")
     if not math.isfinite(value := zero_if_undefined(name, metrics[name])):

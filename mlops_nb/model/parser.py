@@ -9,24 +9,27 @@ __all__ = ['MAX_SINGLE_CHECKS', 'InputParser']
 import sys
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any, ForwardRef
 
 import numpy as np
-import pyarrow
 
 from ..data.dialect import Dialect
 from ..errors import InputError, known_names
 from mlops_nb.model.columns import (
-    ARROW_NUMBERS,
     JSON_TYPES,
     Table,
     describe_value,
     finite_limits,
-    parse_arrow_column,
+    is_of_arrow,
     parse_column,
     read_texts,
 )
 from .signature import Input, Signature
+
+if TYPE_CHECKING:
+    from pyarrow import Table as ArrowTable
+else:
+    ArrowTable = ForwardRef("pyarrow.Table")
 
 # %% ../../nbs/model/01_parser.ipynb #00000004
 class InputParser:
@@ -45,8 +48,10 @@ class InputParser:
         rows: Any,  # A list of lists or of objects; a flat list or an object is one row; or an array, or an Arrow table
     ) -> Table:
         "Check rows and convert them into a table."
-        if isinstance(rows, np.ndarray | pyarrow.Table):
-            return self._of_array(rows) if isinstance(rows, np.ndarray) else self._of_arrow(rows)
+        if isinstance(rows, np.ndarray):
+            return self._of_array(rows)
+        if is_of_arrow(rows):
+            return self._of_arrow(rows)
         rows = [rows] if isinstance(rows, dict) else rows
         if not isinstance(rows, list):
             raise InputError(f"'features' must be a list of rows, got {describe_value(rows)}.")
@@ -81,8 +86,12 @@ class InputParser:
             return matrix
         return self.parse(rows.tolist())
 
-    def _of_arrow(self, rows: pyarrow.Table) -> Table:
+    def _of_arrow(self, rows: ArrowTable) -> Table:
         "Parse columns by name; null is missing."
+        import pyarrow
+
+        from mlops_nb.model.arrow_columns import ARROW_NUMBERS, parse_arrow_column
+
         given, known = rows.column_names, set(self.names)
         for name in given:
             if name not in known and name not in self.signature.ignored:

@@ -9,11 +9,9 @@ __all__ = ['Predictor', 'PartialPredictions']
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ForwardRef
 
 import numpy as np
-import pandas as pd
-import pyarrow
 
 from ..display import format_object
 from ..errors import BundleError, MlopsError
@@ -24,6 +22,13 @@ from .domain import count_rows, take_rows
 from .engine import SklearnEngine
 from .parser import InputParser
 from .signature import Predictions, Signature
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+    from pyarrow import Table as ArrowTable
+else:
+    DataFrame = ForwardRef("pandas.DataFrame")
+    ArrowTable = ForwardRef("pyarrow.Table")
 
 # %% ../../nbs/model/10_predictor.ipynb #00000004
 class Predictor:
@@ -129,8 +134,8 @@ class Predictor:
 
     def predict_valid(
         self,
-        rows: pyarrow.Table,
-        convert: Callable[[pyarrow.Table], pyarrow.Table] | None = None,  # From texts to types; may raise an `InvalidRowsError`
+        rows: ArrowTable,
+        convert: Callable[[ArrowTable], ArrowTable] | None = None,  # From texts to types; may raise an `InvalidRowsError`
     ) -> "PartialPredictions":
         "Predict the rows that can be predicted, and keep the reason for each other."
         kept = np.arange(len(rows))
@@ -154,14 +159,14 @@ class Predictor:
 
     def predict_frame(
         self,
-        frame: pd.DataFrame,  # Validated rows with the signature's columns
+        frame: DataFrame,  # Validated rows with the signature's columns
     ) -> Predictions:
         "Predict rows of a DataFrame."
         return self.predict(to_table(self.signature, frame))
 
     def predict_for_evaluation(
         self,
-        frame: pd.DataFrame,  # validated rows with the signature's columns
+        frame: DataFrame,  # validated rows with the signature's columns
         trusted: Iterable[str] = (),  # types beyond the built-in allow-list
     ) -> Predictions:
         "Predict rows of a DataFrame; a classifier without probabilities adds its decision function."

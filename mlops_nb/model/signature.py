@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ForwardRef
 
 import numpy as np
 import orjson
-import pyarrow
 
 from ..data.dialect import Dialect, kind_of_dtype, kind_of_values
 from ..errors import SpecError
@@ -26,8 +25,10 @@ from ..spec import ALARM, ModelSpec
 
 if TYPE_CHECKING:
     from pandera.pandas import Column, DataFrameSchema
+    from pyarrow import Array
     from sklearn.base import BaseEstimator
 else:
+    Array = ForwardRef("pyarrow.Array")
     Column = ForwardRef("pandera.Column")
     DataFrameSchema = ForwardRef("pandera.DataFrameSchema")
     BaseEstimator = ForwardRef("sklearn.base.BaseEstimator")
@@ -268,8 +269,10 @@ class Predictions:
     def columns(
         self,
         probability: bool = True,  # One column a class as well, if there is a probability
-    ) -> dict[str, pyarrow.Array]:
+    ) -> dict[str, Array]:
         "Return `prediction`, of anomalies `anomaly`, and `probability_<class>` as columns; of several outputs, with its name before the class."
+        import pyarrow
+
         if self.outputs is not None:
             return self._columns_of_outputs(probability)
         columns = {"prediction": pyarrow.array(self.prediction)}
@@ -281,7 +284,7 @@ class Predictions:
                 columns[f"probability_{label_text(label)}"] = pyarrow.array(values, "float64")
         return columns
 
-    def _columns_of_outputs(self, probability: bool) -> dict[str, pyarrow.Array]:
+    def _columns_of_outputs(self, probability: bool) -> dict[str, Array]:
         assert self.outputs is not None
         columns = {}
         for output, part in self.outputs.items():

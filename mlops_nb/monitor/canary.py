@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import sqlalchemy as sa
-from scipy.special import betainc, betaln, logsumexp
 from sqlalchemy import Engine
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -148,6 +147,8 @@ def evidence_of_more(
     counts: np.ndarray,  # `(..., 2)`: of production, of the canary
 ) -> np.ndarray:  # `(...)`, natural logarithm of the e-value
     "Return the evidence that something happens to the canary more often."
+    from scipy.special import betainc, betaln
+
     p, c = counts[..., 0], counts[..., 1]
     with np.errstate(divide="ignore"):  # no evidence at all where the canary has far fewer
         return (p + c + 1) * np.log(2) + betaln(c + 1, p + 1) + np.log(betainc(p + 1, c + 1, 0.5))
@@ -160,6 +161,8 @@ def evidence_of_difference(
     counts: np.ndarray,  # `(..., 2)`: of production, of the canary
 ) -> np.ndarray:  # `(...)`, natural logarithm of the e-value
     "Return the evidence that something happens to the canary more often or less often."
+    from scipy.special import betaln
+
     p, c = counts[..., 0], counts[..., 1]
     return (p + c) * np.log(2) + betaln(c + _PRIOR, p + _PRIOR) - betaln(_PRIOR, _PRIOR)
 
@@ -182,6 +185,8 @@ def is_slower(
     limits: CanaryLimits,
 ) -> np.ndarray:  # `(...)`
     "Whether the canary is slower."
+    from scipy.special import logsumexp
+
     slower = latency[..., ::-1, :].cumsum(axis=-2)  # than each threshold
     evidence = logsumexp(evidence_of_more(slower), axis=-1) - np.log(BUCKETS)
     before, now = np.moveaxis(quantile_ms(latency, 0.95), -1, 0)
@@ -205,6 +210,8 @@ def is_different(
     limits: CanaryLimits,
 ) -> np.ndarray:  # `(...)`
     "Whether the predictions of one output differ."
+    from scipy.special import logsumexp
+
     others = answered[..., None, :] - answers
     both_sides = evidence_of_difference(answers) + evidence_of_difference(others)
     evidence = logsumexp(both_sides, axis=-1) - np.log(answers.shape[-2])
@@ -218,6 +225,8 @@ def share_interval(
     alpha: float = FALSE_ROLLBACK_RATE,
 ) -> tuple[float, float]:
     "Return an interval of a share that covers it at all times together with a probability of 1 - alpha."
+    from scipy.special import betaln
+
     q = np.linspace(0, 1, 10_001)
     with np.errstate(divide="ignore", invalid="ignore"):
         likelihood = np.nan_to_num(k * np.log(q), nan=0.0) + np.nan_to_num((n - k) * np.log(1 - q), nan=0.0)

@@ -10,9 +10,8 @@ __all__ = ['LogWindow', 'LoggedPrediction', 'PredictionLog']
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any, ForwardRef
 
-import pandas as pd
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
@@ -30,18 +29,25 @@ from ..settings import Settings
 from ..store.database import in_utc, open_database, reading, writing
 from ..store.schema import labels, predictions, requests
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+else:
+    DataFrame = ForwardRef("pandas.DataFrame")
+
 # %% ../../nbs/monitor/00_prediction_log.ipynb #00000006
 @dataclass(frozen=True)
 class LogWindow:
     "Logged predictions, a row each, by id."
 
-    predictions: pd.DataFrame  # at, version, role, latency_ms, prediction, probability, label (missing: not known yet)
-    inputs: pd.DataFrame  # a column an input
+    predictions: DataFrame  # at, version, role, latency_ms, prediction, probability, label (missing: not known yet)
+    inputs: DataFrame  # a column an input
 
     def __len__(self) -> int:
         return len(self.predictions)
 
     def _repr_html_(self) -> str:
+        import pandas as pd
+
         return pd.concat({"": self.predictions, "inputs": self.inputs}, axis=1)._repr_html_()
 
 
@@ -175,8 +181,10 @@ class PredictionLog:
         self,
         name: str,  # of the model
         since: datetime,  # rounded down to the minute
-    ) -> pd.DataFrame:  # index: minutes with a request; a column a status, with the number of requests
+    ) -> DataFrame:  # index: minutes with a request; a column a status, with the number of requests
         "Return the counts of requests of all workers by minute and status."
+        import pandas as pd
+
         minute = in_utc(since).replace(second=0, microsecond=0)
         query = sa.select(requests.c.at, requests.c.status, sa.func.sum(requests.c.n).label("n"))
         query = query.where(requests.c.name == name, requests.c.at >= minute)
@@ -259,6 +267,8 @@ def _logged(row: Mapping) -> LoggedPrediction:
 
 def _window(rows: Sequence[Mapping]) -> LogWindow:
     "Return rows of the log as a window."
+    import pandas as pd
+
     ids = pd.Index([row["id"] for row in rows], name="id", dtype=str)
     facts = pd.DataFrame([{c: row[c] for c in _METADATA} for row in rows], ids, columns=_METADATA)
     facts["at"] = pd.to_datetime(facts["at"], utc=True)

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
+from typing import TYPE_CHECKING, ForwardRef
 
 from sqlalchemy.engine import Connection
 
 from ..display import Html, format_object, format_rows, format_status
 from ..errors import BundleError, ConflictError, GateError, RegistryError
 from ..model.compatibility import differences, output_differences
-from ..model.evaluate import Evaluation
 from ..model.gates import describe_passed
 from ..model.metrics import display_name, display_value
 from ..model.signature import Signature
@@ -41,6 +41,11 @@ from .deletions import DeletedError
 from .runs import short_run
 from .version_store import VersionStore
 from .versions import Version, VersionSummary, failed_gates, find_version
+
+if TYPE_CHECKING:
+    from mlops_nb.model.evaluate import Evaluation
+else:
+    Evaluation = ForwardRef("mlops_nb.model.evaluate.Evaluation")
 
 # %% ../../nbs/store/08_registry.ipynb #74d0a70d
 class AliasReader(VersionStore):

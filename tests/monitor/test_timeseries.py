@@ -9,7 +9,8 @@ from mlops_nb.model.signature import Input, Signature
 from mlops_nb.monitor import timeseries as figures
 from mlops_nb.monitor.alerts import Finding, update_alerts
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
-from mlops_nb.monitor.timeseries import WINDOWS, TimeBuckets, health_summary, prediction_series, quality, traffic
+from mlops_nb.monitor.time_buckets import WINDOWS, TimeBuckets
+from mlops_nb.monitor.timeseries import health_summary, prediction_series, quality, traffic
 from mlops_nb.store.database import open_database, writing
 from mlops_nb.store.schema import health
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from mlops_nb.model.curves import read_lines
 from mlops_nb.orchestration.run_stages import Stage
 import itertools
 
@@ -148,6 +147,8 @@ _TITLES = {  # kind of a curve to its title, and whether the diagonal is perfect
 
 def _curves_of(tables: Mapping[str, Mapping]) -> Iterator[dict]:
     """Yield the curves of a run's tables, one a class."""
+    from mlops_nb.model.curves import read_lines
+
     for kind, output, x, y, lines in read_lines(tables):
         title, ideal = _TITLES[kind]
         for label, points in lines.items():

@@ -14,18 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mlops_nb.store.artifacts import open_artifacts
 from mlops_nb.store.database import connect, reading
 from mlops_nb.errors import MlopsError
-from mlops_nb.monitor.timeseries import (
-    TimeBuckets,
-    checked_metrics,
-    event_marks,
-    recent_decisions,
-    recent_incidents,
-    health_summary,
-    prediction_series,
-    quality,
-    version_overview,
-    traffic,
-)
+from mlops_nb.monitor.time_buckets import TimeBuckets
 from mlops_nb.store.registry import Registry
 from mlops_nb.store.schema import alerts, health
 from mlops_nb.settings import Settings
@@ -107,6 +96,18 @@ class DashboardQueries:
         return self._cached[hours]
 
     def _query(self, span: TimeBuckets) -> dict:
+        from mlops_nb.monitor.timeseries import (
+            checked_metrics,
+            event_marks,
+            recent_decisions,
+            recent_incidents,
+            health_summary,
+            prediction_series,
+            quality,
+            version_overview,
+            traffic,
+        )
+
         registry, name = self.registry, self.name
         engine, found = registry.engine, version_overview(registry, name)
         manifest = found.pop("manifest")

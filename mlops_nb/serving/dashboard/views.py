@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mlops_nb.display import format_number
 from mlops_nb.errors import MlopsError
-from mlops_nb.monitor.timeseries import WINDOWS, TimeBuckets
+from mlops_nb.monitor.time_buckets import WINDOWS, TimeBuckets
 from mlops_nb.store.registry import AliasChange
 from mlops_nb.settings import Settings
 from mlops_nb.serving.http.auth import ForbiddenError

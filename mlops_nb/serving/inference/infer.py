@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow
 from flask import current_app, request
 
 from mlops_nb.errors import InputError, TooManyRowsError
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.model.signature import Predictions
-from mlops_nb.model.columns import InvalidRowsError, Table, describe_value
+from mlops_nb.model.columns import InvalidRowsError, Table, describe_value, is_of_arrow
 from mlops_nb.serving.http.errors import RequestError
 from mlops_nb.serving.http.claim import claim_response
 from mlops_nb.serving.http.request_id import trace_id_of
@@ -73,7 +72,7 @@ def run_inference(
             f"Version {predictor.version} of the model {predictor.name!r} has no interval; leave 'interval' out, or build "
             "a version whose spec has one: ModelSpec(..., interval=0.9)."
         )
-    if isinstance(rows, _BATCH_TYPES):
+    if isinstance(rows, list | np.ndarray) or is_of_arrow(rows):
         check_rows(len(rows), name, extensions["settings"].max_rows)
     if state.trial is None or not canary:
         result = InferenceResult.from_rows(predictor, rows)
@@ -146,9 +145,6 @@ def _error_of(parse, row, number: int, first) -> InputError | None:
     except InputError as e:
         return InputError(re.sub("^Row 0", f"Row {number}", str(e)), **e.details | {"row": number})
     return None
-
-
-_BATCH_TYPES = (list, np.ndarray, pyarrow.Table)
 
 
 def interval_content(result: InferenceResult) -> dict:

@@ -14,19 +14,12 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from mlops_nb.model.columns import describe_value
 from mlops_nb.model.signature import SHARED_COLUMN, Signature, shared_column
-from mlops_nb.serving.http.errors import JSON, RequestError
+from mlops_nb.serving.http.errors import RequestError
 from mlops_nb.serving.http.body import read_body
+from mlops_nb.serving.http.media_types import ARROW
 from mlops_nb.serving.inference.infer import InferenceResult, check_rows, interval_content
 
-ARROW = "application/vnd.apache.arrow.stream"
-
 _BROKEN = "The body is not one whole Arrow stream; `pyarrow.ipc.new_stream` writes one."
-
-
-def wants_arrow() -> bool:
-    """Whether the client prefers a table to JSON."""
-    accepted = request.environ.get("HTTP_ACCEPT")
-    return accepted is not None and ARROW in accepted and request.accept_mimetypes.best_match([JSON, ARROW]) == ARROW
 
 
 def check_columns(signature: Signature):

@@ -8,8 +8,8 @@ from io import BytesIO
 import orjson
 
 from mlops_nb.serving.http.auth import ApiKeys
-from mlops_nb.serving.protocols.arrow import ARROW
 from mlops_nb.serving.http.errors import JSON, RequestError
+from mlops_nb.serving.http.media_types import ARROW
 from mlops_nb.serving.http.sites import BROWSER_HEADERS, SiteCheck
 from mlops_nb.serving.http.unique_keys import loads
 from mlops_nb.serving.protocols.predict import content_of, read_features

@@ -1,6 +1,5 @@
 """POST /feedback: the true labels of earlier predictions."""
 
-import pyarrow
 from flask import Blueprint, Response, current_app
 
 from mlops_nb.data.dialect import Dialect
@@ -116,6 +115,8 @@ def _in_dialect(label, signature: Signature):
     dialect, name = signature.dialect, signature.output
     if not isinstance(label, str):
         return label
+    import pyarrow
+
     if signature.classes and all(isinstance(known, bool) for known in signature.classes):
         read = (dialect or Dialect()).read(pyarrow.array([label], "string"), "bool", name)[0].to_pylist()[0]
         return label if read is None else read

@@ -10,10 +10,10 @@ from werkzeug.exceptions import HTTPException
 
 from mlops_nb import __version__
 from mlops_nb.errors import BundleError
-from mlops_nb.monitor.timeseries import WINDOWS
+from mlops_nb.monitor.time_buckets import WINDOWS
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.model.signature import Signature, label_text
-from mlops_nb.serving.protocols.arrow import ARROW
+from mlops_nb.serving.http.media_types import ARROW
 from mlops_nb.serving.http.moves import CSRF_HEADER, DASHBOARD_DATA, DEFAULT_HOURS, MAX_REASON_LENGTH
 from mlops_nb.serving.http.errors import to_json
 from mlops_nb.serving.http.query import TAKEN

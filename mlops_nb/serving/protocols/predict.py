@@ -12,9 +12,9 @@ from mlops_nb.model.columns import describe_value, rows_of
 from mlops_nb.model.contributions import check_one_output, measure_contributions
 from mlops_nb.model.signature import Predictions, label_text
 from mlops_nb.spec import ALARM
-from mlops_nb.serving.protocols.arrow import ARROW, check_columns, read_table, wants_arrow, wants_interval, write_table
 from mlops_nb.serving.http.errors import RequestError, to_json
 from mlops_nb.serving.http.body import pop_flag, read_object, reject_unknown_keys
+from mlops_nb.serving.http.media_types import ARROW, wants_arrow
 from mlops_nb.serving.inference.infer import InferenceResult, PartialResult, infer, infer_each, interval_content
 from mlops_nb.serving.inference.models import model_of
 
@@ -34,9 +34,13 @@ def predict(name: str | None = None) -> Response:
     live = model_of(name)
     signature = live.loaded().signature
     if wants_arrow():
+        from mlops_nb.serving.protocols.arrow import check_columns
+
         check_columns(signature)
     probability: bool | str
     if request.mimetype == ARROW:
+        from mlops_nb.serving.protocols.arrow import read_table, wants_interval
+
         table = read_table()
         options, probability = _Options(interval=wants_interval(table)), False
         result = infer(live, table, "The table", interval=options.interval)
@@ -57,6 +61,8 @@ def predict(name: str | None = None) -> Response:
             return to_json(_content_by_row(partial, live, probability, options))
         result = infer(live, rows, probability=bool(probability), interval=options.interval)
     if wants_arrow():
+        from mlops_nb.serving.protocols.arrow import write_table
+
         return write_table(result, live.name, options.interval)
     content = content_of(result, live.name, probability)
     return to_json(content if options == _Options() else content | _optional_content(result, options))

@@ -3,22 +3,21 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow
 
 from mlops_nb.errors import known_names
 from mlops_nb.serving.http.errors import RequestError
 from mlops_nb.serving.http.body import reject_unknown_keys
 from mlops_nb.serving.inference.infer import check_rows
 
+if TYPE_CHECKING:
+    from pyarrow import Table as ArrowTable
+
 DTYPES = {f"{kind}{8 * size}": f"<{kind[0].lower()}{size}" for kind in ("INT", "UINT") for size in (1, 2, 4, 8)}
 DTYPES |= {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "BOOL": "?"}
 DATATYPES = (*DTYPES, "BYTES")
-
-_ARROW = {name: pyarrow.from_numpy_dtype(np.dtype(dtype)) for name, dtype in DTYPES.items()} | {
-    "BYTES": pyarrow.string()
-}
 
 _JSON_TYPES: dict[str, set[type]] = {"BOOL": {bool}, "BYTES": {str}}
 _EXPECTED = {"BOOL": "true or false", "BYTES": "a string"}
@@ -169,7 +168,7 @@ def _title(given: dict) -> str:
     return f"Tensor {given['name'][:100]!r}"
 
 
-def to_rows(tensors: Sequence[Tensor], names: list[str]) -> np.ndarray | list | pyarrow.Table:
+def to_rows(tensors: Sequence[Tensor], names: list[str]) -> "np.ndarray | list | ArrowTable":
     """Return one tensor of all columns as rows, or one tensor a column as a table."""
     first = tensors[0]
     if len(tensors) == 1 and len(first.shape) == 2 and (first.shape[1] > 1 or len(names) == 1):
@@ -184,7 +183,15 @@ def to_rows(tensors: Sequence[Tensor], names: list[str]) -> np.ndarray | list | 
         if tensor.shape not in ((len(first.values),), (len(first.values), 1)):
             message = f"must be [{first.shape[0]}] as that of {first.name[:100]!r}, got {[*tensor.shape]}"
             raise RequestError(f"Tensor {tensor.name[:100]!r} is one column: its shape {message}.")
-    return pyarrow.table({tensor.name: pyarrow.array(tensor.values, _ARROW[tensor.datatype]) for tensor in tensors})
+    return _to_arrow(tensors)
+
+
+def _to_arrow(tensors: Sequence[Tensor]) -> "ArrowTable":
+    import pyarrow
+
+    types = {name: pyarrow.from_numpy_dtype(np.dtype(dtype)) for name, dtype in DTYPES.items()}
+    types["BYTES"] = pyarrow.string()
+    return pyarrow.table({tensor.name: pyarrow.array(tensor.values, types[tensor.datatype]) for tensor in tensors})
 
 
 def write_tensor(name: str, datatype: str, values: np.ndarray, binary: bool) -> tuple[dict, bytes]:

@@ -12,7 +12,7 @@ from mlops_nb.monitor.alerts import Finding, update_alerts
 from mlops_nb.monitor.incidents import save_cause
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
 from mlops_nb.monitor.root_cause import ColumnCause, RootCause
-from mlops_nb.monitor.timeseries import WINDOWS, TimeBuckets
+from mlops_nb.monitor.time_buckets import WINDOWS, TimeBuckets
 from mlops_nb.serving.dashboard import queries as dashboard_figures
 from mlops_nb.serving.dashboard.histogram import draw
 from mlops_nb.serving.dashboard.queries import DashboardQueries, ErrorHistory
