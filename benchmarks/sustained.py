@@ -1,6 +1,6 @@
 """Ten minutes of load without a pause: requests a second and latency by minute, the memory, and what is left to ship.
 
-    python -m benchmarks.run sustained
+python -m benchmarks.run sustained
 """
 
 from collections.abc import Iterator

@@ -19,11 +19,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, ForwardRef
 
 from ..data.tables import fingerprint
 from ..errors import PipelineError
+from .early_imports import import_modules
 from .fingerprint import code_fingerprint, notebook_modules
 from .hook_errors import one_sentence
 from .parameters import ALIASES, TASKS, check_parameters, check_values
@@ -143,10 +145,9 @@ def _planned(dag: "DAG") -> dict[str, str]:
     return {name: "skipped" if dag[name].exec_status.name == "Skipped" else "waiting" for name in dag}
 
 # %% ../../nbs/orchestration/02_hooks.ipynb #89c1a274
-_LAZY = (  # modules that several notebooks import, inside functions or before their first cell
-    *("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger", "tornado.locks", "tornado.queues"),
-    *("pandas.io.formats.html", "pandas.io.parquet", "PIL.PngImagePlugin", "skops.io", "onnxruntime"),
-)
+_OF_KERNELS = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger", "tornado.locks", "tornado.queues")
+_OF_TASKS = ("pandas.io.formats.html", "pandas.io.parquet", "PIL.PngImagePlugin")  # imported inside functions
+_OF_LATER_TASKS = ("skops.io", "onnxruntime")
 
 
 def _run_forking(run: Callable, dag: "DAG", show_progress: bool) -> list:
@@ -154,11 +155,14 @@ def _run_forking(run: Callable, dag: "DAG", show_progress: bool) -> list:
     settings = Settings.read()
     tasks = [task for task in dag.values() if task.exec_status.name != "Skipped" and task.executor == "papermill"]
     if not tasks or settings.dask_scheduler or not settings.fork_kernels:
+        if _has_work(dag) and not tasks:
+            import_modules(_OF_LATER_TASKS)
         return run(dag=dag, show_progress=show_progress)
     from mlops_nb.orchestration.kernels import forked_kernels
 
-    modules = sorted(set().union(*(notebook_modules(task.source.loc) for task in tasks)))
-    with forked_kernels([*_LAZY, *modules]):
+    first, *others = (sorted(notebook_modules(task.source.loc)) for task in tasks)
+    later = dict.fromkeys(chain(*others))
+    with forked_kernels([*_OF_KERNELS, *_OF_TASKS, *first], [*_OF_LATER_TASKS, *later]):
         return run(dag=dag, show_progress=show_progress)
 
 # %% ../../nbs/orchestration/02_hooks.ipynb #0000000d

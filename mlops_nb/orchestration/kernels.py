@@ -19,13 +19,14 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
+
+from .early_imports import import_modules
 
 # %% ../../nbs/orchestration/02_kernels.ipynb #8ed36847
 def can_fork() -> bool:
@@ -39,6 +40,7 @@ class ForkServer:
     def __init__(
         self,
         modules: Iterable[str],  # to import; one that fails is left to the kernel that needs it
+        later: Iterable[str] = (),  # modules that the first kernel does not need
     ):
         self._socket, end = socket.socketpair()
         _flush()  # a copy would print what is buffered once more
@@ -47,7 +49,7 @@ class ForkServer:
             self.pid = os.fork()
         if self.pid == 0:
             self._socket.close()
-            _run(_serve, end, modules)
+            _run(_serve, end, modules, later)
         end.close()
         self._answers = self._socket.makefile("rb")
 
@@ -128,17 +130,20 @@ def _flush():
         sys.stderr.flush()
 
 
-def _serve(end: socket.socket, modules: Iterable[str]):
-    "Import modules, then fork a kernel for each request until the other end is closed."
+def _serve(end: socket.socket, modules: Iterable[str], later: Iterable[str]):
+    "Import modules, fork a kernel for each request until the other end is closed, and import the later modules meanwhile."
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C ends the build, and the build ends this process
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else ipykernel's debugger warns on the terminal
-    for name in modules:
-        with suppress(Exception):
-            import_module(name)
-    gc.collect()
-    gc.freeze()  # the collector would write to, and so copy, every page that the kernels share
-    for line in end.makefile("rb"):
+    gc.disable()  # what is imported stays
+    import_modules(modules)
+    waiting, requests = iter(later), end.makefile("rb")
+    while True:
+        while not select.select([end], [], [], 0)[0] and (name := next(waiting, None)):
+            import_modules([name])
+        if not (line := requests.readline()):
+            return
         _reap()
+        gc.freeze()  # the collector would write to, and so copy, every page that the kernels share
         pid = os.fork() if threading.active_count() == 1 else None
         if pid == 0:
             _run(_become_kernel, *json.loads(line))
@@ -160,6 +165,7 @@ _COLUMNS = 20  # that pandas shows where it is no terminal
 def _become_kernel(argv: Sequence[str], env: Mapping[str, str], cwd: str | None):
     "Turn this process into a kernel, as `python -m ipykernel_launcher` would start one."
     parent = os.getppid()
+    gc.enable()
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     libc.prctl(_PR_SET_NAME, b"ipykernel")  # what `top` shows, and `ps -o comm`
@@ -209,7 +215,8 @@ _PROVISIONER = "mlops-nb-fork"
 
 @contextmanager
 def forked_kernels(
-    modules: Iterable[str],  # that the notebooks import
+    modules: Iterable[str],  # that the first notebook imports
+    later: Iterable[str] = (),  # that others import
 ) -> Iterator[None]:
     "Fork the kernels that this process starts, where that is safe."
     global _server
@@ -219,7 +226,7 @@ def forked_kernels(
     factory = KernelProvisionerFactory.instance()
     name, group = factory.default_provisioner_name, factory.GROUP_NAME
     factory.provisioners[_PROVISIONER] = EntryPoint(_PROVISIONER, f"{__name__}:ForkProvisioner", group)
-    _server = ForkServer(modules)
+    _server = ForkServer(modules, later)
     factory.default_provisioner_name = _PROVISIONER
     try:
         yield

@@ -111,6 +111,22 @@ def test_forked_kernels_give_the_same_notebook_and_draw_numbers_of_their_own(tmp
 
 
 @pytest.mark.slow
+def test_modules_of_later_notebooks_are_imported_beside_the_first_kernel(tmp_path):
+    notebook(tmp_path / "loaded.ipynb", "import sys\n[name in sys.modules for name in ('this', 'graphlib')]")
+    code = """
+    with forked_kernels(["this"], ["no_such_module", "graphlib"]):
+        for number in range(9):
+            execute("loaded.ipynb", f"{number}.ipynb")
+            if "[True, True]" in open(f"{number}.ipynb").read():
+                break
+    """
+    assert run(tmp_path, code).wait(120) == 0
+    shown = [outputs(path)[0][2] for path in sorted(tmp_path.glob("[0-9].ipynb"))]
+    assert all("[True, " in text for text in shown), "the first kernel waits for its own modules"
+    assert "[True, True]" in shown[-1]
+
+
+@pytest.mark.slow
 def test_forked_kernels_end_with_a_process_that_is_killed(tmp_path):
     notebook(tmp_path / "waits.ipynb", "import os, time\nopen('waits', 'w').close()\ntime.sleep(60)")
     process = run(tmp_path, "with forked_kernels([]):\n    execute('waits.ipynb', 'out.ipynb')")
