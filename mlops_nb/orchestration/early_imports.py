@@ -25,9 +25,9 @@ def import_modules(
 
 def _move_to_the_front(*packages: str):
     "Put the modules of some packages, loaded with their public functions, before all others in `sys.modules`."
-    import scipy.special  # noqa: F401
     from sklearn.utils import all_estimators
 
+    import_module("scipy.special")
     all_estimators()  # loads hundreds of modules, which skops would find behind
     for name in list(sys.modules):
         if name.partition(".")[0] not in packages:

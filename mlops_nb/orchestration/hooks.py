@@ -31,12 +31,12 @@ from .hook_errors import one_sentence
 from .parameters import ALIASES, TASKS, check_parameters, check_values
 from mlops_nb.orchestration.products import (
     copy_job_to_wandb,
-    copy_to_wandb,
     redact_notebooks,
     results_of,
     run_metadata,
     write_report,
 )
+from .wandb_copy import copier_beside, copying
 from ..settings import Settings, find_project
 from ..spec import import_from, load_spec
 from ..store.faults import describe_fault, describe_traceback, prepare_places
@@ -218,7 +218,8 @@ def _run_recorded(run: Callable, dag: "DAG", show_progress: bool) -> list:
     record.update(tasks=planned, **results_of(_folder(dag), [t for t in planned if planned[t] == "skipped"]))
     with _noticing_signals() as received:
         try:
-            return run(dag=dag, show_progress=show_progress)
+            with copier_beside():
+                return run(dag=dag, show_progress=show_progress)
         except BaseException:
             if not received:
                 raise
@@ -276,8 +277,8 @@ def on_finish(dag: "DAG", report):
     run.finish(seconds=round(sum(elapsed.values()), 3), task_seconds=elapsed, ran=ran, **metadata)
     redact_notebooks(products)
     run.save_notebooks(products / f"{name}.ipynb" for name in TASKS)
-    write_report(run, products)
-    copy_to_wandb(run, products, metadata.get("aliases", []))
+    with copying(run, products, metadata.get("aliases", [])):
+        write_report(run, products)
     print(f"Run {run.id}: {metadata.get('summary', 'finished')}", file=sys.stderr)
     if reference := metadata.get("drift_reference"):
         print(f"  {reference}", file=sys.stderr)
