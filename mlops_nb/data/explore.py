@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['MIN_ROWS', 'MIN_CLASS_ROWS', 'MAX_CLASSES', 'GROUP_REASON', 'LEAK_SCORE', 'MIN_PARTIAL_SCORE', 'MIN_LAG_SCORE',
-           'MIN_COUNTER_SCORE', 'TargetSummary', 'describe_target', 'univariate_score', 'column_codes', 'TableSummary',
-           'explore', 'sample_rows', 'usable_rows']
+           'MIN_COUNTER_SCORE', 'TargetSummary', 'describe_target', 'TableSummary', 'explore', 'sample_rows',
+           'usable_rows']
 
 # %% ../../nbs/data/04_explore.ipynb #00000003
 # more than 300 lines: what is found of the target and of each column is decided in the order in which it is shown
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -20,8 +19,9 @@ import pandas as pd
 from .column_plots import plot_columns
 from .column_summary import SAMPLE_ROWS, ColumnSummary, describe_column
 from .dates import dates_of
-from .groups import group_keys, group_splits
+from .groups import group_keys
 from .lags import lag_of
+from .univariate import ColumnScorer, univariate_score
 from ..display import format_html, format_object
 from ..errors import DataError, known_names
 
@@ -124,45 +124,6 @@ GROUP_REASON = "it names what a row is of; rows of one stay on one side of a spl
 LEAK_SCORE = 0.985  # univariate score from which a column is excluded
 MIN_PARTIAL_SCORE = 0.3  # from which it is looked at where it is present
 
-# %% ../../nbs/data/04_explore.ipynb #ab7c365a
-def univariate_score(
-    values: pd.Series,  # of one column
-    target: pd.Series,  # of the same rows
-    task: str,  # "classification" or "regression"
-    groups: np.ndarray | None = None,  # `(n_rows,)` numbers of things whose rows stay together; None: each row is of its own
-) -> float:  # between 0, not at all, and 1, perfectly
-    "Return how well one column predicts the target."
-    from sklearn import config_context
-    from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
-    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
-
-    tree = DecisionTreeRegressor if task == "regression" else DecisionTreeClassifier
-    scorer = "r2" if task == "regression" else "roc_auc" if target.nunique() == 2 else "roc_auc_ovr"
-    cv = (KFold if task == "regression" else StratifiedKFold)(3, shuffle=True, random_state=0)
-    cv = cv if groups is None else group_splits(cv, groups, None if task == "regression" else target)
-    # of thousands of columns, the checks of parameters would take as long as the trees
-    with warnings.catch_warnings(), config_context(skip_parameter_validation=True):
-        warnings.simplefilter("ignore")
-        estimator = tree(min_samples_leaf=max(3, len(values) // 100), random_state=0)
-        codes = column_codes(values)
-        score = cross_val_score(estimator, codes.reshape(-1, 1), target, scoring=scorer, cv=cv).mean()
-        if task == "regression":  # of a tree, or of a line
-            score = max(score, np.nan_to_num(np.corrcoef(codes, target.astype(float))[0, 1]) ** 2)
-        else:
-            score = 2 * score - 1
-    return float(np.clip(np.nan_to_num(score), 0, 1))
-
-# %% ../../nbs/data/04_explore.ipynb #fbb3c3f8
-def column_codes(
-    values: pd.Series,
-) -> np.ndarray:
-    "Return a column as numbers for a tree; a missing value is a value of its own."
-    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-        return values.astype(float).fillna(values.min() - 1).to_numpy()
-    if pd.api.types.is_datetime64_any_dtype(values):
-        return values.astype("int64").where(values.notna(), -1).to_numpy(dtype=float)
-    return pd.factorize(values)[0].astype(float)
-
 # %% ../../nbs/data/04_explore.ipynb #00000015
 @dataclass(frozen=True)
 class TableSummary:
@@ -220,6 +181,7 @@ def explore(
     rows = usable_rows(table, goal)
     sample = rows if len(rows) <= SAMPLE_ROWS else rows.sample(SAMPLE_ROWS, random_state=0)
     columns, groups = [], group_keys(sample, group) if group else None
+    scorer = ColumnScorer(sample[target], goal.task, groups)
     for name in table.columns.drop(target):
         if name == index:
             column = replace(describe_column(rows[name]), exclusion_reason="it is the index")
@@ -228,7 +190,7 @@ def explore(
         elif (name,) == tuple(group) and name not in keep and (named := describe_column(rows[name])).kind != "text":
             column = replace(named, exclusion_reason=GROUP_REASON)
         else:
-            column = _with_score(describe_column(rows[name]), sample, goal, groups)
+            column = _with_score(describe_column(rows[name]), sample, goal, groups, scorer)
             column = _with_lag(column, rows, goal, time)
             column = _kept(column) if name in keep and column.exclusion_reason else column
         columns.append(column)
@@ -272,12 +234,12 @@ def usable_rows(table: pd.DataFrame, target: TargetSummary) -> pd.DataFrame:
     return rows.astype({target.name: bool}) if set(map(type, target.classes)) == {bool} else rows
 
 # %% ../../nbs/data/04_explore.ipynb #f011b89c
-def _with_score(column: ColumnSummary, sample: pd.DataFrame, target: TargetSummary, groups: np.ndarray | None) -> ColumnSummary:
+def _with_score(column: ColumnSummary, sample: pd.DataFrame, target: TargetSummary, groups: np.ndarray | None, scorer: ColumnScorer) -> ColumnSummary:
     "Add the univariate score of a column; exclude it if it predicts the target almost perfectly."
     is_counter = bool(column.exclusion_reason) and column.low is not None and column.distinct > 1
     if (column.exclusion_reason and not is_counter) or column.kind == "text":
         return column
-    score = univariate_score(sample[column.name], sample[target.name], target.task, groups)
+    score = scorer.score(sample[column.name])
     if is_counter:
         return replace(column, univariate_score=score, exclusion_reason=_counter_reason(column, score, sample, target))
     where = ""

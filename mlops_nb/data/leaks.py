@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from .dialect import read_times
-from .explore import TableSummary, column_codes
+from .explore import TableSummary
 from .groups import group_keys, group_splits
+from .univariate import column_codes, roc_auc
 
 # %% ../../nbs/data/05_leaks.ipynb #aa2becba
 MAX_LEAK_COLUMNS = 3
@@ -115,11 +116,7 @@ def _pair_values(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[str, np.ndarray
 # %% ../../nbs/data/05_leaks.ipynb #7e87830d
 def _auc(value: np.ndarray, truth: np.ndarray) -> float:
     "Return the ROC AUC of a value in either direction."
-    from scipy.stats import rankdata
-
-    positive, n = truth == 1, len(truth)
-    ones = int(positive.sum())
-    auc = (rankdata(value)[positive].sum() - ones * (ones + 1) / 2) / (ones * (n - ones))
+    auc = roc_auc(value, truth == 1)
     return max(auc, 1 - auc)
 
 # %% ../../nbs/data/05_leaks.ipynb #9fbf3bf4

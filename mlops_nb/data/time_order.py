@@ -78,15 +78,18 @@ def wandering_columns(
     inputs: Sequence[str],  # columns of numbers
 ) -> list[str]:  # the target first; empty: neighbours are not alike, or the rows are sorted
     "Return the columns of which neighbours in the file are alike, if the target is one."
-    found = [name for name in (target, *inputs) if pd.api.types.is_numeric_dtype(rows[name]) and _likeness(rows[name]) >= MIN_LIKENESS]
-    is_sorted = any(_is_sorted(rows[name]) for name in rows.columns)
-    return found if target in found and len(found) > 1 and not is_sorted else []
+    if not _is_alike(rows[target]):
+        return []
+    found = [target, *(name for name in inputs if _is_alike(rows[name]))]
+    return found if len(found) > 1 and not any(_is_sorted(rows[name]) for name in rows.columns) else []
 
 
-def _likeness(values: pd.Series) -> float:
-    "Return the rank correlation of values with those of the next row."
+def _is_alike(values: pd.Series) -> bool:
+    "Whether numbers are like those of the next row, by rank correlation."
+    if not pd.api.types.is_numeric_dtype(values) or values.nunique() < 2:
+        return False
     ranks = values.astype(float).rank()
-    return float(np.nan_to_num(ranks.corr(ranks.shift()))) if values.nunique() > 1 else 0.0
+    return float(np.nan_to_num(ranks.corr(ranks.shift()))) >= MIN_LIKENESS
 
 
 def _is_sorted(values: pd.Series) -> bool:

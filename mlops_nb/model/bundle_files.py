@@ -35,12 +35,20 @@ def find_problem(
     if isinstance(schema, list):
         if not isinstance(value, list):
             return _expected(where, schema, value)
-        found = (find_problem(item, schema[0], f"{where}[{i}]") for i, item in enumerate(value))
-        return next(filter(None, found), None)
+        if _are_numbers(value, schema[0]):
+            return None
+        wrong = next((i for i, item in enumerate(value) if find_problem(item, schema[0])), None)
+        return None if wrong is None else find_problem(value[wrong], schema[0], f"{where}[{wrong}]")
     if isinstance(schema, tuple):
-        problems = [find_problem(value, one, where) for one in schema]
+        if any(_is_scalar(value, one) for one in schema):
+            return None
+        problems = []
+        for one in schema:
+            if (problem := find_problem(value, one, where)) is None:
+                return None
+            problems.append(problem)
         meant = [p for p, one in zip(problems, schema, strict=True) if isinstance(one, dict) and _is_meant(value, one)]
-        return None if None in problems else (meant or [_expected(where, schema, value)])[0]
+        return (meant or [_expected(where, schema, value)])[0]
     return None if _is_scalar(value, schema) else _expected(where, schema, value)
 
 # %% ../../nbs/model/08_bundle_files.ipynb #d0614aea
@@ -75,6 +83,13 @@ def _is_scalar(value: Any, schema: Schema) -> bool:
 
 
 _LARGEST = int(1.7e308)  # of the numbers in a file; a whole number of JSON has no limit
+
+
+def _are_numbers(values: list, schema: Schema) -> bool:
+    "Whether all values are numbers of a type, as far as this can be told without a look at each; most of a large file are."
+    if schema not in (int, float) or not values or not {*map(type, values)} <= {int, schema}:
+        return False
+    return min(values) >= -_LARGEST and max(values) <= _LARGEST
 
 # %% ../../nbs/model/08_bundle_files.ipynb #4a2e9c25
 def _is_meant(value: Any, schema: dict) -> bool:

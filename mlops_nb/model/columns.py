@@ -332,9 +332,20 @@ def to_frame(
     "Return a table as a DataFrame such as the estimator was fitted on."
     import pandas as pd
 
-    frame = pd.DataFrame(table, columns=signature.names) if isinstance(table, np.ndarray) else pd.DataFrame(table)
-    whole = {i.name: i.dtype for i in signature.inputs if i.kind == "int" and i.required}
-    return frame.astype(whole | {i.name: "str" for i in signature.inputs if i.kind == "string"})
+    if isinstance(table, np.ndarray):
+        if not any(i.kind == "int" and i.required for i in signature.inputs):
+            return pd.DataFrame(table, columns=signature.names)
+        table = dict(zip(signature.names, table.T, strict=True))
+    return pd.DataFrame({i.name: _typed(i, table[i.name]) for i in signature.inputs})  # astype would copy each column anew
+
+
+def _typed(i: Input, column: np.ndarray):
+    "Return a column with the dtype that an estimator is given."
+    import pandas as pd
+
+    if i.kind == "string":
+        return pd.array(column, dtype="str")
+    return column.astype(i.dtype, copy=False) if i.kind == "int" and i.required else column
 
 
 def input_frame(
