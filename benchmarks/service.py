@@ -55,6 +55,7 @@ def onerow(kind: str, home: Path, rounds: int) -> Iterator[dict]:
     bodies = [{"features": [row]} for row in sent(home)]
     body = write_requests(home / "post.lua", bodies)
     write_requests(home / "traced.lua", bodies, is_traced=True)
+    write_requests(home / "closing.lua", bodies, is_traced=True, closes=True)
     with ExitStack() as stack:
         servers = {name: stack.enter_context(running(app, home, body)) for name, app in SERVERS.items()}
         for server in servers.values():
@@ -76,6 +77,8 @@ def onerow(kind: str, home: Path, rounds: int) -> Iterator[dict]:
             turns = _turns(servers, home, rounds // 2, script="traced.lua", connections=n)
             yield from _compared(f"{kind}, {n:,} connections", turns, {"no-op": "-"})
             yield _latency(f"{kind}, {n:,} connections, p99", turns, 2)
+        turns = _turns(servers, home, rounds // 2, script="closing.lua", connections=64)
+        yield from _compared(f"{kind}, a connection each", turns, {"no-op": 1})
         with starved():
             turns = _turns(servers, home, rounds // 2, script="traced.lua")
         yield from _compared(
@@ -237,13 +240,14 @@ def sent(home: Path) -> list[list]:
     return orjson.loads((home / "rows.json").read_bytes())[:100]
 
 
-def write_requests(file: Path, bodies: Sequence[dict], *, is_traced: bool = False) -> str:
+def write_requests(file: Path, bodies: Sequence[dict], *, is_traced: bool = False, closes: bool = False) -> str:
     """Write what wrk sends, one after the other and from the beginning again; return the first of it.
 
-    With `is_traced` each request has an X-Request-ID and a traceparent that never come again.
+    With `is_traced` each request has an X-Request-ID and a traceparent that never come again; with `closes` each has a
+    connection of its own.
     """
     written = [orjson.dumps(body).decode() for body in bodies]
-    script = _SCRIPT + (_TRACED if is_traced else _SAME)
+    script = _SCRIPT + (_CLOSES if closes else "") + (_TRACED if is_traced else _SAME)
     file.write_text(script.replace("BODIES", ",\n".join(f"[==[{body}]==]" for body in written)))
     return written[0]
 
@@ -253,6 +257,10 @@ local bodies, requests, n = {
 BODIES
 }, {}, 0
 wrk.headers["Content-Type"] = "application/json"
+"""
+
+_CLOSES = """
+wrk.headers["Connection"] = "close"
 """
 
 _SAME = """

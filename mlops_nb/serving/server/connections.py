@@ -53,6 +53,10 @@ class ConnectionCounter:
         least = min((n for n, state in others if n > _FREE and (state in _SERVING or not is_ready)), default=own)
         return own - least - least // BALANCE_SHARE
 
+    def others(self) -> int:
+        """Return how many connections the other workers have."""
+        return sum(n for n in self._counts if n > _FREE) - self.count
+
     @property
     def is_ready(self) -> bool:
         """Whether the worker can serve requests."""

@@ -82,7 +82,7 @@ class BoundedThreadWorker(ThreadWorker):
         # Gunicorn would end the worker after so many requests, before another is ready
         self._retire_after, self.max_requests = self.max_requests, sys.maxsize
         self._accept_again_at = 0.0  # until when new connections are left to other workers
-        self._yielded_until = -math.inf  # the same, where that is because they have fewer
+        self._yield = 0, -math.inf  # connections of the others, and until when the next is left to them
 
     @property
     def nr_conns(self) -> int:
@@ -134,25 +134,35 @@ class BoundedThreadWorker(ThreadWorker):
     def accept(self, listener: socket.socket):
         """Accept what has connected, or leave it to a worker with fewer; if that does not come, accept a part of it.
 
-        All at a time: between two calls of this the main loop runs the requests of every connection.
+        All at a time: between two calls of this the main loop runs the requests of every connection. What is left to
+        others keeps the listener readable, so this is called again at once: a pause would make both workers wait.
         """
         now = time.monotonic()
         if self.alive and not self._serves():
             self._pause_accepting(now + CHECK_SECONDS)
             return
-        has_yielded = now <= self._yielded_until + CHECK_SECONDS
-        beyond = max(1, self.nr_conns // BALANCE_SHARE) if has_yielded else 0  # connections to accept all the same
-        self._yielded_until = -math.inf
+        beyond = 0  # connections to accept all the same
         while self.nr_conns < self.worker_connections and _is_waiting([listener]):
-            surplus = self.connections.surplus() if self.alive else 0
-            if surplus > 0 and not beyond:
-                self._yielded_until = now + YIELD_SECONDS * min(surplus, MAX_YIELDS)
-                self._pause_accepting(self._yielded_until)
-                return
-            beyond -= surplus > 0
+            if not beyond and self.alive and (surplus := self.connections.surplus()) > 0:
+                if self._yields(surplus, now):
+                    os.sched_yield()
+                    return
+                beyond = max(1, self.nr_conns // BALANCE_SHARE)
+            beyond = max(0, beyond - 1)
             if not self._accept_one(listener):
                 self._pause_accepting(now + ACCEPT_BACKOFF_SECONDS)
                 return
+
+    def _yields(self, surplus: int, now: float) -> bool:
+        """Whether to leave a connection to the others; not for long while none of them accepts any."""
+        others = self.connections.others()
+        seen, until = self._yield
+        if others == seen and until <= now <= until + CHECK_SECONDS:
+            self._yield = others, -math.inf
+            return False
+        if others != seen or until < now:
+            self._yield = others, now + YIELD_SECONDS * min(surplus, MAX_YIELDS)
+        return True
 
     def _serves(self) -> bool:
         """Whether this worker has a model, or no other has one, nor the service that this one will replace."""

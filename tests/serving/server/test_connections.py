@@ -93,7 +93,7 @@ def worker(make, monkeypatch):
     monkeypatch.setattr("gunicorn.workers.gthread.ThreadWorker.accept", accept)
     worker = BoundedThreadWorker.__new__(BoundedThreadWorker)
     worker.connections, worker.alive, worker.sockets, worker._accept_again_at = make(1), True, [], 0.0
-    worker._accepting, worker.nr, worker._retire_after, worker._yielded_until = True, 0, 10, -math.inf
+    worker._accepting, worker.nr, worker._retire_after, worker._yield = True, 0, 10, (0, -math.inf)
     worker.worker_connections = 1000
     return SimpleNamespace(door=worker, clock=clock, told=door)
 
@@ -102,20 +102,37 @@ def test_worker_with_more_leaves_connections_to_others_for_a_moment_and_then_tak
     door, other = worker.door, make(0)
     worker.told.clients = 3
     door.accept(None)
-    assert worker.told.accepted == 0
-    assert not door._accepting
-    door.set_accept_enabled(True)
-    assert not door._accepting, "not at once"
-    worker.clock.now += YIELD_SECONDS
-    door.set_accept_enabled(True)
+    worker.clock.now += YIELD_SECONDS / 2
+    door.accept(None)
+    assert worker.told.accepted == 0, "not at once"
+    worker.clock.now += YIELD_SECONDS / 2
     door.accept(None)
     assert worker.told.accepted == 1, "nobody came for it"
-    assert not door._accepting, "others have their chance again"
-    worker.clock.now += MAX_YIELDS * YIELD_SECONDS
+    door.accept(None)
+    assert worker.told.accepted == 1, "others have their chance again"
     other.count = 4
-    door.set_accept_enabled(True)
     door.accept(None)
     assert worker.told.accepted == 3, "no other has fewer"
+
+
+def test_worker_that_leaves_connections_to_others_goes_on_asking_whether_they_come(worker, make):
+    """A pause would make every worker wait for the other: two connections in each."""
+    other = make(0)
+    worker.told.clients = 1000
+    for n in range(1, 100):
+        worker.door.accept(None)
+        assert worker.door._accepting
+        other.count = n  # it comes
+    assert worker.told.accepted >= 100
+    assert worker.clock.now == 100, "without any time"
+
+
+def test_yield_of_earlier_connections_is_forgotten(worker, make):
+    make(0)
+    worker.door.accept(None)
+    worker.clock.now += 10
+    worker.door.accept(None)
+    assert worker.told.accepted == 0, "this one is left to others as the first was"
 
 
 def test_worker_takes_all_that_have_connected_while_it_has_not_many_more(worker, make):

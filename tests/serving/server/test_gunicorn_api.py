@@ -94,7 +94,7 @@ def test_attributes_that_the_worker_takes_from_gunicorn_are_listed():
         "_next_check",
         "_next_notice",
         "_accept_again_at",
-        "_yielded_until",
+        "_yield",
         "_retire_after",
         "_max_keepalived",
     }
