@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, ForwardRef
 from ..data.tables import fingerprint
 from ..errors import PipelineError
 from .early_imports import import_modules
-from .fingerprint import code_fingerprint, notebook_modules
+from .fingerprint import code_fingerprint, keep_found, notebook_modules
 from .hook_errors import one_sentence
 from .parameters import ALIASES, TASKS, check_parameters, check_values
 from mlops_nb.orchestration.products import (
@@ -132,6 +132,7 @@ def _run_alone(run: Callable, dag: "DAG", show_progress: bool) -> list:
     if _has_work(dag):
         prepare_places(Settings.read(), _folder(dag))
         _lock_products(_folder(dag))
+        keep_found(find_project())
     return run(dag=dag, show_progress=show_progress)
 
 # %% ../../nbs/orchestration/02_hooks.ipynb #5f6d6ae5

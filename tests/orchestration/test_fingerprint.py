@@ -6,6 +6,7 @@ import nbformat
 import pytest
 
 from mlops_nb.errors import PipelineError
+from mlops_nb.orchestration import fingerprint
 from mlops_nb.orchestration.fingerprint import code_fingerprint, project_modules
 
 ROOT = Path(__file__).parents[2]
@@ -89,3 +90,49 @@ def test_each_task_depends_on_what_its_notebook_uses():
     assert "data.tables" not in modules["evaluate"]
     assert "model.model_card" in modules["package"]
     assert "model.model_card" not in modules["register"] | modules["evaluate"]
+
+
+@pytest.fixture
+def forget():
+    """As a new process: nothing is remembered but what is in the folder of products."""
+
+    def clear():
+        for cached in (fingerprint._read, fingerprint._kept, fingerprint._distributions):
+            cached.cache_clear()
+
+    clear()
+    yield clear
+    clear()
+
+
+def test_modules_that_did_not_change_since_a_build_are_not_parsed_again(project, forget, monkeypatch):
+    notebook = write(project, "from app import a\nimport numpy")
+    before = code_fingerprint(notebook, project)
+    fingerprint.keep_found(project)
+    forget()
+    real, parsed = fingerprint.ast.parse, []
+    monkeypatch.setattr(fingerprint.ast, "parse", lambda *given, **more: parsed.append(given) or real(*given, **more))
+    monkeypatch.setattr(fingerprint, "distributions", lambda: pytest.fail("all distributions were listed again"))
+    assert code_fingerprint(notebook, project) == before
+    assert {given[0] for given in parsed} == {"from app import a\nimport numpy"}, "the notebook alone"
+    (project / "app/deep/c.py").write_text("from ..a import *\nf = 2\n")
+    assert code_fingerprint(notebook, project) != before
+
+
+@pytest.mark.parametrize("content", ["", "{", "\x00\xff"])
+def test_fingerprint_is_the_same_when_what_was_kept_cannot_be_read(project, forget, content):
+    notebook = write(project, "from app import a")
+    before = code_fingerprint(notebook, project)
+    forget()
+    (project / "products").mkdir()
+    (project / "products/.code.json").write_text(content, encoding="latin-1")
+    assert code_fingerprint(notebook, project) == before
+
+
+def test_folder_of_products_that_cannot_be_written_keeps_nothing(project, forget):
+    (project / "products").write_text("a file")
+    notebook = write(project, "from app import a")
+    before = code_fingerprint(notebook, project)
+    fingerprint.keep_found(project)
+    forget()
+    assert code_fingerprint(notebook, project) == before
