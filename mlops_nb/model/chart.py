@@ -10,6 +10,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ForwardRef
 
 from .curves import read_lines
@@ -57,10 +58,15 @@ class Chart:
     ):
         self.figure, self.panels = figure, list(panels)
 
-    def _repr_mimebundle_(self, **_) -> Mapping[str, Any]:
+    @cached_property
+    def png(self) -> bytes:
+        "The picture, drawn once."
         picture = io.BytesIO()
         self.figure.savefig(picture, format="png", dpi=100)
-        png = {"image/png": base64.b64encode(picture.getvalue()).decode(), "text/plain": repr(self.figure)}
+        return picture.getvalue()
+
+    def _repr_mimebundle_(self, **_) -> Mapping[str, Any]:
+        png = {"image/png": base64.b64encode(self.png).decode(), "text/plain": repr(self.figure)}
         panels = [asdict(panel) for panel in self.panels if panel.series]
         return png | ({CHART_TYPE: panels} if panels else {})
 

@@ -148,7 +148,7 @@ def _planned(dag: "DAG") -> dict[str, str]:
 # %% ../../nbs/orchestration/02_hooks.ipynb #89c1a274
 _OF_KERNELS = ("ipykernel.kernelapp", "ipykernel.ipkernel", "ipykernel.debugger", "tornado.locks", "tornado.queues")
 _OF_TASKS = ("pandas.io.formats.html", "pandas.io.parquet", "PIL.PngImagePlugin")  # imported inside functions
-_OF_LATER_TASKS = ("skops.io", "onnxruntime")
+_OF_LATER_TASKS = ("skops.io", "onnxruntime", "skl2onnx")
 
 
 def _run_forking(run: Callable, dag: "DAG", show_progress: bool) -> list:
@@ -157,7 +157,7 @@ def _run_forking(run: Callable, dag: "DAG", show_progress: bool) -> list:
     tasks = [task for task in dag.values() if task.exec_status.name != "Skipped" and task.executor == "papermill"]
     if not tasks or settings.dask_scheduler or not settings.fork_kernels:
         if _has_work(dag) and not tasks:
-            import_modules(_OF_LATER_TASKS)
+            import_modules(["skops.io"])
         return run(dag=dag, show_progress=show_progress)
     from mlops_nb.orchestration.kernels import forked_kernels
 
