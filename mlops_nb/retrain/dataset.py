@@ -18,7 +18,16 @@ from pandas.api.extensions import ExtensionDtype
 from ..data.dialect import Dialect
 from ..data.frames import with_columns
 from ..data.groups import group_keys
-from ..data.tables import DIALECT, LINEAGE, Snapshot, dialect_of, fits_schema, load_table, snapshot, validate
+from mlops_nb.data.tables import (
+    LINEAGE,
+    Snapshot,
+    dialect_attrs,
+    dialect_of,
+    fits_schema,
+    load_table,
+    snapshot,
+    validate,
+)
 from ..errors import DataError, InputError
 from ..model.columns import to_frame
 from ..model.parser import InputParser
@@ -246,8 +255,7 @@ def reference_of(
     table = pd.read_parquet(artifacts.snapshot(sha256)) if known else load_table(spec.load, None, spec.schema, spec.dialect)
     loaded, table = table, validate(table, spec.schema, dialect=spec.dialect)
     table = with_columns(table, {name: loaded.loc[table.index, name] for name in spec.group if name in loaded and name not in table})
-    written = Dialect.from_dict(manifest.get("signature", {}).get("dialect", {}))
-    table.attrs = {DIALECT: written.to_dict()} if written != Dialect() else {}
+    table.attrs = dialect_attrs(Dialect.from_dict(manifest.get("signature", {}).get("dialect", {})))
     return table, sha256 if known else save_table(table, artifacts).sha256
 
 # %% ../../nbs/retrain/00_dataset.ipynb #53925c02

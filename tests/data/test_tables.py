@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandera.engines.pandas_engine import DateTime
 
+from mlops_nb.data.dialect import Dialect
 from mlops_nb.data.tables import (
     DIALECT,
     LINEAGE,
@@ -405,3 +406,12 @@ def test_index_with_a_name_is_a_column(names, tmp_path):
     assert {*read} == {"k", "day", "n"}
     assert read["n"].tolist() == [1.0, 2.0, 3.0]
     assert all(read[name].tolist() == table[name].tolist() for name in kept)
+
+
+def test_columns_of_a_table_share_its_dialect(tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_text("name,zip\n" + "ann,0123\nbob,0456\n" * 20)
+    for table in (read_table(file), read_table(file).head(1), read_table(file, dialect=Dialect(decimal=","))):
+        assert table["name"].isna().attrs[DIALECT] is table.attrs[DIALECT]
+    kept = pd.read_parquet(snapshot(read_table(file), tmp_path).path)
+    assert kept.attrs == read_table(file).attrs
