@@ -8,7 +8,7 @@ __all__ = ['OPSETS', 'SEED', 'Variant', 'variants', 'to_onnx', 'Conversion', 'co
 # %% ../../nbs/model/05_conversion.ipynb #3382a16c
 import warnings
 from collections.abc import Callable, Iterator
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ForwardRef
@@ -76,6 +76,7 @@ def to_onnx(
 
     if variant.as_matrix:
         inputs = [(MATRIX, getattr(onnx_types, f"{variant.precision}TensorType")([None, len(signature.inputs)]))]
+        estimator = _by_place(estimator, signature)
     else:
         kinds = {np.float64: variant.precision, np.int64: "Int64", np.bool_: "Boolean", object: "String"}
         tensor = {dtype: getattr(onnx_types, f"{kind}TensorType") for dtype, kind in kinds.items()}
@@ -103,6 +104,24 @@ _WORDS = r"(?u)\b\w\w+\b"  # scikit-learn's default
 _ASCII_WORDS = "[a-zA-Z0-9_][a-zA-Z0-9_]+"  # the same in ASCII, as ONNX Runtime understands it
 
 # %% ../../nbs/model/05_conversion.ipynb #2f89a1ec
+def _by_place(estimator: BaseEstimator, signature: Signature) -> BaseEstimator:
+    "Return an estimator whose first step takes its columns by place: a matrix has no names."
+    from sklearn.compose import ColumnTransformer
+    from sklearn.pipeline import Pipeline
+
+    is_pipeline = isinstance(estimator, Pipeline)
+    first = estimator.steps[0][1] if is_pipeline else estimator
+    if not isinstance(first, ColumnTransformer):
+        return estimator
+    places = {name: place for place, name in enumerate(signature.names)}
+    first = copy(first)
+    first.transformers_ = [
+        (name, part, [places.get(c, c) for c in taken] if isinstance(taken, list) else places.get(taken, taken) if isinstance(taken, str) else taken)
+        for name, part, taken in first.transformers_
+    ]
+    return Pipeline([(estimator.steps[0][0], first), *estimator.steps[1:]]) if is_pipeline else first
+
+
 def _without_names(estimator: BaseEstimator) -> BaseEstimator:
     "Return an estimator whose model of XGBoost, the last step, knows its columns by number, and for which a converter is registered."
     from sklearn.pipeline import Pipeline

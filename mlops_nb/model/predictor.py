@@ -8,6 +8,7 @@ __all__ = ['Predictor', 'PartialPredictions']
 # %% ../../nbs/model/10_predictor.ipynb #00000002
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ForwardRef
 
@@ -66,6 +67,12 @@ class Predictor:
     def name(self) -> str:
         "Name of the model."
         return self.bundle.name
+
+    @cached_property
+    def example(self) -> tuple[dict, Any]:
+        "First golden row, by the names of its columns, and its prediction."
+        golden = self.bundle.golden()
+        return dict(zip(self.signature.names, golden["features"][0], strict=True)), golden["prediction"][0]
 
     def parse(
         self,

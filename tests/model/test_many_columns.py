@@ -7,12 +7,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from mlops_nb.data.univariate import ColumnScorer
 from mlops_nb.model.bundle_files import PROFILE, find_problem
-from mlops_nb.model.columns import to_frame
+from mlops_nb.model.columns import to_frame, to_table
+from mlops_nb.model.conversion import convert
+from mlops_nb.model.engine import MATRIX, OnnxEngine, SklearnEngine
 from mlops_nb.model.profile import profile_numbers, split_words
 from mlops_nb.model.signature import Input, Signature
 
@@ -105,3 +112,20 @@ def test_words_are_told_apart_in_little_more_time_than_they_are_split():
     assert found == {(row, word) for row, text in enumerate(texts) for word in text.split()}
     array = pa.array(texts)
     assert seconds(lambda: split_words(texts)) < 5 * seconds(lambda: pc.split_pattern_regex(array, r"[^\pL\pN]+"))
+
+
+@pytest.mark.parametrize("remainder", ["drop", "passthrough"])
+def test_numbers_that_a_pipeline_takes_by_their_names_are_one_input_of_its_graph(remainder):
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(rng.normal(size=(200, 6)), columns=[*"abcdef"]).assign(f=rng.integers(0, 9, 200))
+    y = (X["d"] + 2 * X["b"] - X["a"] > 0).astype(int)
+    scaled = make_pipeline(SimpleImputer(add_indicator=True), StandardScaler())
+    columns = make_column_transformer((StandardScaler(), ["d"]), (scaled, ["b", "a"]), remainder=remainder)
+    signature = Signature((*map(Input, "abcde"), Input("f", "int")), "classification", "y", (0, 1))
+    model, table = make_pipeline(columns, LogisticRegression()).fit(X, y), to_table(signature, X)
+    found = convert(model, signature, table)
+    assert found.onnx is not None, found.reason
+    engine, expected = OnnxEngine(found.onnx, signature), SklearnEngine(model, signature).predict(table)
+    assert [*engine._inputs] == [MATRIX]
+    np.testing.assert_allclose(engine.predict(table).probability, expected.probability, atol=1e-5)
+    assert model.steps[0][1].transformers_[0][2] == ["d"]

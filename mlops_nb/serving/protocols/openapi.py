@@ -94,7 +94,7 @@ def _add_examples(description: dict, name: str, predictor: Predictor):
         "/invocations": {"dataframe_records": [row]},
         f"/v1/models/{name}:predict": {"instances": [row]},
     }
-    label = predictor.bundle.golden()["prediction"][0]
+    label = predictor.example[1]
     if predictor.signature.task != "anomaly":
         bodies |= {key: {"id": f"{'0' * 28}-0", "label": label} for key in ("/feedback", f"/models/{name}/feedback")}
     for path, body in bodies.items():
@@ -358,10 +358,9 @@ def _with_keys(description: dict) -> dict:
 def _example(predictor: Predictor) -> dict:
     """Return the first golden row, which is valid and has a prediction."""
     try:
-        golden = predictor.bundle.golden()
+        return predictor.example[0]
     except BundleError:  # deleted since the model was loaded
         return {}
-    return dict(zip(predictor.signature.names, golden["features"][0], strict=True))
 
 
 def _v2_paths(name: str, predictor: Predictor) -> dict:
