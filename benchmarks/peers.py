@@ -1,5 +1,7 @@
 """The service against MLflow, BentoML and MLServer: the same model, the same load, each in an environment of its own.
 
+Each request has an X-Request-ID and a traceparent of its own, as behind a proxy or with tracing.
+
 The environments are made under benchmarks/.peers/ the first time, which takes minutes and needs a package index.
 """
 
@@ -55,11 +57,11 @@ def measure(rounds: int = 10) -> Iterator[dict]:
         home = Path(folder)
         put_into_production("logistic", home)
         rows = sent(home)
-        body = write_requests(home / "ours.lua", [{"features": [row]} for row in rows])
+        body = write_requests(home / "ours.lua", [{"features": [row]} for row in rows], is_traced=True)
         ours, _ = stack.enter_context(running(SERVERS["ours"], home, body))
         for name, limit in LIMITS.items():
             (path, *_), bodies = zip(*(_asked(name, row) for row in rows), strict=True)
-            with _peer(name, home, path, write_requests(home / f"{name}.lua", bodies)) as port:
+            with _peer(name, home, path, write_requests(home / f"{name}.lua", bodies, is_traced=True)) as port:
                 load(port, home, path=path, script=f"{name}.lua")
                 turns = [
                     (load(ours, home, script="ours.lua")[0], load(port, home, path=path, script=f"{name}.lua")[0])

@@ -34,7 +34,7 @@ def measure(rounds: int = 10) -> Iterator[dict]:
 
 def one_worker(kind: str, home: Path, rounds: int) -> Iterator[dict]:
     """One-row requests on 8 connections, all of them logged into SQLite: how many, and what they cost a worker."""
-    body = write_requests(home / "post.lua", [{"features": [row]} for row in sent(home)])
+    body = write_requests(home / "post.lua", [{"features": [row]} for row in sent(home)], is_traced=True)
     with running(SERVERS["ours"], home, body, MLOPS_WORKERS="1") as (port, server):
         load(port, home)
         worker = psutil.Process(server.pid).children()[0]
