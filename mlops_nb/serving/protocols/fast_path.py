@@ -26,7 +26,11 @@ MAX_NAME_LENGTH = 63  # of a model
 MAX_INLINE_BYTES = 4 * 2**10  # of a request that runs inline
 MAX_INLINE_BRACKETS = 4  # opening brackets in it, [ and {: those of one row or two
 _DENSE_ENCODINGS = (b"content-encoding", b"arrow")  # in a small request that may have many rows
-_UNUSUAL_HEADERS = ("HTTP_CONTENT_ENCODING", "HTTP_TRANSFER_ENCODING", *BROWSER_HEADERS)
+_UNUSUAL_HEADERS = ("HTTP_CONTENT_ENCODING", *BROWSER_HEADERS)
+# what many a client writes; JSON is UTF-8 whatever it says
+_USUAL_TYPES = frozenset(
+    {JSON, *(f"{JSON};{space}charset={name}" for space in ("", " ") for name in ("utf-8", "UTF-8"))}
+)
 
 
 class FastPath:
@@ -45,10 +49,10 @@ class FastPath:
         state = live.state
         if state.production is None or state.trial is not None:  # a canary counts what fails
             return None
-        length = int(environ["CONTENT_LENGTH"])
-        content = environ["wsgi.input"].read(length)
+        length = environ.get("CONTENT_LENGTH")
+        content = environ["wsgi.input"].read(int(length) if length else None)
         try:
-            if len(content) < length:
+            if length and len(content) < int(length):
                 raise RequestError("The body ended too early.")
             self._keys.require(route, environ)
             rows, probability = read_features(loads(content))
@@ -87,14 +91,24 @@ class FastPath:
         return path, None
 
     def _is_usual(self, environ: dict) -> bool:
-        length = environ.get("CONTENT_LENGTH", "")
         return (
             environ["REQUEST_METHOD"] == "POST"
             and not environ.get("QUERY_STRING")
-            and environ.get("CONTENT_TYPE") == JSON
-            and length.isdecimal()
-            and int(length) <= self._most_bytes
+            and environ.get("CONTENT_TYPE") in _USUAL_TYPES
+            and self._has_usual_body(environ)
             and not any(map(environ.__contains__, _UNUSUAL_HEADERS))
             and self._is_allowed_host(environ.get("HTTP_HOST"))
             and ARROW not in environ.get("HTTP_ACCEPT", "")
+        )
+
+    def _has_usual_body(self, environ: dict) -> bool:
+        """Whether a body is within the limit, by its length or, where it came in chunks, because the server has it whole."""
+        length = environ.get("CONTENT_LENGTH")
+        if length:
+            return "HTTP_TRANSFER_ENCODING" not in environ and length.isdecimal() and int(length) <= self._most_bytes
+        stream = environ["wsgi.input"]
+        return (
+            "HTTP_TRANSFER_ENCODING" in environ
+            and type(stream) is BytesIO
+            and stream.getbuffer().nbytes <= self._most_bytes
         )

@@ -2,6 +2,7 @@
 
 import gzip
 from dataclasses import replace
+from io import BufferedReader, BytesIO
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,12 +38,35 @@ def test_usual_request_needs_no_flask(closed, app, probability):
     assert logged(app).predictions.index.tolist() == response.json["ids"]
 
 
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "application/json;charset=UTF-8"])
+def test_clients_that_name_the_encoding_need_no_flask(closed, kind):
+    assert closed.post("/predict", data=BODY, content_type=kind).json["prediction"] == [1]
+
+
+def chunked(stream) -> dict:
+    """A request whose body came in chunks, as a server hands it on."""
+    environ = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input": stream}
+    return JSON | {"path": "/predict", "method": "POST", "environ_overrides": environ}
+
+
+def test_chunked_body_that_the_server_has_whole_needs_no_flask(closed):
+    assert closed.open(**chunked(BytesIO(BODY))).json["prediction"] == [1]
+
+
+def test_chunked_body_that_may_be_anything_is_for_flask(closed):
+    too_large = b" " * closed.application.config["MAX_CONTENT_LENGTH"] + BODY
+    for stream in (BufferedReader(BytesIO(BODY)), BytesIO(too_large)):
+        with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+            closed.open(**chunked(stream))
+
+
 @pytest.mark.parametrize(
     "unusual",
     [
         JSON | {"path": "/predict/"},
         JSON | {"method": "PUT"},
-        {"content_type": "application/json; charset=utf-8"},
+        {"content_type": "application/json; charset=latin-1"},
+        {"content_type": "application/json; version=1"},
         JSON | {"headers": {"Content-Encoding": "gzip"}, "data": gzip.compress(BODY)},
         JSON | {"headers": {"Accept": "application/vnd.apache.arrow.stream"}},
         JSON | {"data": BODY[:-1]},
