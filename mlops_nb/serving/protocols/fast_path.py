@@ -3,6 +3,7 @@
 Usual is a valid `POST /predict`, or `POST /models/<name>/predict`, of plain JSON to a loaded model. Any other request is left to Flask, which handles it from the start.
 """
 
+import re
 from io import BytesIO
 
 import orjson
@@ -20,11 +21,13 @@ from mlops_nb.serving.inference.models import ServedModels
 ROUTE = "/predict"
 MODEL_ROUTE = "/models/<name>/predict"
 _PREFIX, _SUFFIX = MODEL_ROUTE.split("<name>")
-_REQUEST_LINE, _MODEL_REQUEST_LINE = f"POST {ROUTE} ".encode(), f"POST {_PREFIX}".encode()
-_END_OF_NAME = f"{_SUFFIX} ".encode()
-MAX_NAME_LENGTH = 63  # of a model
+# a prediction in any protocol, with the name of the model where it is in the path
+_match_prediction = re.compile(
+    rb"POST /(?:predict|models/([^/ ]+)/predict|invocations|v1/models/([^/: ]+):predict"
+    rb"|v2/models/([^/ ]+)(?:/versions/[^/ ]+)?/infer) "
+).match
 MAX_INLINE_BYTES = 4 * 2**10  # of a request that runs inline
-MAX_INLINE_BRACKETS = 4  # opening brackets in it, [ and {: those of one row or two
+MAX_INLINE_BRACKETS = 4  # opening brackets in it, [ and {, but for those of shapes: those of one row or two
 _DENSE_ENCODINGS = (b"content-encoding", b"arrow")  # in a small request that may have many rows
 _UNUSUAL_HEADERS = ("HTTP_CONTENT_ENCODING", *BROWSER_HEADERS)
 # what many a client writes; JSON is UTF-8 whatever it says
@@ -65,21 +68,15 @@ class FastPath:
 
     def runs_inline(self, request: bytes) -> bool:
         """Whether a whole request takes less time than waking a thread for it."""
-        if len(request) > MAX_INLINE_BYTES:
+        if len(request) > MAX_INLINE_BYTES or (found := _match_prediction(request)) is None:
             return False
-        if request.startswith(_REQUEST_LINE):
-            live = self._models.first
-        elif request.startswith(_MODEL_REQUEST_LINE):
-            begin = len(_MODEL_REQUEST_LINE)
-            end = request.find(_END_OF_NAME, begin, begin + MAX_NAME_LENGTH + len(_END_OF_NAME))
-            live = self._models.by_name.get(request[begin:end].decode("latin-1")) if end > 0 else None
-        else:
-            return False
+        name = found[found.lastindex].decode("latin-1") if found.lastindex else None
+        live = self._models.first if name is None else self._models.by_name.get(name)
         return (
             live is not None
             and live.state.runs_inline
             and not any(map(request.lower().__contains__, _DENSE_ENCODINGS))
-            and request.count(b"[") + request.count(b"{") <= MAX_INLINE_BRACKETS
+            and request.count(b"[") + request.count(b"{") - request.count(b'"shape"') <= MAX_INLINE_BRACKETS
         )
 
     def _find(self, path: str) -> tuple[str, LiveModel | None]:

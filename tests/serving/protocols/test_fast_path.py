@@ -95,6 +95,23 @@ def test_small_request_of_a_quick_model_is_quick(app):
     assert app.runs_inline(QUICK.replace(b"[1,0]", b'{"a":1,"b":0}'))
 
 
+QUICK_ROUTES = {
+    "/models/toy/predict": {"features": [[1, 0], [0, 1]]},
+    "/invocations": {"inputs": [[1, 0]]},
+    "/v1/models/toy:predict": {"instances": [[1, 0]]},
+    "/v2/models/toy/infer": {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [1, 0]}]},
+    "/v2/models/toy/versions/1/infer": {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP64", "data": [1, 0]}]},
+}
+
+
+@pytest.mark.parametrize(("route", "body"), QUICK_ROUTES.items())
+def test_small_request_in_any_protocol_is_quick(app, route, body):
+    request = QUICK.replace(b"/predict", route.encode()).replace(BODY, orjson.dumps(body))
+    assert app.runs_inline(request)
+    assert not app.runs_inline(request.replace(b"toy", b"other")) or b"toy" not in request
+    assert app.test_client().post(route, json=body).status_code == 200
+
+
 @pytest.mark.parametrize("what", HEAVY)
 def test_request_that_may_be_more_is_not_quick(app, what):
     assert not app.runs_inline(HEAVY[what])
