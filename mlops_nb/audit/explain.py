@@ -225,8 +225,9 @@ def find_prediction(
 def _why_absent(id: str, settings: Settings) -> str | None:
     "Return what is known about a prediction that is not in the log."
     key = id.rpartition("-")[0]
-    begins = (f'["{id}"'.encode(), f'{{"id":"{key}"'.encode())  # line of a row, or of a request with many
-    if key and _is_spooled(lambda line: line.startswith(begins), settings):
+    begins = (f'["{id}"'.encode(), f'{{"id":"{key}"'.encode())  # line of a row; of many rows in earlier releases
+    batch = f',"{key}",'.encode()
+    if key and _is_spooled(lambda line: line.startswith(begins) or (line.startswith(b"#") and batch in line), settings):
         return _SPOOLED.format(settings.spool)
     try:
         at = datetime.fromtimestamp(int(key[:12], 16) / 1000, UTC)  # a service begins its keys with the time

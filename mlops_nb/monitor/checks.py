@@ -20,7 +20,7 @@ from .alerts import Finding
 from .drift_report import ColumnDrift, DriftReport
 from .prediction_log import PredictionLog
 from ..store.database import in_utc, reading
-from ..store.schema import predictions
+from ..store.schema import prediction_batches, predictions
 
 # %% ../../nbs/monitor/04_checks.ipynb #c4ec0005
 @dataclass(frozen=True)
@@ -149,10 +149,13 @@ def read_traffic(
 
 def _count_arrivals(log: PredictionLog, name: str, after: datetime, until: datetime) -> int:
     "Count the different times of the predictions of a span: the rows of a request have one."
-    times = sa.select(sa.func.count(predictions.c.at.distinct()))
-    of_span = predictions.c.at > in_utc(after), predictions.c.at <= in_utc(until), predictions.c.role.in_(("production", "canary"))
+    n = 0
     with reading(log.engine) as connection:
-        return connection.execute(times.where(predictions.c.name == name, *of_span)).scalar_one()
+        for table in (predictions, prediction_batches):
+            t = table.c
+            of_span = t.name == name, t.at > in_utc(after), t.at <= in_utc(until), t.role.in_(("production", "canary"))
+            n += connection.execute(sa.select(sa.func.count(t.at.distinct())).where(*of_span)).scalar_one()
+    return n
 
 # %% ../../nbs/monitor/04_checks.ipynb #2d39cc1f
 def check_traffic(

@@ -16,12 +16,15 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from ..model.profile import name_of
+from .log_records import MAX_SPLIT_ROWS
+from .prediction_batches import outputs_of_batch
 from .prediction_log import PredictionLog
 from .selection import blocks_of, compare_in_blocks
 from ..store.database import in_utc, reading
-from ..store.schema import labels, predictions
+from ..store.schema import labels, prediction_batches, predictions
 
 # %% ../../nbs/monitor/03_maturity.ipynb #37fca744
 MATURE_SHARE = 0.95  # of the labels that come
@@ -154,7 +157,7 @@ def read_label_times(
 ) -> pd.DataFrame:  # as `measure_maturity` takes it
     "Return predictions with the times of their labels, evenly sampled over the log."
     begin = log.prediction_time(name, after=now - LOOKED_BACK, oldest=True, roles=roles)
-    found = list[sa.Row]()
+    found = list[Sequence]()
     if begin is not None and begin < now:
         query = sa.select(predictions.c.at, labels.c.at.label("label_at"), labels.c.label, predictions.c.prediction)
         query = query.select_from(predictions.outerjoin(labels, labels.c.id == predictions.c.id)).order_by(predictions.c.at).limit(ROWS_OF_SPAN)
@@ -162,10 +165,27 @@ def read_label_times(
         ends = [begin + (now - begin) * i / SPANS for i in range(SPANS + 1)]
         with reading(log.engine) as connection:
             for start, end in pairwise(ends):
-                found += connection.execute(query.where(predictions.c.at >= in_utc(start), predictions.c.at < in_utc(end))).all()
+                single = connection.execute(query.where(predictions.c.at >= in_utc(start), predictions.c.at < in_utc(end))).all()
+                in_batches = _in_batches(connection, name, roles, start, end)
+                found += sorted([*single, *in_batches], key=lambda row: row[0])[:ROWS_OF_SPAN] if in_batches else single
     rows = pd.DataFrame(found, columns=["at", "label_at", "label", "prediction"])
     rows = rows.assign(**{key: pd.to_datetime(rows[key], utc=True) for key in ("at", "label_at")})
     return rows.assign(label_at=rows["label_at"].where(rows["label_at"] <= now))
+
+
+def _in_batches(connection: Connection, name: str, roles: Sequence[str], start: datetime, end: datetime) -> list[tuple]:
+    "Return time, time of the label, label and prediction of the oldest rows of a span that are in batches."
+    b, found = prediction_batches.c, list[tuple]()
+    query = sa.select(b.id, b.at, b.rows, b.outputs).where(b.name == name, b.role.in_(roles), b.at >= in_utc(start), b.at < in_utc(end))
+    for batch in connection.execute(query.order_by(b.at).limit(1 + ROWS_OF_SPAN // MAX_SPLIT_ROWS)):
+        of_rows = {label.id: label for label in connection.execute(sa.select(labels).where(labels.c.batch == batch.id))}
+        numbers = range(min(batch.rows, ROWS_OF_SPAN - len(found)))
+        for i, (prediction, _) in zip(numbers, outputs_of_batch(batch.outputs, numbers), strict=True):
+            label = of_rows.get(f"{batch.id}-{i}")
+            found.append((batch.at, label and label.at, label and label.label, prediction))
+        if len(found) >= ROWS_OF_SPAN:
+            break
+    return found
 
 # %% ../../nbs/monitor/03_maturity.ipynb #5b67cab1
 def maturity_of(

@@ -20,14 +20,17 @@ from mlops_nb.monitor.log_records import (
     LabelRecord,
     PredictionRecord,
     RequestCount,
+    batch_of,
     insert_predictions,
     lines_of,
     upsert_labels,
     upsert_request_counts,
 )
+from .logged_rows import JOINED, RowFilter, TraceFilter, find_in_batch, is_request, newest_rows
+from .prediction_batches import PredictionBatch, insert_batches
 from ..settings import Settings
 from ..store.database import in_utc, open_database, reading, writing
-from ..store.schema import labels, predictions, requests
+from ..store.schema import labels, prediction_batches, predictions, requests
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -93,6 +96,7 @@ class PredictionLog:
         self,
         entries: Iterable[PredictionRecord | LabelRecord | RequestCount],
         lines: Iterable[bytes] = (),  # more rows, as `lines_of` returns them
+        batches: Iterable[PredictionBatch] = (),  # more rows, those of a request together
     ):
         "Write all records in one transaction; what is there already stays."
         entries = list(entries)
@@ -100,6 +104,7 @@ class PredictionLog:
         with writing(self.engine) as connection:
             if lines:
                 insert_predictions(connection, lines)
+            insert_batches(connection, batches)
             upsert_labels(connection, (e for e in entries if isinstance(e, LabelRecord)))
             upsert_request_counts(connection, (e for e in entries if isinstance(e, RequestCount)))
 
@@ -116,16 +121,9 @@ class PredictionLog:
         mature_after: timedelta = timedelta(0),  # with `labelled_since`: also labelled rows that became so old then or later
     ) -> "LogWindow":
         "Return inputs, predictions and labels, oldest first."
-        query = _newest(name, last, roles, labelled, labelled_since, mature_after)
-        if since is not None:
-            query = query.where(predictions.c.at >= in_utc(since))
-        if until is not None:
-            query = query.where(predictions.c.at <= in_utc(until))
-        if version is not None:
-            query = query.where(predictions.c.version == version)
+        chosen = RowFilter(name, roles, since, until, version, labelled, labelled_since, mature_after)
         with reading(self.engine) as connection:
-            rows = connection.execute(query).mappings().all()
-        return _window(rows[::-1])
+            return _window(newest_rows(connection, chosen, last)[::-1])
 
     def rows(
         self,
@@ -138,11 +136,9 @@ class PredictionLog:
         mature_after: timedelta = timedelta(0),  # with `labelled_since`: also labelled rows that became so old then or later
     ) -> list[LoggedPrediction]:
         "Return logged predictions one by one, each with its logged columns, oldest first."
-        query = _newest(name, last, roles, labelled, labelled_since, mature_after)
-        query = query if until is None else query.where(predictions.c.at <= in_utc(until))
+        chosen = RowFilter(name, roles, None, until, None, labelled, labelled_since, mature_after)
         with reading(self.engine) as connection:
-            found = connection.execute(query).mappings().all()
-        return [_logged(row) for row in found[::-1]]
+            return [_logged(row) for row in newest_rows(connection, chosen, last)[::-1]]
 
     def get(
         self,
@@ -150,11 +146,12 @@ class PredictionLog:
     ) -> LoggedPrediction:
         "Return one prediction."
         with reading(self.engine) as connection:
-            row = connection.execute(_JOINED.where(predictions.c.id == id)).mappings().one_or_none()
-            first = connection.execute(sa.select(predictions.c.id).where(predictions.c.id == f"{id}-0")).scalar()
-        if row is None:
-            raise _not_found(id, first)
-        return _logged(row)
+            row = connection.execute(JOINED.where(predictions.c.id == id)).mappings().one_or_none()
+            found = row or find_in_batch(connection, id)
+            requested = not found and is_request(connection, id)
+        if not found:
+            raise _not_found(id, requested)
+        return _logged(found)
 
     def of_trace(
         self,
@@ -162,20 +159,19 @@ class PredictionLog:
         last: int = 100,  # only the newest rows
     ) -> list[LoggedPrediction]:
         "Return the predictions of the requests of a trace, oldest first; none for a trace that is not in the log."
-        query = _JOINED.where(predictions.c.trace_id == trace_id)
-        query = query.order_by(predictions.c.at.desc(), predictions.c.id.desc()).limit(last)
         with reading(self.engine) as connection:
-            found = connection.execute(query).mappings().all()
-        return [_logged(row) for row in found[::-1]]
+            return [_logged(row) for row in newest_rows(connection, TraceFilter(trace_id), last)[::-1]]
 
     def has_labels(
         self,
         name: str,
     ) -> bool:
         "Whether any prediction of a model has a label."
-        query = sa.select(labels.c.id).join(predictions, predictions.c.id == labels.c.id)
+        of_row = sa.select(labels.c.id).join(predictions, predictions.c.id == labels.c.id).where(predictions.c.name == name)
+        in_batch = sa.select(labels.c.id).join(prediction_batches, prediction_batches.c.id == labels.c.batch)
+        in_batch = in_batch.where(prediction_batches.c.name == name)
         with reading(self.engine) as connection:
-            return connection.execute(query.where(predictions.c.name == name).limit(1)).first() is not None
+            return any(connection.execute(query.limit(1)).first() is not None for query in (of_row, in_batch))
 
     def requests(
         self,
@@ -203,12 +199,15 @@ class PredictionLog:
         roles: Sequence[str] = ("production", "canary"),  # those whose predictions clients receive
     ) -> datetime | None:
         "Return the time of the newest prediction, or None if there is none."
-        at = predictions.c.at
-        query = sa.select(at).where(predictions.c.name == name, predictions.c.role.in_(roles))
-        query = query if after is None else query.where(at > in_utc(after))
-        query = query if until is None else query.where(at <= in_utc(until))
+        times = list[datetime]()
         with reading(self.engine) as connection:
-            return in_utc(connection.execute(query.order_by(at if oldest else at.desc()).limit(1)).scalar())
+            for table in (predictions, prediction_batches):
+                at = table.c.at
+                query = sa.select(at).where(table.c.name == name, table.c.role.in_(roles))
+                query = query if after is None else query.where(at > in_utc(after))
+                query = query if until is None else query.where(at <= in_utc(until))
+                times += connection.execute(query.order_by(at if oldest else at.desc()).limit(1)).scalars()
+        return in_utc(min(times) if oldest else max(times)) if times else None
 
     def count(
         self,
@@ -216,7 +215,9 @@ class PredictionLog:
     ) -> int:  # rows, not requests
         "Return the number of predictions of a model."
         with reading(self.engine) as connection:
-            return connection.execute(sa.select(sa.func.count()).where(predictions.c.name == name)).scalar_one()
+            single = connection.execute(sa.select(sa.func.count()).where(predictions.c.name == name)).scalar_one()
+            query = sa.select(sa.func.sum(prediction_batches.c.rows)).where(prediction_batches.c.name == name)
+            return single + (connection.execute(query).scalar() or 0)
 
     def purge(
         self,
@@ -233,31 +234,6 @@ class PredictionLog:
             given_up = _delete_unmatched_labels(connection, overdue, checked)
             _delete_before(connection, old)
         return given_up
-
-# %% ../../nbs/monitor/00_prediction_log.ipynb #00000009
-_COLUMNS = [column.label("latency_ms") if column.name == "ms" else column for column in predictions.c]
-_JOINED = sa.select(*_COLUMNS, labels.c.label).select_from(
-    predictions.outerjoin(labels, labels.c.id == predictions.c.id)
-)
-
-
-def _newest(
-    name: str,
-    last: int | None,
-    roles: Sequence[str],
-    labelled: bool = False,
-    labelled_since: datetime | None = None,
-    mature_after: timedelta = timedelta(0),
-) -> sa.Select:
-    "Select predictions of a model with their labels, newest first."
-    query = _JOINED.where(predictions.c.name == name, predictions.c.role.in_(roles))
-    if labelled:
-        query = query.where(labels.c.id.is_not(None))
-    if labelled_since is not None:
-        since = in_utc(labelled_since)
-        matured = sa.and_(labels.c.id.is_not(None), predictions.c.at >= since - mature_after) if mature_after else sa.false()
-        query = query.where(sa.or_(labels.c.at >= since, matured))
-    return query.order_by(predictions.c.at.desc(), predictions.c.id.desc()).limit(last)
 
 # %% ../../nbs/monitor/00_prediction_log.ipynb #1d715bd3
 def _logged(row: Mapping) -> LoggedPrediction:
@@ -278,10 +254,10 @@ def _window(rows: Sequence[Mapping]) -> LogWindow:
 _METADATA = ["at", "version", "role", "latency_ms", "prediction", "probability", "label"]
 
 # %% ../../nbs/monitor/00_prediction_log.ipynb #e4bb40fd
-def _not_found(id: str, first: str | None) -> NotFoundError:
+def _not_found(id: str, requested: bool) -> NotFoundError:
     "Return the error about a prediction that is not in the log."
-    if first is not None:
-        return NotFoundError(f"{id!r} is the id of a request; a prediction is one row of it, the first {first!r}.")
+    if requested:
+        return NotFoundError(f"{id!r} is the id of a request; a prediction is one row of it, the first '{id}-0'.")
     return NotFoundError(
         f"There is no prediction {id!r} in the log. It may be on its way there (MLOPS_SPOOL; a running service ships "
         "it), be older than MLOPS_LOG_DAYS, or never have been logged (MLOPS_LOG_SHARE)."
@@ -293,30 +269,41 @@ _LATE = timedelta(hours=1)  # longest way of a label from its client to the data
 
 def _delete_unmatched_labels(connection: Connection, before: datetime, since: datetime | None) -> list[str]:
     "Delete labels without a prediction and return their ids."
-    unmatched = ~sa.exists().where(predictions.c.id == labels.c.id)
-    query = sa.select(labels.c.id).where(labels.c.at < before, unmatched)
+    unmatched = ~sa.exists().where(predictions.c.id == labels.c.id), ~sa.exists().where(prediction_batches.c.id == labels.c.batch)
+    query = sa.select(labels.c.id).where(labels.c.at < before, *unmatched)
     if since is not None:
         query = query.where(labels.c.at >= since)
-    given_up = list(connection.execute(query).scalars())
+    found = list(connection.execute(query).scalars())
+    given_up = [id for id in found if not _match_batch(connection, id)]
     for i in range(0, len(given_up), 1000):
         connection.execute(sa.delete(labels).where(labels.c.id.in_(given_up[i : i + 1000])))
     return given_up
+
+
+def _match_batch(connection: Connection, id: str) -> bool:
+    "Name the batch of a label that a service of an earlier release stored without; whether there is one."
+    batch = batch_of(id)
+    if batch is None or connection.execute(sa.select(prediction_batches.c.id).where(prediction_batches.c.id == batch)).first() is None:
+        return False
+    connection.execute(sa.update(labels).where(labels.c.id == id).values(batch=batch))
+    return True
 
 # %% ../../nbs/monitor/00_prediction_log.ipynb #f8e36ecb
 def _delete_before(connection: Connection, at: datetime):
     "Delete predictions, their labels, other labels and counts of requests that are older."
     connection.execute(sa.delete(labels).where(labels.c.at < at))
-    for name in _models_in(connection):
-        of_model = (predictions.c.name == name) & (predictions.c.at < at)
-        connection.execute(sa.delete(labels).where(labels.c.id.in_(sa.select(predictions.c.id).where(of_model))))
-        connection.execute(sa.delete(predictions).where(of_model))
+    for table, key in ((predictions, labels.c.id), (prediction_batches, labels.c.batch)):
+        for name in _models_in(connection, table):
+            of_model = (table.c.name == name) & (table.c.at < at)
+            connection.execute(sa.delete(labels).where(key.in_(sa.select(table.c.id).where(of_model))))
+            connection.execute(sa.delete(table).where(of_model))
     connection.execute(sa.delete(requests).where(requests.c.at < at))
 
 
-def _models_in(connection: Connection) -> Iterator[str]:
-    "Yield the models that have predictions, by one step in the index each, however many rows they have."
-    query = sa.select(sa.func.min(predictions.c.name))
+def _models_in(connection: Connection, table: sa.Table) -> Iterator[str]:
+    "Yield the models that have predictions in a table, by one step in the index each, however many rows they have."
+    query = sa.select(sa.func.min(table.c.name))
     name = connection.execute(query).scalar()
     while name is not None:
         yield name
-        name = connection.execute(query.where(predictions.c.name > name)).scalar()
+        name = connection.execute(query.where(table.c.name > name)).scalar()

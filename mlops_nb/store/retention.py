@@ -28,7 +28,16 @@ from mlops_nb.store.deletions import (
 )
 from .lock import Lock, find_holder
 from .runs import RunStore
-from .schema import aliases, batch_jobs, deletions, history, models, predictions, versions
+from mlops_nb.store.schema import (
+    aliases,
+    batch_jobs,
+    deletions,
+    history,
+    models,
+    prediction_batches,
+    predictions,
+    versions,
+)
 from .version_store import VersionReader
 
 # %% ../../nbs/store/11_retention.ipynb #6b232444
@@ -97,8 +106,11 @@ def _of_batch_jobs(connection: Connection, mine: _Mine) -> Iterator[Use]:
 
 # %% ../../nbs/store/11_retention.ipynb #051e480d
 def _logged(connection: Connection, mine: _Mine) -> Iterator[Use]:
-    same = (predictions.c.name == versions.c.name) & (predictions.c.version == versions.c.version)
-    query = sa.select(versions.c.name, versions.c.version).where(mine(versions), is_kept(), sa.exists().where(same))
+    of_version = [
+        sa.exists().where(table.c.name == versions.c.name, table.c.version == versions.c.version)
+        for table in (predictions, prediction_batches)
+    ]
+    query = sa.select(versions.c.name, versions.c.version).where(mine(versions), is_kept(), sa.or_(*of_version))
     for row in connection.execute(query):
         yield Use(row.name, row.version, "predictions of it are in the log", is_required=False)
 

@@ -24,7 +24,7 @@ from mlops_nb.store.database import (
 from mlops_nb.store.schema import metadata
 
 REVISIONS = revisions()
-VALUES = {sa.Integer: 1, sa.String: "toy", sa.Float: 0.5, sa.Boolean: True, sa.JSON: {"a": [1]}}
+VALUES = {sa.Integer: 1, sa.String: "toy", sa.Float: 0.5, sa.Boolean: True, sa.JSON: {"a": [1]}, sa.LargeBinary: b"1"}
 
 
 @pytest.fixture

@@ -29,13 +29,20 @@ class InferenceResult:
     table: Table  # the rows, validated
     predictions: Predictions
     role: str = "production"  # or "canary", "shadow"
-    ids: list[str] | None = None  # of the rows in the prediction log; None when they are not logged
+    key: str | None = None  # in the prediction log; None when the rows are not logged
 
     @classmethod
     def from_rows(cls, predictor: Predictor, rows, role: str = "production") -> "InferenceResult":
         """Predict rows as a client sends them."""
         table = predictor.parse(rows)
         return cls(predictor, table, predictor.predict(table), role)
+
+    @property
+    def ids(self) -> list[str] | None:
+        """The ids of the rows in the prediction log."""
+        if self.key is None:
+            return None
+        return [self.key + suffix for suffix in id_suffixes(len(self.predictions.prediction))]
 
 
 def infer(
@@ -82,11 +89,22 @@ def run_inference(
     environ["serving.result"] = result
     trace_id = trace_id_of(environ)
     key = extensions["log"].record(result, time.perf_counter() - begin, trace_id=trace_id)
-    if key is not None:
-        result.ids = [f"{key}-{row}" for row in range(len(result.predictions.prediction))]
-        if state.shadow is not None:
-            live.shadow.offer(state.shadow, rows, len(result.ids), key, trace_id)
+    result.key = key
+    if key is not None and state.shadow is not None:
+        live.shadow.offer(state.shadow, rows, len(result.predictions.prediction), key, trace_id)
     return result
+
+
+def id_suffixes(n_rows: int) -> list[str]:
+    """Return what follows the key of a request in the ids of its rows."""
+    global _suffixes
+    suffixes = _suffixes
+    if n_rows > len(suffixes):
+        suffixes = _suffixes = [f"-{row}" for row in range(n_rows)]
+    return suffixes[:n_rows]
+
+
+_suffixes: list[str] = []  # of a long request before
 
 
 def records_of(predictions: Predictions) -> list:

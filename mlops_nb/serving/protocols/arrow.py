@@ -17,7 +17,7 @@ from mlops_nb.model.signature import SHARED_COLUMN, Signature, shared_column
 from mlops_nb.serving.http.errors import RequestError
 from mlops_nb.serving.http.body import read_body
 from mlops_nb.serving.http.media_types import ARROW
-from mlops_nb.serving.inference.infer import InferenceResult, check_rows, interval_content
+from mlops_nb.serving.inference.infer import InferenceResult, check_rows, id_suffixes, interval_content
 
 _BROKEN = "The body is not one whole Arrow stream; `pyarrow.ipc.new_stream` writes one."
 
@@ -125,7 +125,7 @@ def _without_missing(chunk: pyarrow.Array) -> tuple[pyarrow.Array, np.ndarray]:
 
 def write_table(result: InferenceResult, model: str, with_interval: bool = False) -> Response:
     """Return predictions, ids, probabilities and intervals as a table, with model, version and level in its metadata."""
-    ids = pyarrow.array(result.ids or pyarrow.nulls(len(result.predictions.prediction)), "string")
+    ids = _ids(result.key, len(result.predictions.prediction))
     columns = result.predictions.columns()
     first = {name: values for name, values in columns.items() if name.startswith("prediction")}
     columns = first | {"id": ids} | {name: values for name, values in columns.items() if name not in first}
@@ -139,6 +139,18 @@ def write_table(result: InferenceResult, model: str, with_interval: bool = False
     with ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
     return Response(sink.getvalue().to_pybytes(), content_type=ARROW)
+
+
+def _ids(key: str | None, n_rows: int) -> pyarrow.Array:
+    """Return the ids of rows, as one text that is cut: a Python object for each would take longer than the model."""
+    if key is None:
+        return pyarrow.nulls(n_rows, "string")
+    text = (key + key.join(id_suffixes(n_rows))).encode()
+    lengths = np.full(n_rows, len(key) + 2, dtype=np.int32)
+    for digits in range(1, len(str(n_rows))):
+        lengths[10**digits :] += 1
+    offsets = np.concatenate((np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)))
+    return pyarrow.StringArray.from_buffers(n_rows, pyarrow.py_buffer(offsets), pyarrow.py_buffer(text))
 
 
 def _interval_columns(content: dict) -> dict:

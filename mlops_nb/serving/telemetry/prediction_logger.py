@@ -2,9 +2,8 @@
 
 import random
 import time
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -15,20 +14,21 @@ import orjson
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from mlops_nb.errors import MlopsError
-from mlops_nb.monitor.prediction_log import RequestCount, LabelRecord, PredictionRecord, PredictionLog, lines_of
+from mlops_nb.monitor.log_records import MAX_SPLIT_ROWS, LabelRecord, PredictionRecord, RequestCount, lines_of
+from mlops_nb.monitor.prediction_batches import PredictionBatch, encode_inputs, encode_outputs
+from mlops_nb.monitor.prediction_log import PredictionLog
 from mlops_nb.settings import Settings, split_names
 from mlops_nb.model.signature import Signature
 from mlops_nb.model.columns import Table, columns_of, rows_of
 from mlops_nb.serving.http.periodic import STOP_SECONDS, PeriodicThread, log
 from mlops_nb.serving.http.request_id import make_key
 from mlops_nb.serving.inference.infer import InferenceResult
-from mlops_nb.serving.telemetry.spool import SpoolShipper, Spool
+from mlops_nb.serving.telemetry.spool import Spool, SpoolShipper
 
 STEP_SECONDS = 0.25  # between two steps of the thread that maintains and ships the spool
 STOP_POLL_SECONDS = 0.02  # between two steps while the worker stops
 MAX_STEP_SECONDS = 5.0  # between two steps after several errors of the database
 PURGE_INTERVAL = timedelta(minutes=10)  # between two deletions of old predictions
-MAX_SPLIT_ROWS = 32  # of a request up to which each row is a line of its own, ready for the database
 DEAD_LETTERS = "dead-letters.txt"  # file for lines that the database never takes
 _OLD_DEAD_LETTERS = "refused.txt"  # its name in earlier versions
 
@@ -94,21 +94,29 @@ class PredictionLogger:
         if self.excluded:
             kept = [i for i, name in enumerate(names) if name not in self.excluded]
             names = [names[i] for i in kept]
-        rows = _loggable(predictor.signature, result.table, len(predictions.prediction), kept)
-        entry = PredictionRecord(
-            id=key,
-            at=now,
-            name=predictor.name,
-            version=cast(int, predictor.version),
-            role=result.role,
-            latency_ms=seconds * 1000,
-            columns=names,
-            rows=rows,
-            prediction=predictions.prediction.tolist(),
-            probability=cast(Any, predictions.probability),  # an array, which `_written` makes a list
-            trace_id=trace_id,
-        )
-        if not self._spool.append(_written(entry)):
+        version, n_rows = cast(int, predictor.version), len(predictions.prediction)
+        if n_rows > MAX_SPLIT_ROWS:
+            inputs = encode_inputs(names, _inputs(predictor.signature, result.table, kept))
+            outputs = encode_outputs(predictions.prediction, predictions.probability)
+            sizes = [sum(map(len, inputs)), sum(map(len, outputs))]
+            head = sizes[0], key, now, predictor.name, version, result.role, seconds * 1000, n_rows, trace_id
+            is_kept = self._spool.append(b"#%d %b\n" % (sum(sizes), orjson.dumps(head)), *inputs, *outputs)
+        else:
+            entry = PredictionRecord(
+                id=key,
+                at=now,
+                name=predictor.name,
+                version=version,
+                role=result.role,
+                latency_ms=seconds * 1000,
+                columns=names,
+                rows=_rows(predictor.signature, result.table, kept),
+                prediction=predictions.prediction.tolist(),
+                probability=None if predictions.probability is None else predictions.probability.tolist(),
+                trace_id=trace_id,
+            )
+            is_kept = self._spool.append(b"".join(lines_of(entry)))
+        if not is_kept:
             self.dropped += 1
             return None
         return key
@@ -168,7 +176,8 @@ class PredictionLogger:
         """Add lines to the database; put those aside that it never takes, so that the rest can pass."""
         try:
             rows = [line for line in lines if line.startswith(b"[")]
-            database.add((_parse(line) for line in lines if not line.startswith(b"[")), rows)
+            batches = [_parse_batch(line) for line in lines if line.startswith(b"#")]
+            database.add((_parse(line) for line in lines if not line.startswith((b"[", b"#"))), rows, batches)
         except (StatementError, ValueError, TypeError, KeyError) as e:
             if isinstance(e, DBAPIError) and not isinstance(e, DataError | IntegrityError):
                 raise  # the database is unavailable: later
@@ -208,55 +217,41 @@ class PredictionLogger:
         return self._shipper.backlog() if self._shipper.leading else (0, 0.0)
 
 
-_LINE = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
-
-
-def _loggable(
+def _rows(
     signature: Signature,
     table: Table,
-    n_rows: int,
     kept: list[int] | None,  # numbers of the columns; None: all
-) -> Any:
-    """Return floats as an array, many rows by column: a list of each row would take longer than the model."""
+) -> list[list]:
+    """Return the rows of a request as lists of JSON values."""
     if isinstance(table, np.ndarray):
-        return table if kept is None else table[:, kept]
-    if n_rows > MAX_SPLIT_ROWS:
-        columns = columns_of(signature, table)
-        return {"columns": columns if kept is None else [columns[i] for i in kept]}
+        return (table if kept is None else table[:, kept]).tolist()
     rows = rows_of(signature, table)
     return rows if kept is None else [[row[i] for i in kept] for row in rows]
 
 
-def _written(entry: PredictionRecord) -> bytes:
-    """Return the lines of a request: one a row, ready for the database, or one that takes less time for many rows."""
-    # arrays here, where a record in the database has lists
-    rows, probability = cast(Any, entry.rows), cast(Any, entry.probability)
-    if len(entry.prediction) > MAX_SPLIT_ROWS:
-        entry.probability = probability
-        if probability is not None:  # of several outputs an object a row
-            entry.probability = probability.tolist() if probability.dtype == object else probability.astype(np.float64)
-        names = _FIELDS if entry.trace_id else _FIELDS[:-1]  # without one the line is as earlier releases wrote it
-        values = {name: getattr(entry, name) for name in names}
-        if isinstance(rows, np.ndarray):
-            values["rows"] = b64encode(np.ascontiguousarray(rows).data).decode()
-        return orjson.dumps(values, _plain, _LINE)
-    entry.probability = None if probability is None else probability.tolist()
-    if isinstance(rows, np.ndarray):
-        entry.rows = rows.tolist()
-    return b"".join(lines_of(entry))
+def _inputs(
+    signature: Signature,
+    table: Table,
+    kept: list[int] | None,  # numbers of the columns; None: all
+) -> np.ndarray | list[list]:
+    """Return the inputs of many rows, numbers as they are in memory: a list of each row would take longer than the model."""
+    if isinstance(table, np.ndarray):
+        return table if kept is None else table[:, kept]
+    columns = columns_of(signature, table)
+    return columns if kept is None else [columns[i] for i in kept]
 
 
-_FIELDS = [field.name for field in fields(PredictionRecord)]  # the trace id is the last
-
-
-def _plain(array: np.ndarray) -> list:
-    """Return a list of an array that orjson does not write itself."""
-    return array.tolist()
+def _parse_batch(line: bytes) -> PredictionBatch:
+    """Return the batch in a line and the bytes behind it."""
+    begin = line.index(b"\n") + 1
+    size, *values = orjson.loads(line[:begin].partition(b" ")[2])
+    values += line[begin : begin + size], line[begin + size :]
+    return PredictionBatch(*values)
 
 
 def _parse(line: bytes) -> PredictionRecord | LabelRecord | RequestCount:
     values = orjson.loads(line)
-    rows = values.get("rows")
+    rows = values.get("rows")  # an earlier release wrote many rows so, and then each was a row of the database
     if isinstance(rows, str):  # floats as in memory
         values["rows"] = np.frombuffer(b64decode(rows)).reshape(len(values["prediction"]), -1).tolist()
     elif isinstance(rows, dict):

@@ -2,6 +2,8 @@
 
 A file is locked by its writer, and the kernel releases the lock when that process ends, however it ends. So a file that
 can be locked has no writer any more, and is deleted when all of it has been delivered.
+
+A line that begins with `#` and a number has so many bytes behind it, of any kind.
 """
 
 import contextlib
@@ -11,8 +13,8 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 from mlops_nb.store.file_lock import lock_file
 
@@ -36,13 +38,15 @@ class Spool:
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
 
-    def append(self, line: bytes) -> bool:
-        """Append a line; False when it cannot be kept."""
+    def append(self, line: bytes, *content: bytes | memoryview) -> bool:
+        """Append a line, and the bytes behind it as they are; False when it cannot be kept."""
         with self._lock:
             if self.full:
                 return False
-            if self._write(line):
+            if self._write(line, *content):
                 return True
+            if content:
+                line = b"".join((line, *content))
             if self._waiting_bytes + len(line) > MAX_MEMORY_BYTES:
                 return False
             self._waiting.append(line)
@@ -75,20 +79,23 @@ class Spool:
         with self._lock:
             self._end()
 
-    def _write(self, line: bytes) -> bool:
-        """Write the whole line, or nothing of it and return False."""
-        done = 0
+    def _write(self, *parts: bytes | memoryview) -> bool:
+        """Write all parts of a line, or nothing of it and return False."""
+        written = 0
         try:
             file = self._file
             if file is None or self._size >= SEGMENT_BYTES:
                 file = self._begin()
-            while done < len(line):
-                done += os.write(file, line[done:])
+            for part in parts:
+                done = 0
+                while done < len(part):
+                    done += (n := os.write(file, part[done:]))
+                    written += n
         except OSError:
-            if done and self._file is not None:
+            if written and self._file is not None:
                 self._take_back(self._file)
             return False
-        self._size += len(line)
+        self._size += written
         return True
 
     def _take_back(self, file: int):
@@ -179,18 +186,21 @@ class SpoolShipper:
             os.close(self._leader)
             self._leader = None
 
-    def _lines(self, path: Path, file) -> Iterator[list[bytes]]:
-        """Yield batches of whole lines that were not delivered yet.
+    def _lines(self, path: Path, file: IO[bytes]) -> Iterator[list[bytes]]:
+        """Yield batches of whole lines that were not delivered yet, each with the bytes behind it.
 
-        The last line may be incomplete, and complete a moment later: so what was read is split where its lines end.
+        The last line may be incomplete, and complete a moment later: so reading ends there.
         """
         file.seek(self._delivered[path])
-        while batch := file.read(BATCH_BYTES) + file.readline():
-            whole = batch[: batch.rfind(b"\n") + 1]
-            if whole:
-                yield BytesIO(whole).readlines()
-            if len(whole) < len(batch):
-                return
+        lines, size = list[bytes](), 0
+        while line := _read_line(file):
+            lines.append(line)
+            size += len(line)
+            if size >= BATCH_BYTES:
+                yield lines
+                lines, size = [], 0
+        if lines:
+            yield lines
 
 
 def segments(folder: Path) -> dict[Path, tuple[int, float]]:
@@ -202,6 +212,23 @@ def segments(folder: Path) -> dict[Path, tuple[int, float]]:
                 with contextlib.suppress(FileNotFoundError):  # just delivered, by another thread or worker
                     found[entry.name] = entry.stat().st_size
     return {folder / name: (size, int(name.split("-")[0]) / 1e9) for name, size in sorted(found.items())}
+
+
+def content_size(line: bytes) -> int:
+    """Return the number of bytes behind a line; 0 for one that has none, or does not say how many."""
+    size = line[1:].partition(b" ")[0] if line.startswith(b"#") else b""
+    return int(size) if size.isdigit() else 0
+
+
+def _read_line(file: IO[bytes]) -> bytes:
+    """Return the next line with the bytes behind it; nothing where they are not all there."""
+    line = file.readline()
+    if not line.endswith(b"\n"):
+        return b""
+    if size := content_size(line):
+        content = file.read(size)
+        return line + content if len(content) == size else b""
+    return line
 
 
 def _is_at(path: Path, file: int) -> bool:

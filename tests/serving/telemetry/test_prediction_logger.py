@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from base64 import b64encode
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,12 +16,14 @@ import orjson
 import pytest
 import sqlalchemy as sa
 
+from mlops_nb.audit.explain import explain
+from mlops_nb.errors import NotFoundError
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord, lines_of
 from mlops_nb.serving.http import periodic as background
 from mlops_nb.serving.service import live_model
 from mlops_nb.serving.telemetry import spool as spools
 from mlops_nb.serving.telemetry.prediction_logger import DEAD_LETTERS, MAX_SPLIT_ROWS, PredictionLogger
-from mlops_nb.serving.telemetry.spool import Spool, SpoolShipper, segments
+from mlops_nb.serving.telemetry.spool import Spool, SpoolShipper, content_size, segments
 from mlops_nb.settings import Settings
 from mlops_nb.store.database import open_database, reading
 from serve.app import create_app
@@ -199,6 +202,53 @@ def test_line_that_is_written_while_it_is_read_is_delivered_whole(tmp_path):
     assert got == [b"begins\n", *lines]
 
 
+CONTENT = b"12 numbers\n[\n#3 \n" + bytes(range(256))
+BATCH = b"#%d head\n%b" % (len(CONTENT), CONTENT)
+
+
+def test_bytes_behind_a_line_are_delivered_with_it_whatever_they_are(tmp_path):
+    spool, drain = Spool(tmp_path, 10**9), SpoolShipper(tmp_path)
+    head, *parts = BATCH[: -len(CONTENT)], CONTENT[:5], memoryview(CONTENT[5:])
+    for line in ([b"1\n"], [head, *parts], [b"2\n"], [head, *parts]):
+        assert spool.append(*line)
+    assert shipped(drain) == [b"1\n", BATCH, b"2\n", BATCH]
+    assert drain.backlog() == (0, 0.0)
+
+
+@pytest.mark.parametrize("size", [*range(12), len(BATCH) // 2, len(BATCH) - 1])
+def test_writer_that_is_killed_in_the_middle_of_a_batch_leaves_nothing_of_it(tmp_path, size):
+    spool, drain = Spool(tmp_path, 10**9), SpoolShipper(tmp_path)
+    spool.append(b"1\n")
+    os.write(spool._file, BATCH[:size])
+    assert shipped(drain) == [b"1\n"]
+    assert len(segments(tmp_path)) == 1, "its writer lives, and may go on"
+    os.write(spool._file, BATCH[size:])
+    os.write(spool._file, BATCH[:size])
+    assert shipped(drain) == [BATCH]
+    os.close(spool._file)  # what the kernel does when a process is killed
+    assert shipped(drain) == []
+    assert segments(tmp_path) == {}
+
+
+def test_disk_that_refuses_the_middle_of_a_batch_tears_nothing(tmp_path, monkeypatch):
+    spool, drain, write, calls = Spool(tmp_path, 10**9), SpoolShipper(tmp_path), os.write, []
+    spool.append(b"first\n")
+
+    def full(file, part):
+        calls.append(part)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, "no space left")
+        return write(file, part[: len(part) // 2] if len(calls) == 2 else part)
+
+    monkeypatch.setattr(spools.os, "write", full)
+    assert spool.append(BATCH[: -len(CONTENT)], CONTENT)
+    assert spool.waiting == 1
+    monkeypatch.undo()
+    spool.append(b"last\n")
+    spool.maintain()
+    assert sorted(shipped(drain)) == sorted([b"first\n", BATCH, b"last\n"])
+
+
 def test_file_that_goes_on_growing_does_not_keep_the_others_waiting(tmp_path):
     first, second, drain = Spool(tmp_path, 10**9), Spool(tmp_path, 10**9), SpoolShipper(tmp_path)
     first.append(b"1\n")
@@ -340,7 +390,7 @@ def serving(homes, tmp_path):
 
 
 def spooled(app) -> str:
-    return "".join(p.read_text() for p in Path(app.extensions["settings"].spool).glob("*.jsonl"))
+    return "".join(p.read_text("latin-1") for p in Path(app.extensions["settings"].spool).glob("*.jsonl"))
 
 
 @pytest.mark.slow
@@ -496,7 +546,10 @@ def test_many_rows_are_logged_as_few_are(serving, kind, excluded):
     rows = [[i / 7, -i] for i in numbers] if kind == "numbers" else [[i, i / 7, "own"] for i in numbers]
     many = client.post("/predict", json={"features": rows}).get_json()
     few = [client.post("/predict", json={"features": [row], "probability": True}).get_json() for row in rows]
-    assert len(spooled(app).splitlines()) == 1 + len(rows)
+    content = spooled(app).encode("latin-1")
+    head = content.index(b"\n") + 1
+    assert content_size(content[:head]), "many rows are one line and the numbers behind it"
+    assert content[head + content_size(content[:head]) :].count(b"\n") == len(rows)
     assert log._step()
     database = PredictionLog.open(app.extensions["settings"])
     for i, (id, one) in enumerate(zip(many["ids"], few, strict=True)):
@@ -515,6 +568,51 @@ def test_spool_line_of_an_earlier_release_is_shipped(serving):
     assert b'"ms":0.5' in line
     app.extensions["log"]._spool.append(line + b"\n")
     assert logged(app).predictions.loc["old-0", "latency_ms"] == 0.5
+
+
+@pytest.mark.parametrize("form", ["array", "columns"])
+def test_many_rows_in_one_line_of_an_earlier_release_are_shipped(serving, form):
+    app, n = serving(), MAX_SPLIT_ROWS + 8
+    old = entry("old", n, at=time.time())
+    values, matrix = orjson.loads(orjson.dumps(old)), np.array(old.rows)
+    values["rows"] = b64encode(matrix.tobytes()).decode() if form == "array" else {"columns": matrix.T.tolist()}
+    app.extensions["log"]._spool.append(orjson.dumps(values) + b"\n")
+    window = logged(app)
+    assert window.inputs.loc[f"old-{n - 1}"].tolist() == [1.0, n - 1]
+    assert len(window) == n
+
+
+def test_batch_that_no_database_takes_is_put_aside_and_shipped_again_as_the_docs_say(serving, monkeypatch):
+    app = serving()
+    log, spool = app.extensions["log"], Path(app.extensions["settings"].spool)
+    rows = [[1, i] for i in range(MAX_SPLIT_ROWS + 1)]
+    ids = app.test_client().post("/predict", json={"features": rows}).get_json()["ids"]
+    bad = [b"#5 []\n12345", b"#1 no json\n1", b"#nonsense\n", b'#2 [1,"x"]\n12']
+    assert all(map(log._spool.append, bad))
+    with monkeypatch.context() as patched:
+        error = sa.exc.DataError("INSERT", {}, Exception("refused"))
+        patched.setattr(PredictionLog, "add", lambda *_: (_ for _ in ()).throw(error))
+        assert log._step()
+    assert log.dead_letters == 1 + len(bad)
+    assert (spool / DEAD_LETTERS).read_bytes().endswith(b"".join(bad))
+    (spool / DEAD_LETTERS).rename(spool / "0-again.jsonl")
+    assert sorted(logged(app).predictions.index) == sorted(ids)
+    assert log.dead_letters == 1 + 2 * len(bad)
+
+
+def test_labels_and_explanations_find_rows_of_large_requests_by_their_ids(serving):
+    app = serving()
+    client = app.test_client()
+    rows = [[i, 1] for i in range(MAX_SPLIT_ROWS + 9)]
+    ids = client.post("/predict", json={"features": rows}).get_json()["ids"]
+    with pytest.raises(NotFoundError, match="it is still in"):
+        explain(ids[7], app.extensions["settings"])
+    assert client.post("/feedback", json={"labels": [{"id": id, "label": 1} for id in ids[::2]]}).status_code == 202
+    window = logged(app)
+    assert window.predictions["label"].loc[ids].notna().tolist() == [i % 2 == 0 for i in range(len(rows))]
+    assert window.inputs.loc[ids, "a"].tolist() == [row[0] for row in rows]
+    explanation = explain(ids[-1], app.extensions["settings"])
+    assert explanation.logged.inputs == {"a": len(rows) - 1, "b": 1}
 
 
 def test_log_that_is_off_writes_nothing_and_gives_no_ids(serving):

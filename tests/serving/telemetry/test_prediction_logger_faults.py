@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from mlops_nb.serving.telemetry.prediction_logger import DEAD_LETTERS
 from mlops_nb.store.database import open_database, reading
 from mlops_nb.store.registry import Registry
+from mlops_nb.store.schema import prediction_batches
 from tests.factories import ForkedService, Service, make_home, wait_for
 from tests.relay import Relay
 
@@ -35,7 +36,8 @@ ON_POSTGRES = [pytest.param("sqlite", marks=pytest.mark.nightly), "postgresql"]
 class Traffic:
     """Clients that send until they are told to stop, and remember every id that they were given."""
 
-    def __init__(self, *services: Service, clients: int = 2):
+    def __init__(self, *services: Service, clients: int = 2, rows: int = 2):
+        self.rows = [[i % 7, i % 2] for i in range(rows)]
         self.ids, self.failed, self._stop = [], 0, threading.Event()
         self._threads = [threading.Thread(target=self._send, args=(s,)) for s in services for _ in range(clients)]
 
@@ -44,7 +46,7 @@ class Traffic:
         while not self._stop.is_set():
             connection = connection or HTTPConnection("127.0.0.1", service.port, timeout=30)
             try:
-                status, body = service.call("POST", "/predict", {"features": [[1, 0], [0, 1]]}, connection)
+                status, body = service.call("POST", "/predict", {"features": self.rows}, connection)
                 assert status == 200, body
                 self.ids += body["ids"] or []
             except (OSError, HTTPException):
@@ -113,6 +115,11 @@ def place(database_url, tmp_path):
         with reading(engine) as connection:
             return connection.execute(sa.text(query)).scalars().all()
 
+    def in_batches() -> list[str]:
+        with reading(engine) as connection:
+            batches = connection.execute(sa.select(prediction_batches.c.id, prediction_batches.c.rows)).all()
+        return [f"{batch.id}-{i}" for batch in batches for i in range(batch.rows)]
+
     commands = []
 
     def command(*words: str) -> subprocess.Popen:
@@ -129,8 +136,8 @@ def place(database_url, tmp_path):
         ask=ask,
         start=start,
         away=away,
-        logged=lambda: ask("SELECT id FROM predictions"),
-        count=lambda: ask("SELECT count(*) FROM predictions WHERE role <> 'batch'")[0],
+        logged=lambda: ask("SELECT id FROM predictions") + in_batches(),
+        count=lambda: ask("SELECT count(*) FROM predictions WHERE role <> 'batch'")[0] + len(in_batches()),
         spool=lambda: tmp_path / "spool-one",
     )
     engine.dispose()
@@ -190,6 +197,24 @@ def test_killed_service_loses_nothing_when_it_is_started_again(place):
     place.start()
     assert kept(place, traffic.ids)
     wait_for(lambda: len(list(place.spool().glob("*.jsonl"))) == 0)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+def test_killed_service_loses_no_request_of_many_rows(place):
+    service = place.start()
+    with Traffic(service, rows=2000) as traffic:
+        traffic.more(100_000)
+        victim = workers(service)[0]
+        victim.kill()
+        wait_for(lambda: not victim.is_running() and len(workers(service)) == 2)
+        traffic.more(100_000)
+        family = [service.process, *workers(service)]
+        for process in family:
+            os.kill(process.pid, signal.SIGKILL)
+    service.process.wait()
+    place.start()
+    assert kept(place, traffic.ids)
+    assert len(place.logged()) == len({*place.logged()})
 
 
 @pytest.mark.soak
