@@ -26,7 +26,6 @@ import pandas as pd
 import sqlalchemy as sa
 
 from benchmarks.measure import ROOT
-from mlops_nb.monitor.timeseries import MAX_PREDICTIONS
 
 RESULTS, PAGE = Path(__file__).parent / "growth.json", ROOT / "docs/growth.md"
 SIZES = {
@@ -130,10 +129,12 @@ _BUNDLE = "tests/data/bundles/emails-format-2"
 
 
 def of_logged_rows(n: int, home: Path) -> Iterator[Task]:
-    """So many predictions over thirty days in SQLite, a third labelled; the dashboard reads at most 100,000."""
+    """So many predictions over thirty days in SQLite, a third labelled; of a busy day the dashboard reads a sample."""
     from mlops_nb.model.signature import Input, Signature
+    from mlops_nb.monitor.bucket_sample import read_sample
     from mlops_nb.monitor.prediction_log import PredictionLog
-    from mlops_nb.monitor.timeseries import TimeBuckets, prediction_series, quality, traffic
+    from mlops_nb.monitor.time_buckets import TimeBuckets
+    from mlops_nb.monitor.timeseries import prediction_series, quality, traffic
     from mlops_nb.store.database import open_database
 
     engine = open_database(f"sqlite:///{home}/log.db")
@@ -150,8 +151,13 @@ def of_logged_rows(n: int, home: Path) -> Iterator[Task]:
     yield "one prediction by its id", lambda: log.get(id)
     yield "predictions of a trace", lambda: log.of_trace("f" * 32)
     yield "newest 10,000 rows", lambda: log.read("toy", last=10_000)
-    yield "dashboard of a day: traffic", lambda: traffic(engine, "toy", span)
-    yield "dashboard of a day: predictions", lambda: prediction_series(engine, "toy", span)
+
+    def traffic_and_predictions():
+        sample = read_sample(engine, "toy", span)
+        traffic(engine, "toy", span, sample)
+        prediction_series(engine, "toy", span, sample=sample)
+
+    yield "dashboard of a day: traffic, predictions", traffic_and_predictions
     yield "dashboard of a day: quality", lambda: quality(engine, "toy", span, manifest, 1)
     yield "delete the oldest 1,000 (purge)", lambda: log.purge(30 - 1000 / n * 30, 1e6)
 
@@ -318,8 +324,7 @@ def _section(axis: str, figures: dict[str, dict[str, float]]) -> list[str]:
     for what in figures[str(sizes[-1])]:
         values = [figures[str(n)].get(what) for n in sizes]
         power = _power(sizes, values)
-        most = 30 * MAX_PREDICTIONS if what.startswith("dashboard of a day") else further  # of a day, not of a month
-        paper = [] if further is None else [_on_paper(values[-1], power, max(most / sizes[-1], 1))]
+        paper = [] if further is None else [_on_paper(values[-1], power, further / sizes[-1])]
         lines.append(f"| {' | '.join([what, *map(_shown, values), *paper, _shown_power(power)])} |")
     missing = [n for n in SIZES[axis] if n not in sizes]
     note = [f"Not measured: {', '.join(f'{n:,}' for n in missing)}.", ""] if missing else []

@@ -18,7 +18,8 @@ from mlops_nb.batch.requests import BatchRequest
 from mlops_nb.errors import BatchError
 from mlops_nb.model.signature import column_of, join_outputs
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog
-from mlops_nb.monitor.timeseries import TimeBuckets, prediction_series, quality
+from mlops_nb.monitor.time_buckets import TimeBuckets
+from mlops_nb.monitor.timeseries import prediction_series, quality
 from mlops_nb.notebook.production import logged_predictions, predict_labelled, wrong_predictions
 from mlops_nb.retrain.dataset import labelled_rows
 from mlops_nb.settings import Settings

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from mlops_nb.model.signature import Input, Signature
-from mlops_nb.monitor import timeseries as figures
+from mlops_nb.monitor import bucket_sample as samples
 from mlops_nb.monitor.alerts import Finding, update_alerts
+from mlops_nb.monitor.prediction_batches import PredictionBatch, encode_inputs, encode_outputs
 from mlops_nb.monitor.prediction_log import LabelRecord, PredictionLog, PredictionRecord
 from mlops_nb.monitor.time_buckets import WINDOWS, TimeBuckets
 from mlops_nb.monitor.timeseries import health_summary, prediction_series, quality, traffic
@@ -72,14 +73,84 @@ def test_predictions_of_a_shadow_and_of_another_model_are_not_counted(log):
     assert sum(prediction_series(log.engine, "toy", TimeBuckets(1, NOW))["rows"]) == 1
 
 
-def test_only_the_newest_rows_are_read_and_complete_since_is_their_start(log, monkeypatch):
+def test_rows_of_a_busy_bucket_are_counted_and_the_newest_read(log, monkeypatch):
+    monkeypatch.setattr(samples, "SAMPLE_ROWS", 10)
+    monkeypatch.setattr(samples, "EXACT_ROWS", 20)
+    span, start = TimeBuckets(1, NOW), NOW.replace(second=1) - timedelta(minutes=5)
+    quiet = [asked(f"q{i}", start + timedelta(minutes=1, seconds=i), ["no"], latency_ms=9.0) for i in range(9)]
+    busy = [asked(f"r{i}", start + timedelta(seconds=i), ["no"] if i < 6 else ["yes"], latency_ms=i) for i in range(16)]
+    log.add([*quiet, *busy, asked("c", start, ["no"], role="canary", latency_ms=90.0)])
+    found, shown = traffic(log.engine, "toy", span), prediction_series(log.engine, "toy", span)
+    assert (found["rows"][-6:-3], found["requests"][-6:-3]) == ([17, 9, 0], [17, 9, 0])
+    assert (found["p50"][-6], found["p95"][-6], found["p95"][-5]) == (11.0, 90.0, 9.0), "those of the newest ten"
+    assert shown["rows"][-6:-3] == [17, 9, 0]
+    assert shown["series"]["no"][-6] == pytest.approx(1 / 17)
+    assert found["complete_since"] == span.starts[0]
+
+
+def test_number_of_requests_of_a_sample_is_in_proportion_to_its_rows(log, monkeypatch):
+    monkeypatch.setattr(samples, "SAMPLE_ROWS", 10)
+    monkeypatch.setattr(samples, "EXACT_ROWS", 20)
+    log.add([asked(f"r{i}", NOW - timedelta(milliseconds=i), ["no"] * 2) for i in range(50)])
+    found = traffic(log.engine, "toy", TimeBuckets(1, NOW))
+    assert (sum(found["rows"]), sum(found["requests"])) == (100, 50)
+
+
+def batch(id: str, at: datetime, result: list, **more) -> PredictionBatch:
+    outputs = b"".join(encode_outputs(np.array(result), None))
+    inputs = b"".join(encode_inputs(["x"], np.zeros((len(result), 1))))
+    facts = {"name": "toy", "version": 1, "role": "production", "latency_ms": 1.0, "trace_id": None} | more
+    return PredictionBatch(id=id, at=at.timestamp(), n_rows=len(result), inputs=inputs, outputs=outputs, **facts)
+
+
+def key_of(number: int, rows: int) -> str:
+    return f"{number:028x}{'a' * 8}{rows:x}"
+
+
+def test_batches_are_counted_beside_rows_of_their_own(log, monkeypatch):
+    monkeypatch.setattr(samples, "SAMPLE_BATCHES", 1)
+    monkeypatch.setattr(samples, "SAMPLE_ROWS", 50)
+    span, before = TimeBuckets(1, NOW), NOW - timedelta(minutes=1)
+    log.add([asked("a", NOW, ["no"] * 20, latency_ms=3.0)])
+    many = [batch(key_of(1, 300), NOW, ["yes"] * 150 + ["no"] * 150, latency_ms=7.0)]
+    many += [batch(key_of(i, 40), before - timedelta(milliseconds=i), ["yes"] * 40) for i in (2, 3)]
+    many += [
+        batch(key_of(4, 40), NOW, ["no"] * 40, role="shadow"),
+        batch(key_of(5, 40), NOW, ["no"] * 40, name="other"),
+    ]
+    log.add([], batches=many)
+    found, shown = traffic(log.engine, "toy", span), prediction_series(log.engine, "toy", span)
+    assert (found["rows"][-2:], found["requests"][-2:]) == ([80, 320], [2, 2])
+    assert (found["p50"][-1], found["p95"][-1]) == (3.0, 7.0)
+    assert shown["rows"][-2:] == [80, 320]
+    assert shown["series"]["yes"][-2:] == [1.0, pytest.approx(150 / 320)]
+    assert prediction_series(log.engine, "other", span, "anomaly")["rows"][-1] == 0, "texts are no scores"
+
+
+def test_span_with_more_batches_than_are_counted_says_since_when_it_is_complete(log, monkeypatch):
     span = TimeBuckets(1, NOW)
-    log.add([asked(f"r{i:02}", NOW - timedelta(minutes=i), ["no"]) for i in range(30)])
+    log.add([], batches=[batch(key_of(i, 40), NOW - timedelta(minutes=i), ["no"] * 40) for i in range(30)])
     assert traffic(log.engine, "toy", span)["complete_since"] == span.starts[0]
-    monkeypatch.setattr(figures, "MAX_PREDICTIONS", 10)
+    monkeypatch.setattr(samples, "MAX_BATCHES", 10)
     found = traffic(log.engine, "toy", span)
     assert sum(found["requests"]) == 10
     assert found["complete_since"] == span.starts[-10] + 60
+
+
+def test_quality_reads_labelled_rows_of_batches_and_some_of_a_busy_bucket(log, monkeypatch):
+    monkeypatch.setattr(samples, "EXACT_ROWS", 200)
+    monkeypatch.setattr(samples, "LABELLED_ROWS", 60)
+    monkeypatch.setattr(samples, "SEARCHED_ROWS", 100)
+    single = [asked(f"r{i}", NOW - timedelta(milliseconds=i), ["yes"]) for i in range(300)]
+    log.add(single, batches=[batch(key_of(1, 200), NOW - timedelta(minutes=9), ["yes"] * 100 + ["no"] * 100)])
+    log.add([LabelRecord(f"{one.id}-0", "yes" if i % 2 else "no", 1.0) for i, one in enumerate(single)])
+    log.add([LabelRecord(f"{key_of(1, 200)}-{i}", "yes", 1.0) for i in range(25, 125)])
+    (metric,) = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(BINARY, accuracy=0.6), 1)["metrics"]
+    (series,) = metric["series"]
+    assert (series["rows"], series["values"]) == ([100, 60], [0.75, 0.5])
+    monkeypatch.setattr(samples, "SEARCHED_ROWS", 40)
+    (metric,) = quality(log.engine, "toy", TimeBuckets(1, NOW), manifest(BINARY, accuracy=0.6), 1)["metrics"]
+    assert metric["series"][0]["rows"] == [140], "forty rows are too few for a point of their own"
 
 
 def test_rare_classes_are_shown_together_and_labels_as_they_are(log):

@@ -10,7 +10,8 @@ from mlops_nb.monitor.alerts import list_alerts
 from mlops_nb.monitor.health import MAX_LABELLED_ROWS, MAX_ROWS
 from mlops_nb.monitor.health_report import latest_health
 from mlops_nb.monitor.prediction_log import PredictionLog
-from mlops_nb.monitor.timeseries import TimeBuckets, prediction_series, quality, traffic
+from mlops_nb.monitor.time_buckets import TimeBuckets
+from mlops_nb.monitor.timeseries import prediction_series, quality, traffic
 from mlops_nb.store.database import open_database
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]

@@ -96,6 +96,7 @@ class DashboardQueries:
         return self._cached[hours]
 
     def _query(self, span: TimeBuckets) -> dict:
+        from mlops_nb.monitor.bucket_sample import read_sample
         from mlops_nb.monitor.timeseries import (
             checked_metrics,
             event_marks,
@@ -117,12 +118,13 @@ class DashboardQueries:
         health, alerts = health_summary(engine, name, current, found["since"])
         if health and manifest:
             health["metrics"] = checked_metrics(health, manifest)
+        sample = read_sample(engine, name, span)
         return {
             "asked_at": datetime.now(UTC),
             **found,
             "created_at": next((v["created_at"] for v in found["versions"] if v["version"] == current), None),
-            "traffic": traffic(engine, name, span),
-            "predictions": prediction_series(engine, name, span, task),
+            "traffic": traffic(engine, name, span, sample),
+            "predictions": prediction_series(engine, name, span, task, sample),
             "quality": quality(engine, name, span, manifest, current) if manifest else _NO_QUALITY,
             "health": health,
             "alerts": alerts,
