@@ -148,7 +148,10 @@ def parse_request(data: bytes | bytearray, cfg: Config) -> Request:
     uri = events.uri.decode("latin-1")
     if (uri == "*") != (uri[:1] == "*" and method == "OPTIONS"):
         raise _malformed("the target * is for OPTIONS alone")
-    request = Request(method, uri, (1, int(version[2])), events.headers, b"".join(events.body))
+    try:
+        request = Request(method, uri, (1, int(version[2])), events.headers, b"".join(events.body))
+    except ValueError:
+        raise _malformed("its target is no address") from None
     _check_headers(request)
     if events.trailers:
         _check_trailers(events.trailers)
@@ -159,6 +162,8 @@ def _parse_without_upgrade(data: bytes | bytearray, end: int, cfg: Config) -> Re
     """Parse a request that offers another protocol, for which llhttp would not read the body."""
     lines = data[:end].split(b"\r\n")
     offers = [line for line in lines if line[:8].lower() == b"upgrade:"]
+    if not offers:
+        raise _malformed("CONNECT has no body")
     request = parse_request(b"\r\n".join([line for line in lines if line not in offers]) + data[end:], cfg)
     request.headers += [("UPGRADE", line[8:].strip(b" \t").decode("latin-1")) for line in offers]
     return request

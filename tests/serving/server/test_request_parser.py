@@ -117,6 +117,7 @@ REFUSED = {
     "HTTP/0.9": (400, b"GET / HTTP/0.9\r\n\r\n"),
     "host as a target": (400, b"GET a:80 HTTP/1.1\r\n\r\n"),
     "asterisk of a get": (400, b"GET * HTTP/1.1\r\n\r\n"),
+    "address without the end of its host": (400, b"GET http://[::1/a HTTP/1.1\r\n\r\n"),
     "target with a letter of another alphabet": (400, b"GET /\xff HTTP/1.1\r\n\r\n"),
     "TLS": (400, b"\x16\x03\x01\x02\0\r\n\r\n"),
     "long line": (414, b"GET /" + b"a" * 5_000 + b" HTTP/1.1\r\n\r\n"),
@@ -127,6 +128,8 @@ REFUSED = {
 STRICTER = {
     "method": (501, b"PREDICT / HTTP/1.1\r\n\r\n"),
     "version": (400, b"GET / HTTP/1.2\r\n\r\n"),
+    "body of a tunnel": (400, b"CONNECT a:80 HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"),
+    "chunks of a tunnel": (400, b"CONNECT a:80 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"),
     "two codings": (501, START + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
     "space behind the size of a chunk": (400, CHUNKED + b"3 ;a\r\nabc\r\n0\r\n\r\n"),
 }
