@@ -13,6 +13,8 @@ FRAMEWORK := mlops-nb
 WHEELS := vendor
 IMAGE ?= $(notdir $(CURDIR))
 export PLOOMBER_STATS_ENABLED := false
+# Python compiles a module when it is imported for the first time, and keeps what it has compiled, whatever the environment says
+export PYTHONDONTWRITEBYTECODE :=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -22,18 +24,29 @@ help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  SPEC=$(SPEC)  PORT=$(PORT)  HOST=$(HOST)"
 
-# One stamp says that .venv holds what the lock names
-.venv/installed: requirements.lock settings.ini setup.py
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python $(VENDOR) --require-hashes
+# The lock without the packages that requirements.later names
+NEEDED := awk 'NR == FNR {later[$$1]; next} /^[a-z0-9]/ {name = $$1; sub(/[=[].*/, "", name); skipped = name in later} !skipped'
+
+# One stamp says that .venv holds what building and serving need of the lock
+.venv/installed: requirements.lock requirements.later settings.ini setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or later is needed; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=python3.12, say."; exit 1; }
-	@echo "Installing into .venv from requirements.lock (about a minute the first time)"
+	@echo "Installing what building and serving need into .venv, from requirements.lock"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV)
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python $(VENDOR) --require-hashes --compile-bytecode -r requirements.lock
+	@$(NEEDED) requirements.later requirements.lock > .venv/needed.lock
+	@$(INSTALL) -r .venv/needed.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-optional: .venv/installed ## install what locks/ has: libraries of models that not everybody needs
+# Another stamp says that it holds all that the lock names: JupyterLab and what tests need, too
+.venv/complete: .venv/installed
+	@echo "Installing the rest of requirements.lock"
+	@$(INSTALL) --compile-bytecode -r requirements.lock
+	@touch $@
+
+optional: .venv/complete ## install what locks/ has: libraries of models that not everybody needs
 	@for lock in $(wildcard locks/*.lock); do \
 	  $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --compile-bytecode -r $$lock || exit 1; done
 
@@ -45,7 +58,7 @@ serve: .venv/installed ## run the pipeline for SPEC, then serve its model at htt
 build: .venv/installed ## run the pipeline for SPEC (ploomber build, with the options in BUILD)
 	@ploomber build --env--spec $(SPEC) $(BUILD)
 
-lab: .venv/installed ## open JupyterLab on the notebooks
+lab: .venv/complete ## open JupyterLab on the notebooks
 	@jupyter lab
 
 # OpenMP threads of several processes that wait for each other cost more than they bring
@@ -57,7 +70,7 @@ TESTS := not soak and not nightly
 # What a project may add: a check of types (TYPES = mypy), options of coverage
 TYPES :=
 COVERAGE :=
-test: .venv/installed ## run every check: ruff, mlops-nb check, pytest, nbval on library and executed notebooks
+test: .venv/complete ## run every check: ruff, mlops-nb check, pytest, nbval on library and executed notebooks
 	ruff check .
 	mlops-nb check
 	$(TYPES)
@@ -65,7 +78,7 @@ test: .venv/installed ## run every check: ruff, mlops-nb check, pytest, nbval on
 	pytest --nbval-lax --nbval-current-env -p no:cacheprovider $(PARALLEL) nbs --ignore=nbs/pipeline
 	@echo 'All checks passed.'
 
-check: .venv/installed ## the fast half of the tests, under a minute
+check: .venv/complete ## the fast half of the tests, under a minute
 	ruff check .
 	mlops-nb check
 	$(TYPES)
@@ -95,8 +108,16 @@ OPTIONAL := $(basename $(notdir $(wildcard locks/*.lock)))
 # Extras without a lock, or with one elsewhere
 UNLOCKED := torch site
 EXTRAS := $(filter-out $(OPTIONAL) $(UNLOCKED),$(shell sed -n 's/^\([a-z0-9-]*\)_requirements *=.*/\1/p' settings.ini))
+# Packages and extras that building and serving do without
+LATER_PACKAGES := jupyterlab jupyter-server-proxy
+LATER_EXTRAS := dev scale
+NAMES := sed -n 's/^\([a-z0-9-]*\)[^ ]*==.*/\1/p'
 lock: ## write requirements.lock anew from the bounds in settings.ini, and of it what serving needs
 	@$(COMPILE) setup.py $(addprefix --extra ,$(EXTRAS)) -o requirements.lock
+	@printf '%s\n' $(LATER_PACKAGES) > .venv/excluded
+	@$(COMPILE) setup.py $(addprefix --extra ,$(filter-out $(LATER_EXTRAS),$(EXTRAS))) --constraint requirements.lock \
+	  --excludes .venv/excluded -o .venv/needed.lock
+	@$(NAMES) .venv/needed.lock | sort -u > .venv/needed && $(NAMES) requirements.lock | sort -u | comm -23 - .venv/needed > requirements.later
 	@for extra in $(OPTIONAL); do \
 	  sed -n "/^$${extra}_requirements/,/^$$/s/^    //p" settings.ini | grep -v '^#' | \
 	  $(COMPILE) - --constraint requirements.lock -o locks/$$extra.lock || exit 1; done

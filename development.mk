@@ -14,19 +14,19 @@ endif
 # Every night: what takes longest, beside what CI runs
 nightly: export REQUIRE_SERVICES := 1
 nightly: export OMP_NUM_THREADS := 1
-nightly: .venv/installed ## the tests that take longest (CI leaves them out)
+nightly: .venv/complete ## the tests that take longest (CI leaves them out)
 	pytest tests $(PARALLEL) -m nightly
 
-bench: .venv/installed ## measure builds, the command line and the service, each against a peer
+bench: .venv/complete ## measure builds, the command line and the service, each against a peer
 	@python -m benchmarks.run
 
-bench-peers: .venv/installed ## measure the service against MLflow, BentoML and MLServer, each in an environment of its own
+bench-peers: .venv/complete ## measure the service against MLflow, BentoML and MLServer, each in an environment of its own
 	@python -m benchmarks.run peers
 
-docs: .venv/installed ## write the pages of docs/ that are made from the code
+docs: .venv/complete ## write the pages of docs/ that are made from the code
 	@python docs/generate.py
 
-screenshots: .venv/installed ## play the demo and take the pictures of docs/pictures (needs chromium)
+screenshots: .venv/complete ## play the demo and take the pictures of docs/pictures (needs chromium)
 	@python docs/screenshot.py
 
 docs/requirements.lock: settings.ini requirements.lock
@@ -34,7 +34,7 @@ docs/requirements.lock: settings.ini requirements.lock
 	  $(COMPILE) - --constraint requirements.lock -o $@
 
 # What builds the site is installed for it alone
-site-packages: .venv/installed
+site-packages: .venv/complete
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r docs/requirements.lock
 
 optional: site-packages

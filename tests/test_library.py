@@ -203,6 +203,32 @@ def test_importing_the_library_and_the_service_does_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_packages_that_are_installed_later_are_needed_by_no_other():
+    from importlib.metadata import distributions
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    later = set((ROOT / "requirements.later").read_text().split())
+    show = "needed: ; @$(NEEDED) requirements.later requirements.lock"
+    command = ["make", "--silent", f"--eval={show}", "needed"]
+    needed_lock = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    needed, locked = (
+        set(re.findall(r"^([a-z0-9-]+)(?:\[[^\]]*\])?==", text, re.MULTILINE))
+        for text in (needed_lock, (ROOT / "requirements.lock").read_text())
+    )
+    assert later < locked
+    assert needed == locked - later
+    assert {"flask", "papermill", "wandb", "psycopg", "s3fs", "ruff", "nbdev"} <= needed
+    assert {"jupyterlab", "pytest", "playwright", "distributed"} <= later
+    for package in distributions():
+        if canonicalize_name(package.name) not in needed:
+            continue
+        for requirement in map(Requirement, package.requires or ()):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                assert canonicalize_name(requirement.name) not in later, f"{package.name} needs {requirement}"
+
+
 def test_lock_satisfies_the_bounds_and_pins_with_hashes():
     from configparser import ConfigParser
 

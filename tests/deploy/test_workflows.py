@@ -111,7 +111,8 @@ def carry_out(project: Project, workflow: str, job: str | None = None, **more: s
     (project.path / ".venv").mkdir(exist_ok=True)
     if not (project.path / ".venv/bin").exists():
         (project.path / ".venv/bin").symlink_to(Path(sys.executable).parent)
-        (project.path / ".venv/installed").touch()
+        for stamp in ("installed", "complete"):
+            (project.path / ".venv" / stamp).touch()
     output = ""
     for name, step in steps(workflow):
         if job in (None, name) and "run" in step:

@@ -18,7 +18,7 @@ PRELUDE = """
 set -euo pipefail -m
 make() {
   [ -e .venv ] || ln -s "$ENVIRONMENT" .venv
-  touch -d 2000-01-01 requirements.lock settings.ini setup.py
+  touch -d 2000-01-01 requirements.lock requirements.later settings.ini setup.py
   command make "$@"
 }
 answers() {

@@ -21,7 +21,7 @@ from mlops_nb.project.template import render_template, template_files
 from mlops_nb.project.upgrade import plan_upgrade
 from mlops_nb.settings import template_folder
 
-NEWER_TARGET = "lab: .venv/installed ## open JupyterLab on the notebooks"
+NEWER_TARGET = "lab: .venv/complete ## open JupyterLab on the notebooks"
 
 
 def git(folder: Path, *words: str) -> str:
@@ -53,7 +53,7 @@ def project(tmp_path, monkeypatch) -> Path:
     for name, path in template_files().items():
         (old / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, old / name)
-    change_cell(old / "Makefile", NEWER_TARGET, "lab: .venv/installed ## open the notebooks")
+    change_cell(old / "Makefile", NEWER_TARGET, "lab: .venv/complete ## open the notebooks")
     change_cell(old / "nbs/pipeline/train.ipynb", "A wide spread", "A large spread")
     packages = (old / "requirements.lock").read_text().rstrip().rpartition("\n")[0]
     (old / "requirements.lock").write_text(f"{packages}\n    # via something\n")  # the last line is another one
@@ -177,7 +177,7 @@ def test_plan_is_shown_and_nothing_is_written_before_a_yes(project, words):
 
 def test_diff_shows_the_lines_that_change(project):
     done = CliRunner().invoke(main, ["upgrade", "--dry-run", "--diff"])
-    assert f"-lab: .venv/installed ## open the notebooks\n+{NEWER_TARGET}\n" in done.stdout
+    assert f"-lab: .venv/complete ## open the notebooks\n+{NEWER_TARGET}\n" in done.stdout
     assert "+++ /dev/null" in done.stdout, "the file that the template lost"
     changes = json.loads(CliRunner().invoke(main, ["upgrade", "--dry-run", "--diff", "--json"]).stdout)["changes"]
     (makefile,) = [change for change in changes if change["path"] == "Makefile"]
