@@ -101,7 +101,8 @@ class DriftReport:
         return _plot(self, names, most)
 
 # %% ../../nbs/monitor/01_drift_report.ipynb #0d8f2635
-_MOST_OPEN, _MOST_BARS, _MOST_PARTS = 12, 24, 12  # columns without drift that are not folded; categories and ranges that are drawn
+_MOST_OPEN, _MOST_DRAWN = 12, 100  # columns without drift that are not folded; columns of a table whose distributions are drawn
+_MOST_BARS, _MOST_PARTS = 24, 12  # categories and ranges that are drawn
 
 
 def _format_drift(report: DriftReport) -> str:
@@ -121,8 +122,8 @@ def _format_drift(report: DriftReport) -> str:
 def _format_columns(columns: Sequence[ColumnDrift]) -> Html:
     words = {True: (False, "drifted"), False: (True, "no drift"), None: (None, "inconclusive")}
     rows = [
-        (format_status(*words[c.drifted]), c.name, c.role, c.effect, format_bar(c.effect), _bars_of(c), c.p_corrected, c.reason)
-        for c in columns
+        (format_status(*words[c.drifted]), c.name, c.role, c.effect, format_bar(c.effect), _bars_of(c) if i < _MOST_DRAWN else None, c.p_corrected, c.reason)
+        for i, c in enumerate(columns)
     ]
     return format_rows(rows, ["", "column", "role", "effect", "", "reference, window", "p (corrected)", "reason"])
 

@@ -451,3 +451,11 @@ def test_column_whose_reference_is_too_small_for_every_window_does_not_decide_th
         assert DriftReport.from_dict(report.to_dict()) == report
     waiting = measure_drift(profile, pd.DataFrame(rng.normal(size=(3, 2)), columns=["many", "few"]))
     assert check_drift(waiting).inconclusive[0].startswith("drift of many: not enough rows")
+
+
+def test_page_of_many_columns_draws_the_first_of_them():
+    profile = {"inputs": {f"x{i}": profile_numbers(np.arange(200.0) + i) for i in range(300)}}
+    window = pd.DataFrame({name: np.arange(200.0) + i for i, name in enumerate(profile["inputs"])})
+    page = measure_drift(profile, window)._repr_html_()
+    assert all(f">{name}<" in page for name in window)
+    assert page.count("<svg") == len(window.columns) + 100, "an effect each, and distributions of the first"
