@@ -11,6 +11,8 @@ from mlops_nb.monitor.log_records import read_trace_id
 TOO_LARGE = "The body is larger than {:g} MiB, the limit (MLOPS_MAX_BODY_MB). Send fewer rows at a time."
 
 _MAX_SEARCHED_BYTES = 2**16  # of an incomplete request, in which its path and id are looked for
+# of a first line, as far as it is there; the rest of a body of which a wrong length was sent is none
+_match_line = re.compile(rb"(?:\r\n)?([A-Z-]{1,20})(?![^ \r])(?: ((?:/|https?://)[^ ?\r]*|\*))?").match
 _find_request_id = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._:-]{1,128})[ \t]*\r\n", re.IGNORECASE).search
 _find_traceparents = re.compile(rb"\r\ntraceparent:[ \t]*([!-~]+)[ \t]*(?=\r\n)", re.IGNORECASE).findall
 
@@ -52,9 +54,8 @@ class EarlyResponse(Exception):  # noqa: N818 (a response, raised where no appli
 def parse_request_head(data: bytes | bytearray) -> RequestHead:
     """Return ids, method and path of a request that was not parsed, as far as it has them."""
     head = bytes(data[:_MAX_SEARCHED_BYTES]).partition(b"\r\n\r\n")[0] + b"\r\n"
-    words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
-    given = _find_request_id(head)
-    path = words[1].partition("?")[0] if len(words) > 1 else ""
+    line, given = _match_line(head), _find_request_id(head)
+    method, path = ((part or b"").decode("latin-1") for part in line.groups()) if line else ("", "")
     traces = _find_traceparents(head)
     trace_id = read_trace_id(traces[0].decode()) if len(traces) == 1 else None
-    return RequestHead(given[1].decode() if given else None, words[0], path, trace_id)
+    return RequestHead(given[1].decode() if given else None, method, path, trace_id)

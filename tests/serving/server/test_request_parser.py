@@ -11,7 +11,7 @@ from gunicorn.http import wsgi
 from gunicorn.http.parser import RequestParser as GunicornParser
 
 from mlops_nb.monitor.prediction_log import PredictionLog
-from mlops_nb.serving.http.early_response import EarlyResponse
+from mlops_nb.serving.http.early_response import EarlyResponse, parse_request_head
 from mlops_nb.serving.server.configuration import gunicorn_settings
 from mlops_nb.serving.server.request_buffer import RequestBuffer
 from mlops_nb.serving.server.request_parser import Request, RequestParser, parse_request
@@ -162,6 +162,27 @@ def test_request_that_llhttp_ends_elsewhere_is_refused():
         with pytest.raises(EarlyResponse, match="end") as refused:
             parse_request(odd, CONFIGURATION)
         assert refused.value.status == 400
+
+
+HEADS = {
+    b"POST /predict?key=a HTTP/1.1\r\nX-A: b": ("POST", "/predict"),
+    b"\r\nPOST /predict HTTP/1.1\r\nX-A: b": ("POST", "/predict"),
+    b"GET http://a/b HTTP/1.1\r\n": ("GET", "http://a/b"),
+    b"OPTIONS * HTTP/1.1\r\n": ("OPTIONS", "*"),
+    b"PREDICT /pre": ("PREDICT", "/pre"),
+    b"POST": ("POST", ""),
+    b'{"features": [[1.5, 2]]}': ("", ""),
+    b'ures": [[1.5,2]]}GET / HTTP/1.1\r\n\r\n': ("", ""),
+    b"A [[1.5,2]]}": ("A", ""),
+    b"\x16\x03\x01\x02\0\r\n\r\n": ("", ""),
+    b"A" * 21 + b" /a": ("", ""),
+}
+
+
+@pytest.mark.parametrize(("data", "expected"), HEADS.items(), ids=range(len(HEADS)))
+def test_head_of_a_refused_request_has_method_and_path_and_no_value_of_a_body_that_was_cut(data, expected):
+    head = parse_request_head(data)
+    assert (head.method, head.path) == expected
 
 
 CLOSING = {
