@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ForwardRef
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -36,8 +37,18 @@ from mlops_nb.model.bundle_files import (
 )
 from .columns import Table, to_table
 from .domain import Domain, DomainTest
-from .engine import TOLERANCE, HybridEngine, OnnxEngine, SklearnEngine, compare, make_engine
+from mlops_nb.model.engine import (
+    EXACT_TOLERANCE,
+    TOLERANCE,
+    HybridEngine,
+    LazyEngine,
+    OnnxEngine,
+    SklearnEngine,
+    compare,
+    make_engine,
+)
 from .parser import InputParser
+from .quick_audit import has_harmless_types
 from .signature import Predictions, Signature
 from .trusted_types import EXTRA_LIBRARIES, describe_refused, refused_types, write_estimator
 
@@ -158,7 +169,7 @@ def write_bundle(
         served = predictions = fallback.predict(table)
         if conversion.onnx and conversion.domain:
             (partial / "model.onnx").write_bytes(conversion.onnx)
-            served = HybridEngine(OnnxEngine(conversion.onnx, signature), fallback, conversion.domain).predict(table)
+            served = HybridEngine(OnnxEngine(conversion.onnx, signature), fallback, conversion.domain, conversion.tolerance).predict(table)
         golden = make_golden(signature, test.head(GOLDEN_ROWS), predictions)
         _write_json(partial / "golden.json", golden)
         profile = make_profile(signature, reference, served, _truth_of(signature, test))
@@ -231,7 +242,7 @@ def _parity_of(conversion: Conversion) -> dict | None:
 
     if conversion.domain is None:
         return None
-    metadata = {"probes": conversion.rows, "inside": conversion.inside, "seed": SEED, "tolerance": TOLERANCE}
+    metadata = {"probes": conversion.rows, "inside": conversion.inside, "seed": SEED, "tolerance": conversion.tolerance}
     return metadata | {"fallback": SklearnEngine.name, "domain": conversion.domain.to_dict()}
 
 
@@ -368,6 +379,17 @@ def audit_types(
     return needed
 
 # %% ../../nbs/model/09_bundle.ipynb #8fe25023
+def _audit_quickly(model: Path, trusted: Iterable[str]):
+    "Check the types in a file by its schema alone where that is enough, else as `audit_types` does."
+    try:
+        check_unpacked_size(model)
+        is_harmless = has_harmless_types(model, trusted)
+    except (OSError, BadZipFile):
+        is_harmless = False
+    if not is_harmless:
+        audit_types(model, trusted)
+
+
 def load_estimator(
     model: str | Path,  # A .skops file
     trusted: Iterable[str] = (),  # Beyond the harmless ones
@@ -396,12 +418,13 @@ def load_engine(
     digest: str | None = None,  # Of its manifest, as registered
     trusted: Iterable[str] = (),  # Types beyond the harmless ones
     engine: str | None = None,  # Another engine than `Bundle.engine`
+    lazy: bool = False,  # Load scikit-learn when a row needs it, where hardly any does
 ):  # (Bundle, engine)
     "Load a bundle in four steps, then verify it by its golden rows."
     bundle = read_manifest(path)
     check_hashes(bundle, digest)
     bundle.profile()  # drift is measured against it later
-    name, domain = engine or bundle.engine, _domain_of(bundle)
+    name, domain, tolerance = engine or bundle.engine, _domain_of(bundle), _tolerance_of(bundle)
     if name != OnnxEngine.name:
         loaded = _make_engine(bundle, name, _load_estimator(bundle, trusted))
         check_golden(bundle, loaded)
@@ -413,13 +436,28 @@ def load_engine(
         loaded = _make_engine(bundle, name, (bundle.path / "model.onnx").read_bytes())
         check_golden(bundle, loaded)
         return bundle, loaded
-    fallback = _make_engine(bundle, SklearnEngine.name, _load_estimator(bundle, trusted))
-    loaded = HybridEngine(_make_engine(bundle, name, (bundle.path / "model.onnx").read_bytes()), fallback, domain)
+    fallback: SklearnEngine | LazyEngine
+    has_ties = bundle.signature.classes is not None and tolerance > EXACT_TOLERANCE
+    if lazy and not has_ties and domain.holds_all(bundle.signature):
+        _audit_quickly(bundle.path / "model.skops", trusted)
+        fallback = LazyEngine(lambda: _load_fallback(bundle, trusted))
+    else:
+        fallback = _make_engine(bundle, SklearnEngine.name, _load_estimator(bundle, trusted))
+        check_golden(bundle, fallback)
+    graph = _make_engine(bundle, name, (bundle.path / "model.onnx").read_bytes())
+    loaded = HybridEngine(graph, fallback, domain, tolerance)
     check_golden(bundle, loaded)
-    check_golden(bundle, fallback)
     return bundle, loaded
 
 # %% ../../nbs/model/09_bundle.ipynb #dd61b253
+def _load_fallback(bundle: Bundle, trusted: Iterable[str]) -> SklearnEngine:
+    "Load and verify scikit-learn's engine of a bundle that has served its graph alone until now."
+    check_hashes(bundle)
+    fallback = _make_engine(bundle, SklearnEngine.name, _load_estimator(bundle, trusted))
+    check_golden(bundle, fallback)
+    return fallback
+
+
 def _load_estimator(bundle: Bundle, trusted: Iterable[str]) -> BaseEstimator:
     "Load the estimator, and check that its classes are those of the signature, in this order."
     estimator, classes = load_estimator(bundle.path / "model.skops", trusted), bundle.signature.classes
@@ -472,6 +510,14 @@ def _domain_of(bundle: Bundle) -> Domain | None:
     return domain
 
 # %% ../../nbs/model/09_bundle.ipynb #3a366c7e
+def _tolerance_of(bundle: Bundle) -> float:
+    "Return the tolerance to which the graph of a bundle was verified."
+    tolerance = (bundle.manifest.get("parity") or {}).get("tolerance", TOLERANCE)
+    if type(tolerance) is not float or not 0 < tolerance <= TOLERANCE:
+        raise BundleError(f"The parity of bundle {bundle.name} cannot be read: its tolerance is no number up to {TOLERANCE:g}. Build it again.")
+    return tolerance
+
+
 def check_golden(bundle: Bundle, engine):
     "Check that the golden rows have the predictions of when the bundle was written."
     golden = bundle.golden()

@@ -6,6 +6,7 @@
 __all__ = ['OPSETS', 'SEED', 'Variant', 'variants', 'to_onnx', 'Conversion', 'convert']
 
 # %% ../../nbs/model/05_conversion.ipynb #3382a16c
+# more than 300 lines: the converters that skl2onnx lacks stand beside the variants that use them
 import warnings
 from collections.abc import Callable, Iterator
 from copy import copy, deepcopy
@@ -17,7 +18,7 @@ import numpy as np
 
 from .columns import Table
 from .domain import Domain
-from .engine import MATRIX, OnnxEngine, SklearnEngine
+from .engine import EXACT_TOLERANCE, MATRIX, TOLERANCE, OnnxEngine, SklearnEngine
 from .parity import expect, verify_parity
 from .probes import Probes, make_probes
 from .signature import Signature
@@ -37,6 +38,7 @@ class Variant:
     as_matrix: bool  # One input for all columns, instead of one a column
     precision: str  # "Float" (single) or "Double"
     cast: bool = False  # Double up to the last step, which is given single precision
+    tolerance: float = TOLERANCE  # To which it must agree with scikit-learn
 
 
 def variants(
@@ -47,13 +49,31 @@ def variants(
     steps = getattr(estimator, "steps", None) or [("model", estimator)]
     prepared, trees = len(steps) > 1, _is_single(steps[-1][1])
     order = [("Float", False), ("Double", False)]
+    layouts = [True, False] if signature.is_matrix else [False]
+    if hasattr(steps[-1][1], "coef_") and not dict(_text_options(estimator)):
+        yield from (Variant(as_matrix, "Double", tolerance=EXACT_TOLERANCE) for as_matrix in layouts)
     if hasattr(steps[-1][1], "_predictors"):
         order = order[1:]
     elif trees and prepared:
         order = [("Double", True), *order[::-1]]
-    for as_matrix in [True, False] if signature.is_matrix else [False]:
+    for as_matrix in layouts:
         for precision, cast in order:
             yield Variant(as_matrix, precision, cast)
+
+# %% ../../nbs/model/05_conversion.ipynb #eaa9de1d
+def _text_options(part) -> Iterator[tuple[int, dict[str, Any]]]:
+    "Return the converter's options of every vectorizer of texts."
+    if hasattr(part, "vocabulary_") and hasattr(part, "token_pattern"):
+        default = part.analyzer == "word" and part.token_pattern == _WORDS
+        yield id(part), {"locale": "C"} | ({"tokenexp": _ASCII_WORDS} if default else {})
+        return
+    inner = vars(part).values() if hasattr(part, "get_params") else part if isinstance(part, list | tuple) else ()
+    for one in inner:
+        yield from _text_options(one)
+
+
+_WORDS = r"(?u)\b\w\w+\b"  # scikit-learn's default
+_ASCII_WORDS = "[a-zA-Z0-9_][a-zA-Z0-9_]+"  # the same in ASCII, as ONNX Runtime understands it
 
 # %% ../../nbs/model/05_conversion.ipynb #548f55e6
 def _is_single(part) -> bool:
@@ -98,10 +118,6 @@ def to_onnx(
         elif _holds(estimator, is_xgboost):
             more |= {"target_opset": OPSETS}  # its converter knows no later trees
         return convert_sklearn(estimator, **more).SerializeToString()
-
-
-_WORDS = r"(?u)\b\w\w+\b"  # scikit-learn's default
-_ASCII_WORDS = "[a-zA-Z0-9_][a-zA-Z0-9_]+"  # the same in ASCII, as ONNX Runtime understands it
 
 # %% ../../nbs/model/05_conversion.ipynb #2f89a1ec
 def _by_place(estimator: BaseEstimator, signature: Signature) -> BaseEstimator:
@@ -150,17 +166,6 @@ def _register_xgboost(kind: type):
         update_registered_converter(kind, kind.__name__, calculate_linear_classifier_output_shapes, convert_xgboost, options=options)
     else:
         update_registered_converter(kind, kind.__name__, calculate_linear_regressor_output_shapes, convert_xgboost)
-
-# %% ../../nbs/model/05_conversion.ipynb #eaa9de1d
-def _text_options(part) -> Iterator[tuple[int, dict[str, Any]]]:
-    "Return the converter's options of every vectorizer of texts."
-    if hasattr(part, "vocabulary_") and hasattr(part, "token_pattern"):
-        default = part.analyzer == "word" and part.token_pattern == _WORDS
-        yield id(part), {"locale": "C"} | ({"tokenexp": _ASCII_WORDS} if default else {})
-        return
-    inner = vars(part).values() if hasattr(part, "get_params") else part if isinstance(part, list | tuple) else ()
-    for one in inner:
-        yield from _text_options(one)
 
 # %% ../../nbs/model/05_conversion.ipynb #353f38c2
 OPSETS = {"": 21, "ai.onnx.ml": 3}  # versions of the operators: trees in double precision since 3
@@ -246,6 +251,7 @@ class Conversion:
     rows: int = 0  # How many rows were compared
     inside: int = 0  # How many of them are in the domain
     domain: Domain | None = None  # Rows that the graph may predict; scikit-learn predicts the others
+    tolerance: float = TOLERANCE  # To which the graph was verified
 
 # %% ../../nbs/model/05_conversion.ipynb #f9efa65e
 def convert(
@@ -271,7 +277,7 @@ def convert(
             probes, expected = first
             if expected is None:
                 return Conversion(None, "scikit-learn predicts none of the rows that it is verified on")
-            parity = verify_parity(estimator, engine, signature, probes.rows, probes.real, expected)
+            parity = verify_parity(estimator, engine, signature, probes.rows, probes.real, expected, variant.tolerance)
         except SplitError as e:
             return Conversion(None, f"cannot be verified: {e}")
         except Exception as e:  # whatever stands in the way of a verification: without it, scikit-learn serves
@@ -283,7 +289,7 @@ def convert(
             agreed = f"agrees with scikit-learn on {parity.inside} of {parity.rows} rows made to break it"
             aside = parity.domain.describe()
             reason = agreed + (f"; scikit-learn predicts where {aside}" if aside else "")
-            return Conversion(model, reason, parity.max_difference, parity.rows, parity.inside, parity.domain)
+            return Conversion(model, reason, parity.max_difference, parity.rows, parity.inside, parity.domain, variant.tolerance)
         reasons.append(f"disagrees with scikit-learn: {parity.problem}")
     return Conversion(None, reasons[0])
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .columns import Table
+from .columns import Table, finite_limits
+from .signature import Signature
 
 # %% ../../nbs/model/05_domain.ipynb #3e23554b
 TEXT_CLASSES = ("any", "no NUL", "ASCII letters", "printable ASCII", "known")  # each holds the next
@@ -64,7 +65,7 @@ def column_of(
 class Domain:
     "Rows for which a graph was verified."
 
-    numbers: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # least and greatest value of a column
+    numbers: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # least and greatest value of a column that has limits
     texts: Mapping[str, str] = field(default_factory=dict)  # one of TEXT_CLASSES a column, unless it is "any"
     known: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # the texts of the class "known"
     missing: tuple[str, ...] = ()  # columns whose missing values are outside
@@ -82,6 +83,11 @@ class Domain:
         numbers = {name: (float(low), float(high)) for name, (low, high) in d["numbers"].items()}
         known = {name: tuple(texts) for name, texts in d["known"].items()}
         return cls(numbers, dict(d["texts"]), known, tuple(d["missing"]))
+
+    def holds_all(self, signature: Signature) -> bool:
+        "Whether every row that a signature takes is inside."
+        limits = [(*self.numbers[i.name], *finite_limits(i)) for i in signature.inputs if i.name in self.numbers]
+        return not (self.texts or self.missing) and all(low <= least and most <= high for low, high, least, most in limits)
 
     def describe(self) -> str:
         "Return which rows are predicted by scikit-learn, for people."

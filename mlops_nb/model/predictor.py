@@ -49,9 +49,10 @@ class Predictor:
         digest: str | None = None,  # Of its manifest, as registered
         trusted: Iterable[str] = (),  # Types beyond the built-in allow-list
         engine: str | None = None,  # Another engine than `Bundle.engine`
+        lazy: bool = False,  # Load scikit-learn when a row needs it, where hardly any does
     ) -> "Predictor":
         "Load and verify a bundle; raise a `BundleError` that names what is wrong with it."
-        bundle, loaded = load_engine(path, digest, trusted, engine)
+        bundle, loaded = load_engine(path, digest, trusted, engine, lazy)
         return cls(bundle, loaded, version)
 
     def __repr__(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlops_nb.model.bundle import check_hashes, read_manifest
-from mlops_nb.model.engine import HybridEngine, OnnxEngine
+from mlops_nb.model.engine import HybridEngine, LazyEngine, OnnxEngine
 from mlops_nb.errors import ArtifactError, BundleError, MlopsError
 from mlops_nb.model.predictor import Predictor
 from mlops_nb.onnx_session import DEFAULT_PROVIDER, chosen_providers
@@ -75,7 +75,7 @@ def load_verified(
             fetch(found)
             stamp = stamp_of(found.path)
         if predictor is None:
-            predictor = Predictor.load(found.path, found.version, found.digest, trusted)
+            predictor = Predictor.load(found.path, found.version, found.digest, trusted, lazy=True)
             log(
                 f"{found.name} version {found.version} loaded, predicts with {predictor.engine.name}{describe_providers(predictor)}"
             )
@@ -118,6 +118,8 @@ def inline_rule(predictor: Predictor | None) -> InlineRule:
     table, is_quick = predictor.parse(rows), _cpu_seconds(lambda: predictor.predict_rows(rows)) < INLINE_SECONDS
     if not isinstance(engine, HybridEngine):
         return InlineRule(is_quick)
+    if isinstance(engine.fallback, LazyEngine):
+        return InlineRule(is_quick, engine)
     beside = _cpu_seconds(lambda: engine.fallback.predict(table), times=3)
     is_quick = is_quick and beside < MAX_FALLBACK_SECONDS
     return InlineRule(is_quick, engine if beside >= INLINE_FALLBACK_SECONDS else None)

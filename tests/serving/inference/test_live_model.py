@@ -118,7 +118,7 @@ def test_any_version_that_could_be_served_is_noticed_when_its_files_are_put_back
 
 def test_bundle_that_breaks_whoever_loads_it_is_refused(app, registry, monkeypatch):
     live = live_model(app)
-    monkeypatch.setattr(Predictor, "load", lambda *_: 1 / 0)
+    monkeypatch.setattr(Predictor, "load", lambda *_, **__: 1 / 0)
     with unverified():
         registry.promote("toy", 2)
     live.refresh()
