@@ -36,6 +36,7 @@ LATENCY_LIMIT = 1.5  # of the 99th percentile, against that of no-op
 STARVED_LIMIT = 0.9  # of the requests/s, against those of no-op
 BUSY_PROCESSES = 6  # beside a starved service
 ARROW = "application/vnd.apache.arrow.stream"
+ARROW_LIMIT = 0.5  # of the rows/s in process, for tables
 
 
 def measure(rounds: int = 12) -> Iterator[dict]:
@@ -125,7 +126,7 @@ def many_rows(kind: str, home: Path, rounds: int = 15) -> Iterator[dict]:
     predictor = registry.load("bench")
     registry.close()
     first = orjson.dumps({"features": rows[:1]}).decode()
-    with running(SERVERS["ours"], home, first) as (port, _):
+    with running(SERVERS["ours"], home, first) as (port, server):
         connection = HTTPConnection("127.0.0.1", port, timeout=60)
         for n in (1_000, 10_000):
             some = (rows * -(-n // len(rows)))[:n]
@@ -141,8 +142,16 @@ def many_rows(kind: str, home: Path, rounds: int = 15) -> Iterator[dict]:
             for name in bodies:
                 ratio = median([turn["in process"] / turn[name] for turn in turns])
                 against = f"in process {n / median([turn['in process'] for turn in turns]):,.0f}"
+                against += f", at least {ARROW_LIMIT} x" if name == "Arrow" else ""
                 rate = n / median([turn[name] for turn in turns])
                 yield row(f"{kind}, {n:,} rows as {name}", rate, "rows/s", against, ratio)
+                _rest(server)
+                before = cpu_seconds(server)
+                for _ in range(rounds):
+                    _post(connection, bodies[name], kinds[name])
+                _rest(server)
+                cpu = (cpu_seconds(server) - before) / rounds
+                yield row(f"{kind}, {n:,} rows as {name}, CPU until they are in the log", cpu * 1e3, "ms", "-", None)
         connection.close()
     predictor.close()
 
@@ -222,11 +231,17 @@ TURN_SECONDS = 2  # of a server
 def turn(port: int, server: subprocess.Popen, home: Path, **how) -> tuple[float, float, float]:
     """What `load` measures; then wait until the server has nothing left to do."""
     measured = load(port, home, seconds=TURN_SECONDS, **how)
+    _rest(server)
+    return measured
+
+
+def _rest(server: subprocess.Popen):
+    """Wait until a server has nothing left to do."""
     while True:
         before = cpu_seconds(server)
         time.sleep(0.2)
         if cpu_seconds(server) - before < 0.05:  # looking for work is no work
-            return measured
+            return
 
 
 def cpu_seconds(server: subprocess.Popen) -> float:
