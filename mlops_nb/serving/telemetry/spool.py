@@ -217,7 +217,7 @@ def segments(folder: Path) -> dict[Path, tuple[int, float]]:
 def content_size(line: bytes) -> int:
     """Return the number of bytes behind a line; 0 for one that has none, or does not say how many."""
     size = line[1:].partition(b" ")[0] if line.startswith(b"#") else b""
-    return int(size) if size.isdigit() else 0
+    return int(size) if size.isdigit() and len(size) <= 12 else 0
 
 
 def _read_line(file: IO[bytes]) -> bytes:
@@ -226,8 +226,8 @@ def _read_line(file: IO[bytes]) -> bytes:
     if not line.endswith(b"\n"):
         return b""
     if size := content_size(line):
-        content = file.read(size)
-        return line + content if len(content) == size else b""
+        is_there = os.fstat(file.fileno()).st_size - file.tell() >= size
+        return line + file.read(size) if is_there else b""
     return line
 
 
