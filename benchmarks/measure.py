@@ -13,7 +13,7 @@ BIN = Path(sys.executable).parent
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     """An environment in which the project's own store is left alone."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLOPS_", "WANDB_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLOPS_", "WANDB_", "PYTHONDONTWRITEBYTECODE"))}
     own = {"PATH": f"{BIN}:{os.environ['PATH']}", "PLOOMBER_STATS_ENABLED": "false", "WANDB_MODE": "offline"}
     return kept | own | {"PYTHONPATH": str(home)} | more
 
