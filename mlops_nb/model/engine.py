@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, ForwardRef
+from typing import TYPE_CHECKING, Any, ForwardRef
 
 import numpy as np
 
@@ -50,8 +50,9 @@ class SklearnEngine:
         if self.signature.classes is None or not self.signature.probability:
             predictions = self.signature.predictions(predict_one(self.estimator, frame))
             return replace(predictions, decision=self.estimator.decision_function(frame)) if self._decision else predictions
-        probability = self.estimator.predict_proba(frame)
-        return self.signature.predictions(predict_one(self.estimator, frame), probability)
+        last, prepared = _prepared(self.estimator, frame)
+        probability = last.predict_proba(prepared)
+        return self.signature.predictions(predict_one(last, prepared), probability)
 
     @property
     def providers(self) -> list[str] | None:
@@ -62,6 +63,15 @@ class SklearnEngine:
 
     def close(self):
         "Do nothing: an estimator holds no resources."
+
+
+def _prepared(estimator: BaseEstimator, frame: Any) -> tuple[BaseEstimator, Any]:
+    "Return the last step of a pipeline and its input, so that the steps before it run once for labels and probabilities."
+    from sklearn.pipeline import Pipeline
+
+    if type(estimator) is not Pipeline or len(estimator.steps) < 2:  # another class may run its steps in another way
+        return estimator, frame
+    return estimator.steps[-1][1], estimator[:-1].transform(frame)
 
 # %% ../../nbs/model/05_engine.ipynb #63e8185f
 class OnnxEngine:

@@ -11,7 +11,7 @@ from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
@@ -129,3 +129,16 @@ def test_numbers_that_a_pipeline_takes_by_their_names_are_one_input_of_its_graph
     assert [*engine._inputs] == [MATRIX]
     np.testing.assert_allclose(engine.predict(table).probability, expected.probability, atol=1e-5)
     assert model.steps[0][1].transformers_[0][2] == ["d"]
+
+
+@pytest.mark.parametrize("kind", [Pipeline, type("OwnPipeline", (Pipeline,), {})])
+def test_steps_of_a_pipeline_run_once_for_labels_and_probabilities(kind, monkeypatch):
+    X, y = pd.DataFrame({"a": np.arange(40.0)}), np.arange(40) % 3
+    model = kind([("scale", StandardScaler()), ("none", "passthrough"), ("model", LogisticRegression())]).fit(X, y)
+    signature, calls = Signature((Input("a"),), "classification", "y", (0, 1, 2)), []
+    transform = StandardScaler.transform
+    monkeypatch.setattr(StandardScaler, "transform", lambda *given: calls.append(1) or transform(*given))
+    found = SklearnEngine(model, signature).predict(to_table(signature, X))
+    assert len(calls) == (1 if kind is Pipeline else 2), "another class may run its steps in another way"
+    np.testing.assert_array_equal(found.prediction, model.predict(X))
+    np.testing.assert_array_equal(found.probability, model.predict_proba(X))
