@@ -7,10 +7,12 @@ import re
 import numpy as np
 import pytest
 
+from mlops_nb.model.conversion import Variant
 from mlops_nb.model.signature import Predictions, label_text
 from mlops_nb.serving.service import live_model
 from mlops_nb.settings import Settings
 from serve.app import create_app
+from tests.factories import package
 
 
 def post(client, body, **options):
@@ -144,7 +146,12 @@ def test_row_without_a_finite_answer_is_refused_and_not_guessed(client, app, mon
     assert "the model has no finite prediction" in answer.get_json()["error"]
 
 
-def test_row_outside_the_domain_of_the_graph_is_predicted_by_scikit_learn(client, app):
+def test_row_outside_the_domain_of_the_graph_is_predicted_by_scikit_learn(client, app, registry, monkeypatch, tmp_path):
+    single = [Variant(as_matrix=True, precision="Float")]
+    monkeypatch.setattr("mlops_nb.model.conversion.variants", lambda *_: iter(single))
+    version = registry.register(package(tmp_path / "single", 3.0))[0].version
+    registry.promote("toy", version)
+    live_model(app).refresh()
     engine = live_model(app).predictor.engine
     low, high = engine.domain.numbers["a"]
     rows = [[1, 0], [high * 2, high * 2], [0, 1], [low * 2, 0]]
