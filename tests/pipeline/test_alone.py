@@ -90,7 +90,7 @@ def test_second_build_is_refused_and_leaves_the_first_alone(project):
     train = project.path / "nbs/pipeline/train.ipynb"
     wait = "open(__import__('os').environ.get('GATE', '/dev/null')).readline()"
     nb = nbformat.read(train, 4)
-    next(c for c in nb.cells if c.source.endswith("\ntraining.estimator")).source += f"\n{wait}"
+    next(c for c in nb.cells if c.source.endswith("\nshow_estimator(training.estimator)")).source += f"\n{wait}"
     nbformat.write(nb, train)
     gate = project.path / "gate"
     os.mkfifo(gate)

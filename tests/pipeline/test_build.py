@@ -158,7 +158,7 @@ def test_misspelt_parameter_on_the_command_line_is_refused(project):
 
 
 def test_raising_cell_leaves_the_evidence_and_registers_nothing(built):
-    edit(built.path / "nbs/pipeline/train.ipynb", "\ntraining.estimator", "\n1 / 0")
+    edit(built.path / "nbs/pipeline/train.ipynb", "\nshow_estimator(training.estimator)", "\n1 / 0")
     output = built.fail("--env--seed", "7")
     assert "ZeroDivisionError" in output
     errors = [o for cell in outputs(built.products / "train.ipynb") for o in cell if o["output_type"] == "error"]
@@ -170,7 +170,7 @@ def test_raising_cell_leaves_the_evidence_and_registers_nothing(built):
     assert "ZeroDivisionError" in kept.read_text()
     assert "ZeroDivisionError" in built.json("runs", "show", failed["id"])["error"]
 
-    edit(built.path / "nbs/pipeline/train.ipynb", "\n1 / 0", "\ntraining.estimator")
+    edit(built.path / "nbs/pipeline/train.ipynb", "\n1 / 0", "\nshow_estimator(training.estimator)")
     assert built.build("--env--seed", "7") == ["train", "evaluate", "package", "register"]
     runs = built.json("runs", "list")
     assert [(r["state"], r["version"]) for r in runs[:2]] == [("finished", 2), ("failed", None)]
@@ -358,7 +358,7 @@ def test_secrets_of_the_environment_reach_no_notebook_run_or_log(built):
     env = {"DB_PASSWORD": secret, "API_TOKEN": "token-of-the-team", "WANDB_MODE": "offline"}
     edit(
         built.path / "nbs/pipeline/train.ipynb",
-        "\ntraining.estimator",
+        "\nshow_estimator(training.estimator)",
         "\nprint(__import__('os').environ['API_TOKEN'])",
     )
     built.build(*source, **env)

@@ -21,7 +21,7 @@ def wait_in_training(project):
     train = project.path / "nbs/pipeline/train.ipynb"
     notebook = nbformat.read(train, 4)
     code = "import os, time\nopen('waits', 'w').close()\nwhile os.path.exists('wait'):\n    time.sleep(0.02)"
-    next(c for c in notebook.cells if c.source.endswith("\ntraining.estimator")).source += f"\n{code}"
+    next(c for c in notebook.cells if c.source.endswith("\nshow_estimator(training.estimator)")).source += f"\n{code}"
     nbformat.write(notebook, train)
     (project.path / "wait").touch()
 
