@@ -8,6 +8,8 @@ __all__ = ['GATES_FAILED', 'task_fingerprint', 'data_fingerprint', 'registry_fin
 
 # %% ../../nbs/orchestration/02_hooks.ipynb #00000002
 # more than 300 lines: all that Ploomber calls, in the order in which it does
+import atexit
+import gc
 import hashlib
 import json
 import logging
@@ -158,6 +160,7 @@ def _run_forking(run: Callable, dag: "DAG", show_progress: bool) -> list:
     if not tasks or settings.dask_scheduler or not settings.fork_kernels:
         if _has_work(dag) and not tasks:
             import_modules(["skops.io"])
+            gc.freeze()  # what is loaded stays: the collector has only what the tasks make
         return run(dag=dag, show_progress=show_progress)
     from mlops_nb.orchestration.kernels import forked_kernels
 
@@ -196,6 +199,8 @@ def _prepare(dag: "DAG"):
     "Switch off telemetry, a second progress bar and a kernel's messages; let `ploomber plot` and `report` draw."
     from networkx.readwrite import json_graph
 
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)  # else the interpreter looks for garbage in 400,000 objects three times when it ends: 1 s
     os.environ.setdefault("PLOOMBER_STATS_ENABLED", "false")
     # networkx 3.6 names "edges" what Ploomber reads as "links"
     json_graph.node_link_data = partial(json_graph.node_link_data, edges="links")
