@@ -28,7 +28,8 @@ _match_prediction = re.compile(
 ).match
 MAX_INLINE_BYTES = 4 * 2**10  # of a request that runs inline
 MAX_INLINE_BRACKETS = 4  # opening brackets in it, [ and {, but for those of shapes: those of one row or two
-_DENSE_ENCODINGS = (b"content-encoding", b"arrow")  # in a small request that may have many rows
+# in a small request for which many rows are predicted: those that it packs, or those that explain one
+_MANY_ROWS = (b"content-encoding", b"arrow", b'"explain"', b"\\u006", b"\\u007")  # or its letters
 _UNUSUAL_HEADERS = ("HTTP_CONTENT_ENCODING", *BROWSER_HEADERS)
 # what many a client writes; JSON is UTF-8 whatever it says
 _USUAL_TYPES = frozenset(
@@ -75,7 +76,7 @@ class FastPath:
         return (
             live is not None
             and live.state.runs_inline
-            and not any(map(request.lower().__contains__, _DENSE_ENCODINGS))
+            and not any(map(request.lower().__contains__, _MANY_ROWS))
             and request.count(b"[") + request.count(b"{") - request.count(b'"shape"') <= MAX_INLINE_BRACKETS
         )
 

@@ -86,6 +86,8 @@ HEAVY = {
     "bytes": QUICK.replace(b"\r\n\r\n", b"\r\nX-A: " + b"a" * 4096 + b"\r\n\r\n"),
     "packed rows": QUICK.replace(b"\r\n\r\n", b"\r\ncontent-Encoding: gzip\r\n\r\n"),
     "columns": QUICK.replace(b"\r\n\r\n", b"\r\nContent-Type: application/vnd.apache.Arrow.stream\r\n\r\n"),
+    "explanations": QUICK.replace(b"}", b', "explain": true}'),
+    "explanations in other letters": QUICK.replace(b"}", b', "\\u0065xplain": true}'),
     "route": QUICK.replace(b"/predict", b"/predictions"),
     "method": QUICK.replace(b"POST", b"GET"),
 }
@@ -94,6 +96,7 @@ HEAVY = {
 def test_small_request_of_a_quick_model_is_quick(app):
     assert app.runs_inline(QUICK)
     assert app.runs_inline(QUICK.replace(b"[1,0]", b'{"a":1,"b":0}'))
+    assert app.runs_inline(QUICK.replace(b"[1,0]", b'["\\u00e4",0]'))
 
 
 QUICK_ROUTES = {
