@@ -14,6 +14,7 @@ from gunicorn.util import split_request_uri, unquote_to_wsgi_str
 from httptools import HttpParserError, HttpParserInvalidMethodError, HttpParserUpgrade, HttpRequestParser
 
 from mlops_nb.serving.http.early_response import EarlyResponse
+from mlops_nb.serving.http.periodic import log_exception
 from mlops_nb.serving.server.request_buffer import RequestBuffer
 
 _is_method = re.compile(rb"[A-Z]{3,20}").fullmatch
@@ -82,9 +83,18 @@ class RequestParser:
     def peek(self) -> Request:
         """Parse the request in the buffer; raise `EarlyResponse` where it is refused."""
         if self._request is None:
-            self._request = parse_request(self.buffer.request, self._cfg)
+            self._request = self._parse()
             self.buffer.clear()
         return self._request
+
+    def _parse(self) -> Request:
+        try:
+            return parse_request(self.buffer.request, self._cfg)
+        except EarlyResponse:
+            raise
+        except Exception as e:  # whatever it is: neither the worker nor the connection may end without a response
+            log_exception(e)
+            raise _malformed("it cannot be read") from e
 
     def __next__(self) -> Request:
         request = self.peek()

@@ -185,6 +185,15 @@ def test_head_of_a_refused_request_has_method_and_path_and_no_value_of_a_body_th
     assert (head.method, head.path) == expected
 
 
+def test_defect_of_the_parser_is_logged_and_refuses_the_request(monkeypatch, capfd):
+    def fail(*_):
+        raise RecursionError("as asked")
+
+    monkeypatch.setattr("mlops_nb.serving.server.request_parser.parse_request", fail)
+    assert read(START + b"\r\n") == 400
+    assert "RecursionError" in capfd.readouterr().err
+
+
 CLOSING = {
     b"/1.1\r\nConnection: close": True,
     b"/1.1\r\nConnection: Keep-Alive, Close": True,
