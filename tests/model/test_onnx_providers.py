@@ -83,7 +83,7 @@ def test_network_shows_the_providers_of_its_graph(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_model_that_scikit_learn_serves_has_no_providers(monkeypatch, tmp_path):
-    monkeypatch.setattr("mlops_nb.model.bundle.convert", lambda *_: unconverted())
+    monkeypatch.setattr("mlops_nb.model.conversion.convert", lambda *_: unconverted())
     app = create_app(make_home(tmp_path))
     live_model(app).refresh()
     shown = app.test_client().get("/model").get_json()
