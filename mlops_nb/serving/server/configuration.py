@@ -112,11 +112,17 @@ def child_exit(_server, worker):
 
 
 def worker_exit(_server, worker):
-    """Release the ONNX session before the process ends: ONNX Runtime aborts otherwise."""
+    """Release the ONNX session, and end the process at once.
+
+    Python would wait for threads that are stuck, and ONNX Runtime for those of the master that imported it: it aborts.
+    """
     stop = getattr(getattr(worker, "wsgi", None), "stop", None)  # another application may have none
     if stop is not None:
         stop()
-    if worker.is_busy():  # Python would wait for its threads
+    ending = sys.exc_info()[1]  # Gunicorn calls this while `sys.exit` is on its way; the master has to see another code
+    if worker.is_busy() or (isinstance(ending, SystemExit) and not ending.code):
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(0)
 
 
