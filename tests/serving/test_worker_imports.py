@@ -22,7 +22,6 @@ from tests.factories import NUMBERS, ROOT, Service
 HEAVY = {"alembic", "fsspec", "matplotlib", "onnx", "pandas", "pandera", "pyarrow", "scipy", "sklearn", "skops"}
 OWN_MIB = 90  # memory of a worker that no other process has, with a graph that predicts every row
 HYBRID_MIB = 220  # the same, with scikit-learn beside the graph
-READY_CPU_SECONDS = 1.0
 ARROW = "application/vnd.apache.arrow.stream"
 
 
@@ -57,8 +56,6 @@ def listing(settings, tmp_path):
 
 @pytest.mark.slow
 def test_worker_that_predicted_has_no_heavy_library_and_little_memory(listing):
-    cpu = max(sum(worker.cpu_times()[:2]) for worker in listing.workers)
-    assert cpu < READY_CPU_SECONDS
     for _ in range(20):
         assert listing.predict()[0] == 200
     assert listing.heavy() == set()
