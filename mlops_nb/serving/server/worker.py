@@ -319,8 +319,7 @@ class BoundedThreadWorker(ThreadWorker):
                 conn.parser.peek()
                 keep = super().handle(conn)
             except EarlyResponse as response:
-                head = parse_request_head(conn.parser.buffer.data)
-                client.sendall(self._render(response, head, claim.queued_at))
+                self._respond_early(client, response, parse_request_head(conn.parser.buffer.data))
                 keep = False
             claim.claim()
             client.flush()
@@ -336,9 +335,13 @@ class BoundedThreadWorker(ThreadWorker):
         """Respond to a failure of the application."""
         log_exception(exc)
         response = EarlyResponse(500, "The service failed on this request; its log says why.", "internal_error")
+        head = RequestHead(None, "", "") if req is None else RequestHead(None, req.method, req.path)
+        self._respond_early(client, response, head)
+
+    def _respond_early(self, client: BufferedSocket, response: EarlyResponse, head: RequestHead):
+        """Send a response of the worker itself from a thread, unless the main loop has responded: only one is counted."""
         if client.claim is not None:
             client.claim.claim()
-            head = RequestHead(None, "", "") if req is None else RequestHead(None, req.method, req.path)
             client.sendall(self._render(response, head, client.claim.queued_at))
 
     def _return_to_loop(self, conn: TConn, claim: ResponseClaim, future: Future):

@@ -8,12 +8,15 @@ import selectors
 import socket
 from collections import deque
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.workers.gthread import TConn
 
+from mlops_nb.serving.http.claim import ResponseClaim
+from mlops_nb.serving.http.early_response import EarlyResponse
 from mlops_nb.serving.server.configuration import gunicorn_settings
 from mlops_nb.serving.server.connections import IdleConnections
 from mlops_nb.serving.server.worker import BoundedThreadWorker
@@ -214,3 +217,17 @@ def test_idle_connections_do_what_a_deque_does():
                     expected.append(one)
         assert (list(ours), len(ours), bool(ours)) == (list(expected), len(expected), bool(expected))
         assert not expected or (ours[0] == expected[0] and expected[-1] in ours)
+
+
+def test_refusal_of_a_thread_that_comes_too_late_is_neither_sent_nor_counted():
+    counted, sent, claim = [], [], ResponseClaim(0)
+    assert claim.expire(), "the main loop has responded"
+
+    def refuse():
+        raise EarlyResponse(400, "as asked")
+
+    worker = BoundedThreadWorker.__new__(BoundedThreadWorker)
+    worker.wsgi = SimpleNamespace(record_refused=lambda *record: counted.append(record))
+    parser = SimpleNamespace(peek=refuse, buffer=SimpleNamespace(data=b"GET / HTTP/1.1"))
+    assert not worker.handle(SimpleNamespace(sock=SimpleNamespace(claim=claim, sendall=sent.append), parser=parser))
+    assert counted == sent == []
