@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pickle
-import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -33,17 +32,6 @@ from mlops_nb.model.signature import Input, Signature
 from tests.factories import package
 
 FACTS = {"params": {}, "seed": 0, "data": {}, "python": "", "packages": {}, "evaluation": None}
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return package(tmp_path_factory.mktemp("bundle") / "toy", 1.0)
-
-
-@pytest.fixture
-def bundle(original, tmp_path):
-    shutil.copytree(original.path, tmp_path / "toy")
-    return read_manifest(tmp_path / "toy")
 
 
 def rehash(path, name):

@@ -1,7 +1,6 @@
 """scikit-learn beside a graph that predicts every row: loaded by the first row that is too close, and verified then."""
 
 import json
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -13,27 +12,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from mlops_nb.errors import BundleError
-from mlops_nb.model.bundle import load_engine, read_manifest, write_bundle
+from mlops_nb.model.bundle import load_engine, write_bundle
 from mlops_nb.model.engine import EXACT_TOLERANCE, TOLERANCE, LazyEngine, SklearnEngine
 from mlops_nb.model.probes import boundary_rows
 from mlops_nb.model.signature import Input, Signature
-from tests.factories import NUMBERS, package
+from tests.factories import NUMBERS
 from tests.model.test_bundle import FACTS, rehash, rewrite
 
 RNG = np.random.default_rng(0)
 X = pd.DataFrame(RNG.normal(size=(300, 2)), columns=["a", "b"])
 SIDE = (X["a"] > X["b"]).astype(int)
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    return package(tmp_path_factory.mktemp("bundle") / "toy", 1.0)
-
-
-@pytest.fixture
-def bundle(original, tmp_path):
-    shutil.copytree(original.path, tmp_path / "toy")
-    return read_manifest(tmp_path / "toy")
 
 
 def close_row(bundle) -> np.ndarray:
