@@ -115,8 +115,10 @@ def test_failed_run_keeps_its_id_and_evidence_and_the_next_build_has_another(pro
 def test_full_disk_in_a_task_is_one_sentence(project, engine):
     limit = 60_000  # bytes of a file: enough for a notebook, too few for a database
     command = ["ploomber", "build", "--env--spec", "toy", "--env--engine", engine]
+    # Python leaves the bytecode of a long module cut at the limit, and the next import fails on it
+    environment = project.environment() | {"PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        command, cwd=project.path, env=project.environment(), capture_output=True, text=True, timeout=120, check=False,
+        command, cwd=project.path, env=environment, capture_output=True, text=True, timeout=120, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )  # fmt: skip
     output = done.stdout + done.stderr

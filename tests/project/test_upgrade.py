@@ -241,7 +241,7 @@ def test_what_cannot_be_upgraded_is_refused_with_what_to_do(project, tmp_path):
 @pytest.mark.slow
 def test_project_has_no_service_code_and_a_newer_library_serves_it_without_a_changed_file(project, tmp_path):
     owned = {"__init__.py", "app.py", "gunicorn.conf.py", "wsgi.py", "Dockerfile", "requirements.lock", "k8s"}
-    owned.add("requirements-cuda.lock")
+    owned |= {"requirements-cuda.lock", "k8s-scale-to-zero"}
     assert {path.name for path in (project / "serve").iterdir()} == owned
     newer = shutil.copytree(template_folder() / "mlops_nb", tmp_path / "newer" / "mlops_nb")
     change_cell(newer / "serving/protocols/health.py", '"/health/live"', '"/health/newer")\n@routes.get("/health/live"')
