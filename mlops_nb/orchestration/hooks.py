@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, ForwardRef
 
 from ..data.tables import fingerprint
 from ..errors import PipelineError
-from .early_imports import import_modules
+from .early_imports import import_modules, without_collecting
 from .fingerprint import code_fingerprint, keep_found, notebook_modules
 from .hook_errors import one_sentence
 from .parameters import ALIASES, TASKS, check_parameters, check_values
@@ -78,7 +78,8 @@ def data_fingerprint(
     holdout: str | None = None,  # rows to evaluate on in place of a split
 ) -> str:
     "Return the fingerprint of the data that `ingest` will read."
-    load = source or load_spec(spec).load
+    with without_collecting():  # a spec imports its libraries
+        load = source or load_spec(spec).load
     return (fingerprint(load, query)[:16] + (fingerprint(holdout)[:16] if holdout else ""))[:32]
 
 # %% ../../nbs/orchestration/02_hooks.ipynb #00000006

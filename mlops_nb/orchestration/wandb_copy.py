@@ -11,10 +11,10 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from importlib import import_module
 from pathlib import Path
 from typing import IO, cast
 
+from .early_imports import import_modules
 from .products import copy_to_wandb
 from ..store.runs import Run
 from ..store.wandb import wandb_mode
@@ -66,10 +66,12 @@ def _is_done(process: subprocess.Popen) -> bool:
         process.kill()  # where waiting for it was interrupted
 
 # %% ../../nbs/orchestration/02_wandb_copy.ipynb #aec00006
+_OF_A_RUN = ("wandb.sdk.launch", "pandas", "PIL.PngImagePlugin", "requests")  # `wandb` imports them inside functions
+
+
 def main():
-    "Import `wandb`, then copy the run that a line of stdin names."
-    with suppress(Exception):
-        import_module("wandb.sdk.launch")  # what a run needs when it starts
+    "Import what copying a run needs, then copy the run that a line of stdin names."
+    import_modules(_OF_A_RUN)
     if line := sys.stdin.readline():
         folder, products, aliases = json.loads(line)
         copy_to_wandb(Run(Path(folder)), Path(products), aliases)
