@@ -87,7 +87,7 @@ def onerow(kind: str, home: Path, rounds: int) -> Iterator[dict]:
         turns = _turns(servers, home, rounds // 2, script="closing.lua", connections=64)
         yield from _compared(f"{kind}, a connection each", turns, {"no-op": 1})
         with starved():
-            turns = _turns(servers, home, rounds // 2, script="traced.lua")
+            turns = _turns(servers, home, rounds, script="traced.lua")
         yield from _compared(
             f"{kind}, {BUSY_PROCESSES} busy processes", turns, {"no-op": STARVED_LIMIT, "textbook": "-"}
         )

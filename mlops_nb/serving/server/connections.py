@@ -20,20 +20,21 @@ _SERVING = (_READY, _RETIRED)
 
 
 @cache
-def _shared_numbers() -> tuple[memoryview, memoryview]:
-    """Return the count and the state of each worker, made in the process that forks the workers."""
-    counts, states = (memoryview(mmap(-1, 4 * MAX_WORKERS)).cast("i") for _ in range(2))
+def _shared_numbers() -> tuple[memoryview, memoryview, memoryview]:
+    """Return the count and the state of each worker, and how many places were ever taken, made in the process that forks."""
+    counts, states, taken = (memoryview(mmap(-1, 4 * MAX_WORKERS)).cast("i") for _ in range(3))
     for i in range(MAX_WORKERS):
         counts[i] = _FREE
-    return counts, states
+    return counts, states, taken
 
 
 class ConnectionCounter:
     """The number of one worker's connections, compared with the others', and its state; made before the fork."""
 
     def __init__(self):
-        self._counts, self._states = _shared_numbers()
+        self._counts, self._states, self._taken = _shared_numbers()
         self._index = self._counts.tolist().index(_FREE)
+        self._taken[0] = max(self._taken[0], self._index + 1)
         self.count = 0
         self._states[self._index] = _LOADING
 
@@ -49,13 +50,19 @@ class ConnectionCounter:
     def surplus(self) -> int:
         """Return how many connections this worker has beyond its part, of those that are ready if this one is."""
         own, is_ready = self.count, self.is_ready
-        others = zip(self._counts, self._states, strict=True)
-        least = min((n for n, state in others if n > _FREE and (state in _SERVING or not is_ready)), default=own)
+        workers = zip(*self._taken_places(), strict=True)
+        least = min((n for n, state in workers if n > _FREE and (state in _SERVING or not is_ready)), default=own)
         return own - least - least // BALANCE_SHARE
 
     def others(self) -> int:
         """Return how many connections the other workers have."""
-        return sum(n for n in self._counts if n > _FREE) - self.count
+        counts, _ = self._taken_places()
+        return sum(n for n in counts if n > _FREE) - self.count
+
+    def _taken_places(self) -> tuple[memoryview, memoryview]:
+        """Return the counts and the states of the workers that there are and were; this is asked for each connection."""
+        n = self._taken[0]
+        return self._counts[:n], self._states[:n]
 
     @property
     def is_ready(self) -> bool:

@@ -271,17 +271,16 @@ class BoundedThreadWorker(ThreadWorker):
 
     def _handle_inline(self, conn: TConn) -> bool:
         """Handle a request in the main loop; True when the connection may be used again."""
-        if self._respond_fast(conn):
-            return True
+        request = conn.parser.peek()
+        if self._respond_fast(conn, request):
+            return not request.should_close()
         self._leave_idle(conn)
         return self.handle(conn)
 
-    def _respond_fast(self, conn: TConn) -> bool:
-        """Respond without Gunicorn's response; False where the connection ends or the application has no fast response."""
-        request = conn.parser.peek()
+    def _respond_fast(self, conn: TConn, request: Request) -> bool:
+        """Respond without Gunicorn's response; False where the worker ends the connection or the application has none."""
         others = len(self.keepalived_conns) - (conn in self.keepalived_conns)
-        closes = not self.alive or self.nr + 1 >= self._retire_after or others >= self.max_keepalived
-        if closes or request.should_close():
+        if not self.alive or self.nr + 1 >= self._retire_after or others >= self.max_keepalived:
             return False
         try:
             response = self.wsgi.fast_response(request.cgi())
@@ -292,7 +291,7 @@ class BoundedThreadWorker(ThreadWorker):
             return False
         next(conn.parser)
         self.nr += 1
-        conn.sock.sendall(_render_ok(*response))
+        conn.sock.sendall(_render_ok(*response, "close" if request.should_close() else "keep-alive"))
         conn.sock.flush()
         return True
 
@@ -600,9 +599,9 @@ def _is_replacing() -> bool:
     return True
 
 
-def _render_ok(headers: list[tuple[str, str]], content: bytes) -> bytes:
+def _render_ok(headers: list[tuple[str, str]], content: bytes, connection: str) -> bytes:
     """Return a response with status 200 as Gunicorn would send it."""
-    own = ["HTTP/1.1 200 OK", f"Server: {SERVER}", f"Date: {_date(int(time.time()))}", "Connection: keep-alive"]
+    own = ["HTTP/1.1 200 OK", f"Server: {SERVER}", f"Date: {_date(int(time.time()))}", f"Connection: {connection}"]
     return "\r\n".join([*own, *map(": ".join, headers), "\r\n"]).encode("latin-1") + content
 
 

@@ -73,6 +73,17 @@ def test_count_of_a_forked_worker_is_seen_by_the_others(make):
     assert mine.surplus() > 0
 
 
+def test_worker_sees_those_that_were_forked_later(make):
+    mine, (told, tells) = make(4), os.pipe()
+    pid = os.fork()
+    if not pid:
+        os.read(told, 1)
+        os._exit(mine.surplus())
+    make(1)
+    os.write(tells, b".")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+
+
 def test_places_of_workers_that_are_gone_are_used_again(make):
     for _ in range(2 * MAX_WORKERS):
         make().release()

@@ -241,7 +241,8 @@ def test_new_master_takes_over_under_load(settings, tmp_path):
             service.process.send_signal(signal.SIGTERM)
             service.process.wait(60)
             load.go_on()
-            assert service.serving() == {*workers}
+            assert service.serving() <= {*workers}
+            wait_for(lambda: service.serving() == {*workers}, 60)  # any may have the next twenty connections
             assert service.get("/code")[1]["release"] == "second"
         finally:
             load._stop.set()

@@ -323,7 +323,7 @@ def test_connection_that_is_to_end_does_so(keyed):
         for _ in range(3):
             with connect(keyed, asked(more=b"X-API-Key: " + KEY + b"\r\n" + more)) as connection:
                 got = answer(connection)
-                assert (got.status, got.headers["Connection"], is_fast(got)) == (200, "close", False)
+                assert (got.status, got.headers["Connection"], is_fast(got)) == (200, "close", True)
                 assert connection.recv(1) == b""
 
 
