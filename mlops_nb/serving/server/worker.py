@@ -291,7 +291,8 @@ class BoundedThreadWorker(ThreadWorker):
             return False
         next(conn.parser)
         self.nr += 1
-        conn.sock.sendall(_render_ok(*response, "close" if request.should_close() else "keep-alive"))
+        headers, content = response
+        conn.sock.sendall(_render_ok(headers, content, "close" if request.should_close() else "keep-alive"))
         conn.sock.flush()
         return True
 
