@@ -330,7 +330,7 @@ def load(
     said = subprocess.run(command, cwd=home, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in said or "Socket errors" in said:
         raise SystemExit(said)
-    found = [re.search(rf"^ +{p}% +(\S+)$", said, re.MULTILINE) for p in (50, 99)]
+    found = [re.search(rf"^ +{p}% +(\S+) *$", said, re.MULTILINE) for p in (50, 99)]  # a space follows seconds
     if None in found:
         raise SystemExit(f"wrk measured nothing: {said}")
     latency = [_ms(each[1]) for each in found]
