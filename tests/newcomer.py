@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 BUILD_MS = 180_000  # for a build on a busy machine
+KERNEL_IS_IDLE = "() => jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 
 
 @contextmanager
@@ -65,13 +66,12 @@ def build_in_lab(page: Page):
     page.get_by_role("menuitem", name="File", exact=True).click()
     page.get_by_text("New Launcher", exact=True).click()
     page.locator(".jp-LauncherCard[data-category='Notebook']").first.click()
-    page.wait_for_function(
-        "() => jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=BUILD_MS
-    )
+    page.wait_for_function(KERNEL_IS_IDLE, timeout=BUILD_MS)
     page.locator(".jp-Notebook .cm-content").first.click()
     page.keyboard.insert_text("%load_ext mlops_nb\n%mlops build diagnosis --seed 3")
     page.keyboard.press("Shift+Enter")
     expect(page.locator(".jp-OutputArea-output", has_text="version 2").first).to_be_visible(timeout=BUILD_MS)
+    page.wait_for_function(KERNEL_IS_IDLE, timeout=BUILD_MS)  # its copy for W&B is made, too
 
 
 def main(port: str, loop_port: str, lab_port: str):

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, cast
 
+from .build import ending_with_parent
 from .early_imports import import_modules
 from .products import copy_to_wandb
 from ..store.runs import Run
@@ -29,8 +30,9 @@ def copier_beside() -> Iterator[None]:
     "Start the process that will copy the run, unless W&B is disabled; end it if the build fails."
     global _copier
     if wandb_mode() != "disabled":
+        command = [*ending_with_parent(), sys.executable, "-m", _MODULE]
         # Ctrl+C ends the build, and the build ends this process
-        _copier = subprocess.Popen([sys.executable, "-m", _MODULE], stdin=subprocess.PIPE, text=True, process_group=0)
+        _copier = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, process_group=0)
     try:
         yield
     except BaseException:

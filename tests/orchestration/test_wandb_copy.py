@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
 from mlops_nb.orchestration import wandb_copy
 from mlops_nb.store.git import GitState
 from mlops_nb.store.runs import Run
+from tests.factories import wait_for
 from tests.wandb_files import of_kind, records_of
 
 
@@ -46,6 +49,21 @@ def test_run_is_copied_by_the_build_when_the_process_is_gone(run, tmp_path, monk
     with wandb_copy.copying(run, tmp_path, ["production"]):
         assert not copied
     assert copied == [(run, tmp_path, ["production"])]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it ends when it has copied the run")
+def test_process_ends_with_a_build_that_is_killed(run):
+    code = (
+        "import time; from mlops_nb.orchestration import wandb_copy\n"
+        "with wandb_copy.copier_beside():\n    print(wandb_copy._copier.pid, flush=True)\n    time.sleep(60)"
+    )
+    build = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    copier = psutil.Process(int(build.stdout.readline()))
+    with Path(f"/proc/{copier.pid}/fd/0").open("wb"):  # so that its input does not end with the build
+        wait_for(lambda: wandb_copy._MODULE in copier.cmdline()[:3])
+        build.kill()
+        build.wait()
+        wait_for(lambda: not copier.is_running() or copier.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_no_process_is_started_where_wandb_is_disabled(monkeypatch):
