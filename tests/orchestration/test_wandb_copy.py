@@ -57,13 +57,12 @@ def test_process_ends_with_a_build_that_is_killed(run):
         "import time; from mlops_nb.orchestration import wandb_copy\n"
         "with wandb_copy.copier_beside():\n    print(wandb_copy._copier.pid, flush=True)\n    time.sleep(60)"
     )
-    build = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    copier = psutil.Process(int(build.stdout.readline()))
-    with Path(f"/proc/{copier.pid}/fd/0").open("wb"):  # so that its input does not end with the build
-        wait_for(lambda: wandb_copy._MODULE in copier.cmdline()[:3])
-        build.kill()
-        build.wait()
-        wait_for(lambda: not copier.is_running() or copier.status() == psutil.STATUS_ZOMBIE)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as build:
+        copier = psutil.Process(int(build.stdout.readline()))
+        with Path(f"/proc/{copier.pid}/fd/0").open("wb"):  # so that its input does not end with the build
+            wait_for(lambda: wandb_copy._MODULE in copier.cmdline()[:3])
+            build.kill()
+            wait_for(lambda: not copier.is_running() or copier.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_no_process_is_started_where_wandb_is_disabled(monkeypatch):
