@@ -1,6 +1,7 @@
 """The bytes received on a connection, and whether they are a whole request."""
 
 import re
+from functools import cache
 
 from mlops_nb.serving.http.early_response import TOO_LARGE, EarlyResponse
 
@@ -12,6 +13,11 @@ MAX_CHUNK_LINE_BYTES = 8 * 2**10  # of the line before a chunk
 
 _find_bare_lf = re.compile(rb"[^\r]\n").search
 _is_hex = re.compile(rb"[0-9a-fA-F]{1,16}").fullmatch
+
+
+@cache
+def _shared_place() -> bytearray:
+    return bytearray(MAX_READ_BYTES)
 
 
 class RequestBuffer:
@@ -42,7 +48,7 @@ class RequestBuffer:
         for _ in range(MAX_READ_BYTES // READ_BYTES):
             wanted = self._read_size()
             try:
-                received = self._client.recv(wanted)
+                received = self._client.recv(wanted) if wanted <= READ_BYTES else self._read_into(wanted)
             except BlockingIOError:
                 return False
             if not received and self.data:  # the client may still read
@@ -61,13 +67,18 @@ class RequestBuffer:
             return CHUNKED_READ_BYTES
         return min(max(self._end - len(self.data), READ_BYTES), MAX_READ_BYTES)
 
-    def _append(self, received: bytes, now: float):
+    def _read_into(self, wanted: int) -> memoryview:
+        """Read a part of a large request into memory that all share: new memory would take longer than reading."""
+        place = memoryview(_shared_place())[:wanted]
+        return place[: self._client.recv_into(place)]
+
+    def _append(self, received: bytes | memoryview, now: float):
         if self.data:
             if isinstance(self.data, bytes):
                 self.data = bytearray(self.data)
             self.data += received
         else:
-            self.data, self.since = received, now
+            self.data, self.since = bytes(received), now
 
     def is_whole(self) -> bool:
         """Whether the buffer has all of a request, or what will never be one."""

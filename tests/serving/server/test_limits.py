@@ -7,8 +7,10 @@ import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection, HTTPResponse, IncompleteRead
+from itertools import pairwise
 from types import SimpleNamespace
 
+import numpy as np
 import orjson
 import psutil
 import pytest
@@ -49,6 +51,11 @@ class Pieces:
             self.pieces.insert(0, piece[size:])
         return piece[:size]
 
+    def recv_into(self, place: memoryview) -> int:
+        piece = self.recv(len(place))
+        place[: len(piece)] = piece
+        return len(piece)
+
 
 def parsed(arrival: RequestBuffer) -> bytes:
     """The body that the parser finds in what has arrived."""
@@ -59,6 +66,26 @@ def parsed(arrival: RequestBuffer) -> bytes:
 TRAILERS = CHUNKED[:-2] + b"X-A: b\r\n\r\n"
 GET = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 REQUESTS = {"get": GET, "length": WHOLE, "chunked": CHUNKED, "trailers": TRAILERS, "empty line": b"\r\n" + GET}
+
+
+@pytest.mark.parametrize("frame", ["length", "chunked"])
+def test_large_bodies_that_arrive_in_turns_are_not_mixed(frame):
+    rng, arrivals = np.random.default_rng(0), []
+    for i in range(3):
+        body = rng.bytes(300_000 + i)
+        head = b"Content-Length: %d" % len(body) if frame == "length" else b"Transfer-Encoding: chunked"
+        framed = body if frame == "length" else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        whole = POST + head + b"\r\n\r\n" + framed
+        cuts = [0, *sorted(rng.integers(1, len(whole), 20).tolist()), len(whole)]
+        pieces = [whole[a:b] for a, b in pairwise(cuts) if a < b]
+        arrivals.append((RequestBuffer(Pieces(), 1), pieces, body))
+    while any(pieces for _, pieces, _ in arrivals):
+        for arrival, pieces, _ in arrivals:
+            if pieces:
+                arrival._client.pieces.append(pieces.pop(0))
+                while arrival._client.pieces:
+                    arrival.fill(0)
+    assert [parsed(arrival) == body for arrival, _, body in arrivals] == [True] * 3
 
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)

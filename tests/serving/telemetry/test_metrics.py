@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import threading
+from collections import Counter
 from types import SimpleNamespace
 from urllib.request import urlopen
 
@@ -22,7 +23,7 @@ from mlops_nb.model.signature import Input, Predictions, Signature
 from mlops_nb.monitor.prediction_log import PredictionLog
 from mlops_nb.serving.http.probes import HEALTH_ROUTES
 from mlops_nb.serving.service import live_model
-from mlops_nb.serving.telemetry.metrics import Metrics
+from mlops_nb.serving.telemetry.metrics import MANY_ROWS, Metrics, _count_labels
 from mlops_nb.serving.telemetry.request_counts import INFERENCE_ROUTES
 from mlops_nb.serving.telemetry.request_record import RequestRecord
 from mlops_nb.settings import Settings
@@ -55,6 +56,15 @@ def test_requests_rows_and_classes_are_counted(client):
     assert measured["mlops_predictions_total", "0", "1"] == 1
     assert measured["mlops_request_duration_seconds_count", "/predict"] == 3
     assert 0 < measured["mlops_request_duration_seconds_sum", "/predict"] < 10
+
+
+@pytest.mark.parametrize("n_rows", [1, MANY_ROWS, MANY_ROWS + 1, 5_000])
+@pytest.mark.parametrize("labels", [[0, 1], [-3, 7, 2**40], [True, False], ["no", "yes"]], ids=str)
+def test_labels_of_few_and_of_many_rows_are_counted_alike(labels, n_rows):
+    prediction = np.random.default_rng(0).choice(np.array(labels), n_rows)
+    found = _count_labels(prediction)
+    assert found == Counter(prediction.tolist())
+    assert {*map(type, found)} == {type(labels[0])}
 
 
 def path_of(rule: str) -> str:
