@@ -191,21 +191,13 @@ class Metrics:
         rows: Counts[tuple] = Counts()
         values: dict[tuple, tuple[Predictor, list]] = {}
         for result in (record.result for record in pending if record.result is not None):
-            version, prediction = result.predictor.version, result.predictions.prediction
-            model = (result.predictor.name,) if self.by_model else ()
-            if result.predictions.outputs is not None:
-                rows.update((version, label, *model) for label in _labels_of(result.predictions.outputs))
-                continue
-            if result.predictor.signature.classes is None:
-                values.setdefault((version, *model), (result.predictor, []))[1].extend(prediction.tolist())
-                flags = result.predictions.anomaly
-                if flags is None:
-                    rows[version, "", *model] += len(prediction)
-                else:
-                    rows.update((version, ALARM if flag else "normal", *model) for flag in flags.tolist())
-            else:
-                for label, n in _count_labels(prediction).items():
-                    rows[version, label_text(label), *model] += n
+            predictor, predictions = result.predictor, result.predictions
+            model = (predictor.name,) if self.by_model else ()
+            for label, n in _count_rows(predictions):
+                rows[predictor.version, label, *model] += n
+            if predictions.outputs is None and predictions.classes is None:
+                of_version = values.setdefault((predictor.version, *model), (predictor, []))
+                of_version[1].extend(predictions.prediction.tolist())
         for labels, n in rows.items():
             self._rows.labels(*labels).inc(n)
         for labels, (predictor, predicted) in values.items():
@@ -251,19 +243,27 @@ class Metrics:
             self._seen[name] = getattr(log, name)
 
 
-def _count_labels(prediction: np.ndarray) -> dict:
+def _count_rows(predictions: Predictions) -> Iterator[tuple[str, int]]:
+    """Yield what rows are counted under, and their number.
+
+    That is their class, "<output>: <class>" of several outputs, the name of an output of numbers, or the alarm.
+    """
+    for name, part in predictions.parts.items():
+        prefix = f"{name}: " if name else ""
+        if part.anomaly is not None:
+            yield from ((ALARM if flag else "normal", n) for flag, n in _count_labels(part.anomaly).items())
+        elif part.classes is None:
+            yield name, len(part.prediction)
+        else:
+            yield from ((prefix + label_text(label), n) for label, n in _count_labels(part.prediction).items())
+
+
+def _count_labels(labels: np.ndarray) -> dict:
     """Return each label and its number; of many whole numbers without an object for each."""
-    if prediction.dtype.kind in "biu" and len(prediction) > MANY_ROWS:
-        labels, counts = np.unique(prediction, return_counts=True)
-        return dict(zip(labels.tolist(), counts.tolist(), strict=True))
-    return Counts(prediction.tolist())
-
-
-def _labels_of(outputs: Mapping[str, Predictions]) -> Iterator[str]:
-    """Yield "<output>: <class>" of each label of several outputs, and the name of an output of numbers for each row."""
-    for name, part in outputs.items():
-        labels = part.prediction.tolist()
-        yield from (name if part.classes is None else f"{name}: {label_text(label)}" for label in labels)
+    if labels.dtype.kind in "biu" and len(labels) > MANY_ROWS:
+        found, counts = np.unique(labels, return_counts=True)
+        return dict(zip(found.tolist(), counts.tolist(), strict=True))
+    return Counts(labels.tolist())
 
 
 class _Histogram(Histogram):

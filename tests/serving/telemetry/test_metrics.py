@@ -23,7 +23,7 @@ from mlops_nb.model.signature import Input, Predictions, Signature
 from mlops_nb.monitor.prediction_log import PredictionLog
 from mlops_nb.serving.http.probes import HEALTH_ROUTES
 from mlops_nb.serving.service import live_model
-from mlops_nb.serving.telemetry.metrics import MANY_ROWS, Metrics, _count_labels
+from mlops_nb.serving.telemetry.metrics import MANY_ROWS, Metrics, _count_labels, _count_rows
 from mlops_nb.serving.telemetry.request_counts import INFERENCE_ROUTES
 from mlops_nb.serving.telemetry.request_record import RequestRecord
 from mlops_nb.settings import Settings
@@ -65,6 +65,18 @@ def test_labels_of_few_and_of_many_rows_are_counted_alike(labels, n_rows):
     found = _count_labels(prediction)
     assert found == Counter(prediction.tolist())
     assert {*map(type, found)} == {type(labels[0])}
+
+
+@pytest.mark.parametrize("n_rows", [1, MANY_ROWS + 1])
+def test_rows_are_counted_by_class_output_or_alarm(n_rows):
+    ones, numbers = np.ones(n_rows, dtype=int), np.full(n_rows, 0.5)
+    damaged, cost = Predictions(ones, classes=[0, 1]), Predictions(numbers)
+    both = Predictions(np.empty(n_rows, object), outputs={"damaged": damaged, "cost": cost})
+    assert [*_count_rows(damaged)] == [("1", n_rows)]
+    assert [*_count_rows(cost)] == [("", n_rows)]
+    assert [*_count_rows(both)] == [("damaged: 1", n_rows), ("cost", n_rows)]
+    assert [*_count_rows(Predictions(numbers, anomaly=numbers > 0))] == [("anomaly", n_rows)]
+    assert [*_count_rows(Predictions(numbers, anomaly=numbers > 1))] == [("normal", n_rows)]
 
 
 def path_of(rule: str) -> str:
