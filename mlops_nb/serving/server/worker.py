@@ -272,12 +272,13 @@ class BoundedThreadWorker(ThreadWorker):
     def _handle_inline(self, conn: TConn) -> bool:
         """Handle a request in the main loop; True when the connection may be used again."""
         request = conn.parser.peek()
-        if self._respond_fast(conn, request):
-            return not request.should_close()
+        keep = not request.should_close()
+        if self._respond_fast(conn, request, keep):
+            return keep
         self._leave_idle(conn)
         return self.handle(conn)
 
-    def _respond_fast(self, conn: TConn, request: Request) -> bool:
+    def _respond_fast(self, conn: TConn, request: Request, keep: bool) -> bool:
         """Respond without Gunicorn's response; False where the worker ends the connection or the application has none."""
         others = len(self.keepalived_conns) - (conn in self.keepalived_conns)
         if not self.alive or self.nr + 1 >= self._retire_after or others >= self.max_keepalived:
@@ -292,7 +293,7 @@ class BoundedThreadWorker(ThreadWorker):
         next(conn.parser)
         self.nr += 1
         headers, content = response
-        conn.sock.sendall(_render_ok(headers, content, "close" if request.should_close() else "keep-alive"))
+        conn.sock.sendall(_render_ok(headers, content, keep))
         conn.sock.flush()
         return True
 
@@ -600,9 +601,10 @@ def _is_replacing() -> bool:
     return True
 
 
-def _render_ok(headers: list[tuple[str, str]], content: bytes, connection: str) -> bytes:
-    """Return a response with status 200 as Gunicorn would send it."""
-    own = ["HTTP/1.1 200 OK", f"Server: {SERVER}", f"Date: {_date(int(time.time()))}", f"Connection: {connection}"]
+def _render_ok(headers: list[tuple[str, str]], content: bytes, keep: bool) -> bytes:
+    """Return a response with status 200 as Gunicorn would send it; `keep` the connection, or end it."""
+    connection = f"Connection: {'keep-alive' if keep else 'close'}"
+    own = ["HTTP/1.1 200 OK", f"Server: {SERVER}", f"Date: {_date(int(time.time()))}", connection]
     return "\r\n".join([*own, *map(": ".join, headers), "\r\n"]).encode("latin-1") + content
 
 
