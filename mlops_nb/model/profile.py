@@ -330,7 +330,7 @@ def plot_profile(
     shown = list(profile["inputs"].items())[:most]
     rows = -(-len(shown) // 4)
     figure = Figure(figsize=(13, 2.4 * rows))
-    figure.subplots_adjust(hspace=0.4, wspace=0.05)  # found anew for each drawing, it would take as long as drawing
+    figure.subplots_adjust(hspace=0.4, wspace=0.05)  # a layout engine would take as long as drawing, each time
     for axes, (name, column) in zip(figure.subplots(rows, 4, squeeze=False).flat, shown, strict=False):
         _draw(axes, name, column["length"] if column["kind"] == "text" else column)
     for axes in figure.axes[len(shown) :]:
